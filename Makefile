@@ -1,0 +1,44 @@
+# `make` prints the targets. Every target makes what it needs; nothing has to be set up by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MINIMAL := .venv-torch-only
+TABLE ?=
+
+.PHONY: help setup check fix test test-minimal table bench clean
+.DEFAULT_GOAL := help
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+setup: $(READY)  ## create the environment and install everything into it
+
+check: $(READY)  ## format, lint, types: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(READY)  ## apply the formatter and the linter's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(READY)  ## every test, offline
+	$(BIN)/python -m pytest
+
+test-minimal:  ## import and use the package where torch alone is installed
+	$(PYTHON) -m venv --clear $(MINIMAL)
+	$(MINIMAL)/bin/python -m pip install --quiet .
+	cd $(MINIMAL) && bin/python ../tests/minimal.py
+
+table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
+	$(BIN)/python -m benchmarks.table1 $(TABLE)
+
+clean:  ## remove the environments and every cache
+	rm -rf $(VENV) $(MINIMAL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Thin doors into the frameworks: they translate names and conventions and hold no mathematics."""

@@ -1,0 +1,1 @@
+"""Programs that reproduce the paper and measure speed; run from a checkout."""
