@@ -1,3 +1,33 @@
-"""Information-theoretic losses for self-supervised learning."""
+"""it-losses: self-supervised objectives read off one inequality, I(Z; X') >= H(Z) + E[log q(z | z')].
+
+criteria      VICRegEntropy, VICReg, EntropyRegularizer: what a training loop calls
+bound         the sum entropy + invariance, and its Terms
+entropy       estimators of H(Z): VarianceCovariance, LogDet, Pairwise, by name in ESTIMATORS
+invariance    E[log q(z | z')] as a squared distance of the views
+conventions   whose VICReg weights mean what
+functional    the same objectives as functions of tensors
+distributed   the batch of all ranks
+kernels       fused twins of the estimators
+diagnostics   what a run measures of its embeddings
+theory        the paper's theorems, to be evaluated
+"""
+
+from it_losses import functional, theory
+from it_losses.bound import Terms
+from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
+from it_losses.entropy import ESTIMATORS, LogDet, Pairwise, VarianceCovariance
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ESTIMATORS",
+    "EntropyRegularizer",
+    "LogDet",
+    "Pairwise",
+    "Terms",
+    "VICReg",
+    "VICRegEntropy",
+    "VarianceCovariance",
+    "functional",
+    "theory",
+]

@@ -1,1 +1,29 @@
-"""entropy."""
+"""Estimators of H(Z), by name. A new one is a file beside these and a line in ESTIMATORS."""
+
+from __future__ import annotations
+
+from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.log_det import LogDet
+from it_losses.entropy.pairwise import Pairwise
+from it_losses.entropy.variance_covariance import VarianceCovariance
+
+#: name -> class of every entropy term that a criterion can be built from
+ESTIMATORS: dict[str, type[EntropyEstimator]] = {
+    "variance_covariance": VarianceCovariance,
+    "log_det": LogDet,
+    "pairwise": Pairwise,
+}
+
+
+def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEstimator:
+    """The estimator of that name, built with the options; an estimator is handed back as it is."""
+    if isinstance(entropy, EntropyEstimator):
+        if options:
+            raise ValueError(f"options {sorted(options)} belong to a name; give them to {type(entropy).__name__} itself.")
+        return entropy
+    if entropy not in ESTIMATORS:
+        raise ValueError(f"entropy must be an EntropyEstimator or one of {sorted(ESTIMATORS)}, got {entropy!r}.")
+    return ESTIMATORS[entropy](**options)
+
+
+__all__ = ["ESTIMATORS", "BoundWeights", "EntropyEstimator", "LogDet", "Pairwise", "VarianceCovariance", "estimator"]

@@ -1,0 +1,101 @@
+"""I(Z; X') >= H(Z) + E[log q(z | z')]: every objective is an entropy plus an invariance, and this file adds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses import distributed
+from it_losses.conventions import VICRegWeights
+from it_losses.entropy import EntropyEstimator
+from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
+from it_losses.invariance import mean_squared_distance
+from it_losses.views import check_views, full_precision, samples
+
+
+class Terms(NamedTuple):
+    """What one evaluation is made of: scalars; `loss` back-propagates, the others are for logging."""
+
+    loss: Tensor
+    #: mean squared distance of the views, unweighted
+    invariance: Tensor
+    #: mean entropy of the views, unweighted, in the unit of the estimator
+    entropy: Tensor
+
+
+class VICRegTerms(NamedTuple):
+    """The terms of VICReg, the entropy also in its two parts: scalars; `loss` back-propagates, the others are for logging."""
+
+    loss: Tensor
+    #: mean squared distance of the views, unweighted
+    invariance: Tensor
+    #: the surrogate of H(Z): minus the weighted variance and covariance terms
+    entropy: Tensor
+    #: mean over the views of the hinge on the standard deviations, unweighted
+    variance: Tensor
+    #: sum over two views of the squared covariances divided by dim, unweighted
+    covariance: Tensor
+
+
+def lower_bound(
+    views: Sequence[Tensor],
+    estimator: EntropyEstimator,
+    *,
+    invariance_weight: float,
+    entropy_weight: float,
+    gather_distributed: bool,
+) -> Terms:
+    """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
+    check_views(views, at_least=2)
+    with full_precision(views[0]):
+        views = global_samples(views, gather_distributed=gather_distributed)
+        invariance = mean_squared_distance(views)
+        entropy = _mean([estimator.entropy(z) for z in views])
+        log_likelihood = -invariance_weight * invariance
+        bound = entropy_weight * entropy + log_likelihood
+        # the bound is maximised, a loss is minimised
+        return Terms(loss=-bound, invariance=invariance.detach(), entropy=entropy.detach())
+
+
+def vicreg_bound(
+    views: Sequence[Tensor],
+    weights: VICRegWeights,
+    *,
+    margin: float,
+    epsilon: float,
+    gather_distributed: bool,
+) -> VICRegTerms:
+    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
+    check_views(views, at_least=2)
+    with full_precision(views[0]):
+        views = global_samples(views, gather_distributed=gather_distributed)
+        invariance = mean_squared_distance(views)
+        variance = _mean([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
+        # the authors average the hinges of the two views, but add their covariances
+        covariance = 2 * _mean([off_diagonal_energy(z) for z in views])
+        loss = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
+        entropy = -(weights.variance * variance + weights.covariance * covariance)
+        return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
+
+
+def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gather_distributed: bool) -> Tensor:
+    """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
+    check_views(views)
+    with full_precision(views[0]):
+        views = global_samples(views, gather_distributed=gather_distributed)
+        return _mean([estimator.entropy(z) for z in views])
+
+
+def global_samples(views: Sequence[Tensor], *, gather_distributed: bool) -> list[Tensor]:
+    """Samples of the batch of all ranks: V x [batch, ..., dim] -> V x [..., global batch, dim], float32 or float64."""
+    if gather_distributed:
+        views = distributed.gathered(views)
+    return [samples(z) for z in views]
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Mean over views and groups: V x [...] -> []."""
+    return torch.stack([value.mean() for value in values]).mean()

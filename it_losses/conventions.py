@@ -1,0 +1,68 @@
+"""Whose "VICReg (25, 25, 1)": five published conventions as weights of the authors' own.
+
+The authors' code minimises, for two views,
+
+    invariance * mean (z_a - z_b)^2 + variance * (hinge_a + hinge_b) / 2 + covariance * (energy_a + energy_b)
+
+with `hinge = mean_j max(0, 1 - std_j)` and `energy = sum_{i != j} Cov_ij^2 / dim`. Every other convention is the same three
+terms under other weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class VICRegWeights(NamedTuple):
+    """Weights of VICReg's three terms."""
+
+    invariance: float
+    variance: float
+    covariance: float
+
+
+def _official(weights: VICRegWeights, dim: int) -> VICRegWeights:
+    return weights
+
+
+def _solo_learn(weights: VICRegWeights, dim: int) -> VICRegWeights:
+    # the hinges of the views are added, not averaged
+    return weights._replace(variance=2 * weights.variance)
+
+
+def _vicregl(weights: VICRegWeights, dim: int) -> VICRegWeights:
+    # the energies of the views are averaged, not added
+    return weights._replace(covariance=weights.covariance / 2)
+
+
+def _eb_jepa(weights: VICRegWeights, dim: int) -> VICRegWeights:
+    # hinges added; squared covariances averaged over the dim (dim - 1) pairs
+    return VICRegWeights(weights.invariance, 2 * weights.variance, weights.covariance / max(dim - 1, 1))
+
+
+def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
+    # the formula as printed: squared distance summed over dim, hinges added
+    return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
+
+
+#: name -> (weights under that convention, dim) -> the authors' weights
+CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
+    "official": _official,
+    "solo-learn": _solo_learn,
+    "vicregl": _vicregl,
+    "eb_jepa": _eb_jepa,
+    "paper": _paper,
+}
+
+
+def check_convention(convention: str) -> str:
+    """The name, if it is one; ValueError otherwise."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention must be one of {list(CONVENTIONS)}, got {convention!r}.")
+    return convention
+
+
+def official_weights(weights: VICRegWeights, *, dim: int, convention: str) -> VICRegWeights:
+    """The weights that give the authors' loss the value it has under the convention."""
+    return CONVENTIONS[check_convention(convention)](weights, dim)

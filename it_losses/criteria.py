@@ -1,0 +1,194 @@
+"""The criteria: modules that hold constants, and give views to the bound."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from it_losses import bound
+from it_losses.bound import Terms, VICRegTerms
+from it_losses.conventions import VICRegWeights, check_convention, official_weights
+from it_losses.entropy import EntropyEstimator, estimator
+from it_losses.views import check_positive, check_weight
+
+
+class VICRegEntropy(nn.Module):
+    """`invariance_weight * mean squared distance of the views - entropy_weight * H(Z)`: minus the bound on I(Z; X').
+
+    `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). H(Z) is the mean entropy of
+    the views; dimensions between batch and dim are groups with statistics of their own, averaged.
+
+    Args:
+        entropy: a name in ESTIMATORS ("variance_covariance", "log_det", "pairwise") or an EntropyEstimator.
+        invariance_weight: weight of the mean squared distance; None for what trains with this estimator.
+        entropy_weight: weight of the entropy; None likewise.
+        gather_distributed: where torch.distributed is initialised, the loss of the batch of all ranks, with the gradients
+            that DDP's averaging makes equal to those of one process.
+        estimator_options: arguments of the estimator, where `entropy` is a name.
+
+    Raises:
+        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+
+    Source: arXiv 2303.00633, the bound and its two terms (as recalled; check against the paper).
+
+    >>> criterion = VICRegEntropy("log_det")
+    >>> z_a, z_b = torch.randn(2, 64, 32, requires_grad=True)
+    >>> criterion(z_a, z_b).backward()
+    """
+
+    def __init__(
+        self,
+        entropy: str | EntropyEstimator = "log_det",
+        *,
+        invariance_weight: float | None = None,
+        entropy_weight: float | None = None,
+        gather_distributed: bool = True,
+        **estimator_options: object,
+    ) -> None:
+        super().__init__()
+        self.entropy = estimator(entropy, **estimator_options)
+        default = self.entropy.default_weights
+        self.invariance_weight = _weight("invariance_weight", invariance_weight, default.invariance)
+        self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
+        self.gather_distributed = bool(gather_distributed)
+
+    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
+        """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
+        return bound.lower_bound(
+            (z_a, z_b, *more_views),
+            self.entropy,
+            invariance_weight=self.invariance_weight,
+            entropy_weight=self.entropy_weight,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+        """V x [batch, ..., dim] -> []."""
+        return self.terms(z_a, z_b, *more_views).loss
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        return (
+            f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, "
+            f"gather_distributed={self.gather_distributed}"
+        )
+
+
+class VICReg(nn.Module):
+    """`invariance_weight * s + variance_weight * v + covariance_weight * c`, in the convention of any of five libraries.
+
+    For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`, v the mean over the views of `mean_j max(0, margin -
+    sqrt(Var z_j + epsilon))`, c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. More views: s over all pairs, v
+    the mean, c twice the mean over the views.
+
+    Args:
+        invariance_weight: weight of s.
+        variance_weight: weight of v.
+        covariance_weight: weight of c.
+        margin: the standard deviation from which on the hinge is at rest.
+        epsilon: added to the variances under the root.
+        convention: whose weights these are: "official" (the authors' code, lightly, stable-pretraining), "solo-learn",
+            "vicregl", "eb_jepa" or "paper" (the printed formula); each gives that source's number.
+        gather_distributed: as for VICRegEntropy.
+
+    Raises:
+        ValueError: an unknown convention, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+
+    Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
+
+    >>> z_a, z_b = torch.randn(2, 64, 32, requires_grad=True)
+    >>> VICReg(convention="solo-learn")(z_a, z_b).backward()
+    """
+
+    def __init__(
+        self,
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        *,
+        margin: float = 1.0,
+        epsilon: float = 1e-4,
+        convention: str = "official",
+        gather_distributed: bool = True,
+    ) -> None:
+        super().__init__()
+        self.invariance_weight = check_weight("invariance_weight", invariance_weight)
+        self.variance_weight = check_weight("variance_weight", variance_weight)
+        self.covariance_weight = check_weight("covariance_weight", covariance_weight)
+        self.margin = check_positive("margin", margin)
+        self.epsilon = check_positive("epsilon", epsilon)
+        self.convention = check_convention(convention)
+        self.gather_distributed = bool(gather_distributed)
+
+    def official_weights(self, dim: int) -> VICRegWeights:
+        """The weights under the authors' convention, for embeddings of that dim."""
+        weights = VICRegWeights(self.invariance_weight, self.variance_weight, self.covariance_weight)
+        return official_weights(weights, dim=dim, convention=self.convention)
+
+    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
+        """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
+        return bound.vicreg_bound(
+            (z_a, z_b, *more_views),
+            self.official_weights(z_a.shape[-1]),
+            margin=self.margin,
+            epsilon=self.epsilon,
+            gather_distributed=self.gather_distributed,
+        )
+
+    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+        """V x [batch, ..., dim] -> []."""
+        return self.terms(z_a, z_b, *more_views).loss
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        return (
+            f"invariance_weight={self.invariance_weight}, variance_weight={self.variance_weight}, "
+            f"covariance_weight={self.covariance_weight}, margin={self.margin}, epsilon={self.epsilon}, "
+            f"convention={self.convention!r}, gather_distributed={self.gather_distributed}"
+        )
+
+
+class EntropyRegularizer(nn.Module):
+    """`-weight * H(Z)`: what one adds to BYOL, SimSiam, DINO or any other loss that has an invariance but no entropy.
+
+    `regularizer(z, *more_views)`: V x [batch, ..., dim] -> [], the entropy averaged over the views.
+
+    Args:
+        entropy: a name in ESTIMATORS or an EntropyEstimator.
+        weight: weight of the entropy.
+        gather_distributed: as for VICRegEntropy.
+        estimator_options: arguments of the estimator, where `entropy` is a name.
+
+    Raises:
+        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+
+    Source: arXiv 2303.00633, BYOL with an entropy term (as recalled; check against the paper).
+
+    >>> z = torch.randn(64, 32, requires_grad=True)
+    >>> EntropyRegularizer("pairwise", weight=0.2)(torch.nn.functional.normalize(z, dim=-1)).backward()
+    """
+
+    def __init__(
+        self,
+        entropy: str | EntropyEstimator,
+        weight: float = 1.0,
+        *,
+        gather_distributed: bool = True,
+        **estimator_options: object,
+    ) -> None:
+        super().__init__()
+        self.entropy = estimator(entropy, **estimator_options)
+        self.weight = check_weight("weight", weight)
+        self.gather_distributed = bool(gather_distributed)
+
+    def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
+        """V x [batch, ..., dim] -> []."""
+        entropy = bound.entropy_of((z, *more_views), self.entropy, gather_distributed=self.gather_distributed)
+        return -self.weight * entropy
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        return f"weight={self.weight}, gather_distributed={self.gather_distributed}"
+
+
+def _weight(name: str, named: float | None, default: float) -> float:
+    return default if named is None else check_weight(name, named)

@@ -1,0 +1,79 @@
+"""VICReg's surrogate of entropy: hold every standard deviation above a margin, and every covariance at zero.
+
+H(Z) <= 1/2 log det(Cov Z) + const <= 1/2 sum_j log Var z_j + const, with equality in the second step (Hadamard) where
+the covariance is diagonal: large variances and vanishing covariances maximise it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.views import check_positive, check_weight
+
+
+def variance_hinge(z: Tensor, *, margin: float, epsilon: float) -> Tensor:
+    """`mean_j max(0, margin - sqrt(Var z_j + epsilon))`: [..., batch, dim] -> [...]."""
+    std = torch.sqrt(z.var(dim=-2) + epsilon)  # [..., dim]
+    return torch.relu(margin - std).mean(dim=-1)
+
+
+def off_diagonal_energy(z: Tensor) -> Tensor:
+    """`sum_{i != j} Cov(z)_ij^2 / dim`: [..., batch, dim] -> [...]."""
+    batch, dim = z.shape[-2:]
+    centred = z - z.mean(dim=-2, keepdim=True)
+    covariance = centred.mT @ centred / (batch - 1)  # [..., dim, dim]
+    # zeroed, not subtracted: for decorrelated data the diagonal is all there is, and the difference has no digits
+    off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    return off_diagonal.square().sum(dim=(-2, -1)) / dim
+
+
+class VarianceCovariance(EntropyEstimator):
+    """`H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * off_diagonal_energy(z))`, at most 0.
+
+    Averaged over two views and beside the invariance term this is VICReg with the authors' weights: their code halves the
+    variance of a view and does not halve its covariance, hence the 2.
+
+    Args:
+        variance_weight: weight of the hinge on the standard deviations.
+        covariance_weight: weight of the squared covariances.
+        margin: the standard deviation from which on the hinge is at rest.
+        epsilon: added to the variances under the root, where its slope would be infinite.
+
+    Source: VICReg (arXiv 2105.04906), equations 1 to 4; as an entropy bound arXiv 2303.00633, Theorem 2.
+    """
+
+    unit, direction, rotation_invariant = "surrogate", "upper bound near the identity covariance", False
+    cost = "N D min(N, D)"
+
+    def __init__(
+        self,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        *,
+        margin: float = 1.0,
+        epsilon: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.variance_weight = check_weight("variance_weight", variance_weight)
+        self.covariance_weight = check_weight("covariance_weight", covariance_weight)
+        self.margin = check_positive("margin", margin)
+        self.epsilon = check_positive("epsilon", epsilon)
+
+    @property
+    def default_weights(self) -> BoundWeights:
+        """VICReg's invariance weight; the entropy weight is in the two weights of the terms."""
+        return BoundWeights(invariance=25.0, entropy=1.0)
+
+    def entropy(self, z: Tensor) -> Tensor:
+        """[..., batch, dim] -> [...]."""
+        variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
+        return -(self.variance_weight * variance + 2 * self.covariance_weight * off_diagonal_energy(z))
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        return (
+            f"variance_weight={self.variance_weight}, covariance_weight={self.covariance_weight}, "
+            f"margin={self.margin}, epsilon={self.epsilon}"
+        )

@@ -1,0 +1,62 @@
+"""The objectives as pure functions of tensors: one call, no module to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from it_losses import bound
+from it_losses.conventions import VICRegWeights, official_weights
+from it_losses.entropy import LogDet, Pairwise
+from it_losses.invariance import mean_squared_distance
+from it_losses.views import check_views, full_precision, samples
+
+
+def vicreg(
+    z_a: Tensor,
+    z_b: Tensor,
+    *more_views: Tensor,
+    invariance_weight: float = 25.0,
+    variance_weight: float = 25.0,
+    covariance_weight: float = 1.0,
+    margin: float = 1.0,
+    epsilon: float = 1e-4,
+    convention: str = "official",
+) -> Tensor:
+    """VICReg of the views held by this process, as VICReg defines it: V x [batch, ..., dim] -> []."""
+    weights = VICRegWeights(invariance_weight, variance_weight, covariance_weight)
+    return bound.vicreg_bound(
+        (z_a, z_b, *more_views),
+        official_weights(weights, dim=z_a.shape[-1], convention=convention),
+        margin=margin,
+        epsilon=epsilon,
+        gather_distributed=False,
+    ).loss
+
+
+def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False) -> Tensor:
+    """`1/2 log det(I + beta Cov(z))` in nats, as LogDet defines it: [batch, ..., dim] -> []."""
+    entropy: Tensor = LogDet(beta, per_dimension=per_dimension)(z)
+    return entropy
+
+
+def pairwise_entropy(
+    z: Tensor,
+    *,
+    bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
+    divergence: Literal["kl", "bhattacharyya"] = "kl",
+    spread_fraction: float = 0.3,
+) -> Tensor:
+    """Bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`, see Pairwise: [batch, ..., dim] -> []."""
+    entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction)(z)
+    return entropy
+
+
+def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    """Mean over the pairs of views of their mean squared difference: V x [batch, ..., dim] -> []."""
+    views = (z_a, z_b, *more_views)
+    check_views(views, at_least=2)
+    with full_precision(z_a):
+        return mean_squared_distance([samples(z) for z in views])

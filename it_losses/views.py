@@ -1,0 +1,81 @@
+"""Views of a batch: what may enter an objective, and the precision it is computed in.
+
+Users hold views as `[batch, ..., dim]`, the mathematics reads samples as `[..., batch, dim]`: every
+dimension between batch and dim is a group with statistics of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+class ViewError(ValueError, AssertionError):
+    """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
+
+
+def check_views(views: Sequence[Tensor], *, at_least: int = 1) -> None:
+    """Raise ViewError unless all views are floating-point `[batch >= 2, ..., dim >= 1]` of one shape, dtype and device."""
+    if len(views) < at_least:
+        raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
+    first = views[0]
+    _check_view(first)
+    for other in views[1:]:
+        _check_alike(first, other)
+
+
+def _check_view(z: Tensor) -> None:
+    if not isinstance(z, Tensor):
+        raise ViewError(f"needs tensors, got {type(z).__name__}. Convert it with torch.as_tensor.")
+    if not z.is_floating_point():
+        raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
+    if z.ndim < 2:
+        raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Add the missing dimension.")
+    if len(z) < 2:
+        raise ViewError(
+            f"needs batch size > 1 for its statistics, got z of shape {tuple(z.shape)}. "
+            "Raise the batch size, or drop the last batch."
+        )
+    if z.numel() == 0:
+        raise ViewError(f"needs at least one dimension, got z of shape {tuple(z.shape)}.")
+
+
+def _check_alike(first: Tensor, other: Tensor) -> None:
+    if not isinstance(other, Tensor):
+        raise ViewError(f"needs tensors, got {type(other).__name__}. Convert it with torch.as_tensor.")
+    for trait in ("shape", "dtype", "device"):
+        ours, theirs = getattr(first, trait), getattr(other, trait)
+        if ours != theirs:
+            raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
+
+
+def samples(z: Tensor) -> Tensor:
+    """`[batch, ..., dim] -> [..., batch, dim]` in the precision of the statistics: float32, or float64 for float64."""
+    # half precision overflows in N * covariance and loses the small eigenvalues that log det needs
+    return z.movedim(0, -2).to(torch.promote_types(z.dtype, torch.float32))
+
+
+def full_precision(z: Tensor) -> AbstractContextManager[object]:
+    """Context without autocast on the device of z, so that no product inside falls back to half precision."""
+    kind = z.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def check_weight(name: str, value: float) -> float:
+    """The weight as a float; ValueError if it is negative or not finite."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0, got {value}. Terms are added; their sign is fixed.")
+    return float(value)
+
+
+def check_positive(name: str, value: float) -> float:
+    """The constant as a float; ValueError unless it is finite and > 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a finite number > 0, got {value}.")
+    return float(value)
