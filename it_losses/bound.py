@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from it_losses import distributed
-from it_losses.conventions import VICRegWeights
+from it_losses.conventions import VICRegWeights, official_weights
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
 from it_losses.invariance import mean_squared_distance
@@ -64,12 +64,14 @@ def vicreg_bound(
     views: Sequence[Tensor],
     weights: VICRegWeights,
     *,
+    convention: str,
     margin: float,
     epsilon: float,
     gather_distributed: bool,
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
     check_views(views, at_least=2)
+    weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     with full_precision(views[0]):
         views = global_samples(views, gather_distributed=gather_distributed)
         invariance = mean_squared_distance(views)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from it_losses import bound
 from it_losses.bound import Terms, VICRegTerms
-from it_losses.conventions import VICRegWeights, check_convention, official_weights
+from it_losses.conventions import VICRegWeights, check_convention
 from it_losses.entropy import EntropyEstimator, estimator
 from it_losses.views import check_positive, check_weight
 
@@ -119,16 +119,12 @@ class VICReg(nn.Module):
         self.convention = check_convention(convention)
         self.gather_distributed = bool(gather_distributed)
 
-    def official_weights(self, dim: int) -> VICRegWeights:
-        """The weights under the authors' convention, for embeddings of that dim."""
-        weights = VICRegWeights(self.invariance_weight, self.variance_weight, self.covariance_weight)
-        return official_weights(weights, dim=dim, convention=self.convention)
-
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
         return bound.vicreg_bound(
             (z_a, z_b, *more_views),
-            self.official_weights(z_a.shape[-1]),
+            VICRegWeights(self.invariance_weight, self.variance_weight, self.covariance_weight),
+            convention=self.convention,
             margin=self.margin,
             epsilon=self.epsilon,
             gather_distributed=self.gather_distributed,

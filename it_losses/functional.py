@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from it_losses import bound
-from it_losses.conventions import VICRegWeights, official_weights
+from it_losses.conventions import VICRegWeights
 from it_losses.entropy import LogDet, Pairwise
 from it_losses.invariance import mean_squared_distance
 from it_losses.views import check_views, full_precision, samples
@@ -26,10 +26,10 @@ def vicreg(
     convention: str = "official",
 ) -> Tensor:
     """VICReg of the views held by this process, as VICReg defines it: V x [batch, ..., dim] -> []."""
-    weights = VICRegWeights(invariance_weight, variance_weight, covariance_weight)
     return bound.vicreg_bound(
         (z_a, z_b, *more_views),
-        official_weights(weights, dim=z_a.shape[-1], convention=convention),
+        VICRegWeights(invariance_weight, variance_weight, covariance_weight),
+        convention=convention,
         margin=margin,
         epsilon=epsilon,
         gather_distributed=False,

@@ -1,0 +1,148 @@
+"""Each estimator against what can be written down: exact covariances, two points, a Gaussian mixture by Monte Carlo."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from it_losses import LogDet, Pairwise, VarianceCovariance, functional
+
+F64 = torch.float64
+
+
+def batch_with_covariance(eigenvalues, *, rows, seed=0, unbiased=False):
+    """`[rows, dim]` whose covariance is exactly diagonal with these eigenvalues."""
+    g = torch.Generator().manual_seed(seed)
+    eigenvalues = torch.as_tensor(eigenvalues, dtype=F64)
+    raw = torch.randn(rows, len(eigenvalues), dtype=F64, generator=g)
+    orthonormal = torch.linalg.qr(raw - raw.mean(dim=0)).Q
+    return orthonormal * (eigenvalues * (rows - 1 if unbiased else rows)).sqrt() + 4
+
+
+@pytest.mark.parametrize("beta", [1e-2, 1.0, 1e3])
+@pytest.mark.parametrize("rows", [12, 40])
+def test_log_det_of_an_exact_covariance(beta, rows):
+    eigenvalues = torch.tensor([2.0, 1.0, 0.5, 0.25, 0.0], dtype=F64)
+    z = torch.cat([batch_with_covariance(eigenvalues[:4], rows=rows), torch.ones(rows, 1, dtype=F64)], dim=1)
+    expected = 0.5 * torch.log1p(beta * eigenvalues).sum()
+    torch.testing.assert_close(LogDet(beta, per_dimension=False)(z), expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(LogDet(beta)(z), expected / 5, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(functional.log_det_entropy(z, beta=beta), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_both_sides_of_log_det_agree():
+    z = torch.randn(8, 8, dtype=F64)
+    wide = torch.cat([z, torch.zeros(8, 5, dtype=F64)], dim=1)
+    torch.testing.assert_close(LogDet(3.0, per_dimension=False)(wide), LogDet(3.0, per_dimension=False)(z), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("beta", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_log_det_survives_rank_deficiency(beta, dtype):
+    z = torch.randn(64, 4, dtype=dtype) @ torch.randn(4, 32, dtype=dtype)
+    z = z.requires_grad_()
+    value = LogDet(beta)(z)
+    value.backward()
+    assert value.isfinite()
+    assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("std", [0.1, 0.9, 3.0])
+def test_variance_covariance_of_an_exact_diagonal_covariance(std):
+    z = batch_with_covariance([std**2] * 4, rows=20, unbiased=True)
+    expected = -25 * max(0.0, 1 - math.sqrt(std**2 + 1e-4))
+    assert VarianceCovariance()(z).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_variance_covariance_of_two_correlated_coordinates():
+    u = batch_with_covariance([1.0], rows=20, unbiased=True)
+    # three copies: six off-diagonal covariances of 4, divided by dim = 3, weighted by 2 * 1
+    assert VarianceCovariance()(2 * u.expand(-1, 3)).item() == pytest.approx(-2 * 6 * 4**2 / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize(("divergence", "factor"), [("kl", 2), ("bhattacharyya", 8)])
+@pytest.mark.parametrize("distance", [0.0, 0.5, 3.0])
+def test_pairwise_of_two_points(divergence, factor, distance):
+    z = torch.zeros(2, 3, dtype=F64)
+    z[1, 0] = distance
+    s = 0.8
+    overlap = math.exp(-(distance**2) / (factor * s**2))
+    expected = 1.5 * math.log(2 * math.pi * math.e * s**2) - math.log((1 + overlap) / 2)
+    assert Pairwise(s, divergence)(z).item() == pytest.approx(expected, abs=1e-12)
+    assert functional.pairwise_entropy(z, bandwidth=s, divergence=divergence).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_several_bandwidths_are_averaged():
+    z = torch.randn(9, 4, dtype=F64)
+    mean = (Pairwise(0.7)(z) + Pairwise(2.0)(z)) / 2
+    torch.testing.assert_close(Pairwise([0.7, 2.0])(z), mean)
+
+
+@pytest.mark.parametrize(("divergence", "scale"), [("kl", 2), ("bhattacharyya", 8)])
+def test_automatic_bandwidth_is_a_fraction_of_the_total_variance(divergence, scale):
+    z = batch_with_covariance([4.0, 1.0, 1.0], rows=30, unbiased=True)
+    s = math.sqrt(2 * 0.2 * 6.0 / scale)
+    torch.testing.assert_close(Pairwise("auto", divergence, spread_fraction=0.2)(z), Pairwise(s, divergence)(z))
+
+
+def test_automatic_bandwidths_of_both_divergences_give_one_gradient():
+    z = torch.randn(30, 5, dtype=F64, requires_grad=True)
+    (kl,) = torch.autograd.grad(Pairwise("auto", "kl")(z), z)
+    (bhattacharyya,) = torch.autograd.grad(Pairwise("auto", "bhattacharyya")(z), z)
+    torch.testing.assert_close(kl, bhattacharyya)
+
+
+def mixture_entropy(z, s, draws=20_000):
+    """Monte Carlo entropy in nats of the mixture of N(z_i, s^2 I), and its standard error."""
+    mixture = MixtureSameFamily(Categorical(torch.ones(len(z))), Independent(Normal(z, s), 1))
+    surprise = -mixture.log_prob(mixture.sample((draws,)))
+    return surprise.mean().item(), surprise.std().item() / math.sqrt(draws)
+
+
+# at the smallest bandwidth both bounds stand at log batch, which is the truth there
+@pytest.mark.filterwarnings("ignore:pairwise entropy stands at log")
+@pytest.mark.parametrize("s", [0.5, 1.5, 4.0])
+def test_pairwise_bounds_hold_on_their_own_side(s):
+    z = 2 * torch.randn(48, 6, dtype=F64)
+    truth, error = mixture_entropy(z, s)
+    assert Pairwise(s, "bhattacharyya")(z) <= truth + 4 * error
+    assert Pairwise(s, "kl")(z) >= truth - 4 * error
+    # between the bounds, and the bounds no further apart than they can be
+    assert Pairwise(s, "kl")(z) - Pairwise(s, "bhattacharyya")(z) <= math.log(48)
+
+
+@pytest.mark.parametrize("beta", [0.3, 4.0])
+def test_log_det_is_an_upper_bound_on_the_smoothed_entropy(beta):
+    z = torch.randn(48, 6, dtype=F64).sign() * 2
+    truth, error = mixture_entropy(z, beta**-0.5)
+    constant = 6 / 2 * math.log(2 * math.pi * math.e / beta)
+    assert LogDet(beta, per_dimension=False)(z) + constant >= truth - 4 * error
+
+
+def test_log_det_is_tight_for_a_gaussian():
+    z = torch.randn(2048, 2, dtype=F64)
+    truth, error = mixture_entropy(z, 1.0, draws=2_000)
+    constant = math.log(2 * math.pi * math.e)
+    assert (LogDet(1.0, per_dimension=False)(z) + constant).item() == pytest.approx(truth, abs=0.01 + 4 * error)
+
+
+def test_curvature_of_log_det_is_that_of_vicreg_at_the_identity():
+    # -1/2 log det(I + E) = sum_j ((1 - v_j)/2 + (1 - v_j)^2/4) + 1/4 sum_{i != j} c_ij^2 + O(E^3)
+    step = 1e-3 * torch.randn(5, 5, dtype=F64)
+    step = step + step.T
+    variance = 1 + step.diagonal()
+    covariances = (step - torch.diag(step.diagonal())).square().sum()
+    expansion = ((1 - variance) / 2 + (1 - variance) ** 2 / 4).sum() + covariances / 4
+    assert -0.5 * torch.logdet(torch.eye(5, dtype=F64) + step).item() == pytest.approx(expansion.item(), abs=1e-7)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("dim", [32, 256])
+def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, dim):
+    z = torch.randn(256, dim, dtype=F64)
+    s2 = fraction * z.var(dim=0).sum()
+    spread = Pairwise("auto", spread_fraction=fraction)(z) - dim / 2 * torch.log(2 * math.pi * math.e * s2)
+    # from saturation at small fractions towards nothing at large ones
+    low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
+    assert low < spread / math.log(256) < high

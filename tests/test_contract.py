@@ -1,0 +1,205 @@
+"""The contract of every entropy estimator: whatever is in ESTIMATORS passes all of this."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from it_losses import ESTIMATORS, EntropyRegularizer, VICRegEntropy
+from it_losses.entropy import EntropyEstimator
+
+# "auto" follows the batch without a gradient, so that a numerical derivative sees more than the analytic one: fix it
+SMOOTH = {"pairwise": {"bandwidth": 2.0}}
+
+every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
+every_shape = pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5), (2, 1), (6, 2, 3)], ids=str)
+
+
+def build(name, **options) -> EntropyEstimator:
+    return ESTIMATORS[name](**options)
+
+
+def batch(*shape, dtype=torch.float64, seed=0):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(estimator, z, upstream=1.0):
+    z = z.detach().clone().requires_grad_()
+    (upstream * estimator(z)).backward()
+    return z.grad
+
+
+def rotation(dim, seed=1):
+    return torch.linalg.qr(batch(dim, dim, seed=seed)).Q
+
+
+@every_estimator
+def test_facts_are_declared(name):
+    estimator = build(name)
+    assert estimator.unit and estimator.direction and estimator.cost
+    assert isinstance(estimator.rotation_invariant, bool)
+    assert min(estimator.default_weights) > 0
+
+
+@every_estimator
+@every_shape
+def test_gradient_is_the_derivative(name, shape):
+    z = batch(*shape).requires_grad_()
+    assert torch.autograd.gradcheck(build(name, **SMOOTH.get(name, {})), (z,))
+
+
+@every_estimator
+@given(rows=st.integers(2, 9), dim=st.integers(1, 9), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_neither_order_nor_place_matters(name, rows, dim, shift, seed):
+    z = batch(rows, dim, seed=seed)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    estimator = build(name)
+    torch.testing.assert_close(estimator(z[order] + shift), estimator(z), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(gradient(estimator, z[order] + shift), gradient(estimator, z)[order], rtol=1e-6, atol=1e-8)
+
+
+@every_estimator
+def test_rotation_matters_exactly_as_declared(name):
+    # one wide and several narrow directions: no coordinate system is like another
+    z = batch(20, 4) * torch.tensor([3.0, 0.3, 0.2, 0.1], dtype=torch.float64)
+    estimator = build(name)
+    same = torch.allclose(estimator(z @ rotation(4)), estimator(z), rtol=1e-10)
+    assert same == estimator.rotation_invariant
+
+
+@every_estimator
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_exact_collapse_is_finite(name, dtype):
+    z = torch.full((8, 5), 3.0, dtype=dtype)
+    estimator = build(name)
+    assert estimator(z).isfinite()
+    assert gradient(estimator, z).isfinite().all()
+
+
+@every_estimator
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
+def test_gradient_pushes_a_nearly_collapsed_batch_apart(name, spread):
+    z = 5 + spread * batch(16, 6)
+    ascent = gradient(build(name), z)
+    outward = z - z.mean(dim=0)
+    assert (ascent * outward).sum() > 0
+
+
+@every_estimator
+def test_halving_the_spread_lowers_it(name):
+    z = batch(32, 8)
+    estimator = build(name, **SMOOTH.get(name, {}))
+    # below the margin of the hinge, where more spread is still wanted
+    values = torch.stack([estimator(z * 0.8 * 0.5**k) for k in range(5)])
+    assert (values.diff() < 0).all(), values
+
+
+@every_estimator
+def test_upstream_gradient_scales_the_gradient(name):
+    z, estimator = batch(6, 4), build(name)
+    torch.testing.assert_close(gradient(estimator, z, upstream=-0.37), -0.37 * gradient(estimator, z))
+
+
+@every_estimator
+@pytest.mark.parametrize("shape", [(257, 3), (3, 257), (2, 1), (127, 131)], ids=str)
+def test_odd_sizes_and_strides_change_nothing(name, shape):
+    z, estimator = batch(*shape), build(name)
+    padded = torch.full((shape[0], 2 * shape[1]), torch.nan, dtype=z.dtype)
+    padded[:, ::2] = z
+    for strided in (padded[:, ::2], z.T.contiguous().T):
+        torch.testing.assert_close(estimator(strided), estimator(z), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient(estimator, strided), gradient(estimator, z), rtol=1e-10, atol=1e-12)
+
+
+@every_estimator
+def test_an_expanded_batch_is_a_collapsed_one(name):
+    point, estimator = batch(1, 5), build(name)
+    torch.testing.assert_close(estimator(point.expand(8, 5)), estimator(point.repeat(8, 1)))
+
+
+@every_estimator
+def test_groups_are_averaged(name):
+    z, estimator = batch(9, 2, 3, 4), build(name)
+    groups = torch.stack([estimator(z[:, i, j]) for i in range(2) for j in range(3)])
+    torch.testing.assert_close(estimator(z), groups.mean())
+
+
+@every_estimator
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("shape", [(16, 4), (4, 16)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_one_bad_number_is_never_silent(name, poison, shape, dtype):
+    z = batch(*shape).to(dtype)
+    z[1, 2] = poison
+    assert not build(name)(z).isfinite()
+
+
+@every_estimator
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_computed_in_float32(name, dtype):
+    z, estimator = batch(24, 12).to(dtype), build(name)
+    value, slope = estimator(z), gradient(estimator, z)
+    assert value.dtype == torch.float32
+    assert slope.dtype == dtype
+    torch.testing.assert_close(value, estimator(z.float()))
+    torch.testing.assert_close(slope.float(), gradient(estimator, z.float()), rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+@every_estimator
+def test_autocast_is_off_inside(name):
+    z, estimator = batch(24, 12, dtype=torch.float32), build(name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = estimator(z)
+    assert torch.equal(inside, estimator(z))
+
+
+@every_estimator
+def test_fp16_sizes_that_overflow_a_covariance_are_fine(name):
+    # 2048 * 36 > 65504: the unnormalised covariance does not fit in float16
+    z = (6 * batch(2048, 8)).half()
+    estimator = build(name)
+    assert estimator(z).isfinite()
+    assert gradient(estimator, z).isfinite().all()
+
+
+@every_estimator
+def test_pickles_copies_and_prints_its_constants(name):
+    z, estimator = batch(6, 4), build(name)
+    for twin in (pickle.loads(pickle.dumps(estimator)), copy.deepcopy(estimator)):
+        assert torch.equal(twin(z), estimator(z))
+    assert "=" in repr(estimator)
+    assert not estimator.state_dict()
+
+
+@every_estimator
+def test_the_criterion_is_invariance_minus_entropy(name):
+    z_a, z_b = batch(2, 12, 5)
+    estimator = build(name)
+    criterion = VICRegEntropy(name, invariance_weight=3.0, entropy_weight=0.7)
+    expected = 3.0 * (z_a - z_b).square().mean() - 0.7 * (estimator(z_a) + estimator(z_b)) / 2
+    torch.testing.assert_close(criterion(z_a, z_b), expected, rtol=1e-12, atol=1e-12)
+
+
+@every_estimator
+def test_the_regularizer_is_minus_the_entropy(name):
+    z_a, z_b = batch(2, 12, 5)
+    estimator = build(name)
+    torch.testing.assert_close(EntropyRegularizer(name, 0.2)(z_a), -0.2 * estimator(z_a))
+    torch.testing.assert_close(EntropyRegularizer(name, 0.2)(z_a, z_b), -0.1 * (estimator(z_a) + estimator(z_b)))
+
+
+@every_estimator
+def test_a_few_steps_of_descent_spread_a_collapsed_pair_of_views(name):
+    z_a = (1e-2 * batch(32, 8)).requires_grad_()
+    criterion = VICRegEntropy(name)
+    before = z_a.detach().std(dim=0).mean()
+    optimiser = torch.optim.SGD([z_a], lr=0.05)
+    for _ in range(20):
+        optimiser.zero_grad()
+        criterion(z_a, z_a + 1e-3 * batch(32, 8, seed=2)).backward()
+        optimiser.step()
+    assert z_a.detach().std(dim=0).mean() > before

@@ -1,0 +1,233 @@
+"""The criteria: every convention's number, terms, more views, and what is refused."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from lightly.loss import VICRegLoss
+
+from it_losses import EntropyRegularizer, LogDet, Pairwise, Terms, VarianceCovariance, VICReg, VICRegEntropy, functional
+from it_losses.conventions import CONVENTIONS
+
+F64 = torch.float64
+
+
+def hinge(z):
+    return torch.clamp(1 - (z.var(dim=0) + 1e-4).sqrt(), min=0).mean()
+
+
+def squared_covariances(z):
+    """All D (D - 1) squared off-diagonal covariances, as a vector."""
+    covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
+    keep = torch.triu_indices(*covariance.shape, offset=1)
+    upper = covariance[keep[0], keep[1]]
+    return torch.cat([upper, upper]).square()
+
+
+# each library's published loss, in its own shape: weights (i, v, c), views a and b, batch n, dim d
+def official(a, b, i, v, c):
+    d = a.shape[1]
+    covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
+    return i * (a - b).square().mean() + v * (hinge(a) / 2 + hinge(b) / 2) + c * covariances
+
+
+def solo_learn(a, b, i, v, c):
+    d = a.shape[1]
+    covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
+    return i * (a - b).square().mean() + v * (hinge(a) + hinge(b)) + c * covariances
+
+
+def vicregl(a, b, i, v, c):
+    d = a.shape[1]
+    covariances = squared_covariances(a).sum() / d / 2 + squared_covariances(b).sum() / d / 2
+    return i * (a - b).square().mean() + v * (hinge(a) / 2 + hinge(b) / 2) + c * covariances
+
+
+def eb_jepa(a, b, i, v, c):
+    covariances = squared_covariances(a).mean() + squared_covariances(b).mean()
+    return i * (a - b).square().mean() + v * (hinge(a) + hinge(b)) + c * covariances
+
+
+def paper(a, b, i, v, c):
+    d = a.shape[1]
+    covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
+    return i * (a - b).square().sum(dim=1).mean() + v * (hinge(a) + hinge(b)) + c * covariances
+
+
+SOURCES = {"official": official, "solo-learn": solo_learn, "vicregl": vicregl, "eb_jepa": eb_jepa, "paper": paper}
+
+
+def views(*shape, dtype=F64, scale=0.7):
+    return [(scale * torch.randn(*shape, dtype=dtype)).requires_grad_() for _ in range(2)]
+
+
+def assert_same_loss(ours, theirs, a, b, *, rtol):
+    """Value and both gradients agree, under an upstream gradient that is not 1."""
+    torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
+    for mine, other in zip(torch.autograd.grad(-1.7 * ours, (a, b)), torch.autograd.grad(-1.7 * theirs, (a, b)), strict=True):
+        assert (mine - other).norm() <= rtol * other.norm(), (mine - other).abs().max()
+
+
+def test_every_convention_has_its_source_here():
+    assert SOURCES.keys() == CONVENTIONS.keys()
+
+
+@pytest.mark.parametrize("convention", SOURCES)
+@pytest.mark.parametrize("shape", [(2, 3), (7, 5), (32, 64), (64, 32), (33, 33)], ids=str)
+@pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (3.0, 7.0, 0.4)], ids=str)
+def test_each_convention_gives_its_sources_number(convention, shape, weights):
+    a, b = views(*shape)
+    theirs = SOURCES[convention](a, b, *weights)
+    assert_same_loss(VICReg(*weights, convention=convention)(a, b), theirs, a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("convention", SOURCES)
+def test_the_functional_form_is_the_module(convention):
+    a, b = views(12, 5)
+    assert torch.equal(functional.vicreg(a, b, convention=convention), VICReg(convention=convention)(a, b))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (16, 48), (48, 16), (16, 3, 8)], ids=str)
+@pytest.mark.parametrize(("dtype", "rtol"), [(F64, 1e-12), (torch.float32, 1e-5)], ids=str)
+def test_lightly_agrees(shape, dtype, rtol):
+    a, b = views(*shape, dtype=dtype)
+    assert_same_loss(VICReg()(a, b), VICRegLoss()(a, b), a, b, rtol=rtol)
+
+
+def test_vicreg_is_the_bound_with_its_surrogate_entropy():
+    a, b = views(12, 5)
+    assert_same_loss(VICReg()(a, b), VICRegEntropy("variance_covariance")(a, b), a, b, rtol=1e-12)
+
+
+def test_vicreg_terms_add_up():
+    a, b = views(12, 5)
+    terms = VICReg(3.0, 7.0, 0.4).terms(a, b)
+    torch.testing.assert_close(terms.loss, 3 * terms.invariance + 7 * terms.variance + 0.4 * terms.covariance)
+    torch.testing.assert_close(terms.loss, 3 * terms.invariance - terms.entropy)
+    torch.testing.assert_close(terms.variance, (hinge(a) + hinge(b)) / 2)
+    torch.testing.assert_close(terms.covariance, (squared_covariances(a).sum() + squared_covariances(b).sum()) / 5)
+
+
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+def test_only_the_loss_of_the_terms_back_propagates(criterion):
+    a, b = views(8, 4)
+    loss, *others = criterion.terms(a, b)
+    assert loss.requires_grad and loss.shape == ()
+    assert not any(term.requires_grad for term in others)
+    assert torch.equal(loss, criterion(a, b))
+
+
+def test_terms_has_the_three_names():
+    assert Terms._fields == ("loss", "invariance", "entropy")
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_invariance_of_many_views_is_the_mean_over_pairs(count):
+    z = list(torch.randn(count, 6, 4, dtype=F64))
+    pairs = [(z[i] - z[j]).square().mean() for i in range(count) for j in range(i)]
+    torch.testing.assert_close(functional.invariance(*z), torch.stack(pairs).mean())
+
+
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+def test_order_of_many_views_is_free_and_repeating_the_views_changes_no_entropy(criterion):
+    a, b, c = torch.randn(3, 9, 4, dtype=F64)
+    torch.testing.assert_close(criterion(a, b, c), criterion(c, a, b))
+    torch.testing.assert_close(criterion.terms(a, b, a, b).entropy, criterion.terms(a, b).entropy)
+
+
+@pytest.mark.parametrize("name", ["variance_covariance", "log_det", "pairwise"])
+def test_defaults_are_the_estimators_own(name):
+    criterion = VICRegEntropy(name)
+    assert (criterion.invariance_weight, criterion.entropy_weight) == criterion.entropy.default_weights
+    assert VICRegEntropy(name, entropy_weight=0.0).entropy_weight == 0.0
+
+
+def test_an_estimator_serves_as_well_as_its_name():
+    a, b = views(8, 4)
+    assert torch.equal(VICRegEntropy(LogDet(3.0))(a, b), VICRegEntropy("log_det", beta=3.0)(a, b))
+
+
+@pytest.mark.parametrize("criterion", [VICReg(convention="eb_jepa"), VICRegEntropy(), EntropyRegularizer("pairwise")], ids=repr)
+def test_criteria_pickle_copy_and_print_their_constants(criterion):
+    a, b = views(8, 4)
+    for twin in (pickle.loads(pickle.dumps(criterion)), copy.deepcopy(criterion)):
+        assert torch.equal(twin(a, b), criterion(a, b))
+    assert "gather_distributed=True" in repr(criterion)
+    assert not criterion.state_dict()
+
+
+GOOD = torch.randn(4, 3)
+BAD_VIEWS = {
+    "a batch of one": ((GOOD[:1], GOOD[:1]), "batch size > 1"),
+    "two shapes": ((GOOD, GOOD[:3]), "same shape"),
+    "two dtypes": ((GOOD, GOOD.double()), "same dtype"),
+    "two devices": ((GOOD, GOOD.to("meta")), "same device"),
+    "integers": ((GOOD.int(), GOOD.int()), "floating-point"),
+    "complex numbers": ((GOOD.cfloat(), GOOD.cfloat()), "floating-point"),
+    "a vector": ((GOOD[0], GOOD[0]), "shape"),
+    "no dimension": ((GOOD[:, :0], GOOD[:, :0]), "at least one dimension"),
+    "no tensor": (([[1.0], [2.0]], GOOD), "tensor"),
+}
+
+
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+@pytest.mark.parametrize("case", BAD_VIEWS)
+def test_bad_views_are_refused_with_advice(criterion, case):
+    bad, message = BAD_VIEWS[case]
+    with pytest.raises(ValueError, match=message) as refused:
+        criterion(*bad)
+    # lightly's classes assert, and code that catches that must go on working
+    assert isinstance(refused.value, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: VICRegEntropy("logdet"), "log_det"),
+        (lambda: VICRegEntropy("log_det", invariance_weight=-1), "invariance_weight"),
+        (lambda: VICRegEntropy("log_det", entropy_weight=float("nan")), "entropy_weight"),
+        (lambda: VICRegEntropy(LogDet(), beta=2.0), "beta"),
+        (lambda: VICReg(covariance_weight=-1), "covariance_weight"),
+        (lambda: VICReg(convention="facebook"), "official"),
+        (lambda: VICReg(margin=0), "margin"),
+        (lambda: VICReg(epsilon=-1e-4), "epsilon"),
+        (lambda: VarianceCovariance(variance_weight=float("inf")), "variance_weight"),
+        (lambda: LogDet(beta=0), "beta"),
+        (lambda: Pairwise(bandwidth=0), "bandwidth"),
+        (lambda: Pairwise(bandwidth=[1.0, -1.0]), "bandwidth"),
+        (lambda: Pairwise(bandwidth=[]), "bandwidth"),
+        (lambda: Pairwise(bandwidth="silverman"), "auto"),
+        (lambda: Pairwise(divergence="chernoff"), "bhattacharyya"),
+        (lambda: Pairwise(spread_fraction=0), "spread_fraction"),
+        (lambda: EntropyRegularizer("pairwise", -0.1), "weight"),
+    ],
+)
+def test_bad_constants_are_refused_by_name(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_saturated_bandwidth_warns_once():
+    z, estimator = torch.randn(16, 8), Pairwise(1e-3)
+    with pytest.warns(UserWarning, match=r"log\(batch\)"):
+        estimator(z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        estimator(z)
+
+
+def test_a_bandwidth_that_overlaps_does_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pairwise(2.0)(torch.randn(16, 8))
+        Pairwise()(torch.randn(16, 8))
+
+
+def test_a_saturated_bandwidth_has_no_gradient():
+    z = torch.randn(16, 8, requires_grad=True)
+    estimator = Pairwise(1e-3)
+    with pytest.warns(UserWarning, match="no gradient"):
+        estimator(z).backward()
+    assert z.grad.abs().max() == 0
