@@ -1,0 +1,62 @@
+"""The doctor, `python -m it_losses`: versions, devices, which twin runs here and how far it is from the reference.
+
+The first thing to paste into a bug report. `python -m it_losses --estimators` prints the README's table instead.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+
+import torch
+
+import it_losses
+from it_losses import ESTIMATORS
+
+#: packages whose versions decide how we behave, each optional but torch
+COMPANIONS = ("torch", "triton", "lightly", "lightning", "timm", "hydra-core", "scipy")
+
+
+def estimator_table() -> str:
+    """The declared facts of every estimator, as a Markdown table."""
+    rows = ["| entropy | class | unit | direction | rotation invariant | cost |", "|---|---|---|---|---|---|"]
+    for name, kind in ESTIMATORS.items():
+        invariant = "yes" if kind.rotation_invariant else "no"
+        rows.append(f"| `{name}` | `{kind.__name__}` | {kind.unit} | {kind.direction} | {invariant} | {kind.cost} |")
+    return "\n".join(rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> str:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names) if names else f"CPU only, {torch.get_num_threads()} threads"
+
+
+def report() -> str:
+    """Everything the doctor has to say."""
+    lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
+    lines += [f"{package} {_version(package)}" for package in COMPANIONS]
+    lines += [f"devices: {_devices()}", "", "float32 error against float64, relative, 256 x 64 (this device):"]
+    return "\n".join(lines + _errors())
+
+
+def _errors() -> list[str]:
+    z = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return [f"  {name:<20} {_error(kind(), z):.1e}" for name, kind in ESTIMATORS.items()]
+
+
+def _error(estimator: torch.nn.Module, z: torch.Tensor) -> float:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    exact, rounded = estimator(z), estimator(z.to(device, torch.float32)).to("cpu", torch.float64)
+    return float((rounded - exact).abs() / exact.abs().clamp_min(1e-12))
+
+
+if __name__ == "__main__":
+    print(estimator_table() if "--estimators" in sys.argv[1:] else report())

@@ -1,0 +1,58 @@
+"""Every example that a reader meets is run: the README's, the docstrings'."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import it_losses
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = [name for _, name, _ in pkgutil.walk_packages(it_losses.__path__, "it_losses.") if not name.endswith("__main__")]
+CORE = [name for name in MODULES if not name.startswith("it_losses.adapters")]
+
+
+def public_names():
+    return {"torch": torch, "it_losses": it_losses, **{name: getattr(it_losses, name) for name in it_losses.__all__}}
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_docstring_examples_run(name):
+    try:
+        module = importlib.import_module(name)
+    except ImportError as missing:
+        pytest.skip(f"{missing}: an optional dependency")
+    failed, _ = doctest.testmod(module, extraglobs=public_names(), optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+def test_there_are_docstring_examples():
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    assert sum(bool(test.examples) for test in finder.find(importlib.import_module("it_losses.criteria"))) >= 3
+
+
+def readme_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+def test_the_readme_has_an_example():
+    assert readme_blocks()
+
+
+@pytest.mark.parametrize("block", readme_blocks())
+def test_readme_examples_run(block):
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_readme_stays_on_a_page_and_a_half():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
+
+
+def test_the_readmes_table_of_estimators_is_the_declared_facts():
+    from it_losses.__main__ import estimator_table
+
+    assert estimator_table() in (ROOT / "README.md").read_text()
