@@ -12,7 +12,7 @@ diagnostics   what a run measures of its embeddings
 theory        the paper's theorems, to be evaluated
 """
 
-from it_losses import functional, theory
+from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
 from it_losses.entropy import ESTIMATORS, LogDet, Pairwise, VarianceCovariance
@@ -28,6 +28,7 @@ __all__ = [
     "VICReg",
     "VICRegEntropy",
     "VarianceCovariance",
+    "diagnostics",
     "functional",
     "theory",
 ]

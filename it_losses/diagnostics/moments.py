@@ -1,0 +1,112 @@
+"""Count, mean and covariance of embeddings, of one batch or added up over many (Chan, Golub & LeVeque)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import copy
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+class Moments:
+    """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows it was shown, in float64.
+
+    `update` adds a batch; `+` joins two of them, for instance those of two ranks. The result does not depend on how the rows
+    were cut into batches. It holds dim^2 numbers and no rows.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean: Tensor | None = None
+        self._scatter: Tensor | None = None
+
+    @torch.no_grad()
+    def update(self, z: Tensor) -> Moments:
+        """Add the rows of a batch `[batch, dim]`; returns itself."""
+        z = rows(z)
+        batch = Moments()
+        batch.count, batch._mean = len(z), z.mean(dim=0)
+        centred = z - batch._mean
+        batch._scatter = centred.mT @ centred
+        joined = self + batch
+        self.count, self._mean, self._scatter = joined.count, joined._mean, joined._scatter
+        return self
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of the rows of both."""
+        if self._mean is None or self._scatter is None:
+            return copy(other)
+        if other._mean is None or other._scatter is None:
+            return copy(self)
+        if self._mean.shape != other._mean.shape:
+            raise ValueError(f"moments need one dim, got {len(self._mean)} and {len(other._mean)}. Keep one Moments for each.")
+        joined = Moments()
+        joined.count = self.count + other.count
+        step = other._mean - self._mean
+        joined._mean = self._mean + step * (other.count / joined.count)
+        joined._scatter = self._scatter + other._scatter + step.outer(step) * (self.count * other.count / joined.count)
+        return joined
+
+    @property
+    def mean(self) -> Tensor:
+        """`E z`: [dim]."""
+        if self._mean is None:
+            raise ValueError("moments need at least one batch, got none. Call update(z) first.")
+        return self._mean
+
+    @property
+    def covariance(self) -> Tensor:
+        """`E (z - mean)(z - mean)^T`, divided by count as the estimators do: [dim, dim]."""
+        if self._scatter is None:
+            raise ValueError("moments need at least one batch, got none. Call update(z) first.")
+        return self._scatter / self.count
+
+    @property
+    def second_moment(self) -> Tensor:
+        """`E z z^T`: [dim, dim]."""
+        return self.covariance + self.mean.outer(self.mean)
+
+    def __repr__(self) -> str:
+        """How many rows of which dimension."""
+        return f"Moments(count={self.count}, dim={None if self._mean is None else len(self._mean)})"
+
+
+#: a batch `[batch, dim]`, an iterable of batches, or what was gathered of them
+Embeddings: TypeAlias = "Tensor | Moments | Iterable[Tensor]"
+
+
+def moments_of(z: Embeddings) -> Moments:
+    """Moments of a batch or of an iterable of batches; Moments as they are."""
+    if isinstance(z, Moments):
+        return z
+    moments = Moments()
+    for batch in [z] if isinstance(z, Tensor) else z:
+        moments.update(batch)
+    return moments
+
+
+def all_rows(z: Tensor | Iterable[Tensor]) -> Tensor:
+    """Every row of a batch or of an iterable of batches: [batch, dim], float64."""
+    if isinstance(z, Moments):
+        raise ValueError("this needs every row, got Moments, which keep none. Pass a batch or an iterable of batches.")
+    batches = [rows(batch) for batch in ([z] if isinstance(z, Tensor) else z)]
+    if not batches:
+        raise ValueError("embeddings need at least one batch, got an empty iterable.")
+    return torch.cat(batches)
+
+
+def rows(z: Tensor) -> Tensor:
+    """The batch detached, in float64 where the device has it; ValueError unless it is floating-point `[batch, dim]`."""
+    if not isinstance(z, Tensor) or not z.is_floating_point():
+        kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(
+            f"embeddings need floating-point tensors, got {kind}. From a loader of pairs: (net(x) for x, _ in loader)."
+        )
+    if z.ndim != 2 or z.numel() == 0:
+        raise ValueError(
+            f"embeddings need shape (batch, dim), got {tuple(z.shape)}. Make every row a sample: z.flatten(0, -2)."
+        )
+    # Metal has no float64
+    return z.detach().to(torch.float32 if z.device.type == "mps" else torch.float64)
