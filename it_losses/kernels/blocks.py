@@ -1,0 +1,76 @@
+"""Block sizes and symmetric products: what the closed forms share, written so that a block stays in the cache.
+
+Groups of samples are stacked, `[groups, batch, dim]`; a sequence of views is several such stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+#: elements of a working block on a CPU: 2 MiB of float32, which the last-level cache of one core holds
+CPU_BLOCK = 1 << 19
+#: sides from which strips of a symmetric product are large enough for the matrix library to run at full speed
+STRIP_SIDE = 128
+#: the whole of an axis, where a block is cut along the other
+EVERYTHING = slice(None)
+
+
+def blocks(length: int, width: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `length` whose product with `width` fits the cache; one slice on a GPU, which hides its own latency."""
+    step = length if device.type != "cpu" else max(CPU_BLOCK // max(width, 1), 64)
+    # a last block of a few rows would waste a product: spread the rows evenly
+    count = max(round(length / step), 1)
+    step = -(-length // count)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def column_means(views: Sequence[Tensor]) -> Tensor:
+    """Means over the batch of all views: V x [groups, batch, dim] -> [V groups, 1, dim]."""
+    dtype = accumulation_dtype(views[0].dtype)
+    return torch.cat([z.mean(dim=1, keepdim=True, dtype=dtype) for z in views])
+
+
+def centred(views: Sequence[Tensor], mean: Tensor, rows: slice, cols: slice) -> Tensor:
+    """A block of all views, less its column means, as a new tensor: V x [groups, batch, dim] -> [V groups, rows, cols]."""
+    block = torch.cat([z[:, rows, cols] for z in views]).to(mean.dtype)
+    # subtracted before any product and rounded once: a Gram matrix of the raw samples loses all digits at mean = 100 sigma
+    return block.sub_(mean[:, :, cols])
+
+
+def add_gram_(out: Tensor, x: Tensor, *, alpha: float, fresh: bool) -> None:
+    """`out = alpha x x^T`, or `+=` unless fresh, of which only the lower triangle is promised: [groups, side, inner]."""
+    side, beta = x.shape[1], 0.0 if fresh else 1.0
+    if side < 2 * STRIP_SIDE or x.device.type != "cpu":
+        out.baddbmm_(x, x.mT, alpha=alpha, beta=beta)
+        return
+    # row strips up to the diagonal block: with 4 strips 5/8 of the products of the full square
+    strip = -(-side // min(side // STRIP_SIDE, 8))
+    for result, factor in zip(out, x, strict=True):
+        for start in range(0, side, strip):
+            stop = min(start + strip, side)
+            result[start:stop, :stop].addmm_(factor[start:stop], factor[:stop].mT, alpha=alpha, beta=beta)
+
+
+def mirror_(out: Tensor) -> None:
+    """Copy the lower triangle of what `add_gram_` wrote in strips over the upper one."""
+    side = out.shape[-1]
+    if side < 2 * STRIP_SIDE or out.device.type != "cpu":
+        return
+    strip = -(-side // min(side // STRIP_SIDE, 8))
+    for start in range(strip, side, strip):
+        stop = min(start + strip, side)
+        out[:, :start, start:stop] = out[:, start:stop, :start].mT
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Sum of all squares, row by row: one running sum of many millions in float32 would lose four digits."""
+    return torch.linalg.vector_norm(x, dim=-1).square_().sum()

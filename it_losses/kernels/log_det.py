@@ -1,0 +1,91 @@
+"""Log-det entropy with its gradient in closed form, by one Cholesky factor of the smaller side.
+
+    value       1/2 log det A,   A = I + s Zc^T Zc (D x D)   or   I + s Zc Zc^T (N x N): equal determinants (Sylvester)
+    gradient    s Zc A^-1   or   s A^-1 Zc
+
+The N x N side has an exact null vector, the vector of ones: A is 1 there and large elsewhere, so A^-1 blows up what rounding
+left of 1^T Zc. Centring the Gram matrix repairs the value, centring the inverse the gradient. Derived.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.blocks import EVERYTHING, add_gram_, blocks, centred, column_means, mirror_
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs beside z."""
+
+    mean: Tensor  # [groups, 1, dim]
+    factor: Tensor  # [groups, side, side], lower triangular
+
+
+def uses_gram(batch: int, dim: int) -> bool:
+    """Whether the N x N side is factorized: the smaller one, in cost and in condition."""
+    return batch < dim
+
+
+def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
+    """`1/2 log det(I + scale Zc^T Zc)` and Saved: [groups, batch, dim] -> [groups]."""
+    groups, batch, dim = z.shape
+    mean = column_means([z])
+    if uses_gram(batch, dim):
+        matrix = mean.new_empty(groups, batch, batch)
+        for cols in blocks(dim, batch * groups, z.device):
+            add_gram_(matrix, centred([z], mean, EVERYTHING, cols), alpha=scale, fresh=cols.start == 0)
+    else:
+        matrix = mean.new_empty(groups, dim, dim)
+        for rows in blocks(batch, dim * groups, z.device):
+            add_gram_(matrix, centred([z], mean, rows, EVERYTHING).mT, alpha=scale, fresh=rows.start == 0)
+    mirror_(matrix)
+    if uses_gram(batch, dim):
+        _centre_(matrix)
+    _add_identity_(matrix)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    # a failed factorization leaves finite numbers behind: make value and gradient say so
+    factor.masked_fill_((failed != 0)[:, None, None], torch.nan)
+    return factor.diagonal(dim1=1, dim2=2).log().sum(dim=1), Saved(mean, factor)
+
+
+def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
+    """Gradient of z for the values' gradient `grad` [groups]: [groups, batch, dim], in the dtype of z."""
+    groups, batch, dim = z.shape
+    inverse = torch.cholesky_inverse(saved.factor)
+    if uses_gram(batch, dim):
+        _centre_(inverse)
+    inverse.mul_((grad * scale)[:, None, None])
+    out = torch.empty_like(z, memory_format=torch.contiguous_format)
+    if uses_gram(batch, dim):
+        for cols in blocks(dim, batch * groups, z.device):
+            _product(inverse, centred([z], saved.mean, EVERYTHING, cols), out[:, :, cols])
+    else:
+        for rows in blocks(batch, dim * groups, z.device):
+            _product(centred([z], saved.mean, rows, EVERYTHING), inverse, out[:, rows])
+    return out
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if out.dtype == a.dtype:
+        # beta = 0 writes through the strides of a block, where bmm(out=) would make a copy
+        out.baddbmm_(a, b, beta=0)
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
+def _centre_(matrix: Tensor) -> None:
+    """`H matrix H` in place, H = I - 1 1^T / side: [groups, side, side], symmetric."""
+    row = matrix.mean(dim=2, keepdim=True)
+    whole = row.mean(dim=1, keepdim=True)
+    row.sub_(whole / 2)
+    matrix.sub_(row).sub_(row.mT)
+
+
+def _add_identity_(matrix: Tensor) -> None:
+    """`I + matrix` in place, lifted by the rounding of its products, without which singular data lose definiteness."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    rounding = 2 * matrix.shape[1] ** 0.5 * torch.finfo(matrix.dtype).eps
+    diagonal.add_(diagonal.amax(dim=1, keepdim=True).mul_(rounding).add_(1))

@@ -1,0 +1,125 @@
+"""Pairwise entropy with its gradient in closed form: additive row sums of similarities, one product back.
+
+    e_ij = exp(-|z_i - z_j|^2 / t),   s_i = sum_j e_ij (j = i included, so s_i >= 1 and no maximum is needed)
+    value       log N - mean_i log s_i
+    gradient    2 / (N t) (w_i z_i - (W Z)_i),   W_ij = e_ij (1/s_i + 1/s_j) off the diagonal and 0 on it,   w = W 1
+
+Only the lower triangle is formed, in strips of rows. Several t share the products: W is the sum of theirs. Derived.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.blocks import CPU_BLOCK, accumulation_dtype
+
+#: a strip of rows is no taller than this part of the batch, so that the triangle saves nearly half of the square
+STRIPS = 8
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs beside z."""
+
+    sums: Tensor  # [K, groups, batch]
+    #: the lower triangle, in strips, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, batch, batch], or empty
+    kept: Tensor
+
+
+def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) -> bool:
+    """Whether the pairs are kept for the backward pass; it forms them again otherwise, for a third more time."""
+    return groups * batch * batch * itemsize <= memory_bytes
+
+
+def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved]:
+    """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for each t in scales [K, groups]: [groups, batch, dim] -> [K, groups]."""
+    groups, batch, _ = z.shape
+    zs, norms, ratios = _scaled(z, scales)
+    kept = zs.new_empty(0)
+    if keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
+        kept = zs.new_empty(groups, batch, batch)
+    sums = zs.new_zeros(len(scales), groups, batch)
+    for rows in _strips(groups, batch, z.device):
+        exponents = _exponents(zs, norms, rows, kept)
+        for k, total in enumerate(sums):
+            # the last may overwrite the exponents; a kept strip of several scales may not be overwritten
+            last = k == len(sums) - 1 and (kept.numel() == 0 or len(sums) == 1)
+            similarities = _similarities(exponents, ratios[k], in_place=last)
+            total[:, rows] += similarities.sum(dim=2)
+            total[:, : rows.start] += similarities[:, :, : rows.start].sum(dim=1)
+    return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
+
+
+def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved) -> Tensor:
+    """Gradient of z for the values' gradient `grad` [K, groups]: [groups, batch, dim], in the dtype of z."""
+    groups, batch, _ = z.shape
+    zs, norms, ratios = _scaled(z, scales)
+    # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
+    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
+    weight = zs.new_zeros(groups, batch, 1)
+    out = torch.zeros_like(zs)
+    for rows in _strips(groups, batch, z.device):
+        pairs = _pair_weights(zs, norms, rows, ratios, pulls, saved.kept)
+        weight[:, rows] += pairs.sum(dim=2, keepdim=True)
+        weight[:, : rows.start] += pairs[:, :, : rows.start].sum(dim=1)[:, :, None]
+        out[:, rows].baddbmm_(pairs, zs[:, : rows.stop], alpha=-1)
+        if rows.start > 0:
+            out[:, : rows.start].baddbmm_(pairs[:, :, : rows.start].mT, zs[:, rows], alpha=-1)
+    return out.addcmul_(zs, weight).to(z.dtype)
+
+
+def _scaled(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`(z - mean) / sqrt(t_0)`, its squared norms [groups, batch, 1], and `t_0 / t` [K, groups]."""
+    dtype = accumulation_dtype(z.dtype)
+    # distances do not see the mean, but their rounding does
+    zs = z - z.mean(dim=1, keepdim=True, dtype=dtype)
+    zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
+    return zs, torch.linalg.vector_norm(zs, dim=2, keepdim=True).square_(), (scales[:1] / scales).to(dtype)
+
+
+def _strips(groups: int, batch: int, device: torch.device) -> list[slice]:
+    tallest = CPU_BLOCK if device.type == "cpu" else 1 << 24
+    height = min(max(tallest // (groups * batch), 64), max(-(-batch // STRIPS), 64))
+    return [slice(start, min(start + height, batch)) for start in range(0, batch, height)]
+
+
+def _exponents(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor) -> Tensor:
+    """`-|z_i - z_j|^2 / t_0` for the rows i and all j before their end: [groups, rows, rows.stop]."""
+    before = slice(0, rows.stop)
+    out = kept[:, rows, before] if kept.numel() else zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
+    torch.add(norms[:, rows], norms[:, before].mT, out=out)
+    out.baddbmm_(zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
+    # a distance is no less than zero, and zero to itself, whatever rounding says
+    out.clamp_max_(0)
+    _itself(out, rows).zero_()
+    return out
+
+
+def _itself(strip: Tensor, rows: slice) -> Tensor:
+    """The pairs (i, i) of a strip: [groups, rows]."""
+    return strip[:, :, rows].diagonal(dim1=1, dim2=2)
+
+
+def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor:
+    """`exp(ratio * exponents)`; ratio is [groups]."""
+    out = exponents if in_place else torch.empty_like(exponents)
+    return torch.mul(exponents, ratio[:, None, None], out=out).exp_()
+
+
+def _pair_weights(zs: Tensor, norms: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, kept: Tensor) -> Tensor:
+    """W of a strip, each scale weighted by its upstream gradient: [groups, rows, rows.stop]."""
+    before = slice(0, rows.stop)
+    known = kept[:, rows, before] if kept.numel() else _exponents(zs, norms, rows, kept)
+    total = None
+    for ratio, pull in zip(ratios, pulls, strict=True):
+        pairs = pull[:, rows, None] + pull[:, None, before]
+        exponentiated = len(ratios) == 1 and kept.numel() > 0
+        pairs.mul_(known if exponentiated else _similarities(known, ratio, in_place=len(ratios) == 1))
+        total = pairs if total is None else total.add_(pairs)
+    assert total is not None
+    # a point does not move its own similarity to itself, which would drown all others in the difference
+    _itself(total, rows).zero_()
+    return total

@@ -1,0 +1,77 @@
+"""VICReg where calling an operator costs more than its arithmetic: the gradient is finished in the forward pass.
+
+Few operators, and few with a Python number among their operands (torch first turns each into a tensor); what is left to the
+backward pass is one multiplication by the upstream gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.blocks import accumulation_dtype
+
+Weights = tuple[float, float, float]
+Result = tuple[Tensor, Tensor, Tensor]
+
+
+def in_the_authors_order(views: Sequence[Tensor], weights: Weights, margin: float, epsilon: float) -> Result:
+    """Loss [], terms [3] and gradient [2, batch, dim] of two views [1, batch, dim], as the authors' code orders its sums.
+
+    The loss is theirs to the last bit, and published tests that compare exactly hold.
+    """
+    batch, dim = views[0].shape[1:]
+    z_a, z_b = (z[0].to(accumulation_dtype(z.dtype)) for z in views)
+    difference = z_a - z_b
+    invariance = difference.square().mean()
+    pull = difference.mul_(2 * weights[0] / difference.numel())
+    means, energies, gradients = [], [], []
+    for z, pulled in ((z_a, pull), (z_b, -pull)):
+        zc = z - z.mean(dim=0)
+        std = zc.var(dim=0).add_(epsilon).sqrt_()
+        hinge = torch.relu(margin - std)
+        covariance = torch.mm(zc.T, zc).div_(batch - 1)
+        # rows of dim + 1 elements, from the second element on: dim off the diagonal, then one on it
+        off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
+        means.append(hinge.mean())
+        energies.append(off_diagonal.square().sum().div_(dim))
+        pulled.addcmul_(zc, hinge.sign_().div_(std), value=-weights[1] / (2 * dim * (batch - 1)))
+        pulled.addmm_(zc, covariance.fill_diagonal_(0), alpha=4 * weights[2] / ((batch - 1) * dim))
+        gradients.append(pulled)
+    # halving is exact, so the sum of halves is half of the sum
+    variance, energy = (means[0] + means[1]).div_(2), energies[0] + energies[1]
+    loss = weights[0] * invariance + weights[1] * variance + weights[2] * energy
+    return loss, torch.stack((invariance, variance, energy)), torch.stack(gradients)
+
+
+def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsilon: float) -> Result:
+    """Loss [], terms [3] and gradient [V groups, batch, dim], all views and groups in each operator, by the D x D side."""
+    groups, batch, dim = views[0].shape
+    zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    shares = len(zc)
+    pull, invariance = _pull(views, zc, weights[0])
+    zc.sub_(zc.mean(dim=1, keepdim=True))
+    covariance = torch.baddbmm(zc.new_empty(1), zc.mT, zc, alpha=1 / (batch - 1), beta=0)
+    diagonal = covariance.diagonal(dim1=1, dim2=2)
+    std = (diagonal + epsilon).sqrt_()
+    diagonal.zero_()
+    hinge = torch.relu(margin - std)
+    variance = hinge.mean()
+    energy = covariance.square().sum().mul_(2 / (shares * dim))
+    loss = torch.add(weights[0] * invariance, variance, alpha=weights[1]).add_(energy, alpha=weights[2])
+    pull.addcmul_(zc, hinge.sign().div_(std)[:, None], value=-weights[1] / (shares * dim * (batch - 1)))
+    pull.baddbmm_(zc, covariance, alpha=8 * weights[2] / (shares * (batch - 1) * dim))
+    return loss, torch.stack((invariance, variance, energy)), pull
+
+
+def _pull(views: Sequence[Tensor], z: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """Gradient [V groups, batch, dim] and value [] of the invariance of two views; zeros for any other number of them."""
+    if len(views) != 2:
+        return torch.zeros_like(z), z.new_zeros(())
+    z_a, z_b = z.chunk(2)
+    difference = z_a - z_b
+    invariance = difference.square().mean()
+    difference.mul_(2 * weight / difference.numel())
+    return torch.cat((difference, -difference)), invariance
