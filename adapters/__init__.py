@@ -1,1 +1,13 @@
-"""Thin doors into the frameworks: they translate names and conventions and hold no mathematics."""
+"""Thin doors into the frameworks: they translate names and conventions and hold no mathematics.
+
+lightly                   criteria with lightly's constructors, LightningModules, methods for its benchmark scripts
+solo_learn                methods, configs and four ways of registering them
+stable_pretraining        criteria for `spt.Module`, and a forward for more than two views
+lightning                 a callback that logs terms, entropies, rank and spectrum in any of these frameworks
+eb_jepa                   the dict of terms its loops want
+pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
+conventions               whose argument names mean what
+backbones                 timm models as encoders of large and of 32-pixel images
+
+Importing it_losses imports none of these; importing one imports at most its own framework.
+"""

@@ -1,0 +1,50 @@
+"""timm models as encoders: no head, their width by name, and a stem that small images survive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from it_losses.adapters.frameworks import framework
+
+
+def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> nn.Module:
+    """`timm.create_model(name, num_classes=0, **options)`: images -> [batch, backbone.num_features].
+
+    Args:
+        name: a timm model.
+        small_images: for images of about 32 pixels, a ResNet's stem of stride 4 becomes a 3x3 convolution of stride 1; for
+            transformers pass `img_size=32, patch_size=4`.
+        options: arguments of the model.
+    """
+    timm = framework("timm", install="pip install timm")
+    # by module, not by registry: a framework may have registered its own model under the same name
+    model = _entrypoint(timm, name)(num_classes=0, **options)
+    if small_images:
+        _keep_resolution(model, name)
+    # pooled features of some families pass through one more layer, and are wider or narrower than num_features says
+    model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
+    return model
+
+
+def _entrypoint(timm: Any, name: str) -> Any:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        near = timm.list_models(f"*{architecture[:6]}*")[:8]
+        raise ValueError(f"timm has no model {name!r}. Near: {near}; timm.list_models() has all.")
+    own = timm.model_entrypoint(architecture)
+    if own.__module__.startswith("timm."):
+        return lambda **options: timm.create_model(name, **options)
+    for module in vars(timm.models).values():
+        if getattr(module, "__name__", "").startswith("timm.models.") and architecture in getattr(module, "__all__", ()):
+            return lambda **options: getattr(module, architecture)(**options)
+    raise ValueError(f"the name {name!r} is taken by {own.__module__}, and timm has no model of its own under it.")
+
+
+def _keep_resolution(model: Any, name: str) -> None:
+    stem, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
+    if not isinstance(stem, nn.Conv2d) or pool is None:
+        raise ValueError(f"small_images knows the stem of ResNets, not of {name!r}. Pass the model's own options instead.")
+    model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    model.maxpool = nn.Identity()

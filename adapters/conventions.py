@@ -1,0 +1,69 @@
+"""Whose argument means what: the constructor arguments of each library's VICReg, in our names and its convention."""
+
+from __future__ import annotations
+
+from it_losses import VICReg
+
+#: library -> its argument -> ours
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "lightly": {
+        "lambda_param": "invariance_weight",
+        "mu_param": "variance_weight",
+        "nu_param": "covariance_weight",
+        "eps": "epsilon",
+        "gather_distributed": "gather_distributed",
+    },
+    "solo-learn": {
+        "sim_loss_weight": "invariance_weight",
+        "var_loss_weight": "variance_weight",
+        "cov_loss_weight": "covariance_weight",
+    },
+    "stable-pretraining": {
+        "sim_coeff": "invariance_weight",
+        "std_coeff": "variance_weight",
+        "cov_coeff": "covariance_weight",
+        "epsilon": "epsilon",
+    },
+    "pytorch-metric-learning": {
+        "invariance_lambda": "invariance_weight",
+        "variance_mu": "variance_weight",
+        "covariance_v": "covariance_weight",
+        "eps": "epsilon",
+    },
+    "eb_jepa": {"std_coeff": "variance_weight", "cov_coeff": "covariance_weight"},
+}
+
+#: what a library does where its user says nothing, as far as it differs from VICReg()
+DEFAULTS: dict[str, dict[str, object]] = {
+    "lightly": {"gather_distributed": False},
+    "solo-learn": {"convention": "solo-learn"},
+    "stable-pretraining": {},
+    "pytorch-metric-learning": {"gather_distributed": False},
+    "eb_jepa": {
+        "convention": "eb_jepa",
+        "invariance_weight": 1.0,
+        "variance_weight": 1.0,
+        "covariance_weight": 1.0,
+        "gather_distributed": False,
+    },
+}
+
+
+def translated(library: str, **arguments: object) -> dict[str, object]:
+    """Arguments of that library's VICReg as arguments of ours; ValueError for an unknown library or argument."""
+    if library not in ARGUMENTS:
+        raise ValueError(f"library must be one of {sorted(ARGUMENTS)}, got {library!r}.")
+    ours = ARGUMENTS[library]
+    unknown = sorted(set(arguments) - set(ours))
+    if unknown:
+        raise ValueError(f"{library}'s VICReg takes {sorted(ours)}, got {unknown}.")
+    return DEFAULTS[library] | {ours[name]: value for name, value in arguments.items()}
+
+
+def vicreg(library: str, **arguments: object) -> VICReg:
+    """The criterion that gives that library's number for that library's arguments.
+
+    >>> vicreg("solo-learn", sim_loss_weight=25, var_loss_weight=25, cov_loss_weight=1).convention
+    'solo-learn'
+    """
+    return VICReg(**translated(library, **arguments))  # type: ignore[arg-type]

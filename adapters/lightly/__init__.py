@@ -1,0 +1,37 @@
+"""lightly: change the line that imports the loss.
+
+    - from lightly.loss import VICRegLoss
+    + from it_losses.adapters.lightly import VICRegLoss
+
+criteria   VICRegLoss, LogDetLoss, PairwiseLoss, EntropyRegularized and lightly's three term functions
+patch      install() and uninstall(): the same swap for code that cannot be edited
+modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
+methods    register(METHODS) for lightly's benchmark scripts; `python -m it_losses.adapters.lightly main.py` does it
+
+The criteria work where lightly is not installed.
+"""
+
+from it_losses.adapters.lightly.criteria import (
+    EntropyRegularized,
+    LogDetLoss,
+    PairwiseLoss,
+    VICRegLoss,
+    covariance_loss,
+    invariance_loss,
+    variance_loss,
+)
+from it_losses.adapters.lightly.methods import register
+from it_losses.adapters.lightly.patch import install, uninstall
+
+__all__ = [
+    "EntropyRegularized",
+    "LogDetLoss",
+    "PairwiseLoss",
+    "VICRegLoss",
+    "covariance_loss",
+    "install",
+    "invariance_loss",
+    "register",
+    "uninstall",
+    "variance_loss",
+]
