@@ -1,0 +1,45 @@
+"""`python -m it_losses.adapters.solo_learn SCRIPT ARGUMENTS` runs a script of solo-learn's with our methods registered.
+
+Without arguments it prints the folder of the configs, for `--config-path`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from it_losses.adapters.solo_learn import CONFIGS, register
+
+#: where the other ranks of a run, which Lightning starts without the script's path, find it
+SCRIPT = "IT_LOSSES_SOLO_SCRIPT"
+
+
+def script_of(arguments: list[str]) -> tuple[str, list[str]]:
+    """The script's path and its own arguments."""
+    if arguments and arguments[0].endswith(".py"):
+        return os.path.abspath(arguments[0]), arguments[1:]
+    if SCRIPT in os.environ:
+        return os.environ[SCRIPT], arguments
+    raise SystemExit(f"{__doc__}\nThe first argument must be a script of solo-learn's, got {arguments[:1]}.")
+
+
+def main() -> None:
+    """The script, run in this very module: Lightning reads from `__main__.__spec__` how to start the other ranks."""
+    if len(sys.argv) == 1 and SCRIPT not in os.environ:
+        print(CONFIGS)
+        return
+    script, arguments = script_of(sys.argv[1:])
+    if not Path(script).is_file():
+        raise SystemExit(f"there is no file {script}.")
+    os.environ[SCRIPT] = script
+    sys.argv = [script, *arguments]
+    # the script imports solo from the checkout it lies in
+    sys.path.insert(0, str(Path(script).parent))
+    register()
+    globals()["__file__"] = script
+    exec(compile(Path(script).read_bytes(), script, "exec"), globals())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The classes behind the names: solo-learn's own methods, with their loss replaced or an entropy added."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from omegaconf import DictConfig, OmegaConf
+from solo.methods.base import BaseMethod
+from solo.methods.byol import BYOL
+from solo.methods.simclr import SimCLR
+from solo.methods.vicreg import VICReg
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from it_losses import EntropyRegularizer, VICRegEntropy
+from it_losses.adapters.conventions import vicreg
+
+#: arguments of solo-learn's VICReg that the entropy methods have no use for
+VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
+
+
+class Configured(BaseMethod):
+    """What all of ours share: checked arguments, and a checkpoint that knows with which of them it was trained."""
+
+    #: `method_kwargs` that must be there
+    needed: ClassVar[tuple[str, ...]] = ("proj_hidden_dim", "proj_output_dim")
+    #: `method_kwargs` that may be there, and what holds where they are not
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def add_and_assert_specific_cfg(cls, cfg: DictConfig) -> DictConfig:
+        """The configuration with defaults filled in; ValueError where something needed is absent."""
+        given = OmegaConf.select(cfg, "method_kwargs", default={})
+        absent = [name for name in cls.needed if name not in given or OmegaConf.is_missing(given, name)]
+        if absent:
+            raise ValueError(f"method {cfg.method!r} needs method_kwargs.{absent[0]}; of {list(cls.needed)} missing: {absent}.")
+        unread = [name for name in VICREG_ONLY if name in given and name not in cls.defaults]
+        if unread:
+            warnings.warn(
+                f"method {cfg.method!r} does not read method_kwargs {unread}, which are VICReg's. Its own: {list(cls.defaults)}.",
+                stacklevel=2,
+            )
+        cfg = super().add_and_assert_specific_cfg(cfg)
+        for name, value in cls.defaults.items():
+            cfg.method_kwargs[name] = OmegaConf.select(cfg, f"method_kwargs.{name}", default=value)
+        return cfg
+
+    def option(self, name: str) -> Any:
+        """A `method_kwargs` entry as a plain value."""
+        value = self.cfg.method_kwargs[name]
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the arguments of the loss beside the weights."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to auto-resume a run of another loss, which solo-learn cannot tell from this one; warn if told to."""
+        super().on_load_checkpoint(checkpoint)
+        was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs)
+        if was is None or was == now:
+            return
+        differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}
+        message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
+        # main_pretrain deletes the entry when a checkpoint is named, and leaves None when it went looking for one
+        found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
+            self.cfg, "auto_resume.enabled", default=False
+        )
+        if found_by_itself:
+            raise ValueError(f"{message}. auto_resume compares `name`, not method_kwargs: give this run a `name` of its own.")
+        warnings.warn(f"{message}.", stacklevel=2)
+
+    def log_terms(self, **terms: Tensor) -> None:
+        """Each term as `train_<name>`, by step and by epoch."""
+        logged = {f"train_{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, on_epoch=True, sync_dist=True)
+
+
+class ReplacedLoss(Configured, VICReg):
+    """solo-learn's VICReg, its projector and optimizer, with `self.criterion` for a loss."""
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """The criterion of the two projections, and the online classifier's loss."""
+        # over VICReg's own step, to the one that makes the outputs
+        out = super(VICReg, self).training_step(batch, batch_idx)
+        terms = self.criterion.terms(*out["z"])
+        self.log_terms(**{f"{self.cfg.method}_loss": terms.loss}, **{k: v for k, v in terms._asdict().items() if k != "loss"})
+        loss: Tensor = terms.loss + out["loss"]
+        return loss
+
+
+class VICRegFused(ReplacedLoss):
+    """VICReg with solo-learn's weights, solo-learn's number, and our kernels."""
+
+    defaults: ClassVar[dict[str, Any]] = {"sim_loss_weight": 25.0, "var_loss_weight": 25.0, "cov_loss_weight": 1.0}
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        self.criterion = vicreg("solo-learn", **{name: self.option(name) for name in VICREG_ONLY})
+
+
+class EntropyForVarianceAndCovariance(ReplacedLoss):
+    """Invariance, and an entropy in place of VICReg's variance and covariance; null weights are the entropy's own."""
+
+    entropy: ClassVar[str]
+    defaults: ClassVar[dict[str, Any]] = {"invariance_weight": None, "entropy_weight": None, "entropy_options": {}}
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        weights = {name: self.option(name) for name in ("invariance_weight", "entropy_weight")}
+        self.criterion = VICRegEntropy(self.entropy, **weights, **self.option("entropy_options"))
+
+
+class VICRegLogDet(EntropyForVarianceAndCovariance):
+    """`vicreg_logdet`."""
+
+    entropy = "log_det"
+
+
+class VICRegPairDist(EntropyForVarianceAndCovariance):
+    """`vicreg_pairdist`."""
+
+    entropy = "pairwise"
+
+
+class AddedEntropy(Configured):
+    """Any of solo-learn's methods that makes a `z`: its own loss, less the weighted entropy of the l2-normalised online z."""
+
+    entropy: ClassVar[str]
+
+    def __init__(self, cfg: DictConfig) -> None:
+        super().__init__(cfg)
+        self.regularizer = EntropyRegularizer(self.entropy, self.option("entropy_weight"), **self.entropy_options())
+        self._online: list[Tensor] = []
+
+    def entropy_options(self) -> dict[str, Any]:
+        """Arguments of the estimator."""
+        options: dict[str, Any] = self.option("entropy_options")
+        return options
+
+    def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
+        """The host's outputs of one large crop, its z kept for the entropy."""
+        out: dict[str, Any] = super().base_training_step(X, targets)
+        self._online.append(normalize(out["z"], dim=-1))
+        return out
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """The host's loss, `- entropy_weight * H(z)`."""
+        self._online = []
+        loss: Tensor = super().training_step(batch, batch_idx)
+        negative_entropy = self.regularizer(*self._online)
+        self._online = []
+        self.log_terms(negative_entropy=negative_entropy)
+        return loss + negative_entropy
+
+
+class LogDetOnTheSphere(AddedEntropy):
+    """Log-det entropy, beta from the dimension unless given."""
+
+    entropy = "log_det"
+    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 1.0, "entropy_options": {}}
+
+    def entropy_options(self) -> dict[str, Any]:
+        """With l2-normalised z a variance is near `1 / dim`, and beta times it should be near 1."""
+        return {"beta": float(self.option("proj_output_dim"))} | super().entropy_options()
+
+
+class PairDistOnTheSphere(AddedEntropy):
+    """Pairwise entropy."""
+
+    entropy = "pairwise"
+    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.2, "entropy_options": {}}
+
+
+class BYOLLogDet(LogDetOnTheSphere, BYOL):
+    """`byol_logdet`."""
+
+    needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
+
+
+class BYOLPairDist(PairDistOnTheSphere, BYOL):
+    """`byol_pairdist`."""
+
+    needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
+
+
+class SimCLREntropy(LogDetOnTheSphere, SimCLR):
+    """`simclr_entropy`."""
+
+    needed = ("proj_hidden_dim", "proj_output_dim", "temperature")

@@ -1,0 +1,74 @@
+"""register(): our methods in solo-learn's METHODS and timm's models among its backbones, or a clear reason why not."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+#: folder of the YAML files, for `--config-path`
+CONFIGS = Path(__file__).parent / "configs"
+
+#: method -> class in methods: one name a loss, since auto_resume compares names and no weights
+METHODS = {
+    "vicreg_fused": "VICRegFused",
+    "vicreg_logdet": "VICRegLogDet",
+    "vicreg_pairdist": "VICRegPairDist",
+    "byol_logdet": "BYOLLogDet",
+    "byol_pairdist": "BYOLPairDist",
+    "simclr_entropy": "SimCLREntropy",
+}
+
+GITHUB = "git clone https://github.com/vturrisi/solo-learn"
+HYDRA = 'pip install "hydra-core>=1.3.2,<1.4"'
+
+
+def register() -> None:
+    """Add our methods to `solo.methods.METHODS`, in place; a second call changes nothing.
+
+    Raises:
+        ImportError: solo-learn cannot be imported, is the release of 2021, or meets Hydra 1.4 or newer.
+        ValueError: one of the names is taken by another class.
+    """
+    check_hydra()
+    solo = checked_solo()
+    from it_losses.adapters.solo_learn import methods
+    from it_losses.adapters.solo_learn.backbones import add_timm
+
+    add_timm(solo.BaseMethod)
+    for name, cls in METHODS.items():
+        ours = getattr(methods, cls)
+        if solo.METHODS.setdefault(name, ours) is not ours:
+            raise ValueError(f"method {name!r} is already {solo.METHODS[name]!r}. Rename it before registering ours.")
+
+
+def check_hydra() -> None:
+    """ImportError unless Hydra is one that solo-learn's scripts run with."""
+    try:
+        version = metadata.version("hydra-core")
+    except metadata.PackageNotFoundError as error:
+        raise ImportError(f"solo-learn needs Hydra, which is not installed. Run: {HYDRA}") from error
+    major, minor = (int(number) for number in re.findall(r"\d+", version)[:2])
+    if (major, minor) >= (1, 4):
+        raise ImportError(f"solo-learn's scripts need Hydra below 1.4, found hydra-core {version}. Run: {HYDRA}")
+
+
+def checked_solo() -> ModuleType:
+    """`solo.methods`; ImportError unless it is that of GitHub's main branch."""
+    try:
+        solo = importlib.import_module("solo.methods")
+    except ModuleNotFoundError as error:
+        if error.name != "solo":
+            raise
+        raise ImportError(
+            f"solo-learn is not importable. It is used from a checkout, which `pip install` cannot replace: {GITHUB}, then "
+            "run its scripts from there or put the checkout on PYTHONPATH."
+        ) from error
+    if not hasattr(solo, "METHODS") or not hasattr(getattr(solo, "BaseMethod", None), "add_and_assert_specific_cfg"):
+        raise ImportError(
+            f"this solo-learn ({Path(str(solo.__file__)).parent}) is an old release, as PyPI has it since 2021; the methods "
+            f"need GitHub's main branch. Run: pip uninstall solo-learn; {GITHUB}"
+        )
+    return solo
