@@ -6,7 +6,8 @@ entropy       estimators of H(Z): VarianceCovariance, LogDet, Pairwise, by name 
 invariance    E[log q(z | z')] as a squared distance of the views
 conventions   whose VICReg weights mean what
 functional    the same objectives as functions of tensors
-distributed   the batch of all ranks
+distributed   the ranks that share a batch, and their collectives
+global_batch  the loss of their batch
 kernels       fused twins of the estimators
 diagnostics   what a run measures of its embeddings
 theory        the paper's theorems, to be evaluated

@@ -8,12 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses import distributed
 from it_losses.conventions import VICRegWeights, official_weights
+from it_losses.distributed import LOCAL, Gathering, gathering
 from it_losses.entropy import EntropyEstimator
-from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
+from it_losses.entropy.variance_covariance import VarianceCovariance, off_diagonal_energy, variance_hinge
+from it_losses.global_batch import gathered, shared_loss
 from it_losses.invariance import mean_squared_distance
 from it_losses.views import check_views, full_precision, samples
+
+__all__ = ["LOCAL", "Gathering", "Terms", "VICRegTerms", "entropy_of", "gathering", "lower_bound", "vicreg_bound"]
 
 
 class Terms(NamedTuple):
@@ -46,12 +49,18 @@ def lower_bound(
     *,
     invariance_weight: float,
     entropy_weight: float,
-    gather_distributed: bool,
+    gathering: Gathering = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
+    shared = estimator.sharded() if gathering.is_active() else None
+    if shared is not None:
+        loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), gathering=gathering)
+        estimator.watch(terms[2:])
+        return Terms(loss, *terms[:2].unbind())
+    views = everyones(views, gathering)
     check_views(views, at_least=2)
     with full_precision(views[0]):
-        views = global_samples(views, gather_distributed=gather_distributed)
+        views = [samples(z) for z in views]
         invariance = mean_squared_distance(views)
         entropy = _mean([estimator.entropy(z) for z in views])
         log_likelihood = -invariance_weight * invariance
@@ -67,13 +76,19 @@ def vicreg_bound(
     convention: str,
     margin: float,
     epsilon: float,
-    gather_distributed: bool,
+    gathering: Gathering = LOCAL,
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
+    if gathering.is_active():
+        weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
+        surrogate = VarianceCovariance(weights.variance, weights.covariance, margin=margin, epsilon=epsilon)
+        loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), gathering=gathering)
+        invariance, entropy, hinge, energy = terms.unbind()
+        return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     with full_precision(views[0]):
-        views = global_samples(views, gather_distributed=gather_distributed)
+        views = [samples(z) for z in views]
         invariance = mean_squared_distance(views)
         variance = _mean([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
         # the authors average the hinges of the two views, but add their covariances
@@ -83,19 +98,22 @@ def vicreg_bound(
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
 
 
-def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gather_distributed: bool) -> Tensor:
+def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gathering: Gathering = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
+    shared = estimator.sharded() if gathering.is_active() else None
+    if shared is not None:
+        minus_entropy, terms = shared_loss(views, *shared, weights=(0.0, 1.0), gathering=gathering)
+        estimator.watch(terms[2:])
+        return -minus_entropy
+    views = everyones(views, gathering)
     check_views(views)
     with full_precision(views[0]):
-        views = global_samples(views, gather_distributed=gather_distributed)
-        return _mean([estimator.entropy(z) for z in views])
+        return _mean([estimator.entropy(samples(z)) for z in views])
 
 
-def global_samples(views: Sequence[Tensor], *, gather_distributed: bool) -> list[Tensor]:
-    """Samples of the batch of all ranks: V x [batch, ..., dim] -> V x [..., global batch, dim], float32 or float64."""
-    if gather_distributed:
-        views = distributed.gathered(views)
-    return [samples(z) for z in views]
+def everyones(views: Sequence[Tensor], gathering: Gathering) -> Sequence[Tensor]:
+    """The views with the samples of all ranks: V x [batch, ..., dim] -> V x [global batch, ..., dim]."""
+    return gathered(views, gathering) if gathering.is_active() else views
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

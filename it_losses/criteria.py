@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from it_losses import bound
@@ -22,7 +24,9 @@ class VICRegEntropy(nn.Module):
         invariance_weight: weight of the mean squared distance; None for what trains with this estimator.
         entropy_weight: weight of the entropy; None likewise.
         gather_distributed: where torch.distributed is initialised, the loss of the batch of all ranks, with the gradients
-            that DDP's averaging makes equal to those of one process.
+            that make training equal to that of one process.
+        process_group: the group, or its name, of the ranks that share a batch; None for all. The name is kept.
+        gradient_reduction: what the training loop does with the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
@@ -42,6 +46,8 @@ class VICRegEntropy(nn.Module):
         invariance_weight: float | None = None,
         entropy_weight: float | None = None,
         gather_distributed: bool = True,
+        process_group: object = None,
+        gradient_reduction: Literal["mean", "sum"] = "mean",
         **estimator_options: object,
     ) -> None:
         super().__init__()
@@ -49,7 +55,7 @@ class VICRegEntropy(nn.Module):
         default = self.entropy.default_weights
         self.invariance_weight = _weight("invariance_weight", invariance_weight, default.invariance)
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
-        self.gather_distributed = bool(gather_distributed)
+        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
@@ -58,7 +64,7 @@ class VICRegEntropy(nn.Module):
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
-            gather_distributed=self.gather_distributed,
+            gathering=self.gathering,
         )
 
     def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
@@ -67,10 +73,7 @@ class VICRegEntropy(nn.Module):
 
     def extra_repr(self) -> str:
         """The constants."""
-        return (
-            f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, "
-            f"gather_distributed={self.gather_distributed}"
-        )
+        return f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, {self.gathering}"
 
 
 class VICReg(nn.Module):
@@ -88,7 +91,7 @@ class VICReg(nn.Module):
         epsilon: added to the variances under the root.
         convention: whose weights these are: "official" (the authors' code, lightly, stable-pretraining), "solo-learn",
             "vicregl", "eb_jepa" or "paper" (the printed formula); each gives that source's number.
-        gather_distributed: as for VICRegEntropy.
+        gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
         ValueError: an unknown convention, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
@@ -109,6 +112,8 @@ class VICReg(nn.Module):
         epsilon: float = 1e-4,
         convention: str = "official",
         gather_distributed: bool = True,
+        process_group: object = None,
+        gradient_reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
         self.invariance_weight = check_weight("invariance_weight", invariance_weight)
@@ -117,7 +122,7 @@ class VICReg(nn.Module):
         self.margin = check_positive("margin", margin)
         self.epsilon = check_positive("epsilon", epsilon)
         self.convention = check_convention(convention)
-        self.gather_distributed = bool(gather_distributed)
+        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
@@ -127,7 +132,7 @@ class VICReg(nn.Module):
             convention=self.convention,
             margin=self.margin,
             epsilon=self.epsilon,
-            gather_distributed=self.gather_distributed,
+            gathering=self.gathering,
         )
 
     def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
@@ -139,7 +144,7 @@ class VICReg(nn.Module):
         return (
             f"invariance_weight={self.invariance_weight}, variance_weight={self.variance_weight}, "
             f"covariance_weight={self.covariance_weight}, margin={self.margin}, epsilon={self.epsilon}, "
-            f"convention={self.convention!r}, gather_distributed={self.gather_distributed}"
+            f"convention={self.convention!r}, {self.gathering}"
         )
 
 
@@ -151,7 +156,7 @@ class EntropyRegularizer(nn.Module):
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
         weight: weight of the entropy.
-        gather_distributed: as for VICRegEntropy.
+        gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
@@ -169,22 +174,27 @@ class EntropyRegularizer(nn.Module):
         weight: float = 1.0,
         *,
         gather_distributed: bool = True,
+        process_group: object = None,
+        gradient_reduction: Literal["mean", "sum"] = "mean",
         **estimator_options: object,
     ) -> None:
         super().__init__()
         self.entropy = estimator(entropy, **estimator_options)
         self.weight = check_weight("weight", weight)
-        self.gather_distributed = bool(gather_distributed)
+        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
-        entropy = bound.entropy_of((z, *more_views), self.entropy, gather_distributed=self.gather_distributed)
+        entropy = bound.entropy_of((z, *more_views), self.entropy, gathering=self.gathering)
         return -self.weight * entropy
 
     def extra_repr(self) -> str:
         """The constants."""
-        return f"weight={self.weight}, gather_distributed={self.gather_distributed}"
+        return f"weight={self.weight}, {self.gathering}"
 
 
-def _weight(name: str, named: float | None, default: float) -> float:
-    return default if named is None else check_weight(name, named)
+def _weight(name: str, named: float | None, default: float | None) -> float:
+    weight = default if named is None else named
+    if weight is None:
+        raise ValueError(f"this estimator has no default {name}: its value grows with dim. Name {name}=... .")
+    return check_weight(name, weight)

@@ -1,63 +1,158 @@
-"""The global batch: views gathered from all ranks, with the gradient that DDP's averaging makes exact.
+"""The ranks that share a batch: who they are, how many samples each holds, and their collectives.
 
-Every rank evaluates the loss L of the whole batch, so each already holds dL/dz of every row: the backward pass takes the
-rows of this rank and speaks to no other. DDP divides the summed gradients of W ranks by W; the rows are multiplied by W.
+Before anything is gathered the hosts tell each other the shapes they hold (`agreed`): ranks may hold different numbers of
+samples, and a rank that brings something else makes all of them raise. It costs one small message between hosts and no wait for
+a device. Every collective returns new memory; whether there are ranks to speak to is asked in each forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from it_losses.views import ViewError
+from it_losses.views import ViewError, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+_on_hosts: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
-def gathered(views: Sequence[Tensor]) -> list[Tensor]:
-    """The views with the rows of all ranks, in rank order: V x [batch, ...] -> V x [global batch, ...]."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return list(views)
-    rows = _rows_of_all_ranks(views)
-    return list(_Gather.apply(rows, *views))
+class Gathering(NamedTuple):
+    """Which samples a loss is of, and what becomes of its gradient."""
+
+    #: whether the loss is that of the samples of all ranks
+    gather_distributed: bool = False
+    #: name of the process group that shares a batch; "" for all ranks
+    process_group: str = ""
+    #: "mean" or "sum": what the training loop does with the gradients of the ranks
+    gradient_reduction: str = "mean"
+
+    def is_active(self) -> bool:
+        """Whether there may be other ranks to speak to; process groups come and go, so ask in every forward pass."""
+        if not (self.gather_distributed and dist.is_available() and dist.is_initialized()):
+            return False
+        return bool(self.process_group) or dist.get_world_size() > 1
 
 
-def _rows_of_all_ranks(views: Sequence[Tensor]) -> tuple[int, ...]:
-    """Batch size of each rank; ViewError on every rank where anything else differs between them."""
-    first = views[0]
-    traits = [len(first), len(views), first[0].numel(), _DTYPES.index(first.dtype)]
-    mine = torch.tensor(traits, device=first.device)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    table = torch.stack(everyone).tolist()
-    if any(row[1:] != table[0][1:] for row in table):
-        raise ViewError(
-            f"every rank must bring the same number of views, dim and dtype; (views, size of a sample, dtype) of the ranks: "
-            f"{[(v, d, str(_DTYPES[t])) for _, v, d, t in table]}."
-        )
-    return tuple(row[0] for row in table)
+#: the loss of the samples of this process
+LOCAL = Gathering()
 
 
-class _Gather(torch.autograd.Function):
-    """All views of all ranks in one collective; backward is local."""
+def gathering(gather_distributed: bool, process_group: object, gradient_reduction: str) -> Gathering:
+    """The arguments of a criterion, checked; of a process group the name is kept, which can be copied and pickled."""
+    if gradient_reduction not in ("mean", "sum"):
+        raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
+    if process_group is not None and not isinstance(process_group, str):
+        if not isinstance(process_group, dist.ProcessGroup):
+            raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.")
+        process_group = process_group.group_name
+    return Gathering(bool(gather_distributed), process_group or "", gradient_reduction)
 
-    @staticmethod
-    def forward(ctx: Any, rows: tuple[int, ...], *views: Tensor) -> tuple[Tensor, ...]:
-        rank = dist.get_rank()
-        start = sum(rows[:rank])
-        ctx.own = slice(start, start + rows[rank])
-        # ranks may hold different batch sizes, collectives may not: pad to the largest, cut off after
-        padded = views[0].new_zeros(len(views), max(rows), *views[0].shape[1:])
-        padded[:, : rows[rank]] = torch.stack(views)
-        everyone = [torch.empty_like(padded) for _ in rows]
-        dist.all_gather(everyone, padded)
-        whole = torch.cat([part[:, :n] for part, n in zip(everyone, rows, strict=True)], dim=1)
-        return tuple(whole.unbind())
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(gradient[ctx.own] * dist.get_world_size() for gradient in gradients)
+class Ranks:
+    """The ranks that share one batch, and their collectives; what `kernels.sharded_ranks.Ranks` asks for."""
+
+    def __init__(self, group: dist.ProcessGroup, rows: Sequence[int]) -> None:
+        self._group, self._rows = group, tuple(rows)
+        start = sum(self._rows[: group.rank()])
+        self.samples = sum(self._rows)
+        self.world = group.size()
+        self.own = slice(start, start + self._rows[group.rank()])
+
+    def summed(self, own: Tensor) -> Callable[[], Tensor]:
+        """The sum over the ranks: under way now, there when called."""
+        total = own.clone(memory_format=torch.contiguous_format)
+        work = dist.all_reduce(total, group=self._group, async_op=True)
+        return lambda: _there(work, total)
+
+    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order; all are under way while the first is used."""
+        pending = [self._gather(t) for t in own]
+        return (there() for there in pending)
+
+    def _gather(self, own: Tensor) -> Callable[[], Tensor]:
+        largest = max(self._rows)
+        if len(own) < largest:
+            # ranks may hold different numbers of rows, collectives may not: pad to the largest, cut off after
+            own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
+        everyone = own.new_empty(len(self._rows) * largest, *own.shape[1:])
+        work = dist.all_gather_into_tensor(everyone, own.contiguous(), group=self._group, async_op=True)
+        return lambda: self._without_padding(_there(work, everyone), largest)
+
+    def _without_padding(self, everyone: Tensor, largest: int) -> Tensor:
+        if len(everyone) == self.samples:
+            return everyone
+        return torch.cat([part[:n] for part, n in zip(torch.split(everyone, largest), self._rows, strict=True)])
+
+
+def _there(work: Any, result: Tensor) -> Tensor:
+    work.wait()
+    return result
+
+
+def process_group(name: str) -> dist.ProcessGroup:
+    """The process group of that name, "" for that of all ranks; ValueError where there is none now."""
+    if not name:
+        return dist.distributed_c10d._get_default_group()
+    try:
+        return dist.distributed_c10d._resolve_process_group(name)  # type: ignore[attr-defined, arg-type]
+    except (LookupError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"no process group is named {name!r} on this rank. Create it before the first forward pass."
+        ) from error
+
+
+def agreed(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
+    """The ranks and how many samples each holds; ViewError on every rank where anything else differs between them."""
+    group = process_group(group_name)
+    traits, refusal = _traits(views, objective)
+    everyone = _told_each_other(traits, group)
+    if refusal is not None:
+        raise refusal
+    refused = [rank for rank, (rows, *_) in enumerate(everyone) if rows == 0]
+    if refused:
+        raise ViewError(f"ranks {refused} of the group brought views that no objective accepts; their own errors say why.")
+    if any(row[1:] != everyone[0][1:] for row in everyone):
+        brought = [f"{v} views [{n}, {g}, {d}] of {_DTYPES[t]}, objective {o:08x}" for n, v, g, d, t, o in everyone]
+        raise ViewError(f"all ranks must bring as many views of one dim and dtype to one objective; in rank order: {brought}.")
+    rows = [row[0] for row in everyone]
+    if sum(rows) < 2:
+        raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
+    return Ranks(group, rows)
+
+
+def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
+    """What the ranks must know of each other: (samples, views, groups, dim, dtype, objective); or zeros, and why not."""
+    try:
+        check_views(views, fewest=1)
+        stamp = zlib.crc32(repr(objective).encode())
+        dtype = _DTYPES.index(views[0].dtype)
+    except ValueError as error:
+        # not raised yet: the others wait to hear from this rank
+        return [0] * 6, error
+    return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
+
+
+def _told_each_other(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
+    """The numbers of every rank, in rank order."""
+    mine = torch.tensor(numbers)
+    everyone = mine.new_empty(group.size() * len(mine))
+    dist.all_gather_into_tensor(everyone, mine, group=_between_hosts(group))
+    return everyone.view(group.size(), -1).tolist()
+
+
+def _between_hosts(group: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The group, or one of the same ranks that speaks over the hosts: to read sizes from a device is to wait for it."""
+    if "cpu" in dist.get_backend_config(group):
+        return group
+    if group not in _on_hosts:
+        ranks = dist.get_process_group_ranks(group)
+        of_hosts = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        assert isinstance(of_hosts, dist.ProcessGroup)
+        _on_hosts[group] = of_hosts
+    return _on_hosts[group]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from it_losses import bound
 from it_losses.conventions import VICRegWeights
-from it_losses.entropy import LogDet, Pairwise
+from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.invariance import mean_squared_distance
 from it_losses.views import check_views, full_precision, samples
 
@@ -32,7 +32,6 @@ def vicreg(
         convention=convention,
         margin=margin,
         epsilon=epsilon,
-        gather_distributed=False,
     ).loss
 
 
@@ -52,6 +51,22 @@ def pairwise_entropy(
     """Bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`, see Pairwise: [batch, ..., dim] -> []."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction)(z)
     return entropy
+
+
+def global_entropy(
+    z: Tensor,
+    *more_views: Tensor,
+    entropy: str | EntropyEstimator,
+    process_group: object = None,
+    gradient_reduction: Literal["mean", "sum"] = "mean",
+    **estimator_options: object,
+) -> Tensor:
+    """What an estimator gives for the samples of all ranks, averaged over the views: V x [batch, ..., dim] -> [].
+
+    An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
+    """
+    ranks = bound.gathering(True, process_group, gradient_reduction)
+    return bound.entropy_of((z, *more_views), estimator(entropy, **estimator_options), gathering=ranks)
 
 
 def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:

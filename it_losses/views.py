@@ -18,26 +18,26 @@ class ViewError(ValueError, AssertionError):
     """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
 
 
-def check_views(views: Sequence[Tensor], *, at_least: int = 1) -> None:
-    """Raise ViewError unless all views are floating-point `[batch >= 2, ..., dim >= 1]` of one shape, dtype and device."""
+def check_views(views: Sequence[Tensor], *, at_least: int = 1, fewest: int = 2) -> None:
+    """Raise ViewError unless all views are floating-point `[batch >= fewest, ..., dim >= 1]` of one shape, dtype and device."""
     if len(views) < at_least:
         raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
     first = views[0]
-    _check_view(first)
+    _check_view(first, fewest)
     for other in views[1:]:
         _check_alike(first, other)
 
 
-def _check_view(z: Tensor) -> None:
+def _check_view(z: Tensor, fewest: int) -> None:
     if not isinstance(z, Tensor):
         raise ViewError(f"needs tensors, got {type(z).__name__}. Convert it with torch.as_tensor.")
     if not z.is_floating_point():
         raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
     if z.ndim < 2:
         raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Add the missing dimension.")
-    if len(z) < 2:
+    if len(z) < fewest:
         raise ViewError(
-            f"needs batch size > 1 for its statistics, got z of shape {tuple(z.shape)}. "
+            f"needs batch size > {fewest - 1} for its statistics, got z of shape {tuple(z.shape)}. "
             "Raise the batch size, or drop the last batch."
         )
     if z.numel() == 0:

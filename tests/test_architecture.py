@@ -22,9 +22,10 @@ BELOW = {
     "views": set(),
     "conventions": set(),
     "distributed": {"views"},
+    "global_batch": {"distributed", "kernels", "views"},
     "invariance": {"kernels", "views"},
     "entropy": {"kernels", "views"},
-    "bound": {"conventions", "distributed", "entropy", "invariance", "kernels", "views"},
+    "bound": {"conventions", "distributed", "entropy", "global_batch", "invariance", "kernels", "views"},
     "criteria": {"bound", "conventions", "entropy", "views"},
     "functional": {"bound", "conventions", "entropy", "invariance", "views"},
     "diagnostics": {"bound", "criteria", "entropy", "functional", "invariance", "kernels", "views"},
@@ -112,6 +113,8 @@ def test_the_packages_that_are_shipped_are_those_of_the_tree():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     shipped = {name for name in settings["packages"] if name.split(".")[0] == "it_losses"}
     core = {".".join(path.parent.relative_to(ROOT).parts) for path in CORE}
-    adapters = {".".join(("it_losses", *path.parent.relative_to(ROOT).parts)) for path in ADAPTERS if path.name == "__init__.py"}
+    adapters = {
+        ".".join(("it_losses", *path.parent.relative_to(ROOT).parts)) for path in ADAPTERS if path.name == "__init__.py"
+    }
     assert core <= shipped
     assert shipped - core <= adapters | {name for name in shipped if name.startswith("it_losses.adapters")}

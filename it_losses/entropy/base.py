@@ -14,7 +14,8 @@ class BoundWeights(NamedTuple):
     """Weights that make an estimator train with no tuning: of the invariance term and of the entropy term."""
 
     invariance: float
-    entropy: float
+    #: None where no one weight serves every dim: the user has to name it
+    entropy: float | None
 
 
 class EntropyEstimator(nn.Module):
@@ -42,8 +43,27 @@ class EntropyEstimator(nn.Module):
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy of each group of samples: `[..., batch, dim] -> [...]`."""
 
+    def sharded(self) -> tuple[str, list[float]] | None:
+        """The form in `kernels.sharded.FORMS` that computes this entropy over many ranks, and its constants; None for none.
+
+        Without a form every rank gathers all samples and repeats the whole computation: as exact, and slower.
+        """
+        return None
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        # who redefines the entropy of an estimator has not redefined its form
+        if "entropy" in vars(cls) and "sharded" not in vars(cls):
+            cls.sharded = EntropyEstimator.sharded  # type: ignore[method-assign]
+
+    def watch(self, parts: Tensor) -> None:
+        """Look at what the entropy consisted of where many ranks computed it, `[parts]`; for warnings."""
+
     def forward(self, z: Tensor) -> Tensor:
-        """Entropy of a batch, averaged over its groups: `[batch, ..., dim] -> []`."""
+        """Entropy of the batch this process holds, averaged over its groups: `[batch, ..., dim] -> []`.
+
+        For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
+        """
         check_views([z])
         with full_precision(z):
             return self.entropy(samples(z)).mean()

@@ -56,13 +56,23 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`12.5 mse - 1/dim sum_v log det`: the curvature of VICReg's 25 : 1 about the identity covariance (derived)."""
-        return BoundWeights(invariance=12.5, entropy=4.0)
+        """`25 mse - 50 / (beta dim) sum_v log det(I + beta Cov)` for two views (derived).
+
+        Along a direction of variance v whose views differ by `2 r v` (r = 1 where they share nothing), the loss is least at
+        `beta v = entropy * beta / (4 invariance r) - 1 = 2 / r - 1`: positive for every r, so that no direction is let go,
+        and the larger the more the views share.
+        """
+        # an entropy in nats grows with dim, which is not known here
+        return BoundWeights(invariance=25.0, entropy=200.0 / self.beta if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
         nats = half_log_det(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
+
+    def sharded(self) -> tuple[str, list[float]]:
+        """See the base class."""
+        return "log_det", [self.beta, float(self.per_dimension)]
 
     def extra_repr(self) -> str:
         """The constants."""

@@ -101,6 +101,19 @@ class Pairwise(EntropyEstimator):
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
+    def sharded(self) -> tuple[str, list[float]]:
+        """See the base class."""
+        return "pairwise", [
+            DIVERGENCES[self.divergence],
+            self.spread_fraction,
+            *(() if self.bandwidth == "auto" else self.bandwidth),
+        ]
+
+    def watch(self, parts: Tensor) -> None:
+        """Warn where the part with a gradient stands at its limit."""
+        if self.bandwidth != "auto":
+            self._saturation.look_at([parts], limit=1.0)
+
     def extra_repr(self) -> str:
         """The constants."""
         return f"bandwidth={self.bandwidth!r}, divergence={self.divergence!r}, spread_fraction={self.spread_fraction}"

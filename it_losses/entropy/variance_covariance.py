@@ -71,6 +71,10 @@ class VarianceCovariance(EntropyEstimator):
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
         return -(self.variance_weight * variance + 2 * self.covariance_weight * off_diagonal_energy(z))
 
+    def sharded(self) -> tuple[str, list[float]]:
+        """See the base class."""
+        return "variance_covariance", [self.variance_weight, self.covariance_weight, self.margin, self.epsilon]
+
     def extra_repr(self) -> str:
         """The constants."""
         return (

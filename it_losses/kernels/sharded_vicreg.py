@@ -1,0 +1,80 @@
+"""VICReg's surrogate over many ranks: H = -(variance_weight * hinge + 2 covariance_weight * energy), own rows of its gradient.
+
+    hinge     mean_d relu(margin - sqrt(var_d + epsilon))
+    energy    sum_{i!=j} C_ij^2 / dim  =  (|G|^2 - sum_d var_d^2) / dim,     C = Zc^T Zc / (N-1), G = Zc Zc^T / (N-1)
+    gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;   d energy / dZ = 4 / ((N-1) dim) * (G Zc - Zc var)
+
+The rows of the gradient that a rank owns need its own rows of G alone, or the sum of the ranks' C. Derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.sharded_ranks import Evaluation, Form, Ranks, centred_batches, centred_samples, per_view
+
+
+def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> Evaluation:
+    """Own rows of G [n, samples] from the gathered samples; one sum over the ranks for the value."""
+    variance_weight, covariance_weight, margin, epsilon = constants
+    _, groups, dim = views[0].shape
+    freedom = ranks.samples - 1
+    share = 1 / (len(views) * groups)
+    hinges, energies, apart, gradients = [], [], [], []
+    for z in centred_batches(views, ranks):  # [groups, samples, dim]
+        variance = torch.linalg.vector_norm(z, dim=1, keepdim=True).square_() / freedom  # [groups, 1, dim]
+        hinge, slope = _hinge(variance, margin, epsilon, freedom)
+        hinges.append(hinge.mean())
+        # one dominant feature would fill |G|^2 and cancel against its own variance: its products are taken apart
+        top = variance.argmax(dim=2, keepdim=True)  # [groups, 1, 1]
+        column = z.gather(2, top.expand(-1, z.shape[1], 1))  # [groups, samples, 1]
+        variance.scatter_(2, top, 0)
+        row = torch.bmm(column.mT, z).div_(freedom).scatter_(2, top, 0)  # [groups, 1, dim]
+        own = z[:, ranks.own]
+        gram = torch.bmm(own.scatter(2, top.expand(-1, own.shape[1], 1), 0), z.mT).div_(freedom)  # [groups, n, samples]
+        energies.append(torch.linalg.vector_norm(gram, dim=(1, 2)).square_())
+        apart.append((2 * row.square() - variance.square()).sum())
+        push = -2 * covariance_weight * 4 / (freedom * dim) * share
+        gradient = own * (slope * (-variance_weight * share) - push * variance)
+        gradient.addcmul_(column[:, ranks.own], row, value=push)
+        gradients.append(gradient.baddbmm_(gram, z, alpha=push).movedim(0, 1))
+    # every rank has its own part of |G|^2, and all of what is taken apart
+    energy = ranks.summed(torch.stack(energies).sum())() + torch.stack(apart).sum()
+    return _evaluation(torch.stack(hinges).mean(), energy * (share / dim), torch.stack(gradients), constants)
+
+
+def covariance(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> Evaluation:
+    """C [dim, dim], the sum of what the ranks find in their own samples."""
+    variance_weight, covariance_weight, margin, epsilon = constants
+    dim, freedom = views[0].shape[-1], ranks.samples - 1
+    z = centred_samples(views, ranks)  # [V groups, n, dim]
+    matrix = ranks.summed(torch.bmm(z.mT, z).div_(freedom))()
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    hinge, slope = _hinge(diagonal[:, None].clone(), margin, epsilon, freedom)
+    # zeroed, not subtracted: for decorrelated samples the diagonal is all there is, and the difference has no digits
+    diagonal.zero_()
+    energy = torch.linalg.vector_norm(matrix, dim=(1, 2)).square_().mean() / dim
+    matrix.mul_(-2 * covariance_weight * 4 / (freedom * dim) / len(z))
+    diagonal.copy_(slope[:, 0] * (-variance_weight / len(z)))
+    return _evaluation(hinge.mean(), energy, per_view(torch.bmm(z, matrix), views), constants)
+
+
+def _hinge(variance: Tensor, margin: float, epsilon: float, freedom: int) -> tuple[Tensor, Tensor]:
+    """Hinges [V groups] and their slopes in Zc [V groups, 1, dim]; variance is [V groups, 1, dim]."""
+    std = (variance + epsilon).sqrt_()
+    slope = std.reciprocal().mul_(-1 / (freedom * std.shape[-1]))
+    # not `std < margin`: a NaN must not pass for a spread that needs no push
+    return torch.relu(margin - std).mean(dim=(1, 2)), torch.where(std >= margin, 0.0, slope)
+
+
+def _evaluation(hinge: Tensor, energy: Tensor, gradient: Tensor, constants: Sequence[float]) -> Evaluation:
+    variance_weight, covariance_weight, *_ = constants
+    entropy = -(variance_weight * hinge + 2 * covariance_weight * energy)
+    return Evaluation(entropy, gradient, torch.stack((hinge, energy)))
+
+
+#: bytes decide: gathering sends 2 N dim numbers, summing 4 dim^2; the products are equal at N = dim
+FORM = Form(rows, covariance, covariance_from=2, parts=2)
