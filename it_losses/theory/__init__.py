@@ -1,1 +1,60 @@
-"""theory."""
+"""The paper's theorems, to be evaluated (Shwartz-Ziv et al., arXiv 2303.00633).
+
+output_mixture   Theorem 1: the law of a network's output for noisy prototypes, its density and entropy
+likelihood       E log q(z | z'), exact, and ways to estimate the conditional covariances in it
+optimum          Theorem 2: the entropy's maximiser under bounded eigenvalues is diagonal
+normality        the test of Figure 1: is the output Gaussian for Gaussian noise at the input?
+generalization   Theorem 3: the bound on the test loss of a linear head, each term apart
+
+What is marked "as recalled" was written down from memory of the paper and is to be checked against it; "derived" stands for
+mathematics that the tests check against closed forms or Monte Carlo.
+"""
+
+from it_losses.theory.generalization import (
+    GeneralizationBound,
+    LeastSquaresHead,
+    empirical_rademacher,
+    generalization_bound,
+    generalization_gap,
+    least_squares_head,
+    least_squares_residual,
+)
+from it_losses.theory.likelihood import (
+    expected_log_likelihood,
+    half_log_det_covariance,
+    hutchinson_trace,
+    view_covariance,
+)
+from it_losses.theory.normality import normality_p_values, output_normality
+from it_losses.theory.optimum import (
+    distance_from_diagonal,
+    hadamard_gap,
+    log_det_ratio,
+    maximise_log_det_ratio,
+    second_order_log_det,
+)
+from it_losses.theory.output_mixture import OutputMixture, linearization_error, output_mixture
+
+__all__ = [
+    "GeneralizationBound",
+    "LeastSquaresHead",
+    "OutputMixture",
+    "distance_from_diagonal",
+    "empirical_rademacher",
+    "expected_log_likelihood",
+    "generalization_bound",
+    "generalization_gap",
+    "hadamard_gap",
+    "half_log_det_covariance",
+    "hutchinson_trace",
+    "least_squares_head",
+    "least_squares_residual",
+    "linearization_error",
+    "log_det_ratio",
+    "maximise_log_det_ratio",
+    "normality_p_values",
+    "output_mixture",
+    "output_normality",
+    "second_order_log_det",
+    "view_covariance",
+]

@@ -1,0 +1,131 @@
+"""Theorem 3: the test loss of a least-squares head is bounded by invariance plus what the features cannot fit."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LeastSquaresHead(NamedTuple):
+    """The minimum-norm least-squares head and what it leaves: float64."""
+
+    #: W of the prediction `z @ W`: [dim, outputs]
+    weight: Tensor
+    #: `|P_Z Y|_F`, the norm of the residual on the samples it was fitted to: []
+    residual: Tensor
+    #: rank of the features; `|P_Z|_F^2 = n - rank`: []
+    rank: Tensor
+
+
+class GeneralizationBound(NamedTuple):
+    """The terms of Theorem 3, float64 scalars, in the unit of the targets; what was not given is 0."""
+
+    #: `1/m sum |f(x+) - f(x++)|`
+    invariance: Tensor
+    #: `2/sqrt(m) |P_Zbar Ybar|_F`
+    unlabelled_residual: Tensor
+    #: `1/sqrt(n) |P_Z Y|_F`
+    labelled_residual: Tensor
+    #: `2 R_m(F) / sqrt(m)`
+    rademacher: Tensor
+    #: `Q_{m,n}`
+    confidence: Tensor
+
+    @property
+    def core(self) -> Tensor:
+        """The three terms that data alone decide: []."""
+        return self.invariance + self.unlabelled_residual + self.labelled_residual
+
+    @property
+    def total(self) -> Tensor:
+        """All five terms: []."""
+        return self.core + self.rademacher + self.confidence
+
+
+@torch.no_grad()
+def generalization_bound(
+    z: Tensor,
+    targets: Tensor,
+    unlabelled_z: Tensor,
+    unlabelled_z_other: Tensor,
+    unlabelled_targets: Tensor,
+    *,
+    rademacher_complexity: float = 0.0,
+    confidence: float = 0.0,
+) -> GeneralizationBound:
+    """Bound on `E |z W - y|` of the least-squares head W, term by term.
+
+        1/m sum |f(x+) - f(x++)| + 2/sqrt(m) |P_Zbar Ybar|_F + 1/sqrt(n) |P_Z Y|_F + 2 R_m(F)/sqrt(m) + Q_{m,n}
+
+    Features are taken as they are, not centred. The first term has the scale of f and the others that of the targets: fix the
+    scale of f before comparing models. R_m and Q cannot be computed from one model: they come from the user
+    (`empirical_rademacher` gives R_m of a finite set of models) and default to 0, so that `core` is what is measured.
+
+    Args:
+        z: features of the labelled samples, [n, dim].
+        targets: their targets, one-hot for classes, [n, outputs].
+        unlabelled_z: features of one view of the unlabelled samples, [m, dim]; Zbar.
+        unlabelled_z_other: features of the other view, [m, dim].
+        unlabelled_targets: Ybar, [m, outputs], unknown to the learner; known labels stand in for it.
+        rademacher_complexity: R_m(F), normalised: `E sup_f 1/sqrt(m) sum_i xi_i |f(x_i+) - f(x_i++)|`.
+        confidence: Q_{m,n}, of order sqrt(log(1/delta) / m) + sqrt(log(1/delta) / n).
+
+    Source: Theorem 3 of arXiv 2303.00633, as recalled; check against the paper. Residual form of `|P_Z Y|_F`: derived.
+    """
+    unlabelled_z, unlabelled_z_other = unlabelled_z.double(), unlabelled_z_other.double()
+    m, n = len(unlabelled_z), len(z)
+    constants = unlabelled_z.new_tensor([2 * rademacher_complexity / math.sqrt(m), confidence])
+    return GeneralizationBound(
+        invariance=_norms(unlabelled_z - unlabelled_z_other).mean(),
+        unlabelled_residual=2 / math.sqrt(m) * least_squares_residual(unlabelled_z, unlabelled_targets),
+        labelled_residual=1 / math.sqrt(n) * least_squares_residual(z, targets),
+        rademacher=constants[0],
+        confidence=constants[1],
+    )
+
+
+@torch.no_grad()
+def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
+    """W of minimum norm among the minimisers of `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], [], []."""
+    z, targets = z.double(), targets.double()
+    if len(z) != len(targets):
+        raise ValueError(f"needs one target for each sample, got {len(targets)} for {len(z)}.")
+    left, singular_values, right = torch.linalg.svd(z, full_matrices=False)
+    # directions below the rounding of the largest one are not part of the row space
+    used = singular_values > max(z.shape) * torch.finfo(z.dtype).eps * singular_values[0]
+    coordinates = (left.mT @ targets) * used[:, None]  # [min(n, dim), outputs]
+    weight = right.mT @ (coordinates / torch.where(used, singular_values, 1)[:, None])
+    return LeastSquaresHead(weight, torch.linalg.matrix_norm(targets - left @ coordinates), used.sum())
+
+
+def least_squares_residual(z: Tensor, targets: Tensor) -> Tensor:
+    """`|P_Z Y|_F`, `P_Z = I - Z (Z^T Z)^+ Z^T`, as the residual of a fit, no n x n matrix: [n, dim], [n, outputs] -> []."""
+    return least_squares_head(z, targets).residual
+
+
+@torch.no_grad()
+def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tensor, test_targets: Tensor) -> Tensor:
+    """Mean test `|z W - y|` less mean training `|z W - y|`: []. Source: Figure 5, as recalled; check against the paper."""
+    train = _norms(z.double() @ weight - targets.double()).mean()
+    return _norms(test_z.double() @ weight - test_targets.double()).mean() - train
+
+
+@torch.no_grad()
+def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: torch.Generator | None = None) -> Tensor:
+    """`E_xi max_f 1/sqrt(m) sum_i xi_i distance_{f,i}`, xi random signs: [functions, m] -> [].
+
+    R_m of a finite set of models from their `|f(x_i+) - f(x_i++)|`, by Monte Carlo; 0 for one model. A lower estimate of that
+    of the class they were taken from. Source: the definition as recalled; check against the paper.
+    """
+    distances = distances.double()
+    signs = torch.randint(2, (draws, distances.shape[1]), device=distances.device, generator=generator).double() * 2 - 1
+    return (signs @ distances.mT).amax(dim=1).mean() / math.sqrt(distances.shape[1])
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """[batch, outputs] -> [batch]."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms

@@ -1,0 +1,78 @@
+"""E log q(z | z') of a Gaussian decoder, exact, and three ways to the conditional covariances in it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from it_losses.theory.jacobian import Network, jacobians, pushed_forward
+from it_losses.views import check_positive
+
+
+def expected_log_likelihood(
+    mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor, *, decoder_covariance: Tensor
+) -> Tensor:
+    """`E log N(Z; Z', R)` in nats for independent `Z ~ N(m, S)`, `Z' ~ N(m', S')`: [..., dim], [..., dim, dim] -> [...].
+
+        -dim/2 log 2 pi - 1/2 log|R| - 1/2 (m - m')^T R^-1 (m - m') - 1/2 tr(R^-1 (S + S'))
+
+    VICReg keeps the distance of the means and drops the rest. Source: derived. The paper prints a looser form,
+    `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`, as recalled; check against the paper.
+
+    Args:
+        mean: m = f(x), [..., dim].
+        covariance: S(x), [..., dim, dim].
+        other_mean: m' = f(x').
+        other_covariance: S(x').
+        decoder_covariance: R, [dim, dim], positive definite.
+    """
+    dim = mean.shape[-1]
+    factor: Tensor = torch.linalg.cholesky(decoder_covariance)
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    difference = (mean - other_mean)[..., None]
+    # the two quadratic terms are one trace: E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
+    second_moment = covariance + other_covariance + difference @ difference.mT
+    mahalanobis = torch.cholesky_solve(second_moment, factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return -0.5 * (dim * math.log(2 * math.pi) + log_det + mahalanobis)
+
+
+@torch.no_grad()
+def hutchinson_trace(
+    network: Network, x: Tensor, noise_std: float, *, probes: int = 8, generator: torch.Generator | None = None
+) -> Tensor:
+    """`tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch]. One jvp a probe, no Jacobian is held.
+
+    Unbiased; exact with one probe where `J^T J` is diagonal. Source: Hutchinson (1989), with forward derivatives (derived).
+    """
+    total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(probes):
+        signs = torch.randint(2, x.shape, device=x.device, generator=generator).to(x.dtype) * 2 - 1
+        total += pushed_forward(network, x, signs).square().sum(dim=1)
+    return noise_std**2 * total / probes
+
+
+@torch.no_grad()
+def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ridge: float) -> Tensor:
+    """`1/2 log det(noise_std^2 J J^T + ridge I)` in nats: [batch, *input] -> [batch].
+
+    The ridge is needed: `J J^T` is singular where dim exceeds the rank of J. Source: derived.
+    """
+    jacobian = jacobians(network, x)
+    check_positive("ridge", ridge)
+    identity = torch.eye(jacobian.shape[1], dtype=jacobian.dtype, device=jacobian.device)
+    factor: Tensor = torch.linalg.cholesky(noise_std**2 * jacobian @ jacobian.mT + ridge * identity)
+    return factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+
+
+@torch.no_grad()
+def view_covariance(views: Tensor) -> Tensor:
+    """Unbiased covariance of the views of each image: [images, views, dim] -> [images, dim, dim].
+
+    Estimates S(x) without derivatives, for any augmentation; its rank is at most views - 1. Source: derived.
+    """
+    if views.ndim != 3 or views.shape[1] < 2:
+        raise ValueError(f"needs shape (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")
+    centred = views - views.mean(dim=1, keepdim=True)
+    return centred.mT @ centred / (views.shape[1] - 1)

@@ -1,0 +1,87 @@
+"""Theorem 2: under bounded eigenvalues, the covariance that maximises sum_i log |S_Z| / (|S(x_i)||S(x'_i)|) is diagonal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from it_losses.views import check_positive
+
+
+def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Tensor) -> Tensor:
+    """`sum_i log(|S_Z| / (|S(x_i)||S(x'_i)|))` in nats: [dim, dim], 2 x [images, dim, dim] -> [].
+
+    Source: the objective of Theorem 2, as recalled; check against the paper.
+    """
+    return (_log_det(covariance) - _log_det(conditional) - _log_det(other_conditional)).sum()
+
+
+@torch.no_grad()
+def maximise_log_det_ratio(
+    conditional: Tensor,
+    other_conditional: Tensor,
+    *,
+    largest: float = 1.0,
+    smallest: float = 1e-3,
+    steps: int = 200,
+    step_size: float = 0.5,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`S_Z = M + mean of all S(x_i), S(x'_i)` at its optimum over M, eigenvalues in [smallest, largest]: -> [dim, dim].
+
+    By the law of total covariance S_Z is the covariance M of the means plus the mean conditional one; the network is free to
+    place the means, the conditional covariances `[images, dim, dim]` are given. From a random M, projected gradient ascent:
+    a step along `d log|S_Z| / dM = S_Z^-1`, then the eigenvalues clamped. The problem is concave; its solution is
+    `M = largest I`. So S_Z is diagonal up to what the conditional covariances bring in, exactly so where they vanish.
+
+    Source: Theorem 2 and Figure 3 of arXiv 2303.00633, the statement as recalled; how the conditional covariances enter there
+    is not known, and the law of total covariance is our reading (derived).
+    """
+    check_positive("largest", largest)
+    noise = (conditional.mean(dim=0) + other_conditional.mean(dim=0)) / 2
+    root = torch.randn(noise.shape, dtype=noise.dtype, device=noise.device, generator=generator)
+    of_means = _clamped(root @ root.mT / len(root), smallest, largest)
+    for _ in range(steps):
+        gradient = torch.linalg.inv(of_means + noise)
+        of_means = _clamped(of_means + step_size * largest**2 * gradient, smallest, largest)
+    optimum: Tensor = of_means + noise
+    return optimum
+
+
+def _log_det(matrix: Tensor) -> Tensor:
+    """`log|S|`: [..., dim, dim] -> [...]."""
+    log_det: Tensor = torch.linalg.slogdet(matrix).logabsdet
+    return log_det
+
+
+def _clamped(matrix: Tensor, smallest: float, largest: float) -> Tensor:
+    """The nearest symmetric matrix with eigenvalues in [smallest, largest]."""
+    eigenvalues, eigenvectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+    nearest: Tensor = eigenvectors * eigenvalues.clamp(smallest, largest) @ eigenvectors.mT
+    return nearest
+
+
+def distance_from_diagonal(covariance: Tensor) -> Tensor:
+    """`|S - diag S|_F / |S|_F`, 0 for a diagonal matrix: [..., dim, dim] -> [...]. Source: Figure 3, our reading."""
+    off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
+    distance: Tensor = torch.linalg.matrix_norm(off_diagonal) / torch.linalg.matrix_norm(covariance)
+    return distance
+
+
+def hadamard_gap(covariance: Tensor) -> Tensor:
+    """`1/2 (sum_j log S_jj - log|S|)` in nats, never negative, 0 only for a diagonal S: [..., dim, dim] -> [...].
+
+    Hadamard's inequality; for a Gaussian the total correlation of its coordinates, which VICReg's covariance term drives out.
+    """
+    log_diagonal = covariance.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    return 0.5 * (log_diagonal - _log_det(covariance))
+
+
+def second_order_log_det(covariance: Tensor) -> Tensor:
+    """`-sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2`, v and c the entries of S: [..., dim, dim] -> [...].
+
+    `1/2 log|S|` to O(|S - I|^3): terms like VICReg's are the expansion of the log-determinant. Source: derived.
+    """
+    missing = 1 - covariance.diagonal(dim1=-2, dim2=-1)
+    off_diagonal = covariance - torch.diag_embed(1 - missing)
+    return -(missing / 2 + missing.square() / 4).sum(dim=-1) - off_diagonal.square().sum(dim=(-2, -1)) / 4
