@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from it_losses import EntropyRegularizer, VICRegEntropy
 from it_losses.adapters.conventions import vicreg
+from it_losses.adapters.lightning import EmbeddingMonitor
 
 #: arguments of solo-learn's VICReg that the entropy methods have no use for
 VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
@@ -39,7 +40,7 @@ class Configured(BaseMethod):
         unread = [name for name in VICREG_ONLY if name in given and name not in cls.defaults]
         if unread:
             warnings.warn(
-                f"method {cfg.method!r} does not read method_kwargs {unread}, which are VICReg's. Its own: {list(cls.defaults)}.",
+                f"method {cfg.method!r} does not read method_kwargs {unread}, VICReg's. Its own: {list(cls.defaults)}.",
                 stacklevel=2,
             )
         cfg = super().add_and_assert_specific_cfg(cfg)
@@ -51,6 +52,11 @@ class Configured(BaseMethod):
         """A `method_kwargs` entry as a plain value."""
         value = self.cfg.method_kwargs[name]
         return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+    def configure_callbacks(self) -> list[Any]:
+        """An EmbeddingMonitor where the YAML has `monitor:`, with its arguments: main_pretrain takes no callbacks."""
+        monitor = OmegaConf.select(self.cfg, "monitor", default=None)
+        return [] if monitor is None else [EmbeddingMonitor("projector", **OmegaConf.to_container(monitor))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the arguments of the loss beside the weights."""

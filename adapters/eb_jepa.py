@@ -1,0 +1,61 @@
+"""eb_jepa: criteria that return a dict of scalars, as its loops log and back-propagate it.
+
+    - loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # eb_jepa.losses
+    + loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # it_losses.adapters.eb_jepa
+
+Nothing of eb_jepa is imported.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from it_losses import VICRegEntropy
+from it_losses.adapters.conventions import vicreg
+from it_losses.entropy import EntropyEstimator
+
+
+class VICRegLoss(nn.Module):
+    """eb_jepa's VICReg, number for number: 2 x [batch, dim] -> {"loss", "invariance_loss", "var_loss", "cov_loss"}.
+
+    `loss` back-propagates; the other three are unweighted, in eb_jepa's own units, for the log.
+
+    Args:
+        std_coeff: weight of the hinges of the views, added.
+        cov_coeff: weight of the squared covariances, averaged over the pairs of dimensions and added over the views.
+        gather_distributed: whether the statistics are those of all ranks; eb_jepa's are not.
+    """
+
+    def __init__(self, std_coeff: float = 1.0, cov_coeff: float = 1.0, *, gather_distributed: bool = False) -> None:
+        super().__init__()
+        self.criterion = vicreg("eb_jepa", std_coeff=std_coeff, cov_coeff=cov_coeff)
+        self.criterion.gather_distributed = gather_distributed
+
+    def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+        """2 x [batch, dim] -> 4 x [], by name."""
+        terms = self.criterion.terms(z1, z2)
+        return {
+            "loss": terms.loss,
+            "invariance_loss": terms.invariance,
+            # the criterion reports the mean of the two hinges, and covariances divided by dim
+            "var_loss": 2 * terms.variance,
+            "cov_loss": terms.covariance / max(z1.shape[-1] - 1, 1),
+        }
+
+
+class EntropyLoss(nn.Module):
+    """Invariance and an entropy for variance and covariance: V x [batch, dim] -> {"loss", "invariance_loss", "entropy"}.
+
+    Args:
+        entropy: a name in ESTIMATORS or an EntropyEstimator.
+        options: further arguments of VICRegEntropy.
+    """
+
+    def __init__(self, entropy: str | EntropyEstimator = "log_det", **options: object) -> None:
+        super().__init__()
+        self.criterion = VICRegEntropy(entropy, **options)  # type: ignore[arg-type]
+
+    def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> dict[str, Tensor]:
+        """V x [batch, dim] -> 3 x [], by name."""
+        terms = self.criterion.terms(z1, z2, *more_views)
+        return {"loss": terms.loss, "invariance_loss": terms.invariance, "entropy": terms.entropy}

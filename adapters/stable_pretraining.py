@@ -1,0 +1,60 @@
+"""stable-pretraining: a criterion for `spt.Module(vicreg_loss=...)`, and a forward for two views or more.
+
+    spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
+               vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
+
+Any criterion of ours is a `_target_` of its YAML as it stands: `_target_: it_losses.VICRegEntropy`. Nothing of
+stable-pretraining is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from it_losses import VICReg
+from it_losses.adapters.conventions import translated
+
+
+class VICRegLoss(VICReg):
+    """stable-pretraining's `VICRegLoss`, number for number, statistics of all ranks as there: 2 x [batch, dim] -> [].
+
+    Args:
+        sim_coeff: weight of the invariance.
+        std_coeff: weight of the variance hinge.
+        cov_coeff: weight of the covariances.
+        epsilon: added to the variances under the root.
+    """
+
+    def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0, epsilon: float = 1e-4) -> None:
+        theirs = {"sim_coeff": sim_coeff, "std_coeff": std_coeff, "cov_coeff": cov_coeff, "epsilon": epsilon}
+        super().__init__(**translated("stable-pretraining", **theirs))  # type: ignore[arg-type]
+
+
+def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
+    """`spt.Module`'s forward: loss of all views of a batch, every term logged as `<stage>/<term>`.
+
+    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. Returns "embedding" and, where there
+    are labels, "label", for the callbacks; "loss" in training.
+    """
+    views = _views(batch)
+    embeddings = [self.backbone(view["image"]) for view in views]
+    out = {"embedding": torch.cat(embeddings)}
+    if "label" in views[0]:
+        out["label"] = torch.cat([view["label"] for view in views])
+    if self.training and len(views) > 1:
+        terms = self.vicreg_loss.terms(*(self.projector(embedding) for embedding in embeddings))
+        out["loss"] = terms.loss
+        logged = {f"{stage}/{name}": value.detach() for name, value in terms._asdict().items()}
+        self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True)
+    return out
+
+
+def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """A list of views, a dict of named views, or the one view that a validation batch is."""
+    if "views" in batch:
+        views = batch["views"]
+        return list(views.values()) if isinstance(views, dict) else list(views)
+    return [batch] if "image" in batch else list(batch.values())

@@ -1,0 +1,186 @@
+"""Every library's number is pinned: adapter defaults give its value and gradient, here written out from its own formula."""
+
+import pytest
+import torch
+from torch.nn.functional import mse_loss, relu
+
+from it_losses import VICReg
+from it_losses.adapters import conventions, eb_jepa, stable_pretraining
+
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+FORMULAS = {}
+
+
+def formula(library):
+    return lambda function: FORMULAS.setdefault(library, function)
+
+
+def hinge(z):
+    return relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean()
+
+
+def squared_covariances(z):
+    covariance = torch.cov(z.T)
+    return (covariance - covariance.diag().diag()).square().sum()
+
+
+@formula("lightly")
+@formula("stable-pretraining")
+@formula("pytorch-metric-learning")
+def official(a, b):
+    energy = (squared_covariances(a) + squared_covariances(b)) / a.shape[1]
+    return 25 * mse_loss(a, b) + 25 * (hinge(a) + hinge(b)) / 2 + energy
+
+
+@formula("solo-learn")
+def hinges_added(a, b):
+    energy = (squared_covariances(a) + squared_covariances(b)) / a.shape[1]
+    return 25 * mse_loss(a, b) + 25 * (hinge(a) + hinge(b)) + energy
+
+
+@formula("eb_jepa")
+def covariances_averaged(a, b):
+    dim = a.shape[1]
+    return mse_loss(a, b) + hinge(a) + hinge(b) + (squared_covariances(a) + squared_covariances(b)) / (dim * (dim - 1))
+
+
+def value_and_gradient(criterion, z):
+    z = z.clone().requires_grad_()
+    loss = criterion(*z)
+    loss.backward()
+    return loss.detach(), z.grad
+
+
+def assert_same_number(theirs, ours, z):
+    (value, gradient), (other, other_gradient) = value_and_gradient(theirs, z), value_and_gradient(ours, z)
+    tolerance = TOLERANCE[z.dtype]
+    assert (value - other).abs() <= tolerance * value.abs(), f"value off by {((value - other) / value).abs():.1e}"
+    error = (gradient - other_gradient).norm() / gradient.norm()
+    assert error <= tolerance, f"gradient off by {error:.1e}"
+
+
+def batch(dtype, *, scale=0.7):
+    torch.manual_seed(0)
+    return scale * torch.randn(2, 48, 24, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("library", FORMULAS)
+def test_defaults_give_the_number_of_the_librarys_formula(library, dtype):
+    assert_same_number(FORMULAS[library], conventions.vicreg(library), batch(dtype))
+
+
+def test_the_five_libraries_are_not_one_number():
+    values = {round(float(f(*batch(torch.float64))), 6) for f in FORMULAS.values()}
+    assert len(values) == 3
+
+
+@pytest.mark.parametrize("library", conventions.ARGUMENTS)
+def test_arguments_of_a_library_are_ours_under_its_names(library):
+    names = [name for name in conventions.ARGUMENTS[library] if name != "gather_distributed"]
+    criterion = conventions.vicreg(library, **{name: 0.5 + i for i, name in enumerate(names)})
+    assert isinstance(criterion, VICReg)
+    for i, name in enumerate(names):
+        assert getattr(criterion, conventions.ARGUMENTS[library][name]) == 0.5 + i
+
+
+def test_unknown_libraries_and_arguments_say_which_there_are():
+    with pytest.raises(ValueError, match="solo-learn"):
+        conventions.vicreg("solo")
+    with pytest.raises(ValueError, match="sim_loss_weight"):
+        conventions.vicreg("solo-learn", lambda_param=1.0)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_eb_jepas_dict_has_its_numbers_by_name(dtype):
+    z = batch(dtype)
+    criterion = eb_jepa.VICRegLoss(std_coeff=3.0, cov_coeff=80.0)
+    a, b = z
+    dim = a.shape[1]
+    found = criterion(a, b)
+    expected = {
+        "invariance_loss": mse_loss(a, b),
+        "var_loss": hinge(a) + hinge(b),
+        "cov_loss": (squared_covariances(a) + squared_covariances(b)) / (dim * (dim - 1)),
+    }
+    assert set(found) == {"loss", *expected}
+    for name, value in expected.items():
+        assert (found[name] - value).abs() <= TOLERANCE[dtype] * value.abs(), name
+
+    def total(a, b):
+        energy = (squared_covariances(a) + squared_covariances(b)) / (dim * (dim - 1))
+        return mse_loss(a, b) + 3 * (hinge(a) + hinge(b)) + 80 * energy
+
+    assert_same_number(total, lambda a, b: criterion(a, b)["loss"], z)
+
+
+def test_an_entropy_comes_as_a_dict_too_and_its_loss_back_propagates():
+    z = batch(torch.float64).requires_grad_()
+    found = eb_jepa.EntropyLoss("pairwise")(*z)
+    assert set(found) == {"loss", "invariance_loss", "entropy"}
+    found["loss"].backward()
+    assert z.grad.isfinite().all() and z.grad.norm() > 0
+
+
+class HostModule(torch.nn.Module):
+    """What stable-pretraining's Module is to a forward function."""
+
+    def __init__(self, criterion):
+        super().__init__()
+        self.backbone, self.projector = torch.nn.Flatten(), torch.nn.Linear(12, 7)
+        self.vicreg_loss = criterion
+        self.logged = {}
+
+    def log_dict(self, values, **_):
+        self.logged |= values
+
+
+def views_of(count):
+    return [{"image": torch.randn(6, 3, 2, 2), "label": torch.arange(6)} for _ in range(count)]
+
+
+@pytest.mark.parametrize("wrap", [lambda v: {"views": v}, lambda v: {"a": v[0], "b": v[1], "c": v[2]}], ids=["list", "names"])
+def test_the_forward_takes_three_views_and_logs_each_term(wrap):
+    torch.manual_seed(0)
+    views = views_of(3)
+    module = HostModule(VICReg())
+    out = stable_pretraining.forward(module, wrap(views), "fit")
+    expected = VICReg()(*(module.projector(view["image"].flatten(1)) for view in views))
+    torch.testing.assert_close(out["loss"], expected)
+    assert out["embedding"].shape == (18, 12) and out["label"].shape == (18,)
+    assert {"fit/loss", "fit/invariance", "fit/variance", "fit/covariance"} <= set(module.logged)
+
+
+def test_the_forward_of_one_view_or_of_evaluation_has_no_loss():
+    module = HostModule(VICReg())
+    assert set(stable_pretraining.forward(module, views_of(1)[0], "validate")) == {"embedding", "label"}
+    assert "loss" not in stable_pretraining.forward(module.eval(), {"views": views_of(2)}, "validate")
+
+
+def test_stable_pretrainings_own_loss_has_the_same_number():
+    theirs = pytest.importorskip("stable_pretraining.losses", reason="stable-pretraining is not installed")
+    for dtype in TOLERANCE:
+        assert_same_number(theirs.VICRegLoss(), stable_pretraining.VICRegLoss(), batch(dtype))
+
+
+def test_pytorch_metric_learnings_own_loss_has_the_same_number():
+    theirs = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
+    from it_losses.adapters import pytorch_metric_learning as ours
+
+    for dtype in TOLERANCE:
+        assert_same_number(
+            lambda a, b: theirs.VICRegLoss()(a, ref_emb=b), lambda a, b: ours.VICRegLoss()(a, ref_emb=b), batch(dtype)
+        )
+    with pytest.raises(ValueError, match="other view"):
+        ours.VICRegLoss()(torch.randn(4, 3))
+    with pytest.raises(ValueError, match="no labels"):
+        ours.VICRegLoss()(torch.randn(4, 3), torch.arange(4), ref_emb=torch.randn(4, 3), ref_labels=torch.arange(4))
+
+
+def test_without_pytorch_metric_learning_the_adapter_gives_the_line_to_install_it():
+    import importlib.util
+
+    if importlib.util.find_spec("pytorch_metric_learning"):
+        pytest.skip("pytorch-metric-learning is installed")
+    with pytest.raises(ImportError, match="pip install pytorch-metric-learning"):
+        import it_losses.adapters.pytorch_metric_learning  # noqa: F401
