@@ -10,6 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.conventions import VICRegWeights
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
+from it_losses.entropy.pairwise import SPREAD_FRACTION
 from it_losses.invariance import mean_squared_distance
 from it_losses.views import check_views, full_precision, samples
 
@@ -46,7 +47,7 @@ def pairwise_entropy(
     *,
     bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
     divergence: Literal["kl", "bhattacharyya"] = "kl",
-    spread_fraction: float = 0.3,
+    spread_fraction: float = SPREAD_FRACTION,
 ) -> Tensor:
     """Bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`, see Pairwise: [batch, ..., dim] -> []."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction)(z)

@@ -83,7 +83,7 @@ def test_one_file_touches_torch_distributed(path):
 def test_a_file_tells_its_idea_in_its_first_line_and_stays_short(path):
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source)), "no module docstring"
-    limit = 320 if "kernels" in path.parts else 220
+    limit = 320 if "kernels" in path.parts else 250
     assert len(source.splitlines()) <= limit
 
 

@@ -144,6 +144,25 @@ def test_defaults_are_the_estimators_own(name):
     assert VICRegEntropy(name, entropy_weight=0.0).entropy_weight == 0.0
 
 
+def test_log_det_in_nats_takes_the_weight_it_is_given():
+    a, b = views(8, 4)
+    in_nats = VICRegEntropy("log_det", per_dimension=False, entropy_weight=2.0)
+    torch.testing.assert_close(in_nats(a, b), VICRegEntropy("log_det", entropy_weight=8.0)(a, b))
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("difference", [0.05, 0.5, 1.0])
+def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(beta, difference):
+    criterion, side = VICRegEntropy("log_det", beta=beta), 64
+    # orthonormal columns: views `shared + noise`, `shared - noise`, every direction alike
+    columns = torch.linalg.qr(torch.randn(4 * side, 2 * side, dtype=F64)).Q
+    columns = torch.linalg.qr(columns - columns.mean(dim=0)).Q * (4 * side) ** 0.5
+    shared, noise = (1 - difference / 2) ** 0.5 * columns[:, :side], (difference / 2) ** 0.5 * columns[:, side:]
+    scale = torch.tensor(((2 / difference - 1) / beta) ** 0.5, dtype=F64, requires_grad=True)
+    criterion(scale * (shared + noise), scale * (shared - noise)).backward()
+    assert scale.grad.abs() < 1e-6 * criterion.entropy_weight
+
+
 def test_an_estimator_serves_as_well_as_its_name():
     a, b = views(8, 4)
     assert torch.equal(VICRegEntropy(LogDet(3.0))(a, b), VICRegEntropy("log_det", beta=3.0)(a, b))
@@ -189,6 +208,7 @@ def test_bad_views_are_refused_with_advice(criterion, case):
         (lambda: VICRegEntropy("log_det", invariance_weight=-1), "invariance_weight"),
         (lambda: VICRegEntropy("log_det", entropy_weight=float("nan")), "entropy_weight"),
         (lambda: VICRegEntropy(LogDet(), beta=2.0), "beta"),
+        (lambda: VICRegEntropy("log_det", per_dimension=False), "Name entropy_weight"),
         (lambda: VICReg(covariance_weight=-1), "covariance_weight"),
         (lambda: VICReg(convention="facebook"), "official"),
         (lambda: VICReg(margin=0), "margin"),

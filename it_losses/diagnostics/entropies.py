@@ -11,7 +11,7 @@ from torch import Tensor
 
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
-from it_losses.entropy.pairwise import DIVERGENCES, component_entropy
+from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
 from it_losses.views import check_positive
 
 #: rows of the matrix of all pairs that are held at a time
@@ -50,13 +50,13 @@ def pairwise_entropy_bounds(z: Tensor | Iterable[Tensor], *, bandwidth: float | 
     """Bounds in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, dim] -> 2 x [].
 
     `dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, c = 8 (Bhattacharyya) for the lower bound and
-    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.3 * sum_j Var z_j`, as Pairwise takes it; name one bandwidth to
+    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as Pairwise takes it; name one bandwidth to
     compare runs. Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
     """
     z = all_rows(z)
     # distances do not see the mean, but their rounding does
     z = z - z.mean(dim=0)
-    variance = 0.3 * float(z.var(dim=0).sum()) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    variance = SPREAD_FRACTION * float(z.var(dim=0).sum()) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
     if variance == 0:
         raise ValueError("the data-driven bandwidth needs rows that differ, got equal ones. Pass bandwidth=... .")
     constant = component_entropy(variance, z.shape[1])

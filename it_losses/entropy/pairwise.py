@@ -13,10 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from it_losses import kernels
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 from it_losses.views import check_positive
 
+#: what "auto" takes for s^2, in units of the total variance: within the window (.05, 1) and away from both its ends
+SPREAD_FRACTION = 0.2
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 
@@ -68,7 +71,7 @@ class Pairwise(EntropyEstimator):
         bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
         divergence: Literal["kl", "bhattacharyya"] = "kl",
         *,
-        spread_fraction: float = 0.3,
+        spread_fraction: float = SPREAD_FRACTION,
     ) -> None:
         super().__init__()
         if divergence not in DIVERGENCES:
@@ -94,8 +97,13 @@ class Pairwise(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        distances, variances = squared_distances(z), self.variances(z)
-        spread = [spread_entropy(distances, scale=DIVERGENCES[self.divergence] * s2) for s2 in variances]
+        variances = self.variances(z)
+        scales = [DIVERGENCES[self.divergence] * s2 for s2 in variances]
+        if kernels.is_fused(z):
+            spread = kernels.pairwise(z, scales).unbind()
+        else:
+            distances = squared_distances(z)
+            spread = tuple(spread_entropy(distances, scale=scale) for scale in scales)
         if self.bandwidth != "auto":
             self._saturation.look_at(spread, limit=math.log(z.shape[-2]))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
