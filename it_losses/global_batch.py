@@ -92,7 +92,7 @@ def gathered(views: Sequence[Tensor], gathering: Gathering) -> list[Tensor]:
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(gathering, *views))
     # no decorator: to disable the compiler at import is to import it
-    return list(torch.compiler.disable(_Gather.apply)(gathering, *views))
+    return list(torch.compiler.disable(_Gather.apply)(gathering, *views))  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):

@@ -1,0 +1,373 @@
+"""The loss of the global batch: real processes with different data give the numbers of one process that holds it all."""
+
+import copy
+import functools
+import math
+import os
+import pickle
+import warnings
+
+import pytest
+import ranks
+import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
+
+from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, functional
+from it_losses.conventions import CONVENTIONS
+from it_losses.distributed import _between_hosts
+from it_losses.global_batch import LAYOUT_VARIABLE, layout
+from it_losses.kernels.sharded import FORMS
+from it_losses.views import ViewError
+
+
+class Stranger(LogDet):
+    """An estimator of somebody else's, that knows nothing of ranks."""
+
+    def entropy(self, z):
+        return super().entropy(z) + z.square().mean(dim=(-2, -1))
+
+
+OBJECTIVES = {
+    **{f"VICReg, {name}": functools.partial(VICReg, convention=name) for name in CONVENTIONS},
+    "VICReg, other constants": functools.partial(VICReg, 1.0, 3.0, 2.0, margin=1.5, epsilon=1e-3),
+    **{f"VICRegEntropy, {name}": functools.partial(VICRegEntropy, name) for name in ESTIMATORS},
+    **{f"EntropyRegularizer, {name}": functools.partial(EntropyRegularizer, name, 0.3) for name in ESTIMATORS},
+    "log-det in nats": functools.partial(VICRegEntropy, "log_det", entropy_weight=0.7, beta=50.0, per_dimension=False),
+    "pairwise, lower bound of two bandwidths": functools.partial(
+        VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
+    ),
+    "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
+}
+EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
+UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
+
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
+two_and_four = pytest.mark.parametrize("world", [2, 4])
+
+
+def batches(rows, shape, views=2, dtype=torch.float64):
+    """The global batch, and the part of it that this rank holds."""
+    generator = torch.Generator().manual_seed(7)
+    scale = torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
+    whole = [torch.randn(sum(rows), *shape, generator=generator, dtype=torch.float64) * scale + 1 for _ in range(views)]
+    start = sum(rows[: dist.get_rank()])
+    return [[z.to(dtype)[part].clone().requires_grad_() for z in whole] for part in (slice(None), own(rows, start))]
+
+
+def own(rows, start):
+    return slice(start, start + rows[dist.get_rank()])
+
+
+def evaluated(criterion, views, upstream=1.0):
+    terms = criterion.terms(*views) if hasattr(criterion, "terms") else (criterion(*views),)
+    gradients = torch.autograd.grad(upstream * terms[0], views)
+    return torch.stack([term.detach() for term in terms]), gradients
+
+
+def errors(build, rows, shape, views=2, upstream=1.0):
+    """Largest error of (terms, gradient) of this rank against one process that holds the global batch."""
+    whole, mine = batches(rows, shape, views)
+    terms, gradients = evaluated(build(gather_distributed=False), whole, upstream)
+    our_terms, our_gradients = evaluated(build(), mine, upstream)
+    part = own(rows, sum(rows[: dist.get_rank()]))
+    # DDP takes the mean over the ranks
+    wrong = [(g[part] * len(rows) - ours).abs().max().item() for g, ours in zip(gradients, our_gradients, strict=True)]
+    return (terms - our_terms).abs().max().item(), max(wrong)
+
+
+def errors_everywhere(build, world):
+    found = []
+    for rows in (EVEN[world], UNEVEN[world]):
+        # more samples than twice the dimensions, more dimensions than samples, groups of odd sizes
+        for shape in ((3,), (37,), (3, 5)):
+            for asked in ("auto", "rows", "covariance"):
+                os.environ[LAYOUT_VARIABLE] = asked
+                found.append(errors(build, rows, shape))
+    found.append(errors(build, UNEVEN[world], (9,), views=3, upstream=-2.5))
+    return torch.tensor(found).amax(dim=0).tolist()
+
+
+@two_and_four
+@every_objective
+def test_the_loss_is_that_of_one_process_with_the_global_batch(objective, world):
+    for terms, gradient in ranks.run(world, errors_everywhere, OBJECTIVES[objective], world):
+        assert terms < 1e-10
+        assert gradient < 1e-10
+
+
+def entropies_of_all_ranks(name):
+    whole, mine = batches((3, 8), (6,))
+    return [functional.global_entropy(*mine, entropy=name).item(), sum(ESTIMATORS[name]()(z).item() for z in whole) / 2]
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_is_local_unless_asked_for_the_entropy_of_all_ranks(name):
+    for ours, truth in ranks.run(2, entropies_of_all_ranks, name):
+        assert math.isclose(ours, truth, rel_tol=1e-12)
+
+
+def gradient_when_added_up(objective):
+    rows = (3, 8)
+    whole, mine = batches(rows, (6,))
+    _, truth = evaluated(OBJECTIVES[objective](gather_distributed=False), whole)
+    _, ours = evaluated(OBJECTIVES[objective](gradient_reduction="sum"), mine)
+    return (truth[0][own(rows, sum(rows[: dist.get_rank()]))] - ours[0]).abs().max().item()
+
+
+@pytest.mark.parametrize("objective", ["VICReg, official", "an estimator without a form"])
+def test_gradients_that_a_loop_adds_up_are_not_multiplied(objective):
+    assert max(ranks.run(2, gradient_when_added_up, objective)) < 1e-12
+
+
+def gradient_after_the_ranks_have_parted():
+    rows = (3, 8)
+    whole, mine = batches(rows, (6,))
+    truth = torch.autograd.grad(VICReg(gather_distributed=False)(*whole), whole)[0]
+    part = own(rows, sum(rows[: dist.get_rank()]))
+    loss = VICReg()(*mine)
+    dist.destroy_process_group()
+    return (torch.autograd.grad(loss, mine)[0] - 2 * truth[part]).abs().max().item()
+
+
+def test_the_backward_pass_speaks_to_no_other_rank():
+    assert max(ranks.run(2, gradient_after_the_ranks_have_parted)) < 1e-12
+
+
+def refusals(build, odd):
+    """What each rank is told where the last of them brings something else."""
+    views = [torch.randn(4, 6) for _ in range(2)]
+    if dist.get_rank() == dist.get_world_size() - 1:
+        views = odd(views)
+    try:
+        build()(*views)
+    except ViewError as error:
+        return str(error)
+    return "no error"
+
+
+def other_dim(views):
+    return [z[:, :5] for z in views]
+
+
+def other_dtype(views):
+    return [z.double() for z in views]
+
+
+def other_number_of_views(views):
+    return [*views, views[0]]
+
+
+def integers(views):
+    return [z.long() for z in views]
+
+
+def views_unlike_each_other(views):
+    return [views[0], views[1][:3]]
+
+
+def no_samples(views):
+    return [z[:0] for z in views]
+
+
+ODD = {
+    other_dim: "all ranks must bring",
+    other_dtype: "torch.float64",
+    other_number_of_views: "3 views",
+    integers: "ranks [1] of the group brought views",
+    views_unlike_each_other: "ranks [1] of the group brought views",
+    no_samples: "ranks [1] of the group brought views",
+}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
+@pytest.mark.parametrize("objective", ["VICReg, official", "an estimator without a form"])
+def test_a_rank_that_brings_something_else_makes_every_rank_raise(objective, odd):
+    first, last = ranks.run(2, refusals, OBJECTIVES[objective], odd)
+    assert ODD[odd] in first
+    assert last != "no error"
+
+
+def refusals_of_other_objectives():
+    weight = float(dist.get_rank())
+    return refusals(functools.partial(VICReg, 25.0, weight), list)
+
+
+def test_ranks_that_minimise_different_objectives_are_told_so():
+    assert all("objective" in told for told in ranks.run(2, refusals_of_other_objectives))
+
+
+def test_one_sample_in_all_is_an_error_on_every_rank():
+    told = ranks.run(1, refusals, functools.partial(VICReg, process_group="0"), one_sample)
+    assert "global batch size > 1" in told[0]
+
+
+def one_sample(views):
+    return [z[:1] for z in views]
+
+
+def seen_of_a_nan(objective):
+    _, mine = batches((4, 4), (20,))
+    if dist.get_rank() == 1:
+        mine[0].data[2, 3] = torch.nan
+    criterion = OBJECTIVES[objective]()
+    loss = criterion(*mine)
+    return loss.item(), torch.autograd.grad(loss, mine)[0].isnan().any().item()
+
+
+@every_objective
+def test_a_nan_on_one_rank_is_seen_on_all(objective):
+    for loss, in_gradient in ranks.run(2, seen_of_a_nan, objective):
+        assert math.isnan(loss)
+        assert in_gradient
+
+
+def losses_in_groups():
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    mine = pairs[dist.get_rank() // 2]
+    criterion = VICRegEntropy("log_det", process_group=mine)
+    generator = torch.Generator().manual_seed(dist.get_rank() // 2)
+    whole = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    part = slice(0, 3) if dist.get_rank() % 2 == 0 else slice(3, 7)
+    views = [z[part].clone().requires_grad_() for z in whole]
+    truth, truths = evaluated(VICRegEntropy("log_det", gather_distributed=False), [z.requires_grad_() for z in whole.unbind()])
+    found = []
+    for twin in (criterion, copy.deepcopy(criterion), pickle.loads(pickle.dumps(criterion))):
+        ours, gradients = evaluated(twin, views)
+        found += [(ours - truth).abs().max().item(), (gradients[0] - 2 * truths[0][part]).abs().max().item()]
+    outsider = pairs[1 - dist.get_rank() // 2]
+    try:
+        VICReg(process_group=outsider)
+    except ValueError as error:
+        return max(found), str(error)
+
+
+def test_a_group_of_ranks_may_share_a_batch_of_its_own():
+    for error, told in ranks.run(4, losses_in_groups):
+        assert error < 1e-12
+        assert "a group that this rank is in" in told
+
+
+def test_a_group_that_is_gone_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match="gradient_reduction"):
+        VICReg(gradient_reduction="average")
+    assert all("named 'nobody'" in told for told in ranks.run(1, told_of_a_lost_group))
+
+
+def told_of_a_lost_group():
+    try:
+        VICReg(process_group="nobody")(*torch.randn(2, 4, 3))
+    except ValueError as error:
+        return str(error)
+
+
+def loss_alone():
+    views = torch.randn(2, 4, 3, dtype=torch.float64)
+    return (VICReg()(*views) - VICReg(gather_distributed=False)(*views)).item()
+
+
+def test_one_rank_is_one_process():
+    assert ranks.run(1, loss_alone) == [0.0]
+
+
+def errors_in_low_precision(objective, dtype):
+    """Relative errors of terms and gradient against float64 on the rounded samples, and the dtypes that come back."""
+    rows = (3, 8)
+    whole, mine = batches(rows, (24,), dtype=dtype)
+    wide = [z.detach().double().requires_grad_() for z in whole]
+    truth, truths = evaluated(OBJECTIVES[objective](gather_distributed=False), wide)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = OBJECTIVES[objective]().terms(*mine)
+    gradients = torch.autograd.grad(terms.loss, mine)
+    part = own(rows, sum(rows[: dist.get_rank()]))
+    exact = 2 * truths[0][part]
+    relative = ((gradients[0].double() - exact).norm() / exact.norm()).item()
+    values = max(abs(ours.item() / t.item() - 1) for ours, t in zip(terms[1:], truth[1:], strict=True))
+    return values, relative, terms.loss.dtype, gradients[0].dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("objective", [f"VICRegEntropy, {name}" for name in ESTIMATORS])
+def test_low_precision_and_autocast_cost_the_rounding_of_the_gradient_alone(objective, dtype):
+    for values, gradient, loss_dtype, gradient_dtype in ranks.run(2, errors_in_low_precision, objective, dtype):
+        assert (loss_dtype, gradient_dtype) == (torch.float32, dtype)
+        assert values < 1e-5
+        assert gradient < max(torch.finfo(dtype).eps, 1e-5)
+
+
+def difference_when_compiled(objective):
+    torch._dynamo.reset()
+    _, mine = batches((3, 8), (6,))
+    criterion = OBJECTIVES[objective]()
+    terms, gradients = evaluated(criterion, mine)
+    with warnings.catch_warnings():
+        # the compiler's own
+        warnings.simplefilter("ignore")
+        loss = torch.compile(criterion, fullgraph=objective != "an estimator without a form", backend="aot_eager")(*mine)
+        gradient = torch.autograd.grad(loss, mine)[0]
+    return (loss - terms[0]).abs().item(), (gradient - gradients[0]).abs().max().item()
+
+
+@pytest.mark.parametrize("objective", ["VICReg, official", "EntropyRegularizer, pairwise", "an estimator without a form"])
+def test_compiled_code_says_the_same(objective):
+    assert max(max(found) for found in ranks.run(2, difference_when_compiled, objective)) < 1e-12
+
+
+def second_derivative():
+    _, mine = batches((3, 8), (6,))
+    (gradient,) = torch.autograd.grad(VICReg()(*mine), mine[:1], create_graph=True)
+    try:
+        gradient.sum().backward()
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_second_derivative_is_an_error():
+    assert all("no second derivative" in told for told in ranks.run(2, second_derivative))
+
+
+def warnings_of_a_narrow_bandwidth():
+    _, mine = batches((3, 8), (6,))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        VICRegEntropy(Pairwise(1e-3))(*mine)
+        VICRegEntropy(Pairwise(3.0))(*mine)
+    return [str(w.message) for w in caught]
+
+
+def test_a_bandwidth_without_overlap_warns_on_every_rank():
+    for told in ranks.run(2, warnings_of_a_narrow_bandwidth):
+        assert len(told) == 1
+        assert "log(batch)" in told[0]
+
+
+def host_groups():
+    devices_only = dist.new_group([0, 1], backend="cuda:gloo")
+    hosts = _between_hosts(devices_only)
+    total = torch.ones(())
+    dist.all_reduce(total, group=hosts)
+    return _between_hosts(dist.group.WORLD) is dist.group.WORLD, hosts is _between_hosts(devices_only), total.item()
+
+
+def test_sizes_travel_between_hosts_where_the_group_speaks_for_devices_alone():
+    assert ranks.run(2, host_groups) == [(True, True, 2.0)] * 2
+
+
+@given(dim=st.integers(1, 10**4), samples=st.integers(2, 10**5))
+def test_the_covariance_is_taken_where_it_has_fewer_bytes(dim, samples):
+    assert (layout("variance_covariance", samples, dim) is FORMS["variance_covariance"].covariance) == (samples >= 2 * dim)
+    assert (layout("log_det", samples, dim) is FORMS["log_det"].covariance) == (samples >= dim)
+    assert layout("pairwise", samples, dim, "covariance") is FORMS["pairwise"].rows
+
+
+def test_the_layout_may_be_asked_for():
+    assert layout("log_det", 2, 100, "covariance") is FORMS["log_det"].covariance
+    assert layout("log_det", 100, 2, "rows") is FORMS["log_det"].rows
+    with pytest.raises(ValueError, match=LAYOUT_VARIABLE):
+        layout("log_det", 100, 2, "columns")
+
+
+def test_who_redefines_an_entropy_loses_its_form():
+    assert LogDet().sharded() is not None
+    assert Stranger().sharded() is None
