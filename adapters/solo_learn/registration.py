@@ -68,7 +68,7 @@ def checked_solo() -> ModuleType:
         ) from error
     if not hasattr(solo, "METHODS") or not hasattr(getattr(solo, "BaseMethod", None), "add_and_assert_specific_cfg"):
         raise ImportError(
-            f"this solo-learn ({Path(str(solo.__file__)).parent}) is an old release, as PyPI has it since 2021; the methods "
+            f"this solo-learn ({getattr(solo, '__file__', None)}) is an old release, as PyPI has it since 2021; the methods "
             f"need GitHub's main branch. Run: pip uninstall solo-learn; {GITHUB}"
         )
     return solo

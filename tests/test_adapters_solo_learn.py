@@ -1,0 +1,328 @@
+"""solo-learn: configs, registration and errors without a checkout; the real scripts where SOLO_LEARN_HOME names one.
+
+A stand-in for `solo.methods` keeps what registration touches; whatever it could get wrong is tested against the real one.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+import types
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+hydra = pytest.importorskip("hydra")
+
+from it_losses.adapters import solo_learn  # noqa: E402
+from it_losses.adapters.solo_learn import registration  # noqa: E402
+from it_losses.adapters.solo_learn.backbones import add_timm  # noqa: E402
+
+HOME = os.environ.get("SOLO_LEARN_HOME", "")
+with_checkout = pytest.mark.skipif(
+    not HOME or not (Path(HOME) / "main_pretrain.py").is_file(),
+    reason="SOLO_LEARN_HOME names no checkout of solo-learn (git clone https://github.com/vturrisi/solo-learn)",
+)
+GROUP = sorted(path.stem for path in (solo_learn.CONFIGS / "it_losses").glob("*.yaml"))
+PRIMARY = sorted(path.stem for path in solo_learn.CONFIGS.glob("*.yaml"))
+
+
+def composed(name, *overrides):
+    with hydra.initialize_config_dir(str(solo_learn.CONFIGS), version_base="1.2"):
+        return hydra.compose(name, list(overrides), return_hydra_config=True)
+
+
+@pytest.fixture
+def solo(monkeypatch):
+    """`solo.methods` and ours, as far as register() looks."""
+    methods = types.ModuleType("solo.methods")
+    methods.METHODS = {"vicreg": object}
+    methods.BaseMethod = type("BaseMethod", (), {"_BACKBONES": {"resnet18": print}, "add_and_assert_specific_cfg": None})
+    ours = types.ModuleType("it_losses.adapters.solo_learn.methods")
+    for cls in solo_learn.METHODS.values():
+        setattr(ours, cls, type(cls, (), {}))
+    for name, module in {"solo": types.ModuleType("solo"), "solo.methods": methods, ours.__name__: ours}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(solo_learn, "methods", ours, raising=False)
+    return methods
+
+
+def test_there_is_a_config_for_every_method():
+    assert sorted(solo_learn.METHODS) == GROUP
+    assert PRIMARY == ["cifar10", "cifar100", "cpu_smoke", "custom"]
+
+
+@pytest.mark.parametrize("method", GROUP)
+@pytest.mark.parametrize("primary", PRIMARY)
+def test_every_config_composes_with_every_method(primary, method):
+    cfg = composed(primary, f"it_losses={method}", "data.train_path=images")
+    assert cfg.method == method and cfg.name.startswith(f"{method}-")
+    assert {"proj_hidden_dim", "proj_output_dim"} <= set(cfg.method_kwargs)
+    assert ("momentum" in cfg) == method.startswith("byol")
+    assert cfg.optimizer.lr > 0 and cfg.augmentations[0].num_crops == 2
+    assert cfg.hydra.callbacks.it_losses._target_ == "it_losses.adapters.solo_learn.RegisterMethods"
+    assert hydra.utils.get_class(cfg.hydra.callbacks.it_losses._target_) is solo_learn.RegisterMethods
+
+
+def test_the_smoke_config_runs_on_a_cpu_as_solo_learn_wants_it():
+    cfg = composed("cpu_smoke", "data.train_path=images")
+    # it multiplies the learning rate by len(devices)
+    assert cfg.devices == "1" and isinstance(cfg.devices, str)
+    assert (cfg.accelerator, cfg.strategy, cfg.sync_batchnorm, cfg.wandb.enabled) == ("cpu", "auto", False, False)
+    assert cfg.method_kwargs.proj_output_dim == 32
+
+
+def test_register_adds_every_method_once(solo):
+    solo_learn.register()
+    solo_learn.register()
+    solo_learn.RegisterMethods()
+    assert set(solo.METHODS) == {"vicreg", *solo_learn.METHODS}
+
+
+def test_a_name_that_is_taken_is_an_error(solo):
+    solo.METHODS["byol_logdet"] = object
+    with pytest.raises(ValueError, match="'byol_logdet' is already"):
+        solo_learn.register()
+    assert solo.METHODS["byol_logdet"] is object
+
+
+def test_the_release_of_2021_is_refused_with_the_way_out(solo):
+    del solo.METHODS
+    solo.__file__ = "/somewhere/solo/methods/__init__.py"
+    with pytest.raises(ImportError, match=r"old release.*git clone https://github.com/vturrisi/solo-learn"):
+        solo_learn.register()
+
+
+def test_no_solo_learn_gives_the_line_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "solo", None)
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+
+    def missing(name, package=None):
+        raise ModuleNotFoundError("No module named 'solo'", name="solo")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ImportError, match=r"git clone https://github\.com/vturrisi/solo-learn"):
+        solo_learn.register()
+
+
+@pytest.mark.parametrize("version", ["1.4.0", "1.4.0.dev1", "2.0"])
+def test_hydra_from_1_4_on_is_refused_with_the_line_to_install(monkeypatch, version):
+    monkeypatch.setattr(metadata, "version", lambda name: version)
+    with pytest.raises(ImportError, match=r'pip install "hydra-core>=1\.3\.2,<1\.4"'):
+        registration.check_hydra()
+
+
+def test_no_hydra_gives_the_line_to_install_it(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(ImportError, match="pip install"):
+        registration.check_hydra()
+
+
+def test_timm_models_are_backbones_with_their_width():
+    timm = pytest.importorskip("timm")
+    base = type("BaseMethod", (), {"_BACKBONES": {"resnet18": print}})
+    add_timm(base)
+    add_timm(base)
+    assert "resnet18" in base._BACKBONES and "timm/anything" in base._BACKBONES and "vgg" not in base._BACKBONES
+    for name, options in {
+        "timm/mobilenetv3_small_050": {},
+        "timm/resnet10t": {},
+        "timm/test_vit": {"img_size": 32, "patch_size": 8},
+    }.items():
+        backbone = base._BACKBONES[name](method="vicreg_logdet", **options).eval()
+        with torch.no_grad():
+            assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, backbone.num_features)
+    with pytest.raises(ValueError, match="no model"):
+        base._BACKBONES["timm/resnet10x"](method=None)
+    with pytest.raises(KeyError):
+        base._BACKBONES["vgg"]
+    assert timm.model_entrypoint("convnext_tiny").__module__.startswith("timm.")
+
+
+def plugin():
+    """Hydra's plugin, imported afresh."""
+    sys.modules.pop("hydra_plugins.it_losses", None)
+    return importlib.import_module("hydra_plugins.it_losses")
+
+
+class SearchPath:
+    def __init__(self):
+        self.added = []
+
+    def append(self, provider, path):
+        self.added.append(path)
+
+
+def test_the_plugin_is_found_by_hydra_in_this_installation():
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    assert "ItLossesConfigs" in {cls.__name__ for cls in Plugins.instance().discover(SearchPathPlugin)}
+
+
+def test_the_plugin_does_nothing_in_programs_without_solo_learn(monkeypatch):
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+    path = SearchPath()
+    plugin().ItLossesConfigs().manipulate_search_path(path)
+    assert path.added == []
+
+
+def test_the_plugin_registers_in_programs_with_solo_learn_and_adds_the_configs(solo):
+    path = SearchPath()
+    plugin().ItLossesConfigs().manipulate_search_path(path)
+    assert "vicreg_logdet" in solo.METHODS
+    assert path.added == [f"file://{solo_learn.CONFIGS}"]
+
+
+def test_a_plugin_that_fails_warns_and_lets_the_program_go_on(solo):
+    del solo.METHODS
+    with pytest.warns(UserWarning, match="old release"):
+        plugin()
+
+
+def test_importing_the_adapter_imports_no_other_framework_and_not_even_solo():
+    names = "solo lightly timm lightning pytorch_lightning stable_pretraining pytorch_metric_learning"
+    code = f"import sys, it_losses.adapters.solo_learn; print([n for n in {names.split()} if n in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+# from here on, the real solo-learn
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """scikit-learn's digits as one folder a class."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path_factory.mktemp("digits")
+    for i in range(96):
+        folder = root / ("val" if i % 3 == 0 else "train") / str(digits.target[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        image.fromarray((digits.images[i] * 15).astype("uint8")).convert("RGB").resize((32, 32)).save(folder / f"{i}.png")
+    return [f"data.train_path={root / 'train'}", f"data.val_path={root / 'val'}"]
+
+
+STOCK = [
+    "data.dataset=custom",
+    "data.num_workers=0",
+    "devices='1'",
+    "accelerator=cpu",
+    "strategy=auto",
+    "sync_batchnorm=False",
+    "precision=32",
+    "wandb.enabled=False",
+    "max_epochs=1",
+    "optimizer.batch_size=16",
+    "method_kwargs.proj_hidden_dim=32",
+    "method_kwargs.proj_output_dim=16",
+]
+
+
+def run(tmp_path, *arguments, ok=True):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, *map(str, arguments), f"checkpoint.dir={tmp_path / 'checkpoints'}"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert (answer.returncode == 0) == ok, answer.stderr[-3000:]
+    return answer.stdout + answer.stderr
+
+
+def checkpoints(tmp_path):
+    return sorted((tmp_path / "checkpoints").rglob("*.ckpt"))
+
+
+def ours(config="cpu_smoke"):
+    return [Path(HOME) / "main_pretrain.py", "--config-path", solo_learn.CONFIGS, "--config-name", config]
+
+
+def stock():
+    return [
+        Path(HOME) / "main_pretrain.py",
+        "--config-path",
+        Path(HOME) / "scripts/pretrain/cifar",
+        "--config-name",
+        "vicreg.yaml",
+    ]
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("method", GROUP)
+def test_every_method_trains_under_the_stock_script(method, images, tmp_path):
+    run(tmp_path, *ours(), *images, f"it_losses={method}")
+    (checkpoint,) = checkpoints(tmp_path)
+    saved = torch.load(checkpoint, weights_only=False)
+    assert saved["method_kwargs"]["proj_output_dim"] == 32 and saved["global_step"] > 0
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("word", ["method=vicreg_logdet", "+it_losses=vicreg_pairdist"])
+def test_a_stock_config_takes_one_word(word, images, tmp_path):
+    run(tmp_path, *stock(), *images, *STOCK, word)
+    assert word.partition("=")[2] in str(checkpoints(tmp_path)[0])
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("way", ["plugin", "callback", "runner"])
+def test_two_gloo_ranks_train_by_every_way_of_registering(way, images, tmp_path):
+    two = ["devices='2'", "strategy=ddp", "auto_resume.enabled=False"]
+    if way == "callback":
+        log = run(tmp_path, *ours(), *images, *two)
+    else:
+        first = ["-m", "it_losses.adapters.solo_learn"] if way == "runner" else []
+        log = run(tmp_path, *first, *stock(), *images, *STOCK, "method=vicreg_fused", *two)
+    assert "MEMBER: 2/2" in log and len(checkpoints(tmp_path)) == 1
+
+
+@pytest.mark.slow
+@with_checkout
+def test_resume_auto_resume_and_the_linear_probe(images, tmp_path):
+    timm = "backbone.name=timm/resnet10t"
+    run(tmp_path, *ours(), *images, timm)
+    (checkpoint,) = checkpoints(tmp_path)
+    assert "Resuming from previous checkpoint" in run(tmp_path, *ours(), *images, timm)
+    refused = run(tmp_path, *ours(), *images, timm, "method_kwargs.entropy_weight=7", ok=False)
+    assert "give this run a `name` of its own" in refused
+    (checkpoint, *_) = checkpoints(tmp_path)
+    run(tmp_path, *ours(), *images, timm, f"resume_from_checkpoint='{checkpoint}'", "max_epochs=2")
+    assert max(torch.load(path, weights_only=False)["epoch"] for path in checkpoints(tmp_path)) == 1
+    linear = [
+        Path(HOME) / "main_linear.py",
+        "--config-path",
+        Path(HOME) / "scripts/linear/imagenet-100",
+        "--config-name",
+        "vicreg",
+    ]
+    probe = [*(word for word in STOCK if "proj" not in word), "data.format=image_folder", "scheduler.lr_decay_steps=[1]"]
+    log = run(tmp_path, *linear, *images, *probe, timm, f"pretrained_feature_extractor='{checkpoint}'")
+    assert "max_epochs=1" in log or len(checkpoints(tmp_path)) >= 3
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-6), ("float64", 1e-12)])
+def test_vicreg_fused_has_solo_learns_number(dtype, tolerance):
+    code = f"""if True:
+        import sys, torch, warnings
+        warnings.simplefilter("ignore")
+        sys.path.insert(0, {HOME!r})
+        from solo.losses.vicreg import vicreg_loss_func
+        from it_losses.adapters.conventions import vicreg
+        torch.manual_seed(0)
+        results = []
+        for criterion in (vicreg_loss_func, vicreg("solo-learn")):
+            z = (0.7 * torch.randn(2, 48, 24, dtype=torch.{dtype}, generator=torch.Generator().manual_seed(0))).requires_grad_()
+            loss = criterion(*z); loss.backward(); results.append((loss.detach(), z.grad))
+        (a, da), (b, db) = results
+        assert (a - b).abs() <= {tolerance} * a.abs(), (a, b)
+        assert (da - db).norm() <= {tolerance} * da.norm(), (da - db).norm() / da.norm()
+    """
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
