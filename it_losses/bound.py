@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses import kernels
 from it_losses.conventions import VICRegWeights, official_weights
 from it_losses.distributed import LOCAL, Gathering, gathering
 from it_losses.entropy import EntropyEstimator
@@ -87,6 +88,12 @@ def vicreg_bound(
         return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
+    if len(views) == 2 and kernels.is_fused(views[0]):
+        stacks = [z.movedim(0, -2) for z in views]
+        loss, terms = kernels.vicreg(stacks, weights=weights, margin=margin, epsilon=epsilon)
+        invariance, variance, covariance = terms.unbind()
+        entropy = -(weights.variance * variance + weights.covariance * covariance)
+        return VICRegTerms(loss, invariance, entropy, variance, covariance)
     with full_precision(views[0]):
         views = [samples(z) for z in views]
         invariance = mean_squared_distance(views)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from it_losses import kernels
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.views import check_positive
 
@@ -67,7 +68,7 @@ class LogDet(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        nats = half_log_det(z, beta=self.beta)
+        nats = kernels.log_det(z, beta=self.beta) if kernels.is_fused(z) else half_log_det(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
 
     def sharded(self) -> tuple[str, list[float]]:

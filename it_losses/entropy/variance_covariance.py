@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from it_losses import kernels
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.views import check_positive, check_weight
 
@@ -68,6 +69,10 @@ class VarianceCovariance(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
+        # the fused twin averages over groups
+        if z.ndim == 2 and kernels.is_fused(z):
+            weights = (0.0, self.variance_weight, self.covariance_weight)
+            return -kernels.vicreg([z], weights=weights, margin=self.margin, epsilon=self.epsilon)[0]
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
         return -(self.variance_weight * variance + 2 * self.covariance_weight * off_diagonal_energy(z))
 

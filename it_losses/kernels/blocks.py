@@ -5,7 +5,9 @@ Groups of samples are stacked, `[groups, batch, dim]`; a sequence of views is se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 CPU_BLOCK = 1 << 19
 #: sides from which strips of a symmetric product are large enough for the matrix library to run at full speed
 STRIP_SIDE = 128
+#: multiplications from which a product is worth a call of its own
+LARGE_PRODUCT = 1 << 24
 #: the whole of an axis, where a block is cut along the other
 EVERYTHING = slice(None)
 
@@ -39,18 +43,38 @@ def column_means(views: Sequence[Tensor]) -> Tensor:
     return torch.cat([z.mean(dim=1, keepdim=True, dtype=dtype) for z in views])
 
 
-def centred(views: Sequence[Tensor], mean: Tensor, rows: slice, cols: slice) -> Tensor:
-    """A block of all views, less its column means, as a new tensor: V x [groups, batch, dim] -> [V groups, rows, cols]."""
-    block = torch.cat([z[:, rows, cols] for z in views]).to(mean.dtype)
+def centred(views: Sequence[Tensor], mean: Tensor, rows: slice, cols: slice, scratch: Tensor) -> Tensor:
+    """A block of all views, less its column means, in scratch: V x [groups, batch, dim] -> [V groups, rows, cols]."""
+    parts = [z[:, rows, cols] for z in views]
+    shape = (len(mean), *parts[0].shape[1:])
+    block = scratch[: math.prod(shape)].view(shape)
     # subtracted before any product and rounded once: a Gram matrix of the raw samples loses all digits at mean = 100 sigma
-    return block.sub_(mean[:, :, cols])
+    for part, average, out in zip(parts, mean.chunk(len(views)), block.chunk(len(views)), strict=True):
+        torch.sub(part, average[:, :, cols], out=out)
+    return block
+
+
+def scratch_for(length: int, width: int, like: Tensor) -> Tensor:
+    """Memory for the largest of `blocks(length, width)`, of like's dtype: fresh pages for each cost as much again."""
+    first = next(blocks(length, width, like.device))
+    return like.new_empty((first.stop - first.start) * width)
+
+
+def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
+    """`out = beta out + alpha a b`, through the strides of out: [groups, n, k] x [groups, k, m] -> [groups, n, m]."""
+    if out.device.type != "cpu" or out[0].numel() * a.shape[2] < LARGE_PRODUCT:
+        out.baddbmm_(a, b, alpha=alpha, beta=beta)
+        return
+    # one by one, large products run faster than in a batch
+    for result, left, right in zip(out, a, b, strict=True):
+        result.addmm_(left, right, alpha=alpha, beta=beta)
 
 
 def add_gram_(out: Tensor, x: Tensor, *, alpha: float, fresh: bool) -> None:
     """`out = alpha x x^T`, or `+=` unless fresh, of which only the lower triangle is promised: [groups, side, inner]."""
     side, beta = x.shape[1], 0.0 if fresh else 1.0
     if side < 2 * STRIP_SIDE or x.device.type != "cpu":
-        out.baddbmm_(x, x.mT, alpha=alpha, beta=beta)
+        add_product_(out, x, x.mT, alpha=alpha, beta=beta)
         return
     # row strips up to the diagonal block: with 4 strips 5/8 of the products of the full square
     strip = -(-side // min(side // STRIP_SIDE, 8))
@@ -73,4 +97,18 @@ def mirror_(out: Tensor) -> None:
 
 def squared_norm(x: Tensor) -> Tensor:
     """Sum of all squares, row by row: one running sum of many millions in float32 would lose four digits."""
-    return torch.linalg.vector_norm(x, dim=-1).square_().sum()
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norms.square_().sum()
+
+
+def without_autocast(z: Tensor) -> AbstractContextManager[object]:
+    """Context in which products on the device of z keep their precision; the backward pass may run under anything."""
+    kind = z.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def under_torch_func() -> bool:
+    """Whether a torch.func transform (grad, vmap, jvp, ...) is at work: torch has no public name for the question."""
+    return torch._C._are_functorch_transforms_active()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import EVERYTHING, add_gram_, blocks, centred, column_means, mirror_
+from it_losses.kernels.blocks import EVERYTHING, add_gram_, add_product_, blocks, centred, column_means, mirror_, scratch_for
 
 
 class Saved(NamedTuple):
@@ -35,12 +35,14 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     mean = column_means([z])
     if uses_gram(batch, dim):
         matrix = mean.new_empty(groups, batch, batch)
+        scratch = scratch_for(dim, batch * groups, mean)
         for cols in blocks(dim, batch * groups, z.device):
-            add_gram_(matrix, centred([z], mean, EVERYTHING, cols), alpha=scale, fresh=cols.start == 0)
+            add_gram_(matrix, centred([z], mean, EVERYTHING, cols, scratch), alpha=scale, fresh=cols.start == 0)
     else:
         matrix = mean.new_empty(groups, dim, dim)
+        scratch = scratch_for(batch, dim * groups, mean)
         for rows in blocks(batch, dim * groups, z.device):
-            add_gram_(matrix, centred([z], mean, rows, EVERYTHING).mT, alpha=scale, fresh=rows.start == 0)
+            add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
     if uses_gram(batch, dim):
         _centre_(matrix)
@@ -60,18 +62,20 @@ def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
     inverse.mul_((grad * scale)[:, None, None])
     out = torch.empty_like(z, memory_format=torch.contiguous_format)
     if uses_gram(batch, dim):
+        scratch = scratch_for(dim, batch * groups, saved.mean)
         for cols in blocks(dim, batch * groups, z.device):
-            _product(inverse, centred([z], saved.mean, EVERYTHING, cols), out[:, :, cols])
+            _product(inverse, centred([z], saved.mean, EVERYTHING, cols, scratch), out[:, :, cols])
     else:
+        scratch = scratch_for(batch, dim * groups, saved.mean)
         for rows in blocks(batch, dim * groups, z.device):
-            _product(centred([z], saved.mean, rows, EVERYTHING), inverse, out[:, rows])
+            _product(centred([z], saved.mean, rows, EVERYTHING, scratch), inverse, out[:, rows])
     return out
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
     if out.dtype == a.dtype:
         # beta = 0 writes through the strides of a block, where bmm(out=) would make a copy
-        out.baddbmm_(a, b, beta=0)
+        add_product_(out, a, b, beta=0)
     else:
         out.copy_(torch.bmm(a, b))
 

@@ -10,15 +10,18 @@ Only the lower triangle is formed, in strips of rows. Several t share the produc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import CPU_BLOCK, accumulation_dtype
+from it_losses.kernels.blocks import CPU_BLOCK, accumulation_dtype, add_product_
 
 #: a strip of rows is no taller than this part of the batch, so that the triangle saves nearly half of the square
 STRIPS = 8
+#: elements of a strip on a GPU: enough to fill it
+GPU_BLOCK = 1 << 24
 
 
 class Saved(NamedTuple):
@@ -35,19 +38,17 @@ def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) ->
 
 
 def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved]:
-    """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for each t in scales [K, groups]: [groups, batch, dim] -> [K, groups]."""
+    """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for scales t [K, groups]: [groups, batch, dim] -> [K, groups]."""
     groups, batch, _ = z.shape
     zs, norms, ratios = _scaled(z, scales)
     kept = zs.new_empty(0)
     if keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
         kept = zs.new_empty(groups, batch, batch)
     sums = zs.new_zeros(len(scales), groups, batch)
-    for rows in _strips(groups, batch, z.device):
+    for rows in _strips(z):
         exponents = _exponents(zs, norms, rows, kept)
-        for k, total in enumerate(sums):
-            # the last may overwrite the exponents; a kept strip of several scales may not be overwritten
-            last = k == len(sums) - 1 and (kept.numel() == 0 or len(sums) == 1)
-            similarities = _similarities(exponents, ratios[k], in_place=last)
+        for total, ratio in zip(sums, ratios, strict=True):
+            similarities = _similarities(exponents, ratio, in_place=len(sums) == 1)
             total[:, rows] += similarities.sum(dim=2)
             total[:, : rows.start] += similarities[:, :, : rows.start].sum(dim=1)
     return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
@@ -60,14 +61,17 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved) -> Tensor:
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
     pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
     weight = zs.new_zeros(groups, batch, 1)
-    out = torch.zeros_like(zs)
-    for rows in _strips(groups, batch, z.device):
-        pairs = _pair_weights(zs, norms, rows, ratios, pulls, saved.kept)
+    out = torch.empty_like(zs)
+    strips = _strips(z)
+    # fresh pages for every strip would cost as much as its arithmetic
+    scratch = zs.new_empty(groups * strips[0].stop * batch)
+    for rows in strips:
+        pairs = _pair_weights(zs, norms, rows, ratios, pulls, saved.kept, scratch)
         weight[:, rows] += pairs.sum(dim=2, keepdim=True)
         weight[:, : rows.start] += pairs[:, :, : rows.start].sum(dim=1)[:, :, None]
-        out[:, rows].baddbmm_(pairs, zs[:, : rows.stop], alpha=-1)
+        add_product_(out[:, rows], pairs, zs[:, : rows.stop], alpha=-1, beta=0)
         if rows.start > 0:
-            out[:, : rows.start].baddbmm_(pairs[:, :, : rows.start].mT, zs[:, rows], alpha=-1)
+            add_product_(out[:, : rows.start], pairs[:, :, : rows.start].mT, zs[:, rows], alpha=-1)
     return out.addcmul_(zs, weight).to(z.dtype)
 
 
@@ -80,9 +84,15 @@ def _scaled(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return zs, torch.linalg.vector_norm(zs, dim=2, keepdim=True).square_(), (scales[:1] / scales).to(dtype)
 
 
-def _strips(groups: int, batch: int, device: torch.device) -> list[slice]:
-    tallest = CPU_BLOCK if device.type == "cpu" else 1 << 24
-    height = min(max(tallest // (groups * batch), 64), max(-(-batch // STRIPS), 64))
+def strip_height(shape: Sequence[int], device: torch.device) -> int:
+    """Rows of a strip, for samples `[..., batch, dim]`."""
+    *groups, batch, _ = shape
+    elements = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    return min(max(elements // (math.prod(groups) * batch), 64), max(-(-batch // STRIPS), 64))
+
+
+def _strips(z: Tensor) -> list[slice]:
+    height, batch = strip_height(z.shape, z.device), z.shape[1]
     return [slice(start, min(start + height, batch)) for start in range(0, batch, height)]
 
 
@@ -91,7 +101,7 @@ def _exponents(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor) -> Tensor:
     before = slice(0, rows.stop)
     out = kept[:, rows, before] if kept.numel() else zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
     torch.add(norms[:, rows], norms[:, before].mT, out=out)
-    out.baddbmm_(zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
+    add_product_(out, zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
     # a distance is no less than zero, and zero to itself, whatever rounding says
     out.clamp_max_(0)
     _itself(out, rows).zero_()
@@ -104,22 +114,25 @@ def _itself(strip: Tensor, rows: slice) -> Tensor:
 
 
 def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor:
-    """`exp(ratio * exponents)`; ratio is [groups]."""
-    out = exponents if in_place else torch.empty_like(exponents)
-    return torch.mul(exponents, ratio[:, None, None], out=out).exp_()
+    """`exp(ratio * exponents)`; ratio is [groups]. In place only for a ratio of one."""
+    return exponents.exp_() if in_place else (exponents * ratio[:, None, None]).exp_()
 
 
-def _pair_weights(zs: Tensor, norms: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, kept: Tensor) -> Tensor:
+def _pair_weights(
+    zs: Tensor, norms: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, kept: Tensor, scratch: Tensor
+) -> Tensor:
     """W of a strip, each scale weighted by its upstream gradient: [groups, rows, rows.stop]."""
     before = slice(0, rows.stop)
     known = kept[:, rows, before] if kept.numel() else _exponents(zs, norms, rows, kept)
-    total = None
-    for ratio, pull in zip(ratios, pulls, strict=True):
-        pairs = pull[:, rows, None] + pull[:, None, before]
-        exponentiated = len(ratios) == 1 and kept.numel() > 0
-        pairs.mul_(known if exponentiated else _similarities(known, ratio, in_place=len(ratios) == 1))
-        total = pairs if total is None else total.add_(pairs)
-    assert total is not None
+    total = scratch[: known.numel()].view(known.shape)
+    if len(ratios) == 1:
+        torch.add(pulls[0][:, rows, None], pulls[0][:, None, before], out=total)
+        total.mul_(known if kept.numel() else known.exp_())
+    else:
+        total.zero_()
+        for ratio, pull in zip(ratios, pulls, strict=True):
+            similarities = _similarities(known, ratio, in_place=False)
+            total.addcmul_(similarities, pull[:, rows, None] + pull[:, None, before])
     # a point does not move its own similarity to itself, which would drown all others in the difference
     _itself(total, rows).zero_()
     return total

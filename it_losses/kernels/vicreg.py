@@ -16,7 +16,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import EVERYTHING, add_gram_, blocks, centred, column_means, mirror_, squared_norm
+from it_losses.kernels.blocks import (
+    EVERYTHING,
+    add_gram_,
+    add_product_,
+    blocks,
+    centred,
+    column_means,
+    mirror_,
+    scratch_for,
+    squared_norm,
+)
 from it_losses.kernels.vicreg_small import in_one_block, in_the_authors_order
 
 #: up to so many elements a view on a CPU, the authors' order of operations: their sums come out to the last bit
@@ -26,50 +36,67 @@ SMALL_ELEMENTS, SMALL_DIM = 1 << 16, 128
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs beside the views: the first alone, or the others; every part is new memory."""
+    """What the backward pass needs beside the views: the first alone or the others, empty where there is none; new memory."""
 
     #: the gradient itself, where the batch is small: [V groups, batch, dim]
-    gradient: Tensor | None = None
-    mean: Tensor | None = None  # [V groups, 1, dim]
+    gradient: Tensor
+    mean: Tensor  # [V groups, 1, dim]
     #: [V groups, dim, dim] with a zero diagonal, or [V groups, batch, batch]
-    matrix: Tensor | None = None
+    matrix: Tensor
     #: coefficient of Zc, per column: [V groups, 1, dim]
-    slope: Tensor | None = None
+    slope: Tensor
     #: for the N x N side, the column of the largest variance, which stays out of the matrix: [V groups, batch, 1]
-    column: Tensor | None = None
+    column: Tensor
     #: and its products with the other columns: [V groups, 1, dim]
-    row: Tensor | None = None
+    row: Tensor
 
 
-def uses_gram(batch: int, dim: int) -> bool:
-    """Whether the N x N side is taken: it costs N / D of the other, but subtracts the variances where that one zeroes them.
+def form(device_type: str, views: int, groups: int, batch: int, dim: int) -> str:
+    """Which of the four ways is taken; a function of the shape alone.
 
-    The rank bound |C|^2 >= tr(C)^2 / (N - 1) keeps digits in that difference unless N is close to D.
+    The N x N side costs N / D of the other, but subtracts the variances where that one zeroes them: the rank bound
+    |C|^2 >= tr(C)^2 / (N - 1) keeps digits in the difference unless N is close to D.
     """
-    return 8 * batch <= 7 * dim
+    if device_type == "cpu" and (views, groups) == (2, 1) and batch * dim <= OFFICIAL_ELEMENTS:
+        return "authors' order"
+    if views * groups * batch * dim <= SMALL_ELEMENTS and dim <= SMALL_DIM:
+        return "one block"
+    return "gram" if 8 * batch <= 7 * dim else "covariance"
+
+
+_FORWARD = {"authors' order": in_the_authors_order, "one block": in_one_block}
 
 
 def forward(
     views: Sequence[Tensor], weights: tuple[float, float, float], margin: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Saved]:
     """Loss [], terms (invariance, variance, covariance) [3], and Saved: V x [groups, batch, dim]."""
-    groups, batch, dim = views[0].shape
-    elements = views[0].numel()
-    if groups == 1 and len(views) == 2 and elements <= OFFICIAL_ELEMENTS and views[0].device.type == "cpu":
-        loss, terms, gradient = in_the_authors_order(views, weights, margin, epsilon)
-        return loss, terms, Saved(gradient)
-    if len(views) * elements <= SMALL_ELEMENTS and dim <= SMALL_DIM:
-        loss, terms, gradient = in_one_block(views, weights, margin, epsilon)
-        return loss, terms, Saved(gradient)
-    if uses_gram(batch, dim):
+    name = form(views[0].device.type, len(views), *views[0].shape)
+    if name in _FORWARD:
+        loss, terms, gradient = _FORWARD[name](views, weights, margin, epsilon)
+        nothing = gradient.new_empty(0)
+        return loss, terms, Saved(gradient, nothing, nothing, nothing, nothing, nothing)
+    if name == "gram":
         return _with_gram(views, weights, margin, epsilon)
     return _with_covariance(views, weights, margin, epsilon)
+
+
+def saved_shapes(device_type: str, views: int, groups: int, batch: int, dim: int) -> list[tuple[int, ...]]:
+    """Shapes of the parts of Saved, for whoever has to know them before they are computed."""
+    stacks = views * groups
+    name = form(device_type, views, groups, batch, dim)
+    if name in _FORWARD:
+        return [(stacks, batch, dim), (0,), (0,), (0,), (0,), (0,)]
+    line = (stacks, 1, dim)
+    if name == "gram":
+        return [(0,), line, (stacks, batch, batch), line, (stacks, batch, 1), line]
+    return [(0,), line, (stacks, dim, dim), line, (0,), (0,)]
 
 
 def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """Gradient of every view for the loss's gradient `grad` []: [V, groups, batch, dim], in the views' dtype."""
     groups, batch, dim = views[0].shape
-    if saved.gradient is not None:
+    if saved.gradient.numel():
         return (saved.gradient * grad).to(views[0].dtype).view(len(views), groups, batch, dim)
     # the upstream gradient goes into the small tensors, before anything is rounded to the views' dtype
     matrix = saved.matrix * (grad * (4 * weights[2] / ((batch - 1) * dim) * _per_view(views)))
@@ -91,12 +118,13 @@ def _with_covariance(
     views: Sequence[Tensor], weights: tuple[float, float, float], margin: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Saved]:
     """D x D: blocks of rows, so that centring, products and squared distances read the samples from memory once."""
-    groups, batch, dim = views[0].shape
+    _, batch, dim = views[0].shape
     mean = column_means(views)
     covariance = mean.new_empty(len(mean), dim, dim)
     distance = mean.new_zeros(())
+    scratch = scratch_for(batch, dim * len(mean), mean)
     for rows in blocks(batch, dim * len(mean), mean.device):
-        zc = centred(views, mean, rows, EVERYTHING)
+        zc = centred(views, mean, rows, EVERYTHING, scratch)
         add_gram_(covariance, zc.mT, alpha=1 / (batch - 1), fresh=rows.start == 0)
         distance += _squared_distance(views, rows, EVERYTHING, mean.dtype)
     mirror_(covariance)
@@ -107,56 +135,56 @@ def _with_covariance(
     hinge, slope = _hinge(variance, weights[1], margin, epsilon, batch)
     energy = squared_norm(covariance) * (_per_view(views) / dim)
     loss, terms = _total(distance / views[0].numel(), hinge, energy, weights)
-    return loss, terms, Saved(None, mean, covariance, slope)
+    nothing = mean.new_empty(0)
+    return loss, terms, Saved(nothing, mean, covariance, slope, nothing, nothing)
 
 
 def _with_gram(
     views: Sequence[Tensor], weights: tuple[float, float, float], margin: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Saved]:
     """N x N: blocks of columns; statistics first, since the Gram matrix leaves out the column of the largest variance."""
-    groups, batch, dim = views[0].shape
-    means, variances, distance = [], [], 0
-    strips = list(blocks(dim, batch * len(views) * groups, views[0].device))
+    _, batch, dim = views[0].shape
+    mean = column_means(views)
+    variance, row = torch.empty_like(mean), torch.empty_like(mean)
+    distance = mean.new_zeros(())
+    strips = list(blocks(dim, batch * len(mean), mean.device))
+    scratch = scratch_for(dim, batch * len(mean), mean)
     for cols in strips:
-        zs = torch.cat([z[:, :, cols] for z in views])
-        zs = zs.to(torch.promote_types(zs.dtype, torch.float32))
-        means.append(zs.mean(dim=1, keepdim=True))
-        distance = distance + _squared_distance(views, EVERYTHING, cols, zs.dtype)
-        zc = zs.sub_(means[-1])
-        variances.append((zc * zc).sum(dim=1, keepdim=True))
-    mean, variance = torch.cat(means, dim=2), torch.cat(variances, dim=2).mul_(1 / (batch - 1))
+        zc = centred(views, mean, EVERYTHING, cols, scratch)
+        torch.sum(zc.square(), dim=1, keepdim=True, out=variance[:, :, cols])
+        distance += _squared_distance(views, EVERYTHING, cols, mean.dtype)
+    variance.mul_(1 / (batch - 1))
     # one dominant feature would fill |G|^2 and cancel against its own variance: its products are taken apart
     top = variance.argmax(dim=2, keepdim=True)  # [V groups, 1, 1]
     column = torch.cat([z.gather(2, t.expand(-1, batch, 1)) for z, t in zip(views, top.chunk(len(views)), strict=True)])
     column = column.to(mean.dtype).sub_(mean.gather(2, top))
     others = torch.ones_like(variance).scatter_(2, top, 0)
     gram = mean.new_empty(len(mean), batch, batch)
-    rows = []
     for cols in strips:
         if len(strips) > 1:
-            zc = centred(views, mean, EVERYTHING, cols)
-        zc = zc.mul_(others[:, :, cols])
-        rows.append(torch.bmm(column.mT, zc))
+            zc = centred(views, mean, EVERYTHING, cols, scratch)
+        zc.mul_(others[:, :, cols])
+        add_product_(row[:, :, cols], column.mT, zc, alpha=1 / (batch - 1), beta=0)
         add_gram_(gram, zc, alpha=1 / (batch - 1), fresh=cols.start == 0)
     mirror_(gram)
-    row = torch.cat(rows, dim=2).mul_(1 / (batch - 1))
     apart = variance * others
     energy = squared_norm(gram) - squared_norm(apart) + 2 * squared_norm(row)
     hinge, slope = _hinge(variance[:, 0], weights[1], margin, epsilon, batch)
     slope.sub_(apart, alpha=4 * weights[2] / ((batch - 1) * dim) * _per_view(views))
     loss, terms = _total(distance / views[0].numel(), hinge, energy * (_per_view(views) / dim), weights)
-    return loss, terms, Saved(None, mean, gram, slope, column, row)
+    return loss, terms, Saved(mean.new_empty(0), mean, gram, slope, column, row)
 
 
 def _covariance_gradient(views: Sequence[Tensor], mean: Tensor, matrix: Tensor, pull: Tensor) -> Tensor:
     """`pull (Z - Z') + Zc matrix`, block of rows by block of rows."""
     groups, batch, dim = views[0].shape
     out = views[0].new_empty(len(mean), batch, dim)
+    scratch = scratch_for(batch, dim * len(mean), mean)
     for rows in blocks(batch, dim * len(mean), mean.device):
-        zc = centred(views, mean, rows, EVERYTHING)
+        zc = centred(views, mean, rows, EVERYTHING, scratch)
         block = out[:, rows] if out.dtype == mean.dtype else torch.empty_like(zc)
         _fill_with_pull(block, views, rows, EVERYTHING, pull)
-        block.baddbmm_(zc, matrix)
+        add_product_(block, zc, matrix)
         if out.dtype != mean.dtype:
             out[:, rows] = block
     return out.view(len(views), groups, batch, dim)
@@ -166,13 +194,14 @@ def _gram_gradient(views: Sequence[Tensor], saved: Saved, pull: Tensor) -> Tenso
     """`pull (Z - Z') + Zc slope + column row + G Zc`, block of columns by block of columns."""
     groups, batch, dim = views[0].shape
     out = views[0].new_empty(len(saved.mean), batch, dim)
+    scratch = scratch_for(dim, batch * len(saved.mean), saved.mean)
     for cols in blocks(dim, batch * len(saved.mean), saved.mean.device):
-        zc = centred(views, saved.mean, EVERYTHING, cols)
+        zc = centred(views, saved.mean, EVERYTHING, cols, scratch)
         block = out[:, :, cols] if out.dtype == zc.dtype else torch.empty_like(zc)
         _fill_with_pull(block, views, EVERYTHING, cols, pull)
         block.addcmul_(zc, saved.slope[:, :, cols])
         block.addcmul_(saved.column, saved.row[:, :, cols])
-        block.baddbmm_(saved.matrix, zc)
+        add_product_(block, saved.matrix, zc)
         if out.dtype != zc.dtype:
             out[:, :, cols] = block
     return out.view(len(views), groups, batch, dim)

@@ -48,8 +48,8 @@ def in_the_authors_order(views: Sequence[Tensor], weights: Weights, margin: floa
 
 def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsilon: float) -> Result:
     """Loss [], terms [3] and gradient [V groups, batch, dim], all views and groups in each operator, by the D x D side."""
-    groups, batch, dim = views[0].shape
-    zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    _, batch, dim = views[0].shape
+    zc = torch.cat(tuple(views)).to(accumulation_dtype(views[0].dtype))
     shares = len(zc)
     pull, invariance = _pull(views, zc, weights[0])
     zc.sub_(zc.mean(dim=1, keepdim=True))

@@ -1,0 +1,273 @@
+"""The twins as differentiable functions: autograd functions where Python runs them, torch.library ops where a compiler does.
+
+Each op is registered in four visible pieces: the op, its fake (shapes without numbers), its backward op, and what the one hands
+to the other. An op costs a call some 50 us more than an autograd function, so eager code takes the latter; both call the same
+two pure functions. No twin has a second derivative: asking for one raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels.blocks import accumulation_dtype, under_torch_func, without_autocast
+
+Weights = tuple[float, float, float]
+
+
+def is_compiling() -> bool:
+    """Whether a compiler looks on, which needs the registered op; an error under torch.func, which neither form supports."""
+    if under_torch_func():
+        raise RuntimeError("fused twins do not run under torch.func transforms. Set IT_LOSSES_BACKEND=reference for them.")
+    return torch.compiler.is_compiling()
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """A gradient that may be read but not differentiated; silence would let a gradient penalty train nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError("fused twins have no second derivative. Set IT_LOSSES_BACKEND=reference for one.")
+
+
+def _once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """That backward, with results whose own derivative raises."""
+
+    def guarded(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        return tuple(None if g is None else _NoSecondDerivative.apply(g, *ctx.saved_tensors) for g in results)
+
+    return guarded
+
+
+class VICReg(torch.autograd.Function):
+    """Loss [] and terms [3] of views [groups, batch, dim]."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Weights, margin: float, epsilon: float, *views: Tensor) -> tuple[Tensor, Tensor]:
+        """Value, and what backward will need."""
+        with without_autocast(views[0]):
+            loss, terms, saved = vicreg.forward(views, weights, margin, epsilon)
+        ctx.save_for_backward(*views, *saved)
+        ctx.weights, ctx.count = weights, len(views)
+        ctx.mark_non_differentiable(terms)
+        ctx.set_materialize_grads(False)
+        return loss, terms
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        """Gradient of the samples."""
+        if grad is None:
+            return (None,) * (3 + ctx.count)
+        views, saved = ctx.saved_tensors[: ctx.count], vicreg.Saved(*ctx.saved_tensors[ctx.count :])
+        with without_autocast(views[0]):
+            return None, None, None, *vicreg.backward(grad, views, saved, ctx.weights).unbind()
+
+
+@torch.library.custom_op(
+    "it_losses::vicreg",
+    mutates_args=(),
+    schema="(Tensor[] views, float[] weights, float margin, float epsilon) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def vicreg_op(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
+    """Loss, terms, and the six parts of Saved, empty where there is none."""
+    with without_autocast(views[0]):
+        loss, terms, saved = vicreg.forward(views, _three(weights), margin, epsilon)
+    return loss, terms, *(part if part.numel() else part.clone() for part in saved)
+
+
+@vicreg_op.register_fake
+def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
+    shapes = [(), (3,), *vicreg.saved_shapes(views[0].device.type, len(views), *views[0].shape)]
+    dtype = accumulation_dtype(views[0].dtype)
+    return tuple(views[0].new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+@torch.library.custom_op(
+    "it_losses::vicreg_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor[] views, Tensor[] saved, float[] weights) -> Tensor",
+)
+def vicreg_backward_op(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Gradient of the views: [V, groups, batch, dim]."""
+    with without_autocast(views[0]):
+        return vicreg.backward(grad, views, vicreg.Saved(*saved), _three(weights))
+
+
+@vicreg_backward_op.register_fake
+def _(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return views[0].new_empty(len(views), *views[0].shape)
+
+
+def _save_vicreg(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    views, ctx.weights = inputs[:2]
+    ctx.count = len(views)
+    ctx.save_for_backward(*views, *output[2:])
+    ctx.set_materialize_grads(False)
+
+
+def _vicreg_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return [None] * ctx.count, None, None, None
+    views, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+    return list(vicreg_backward_op(grad, list(views), list(saved), ctx.weights).unbind()), None, None, None
+
+
+vicreg_op.register_autograd(_vicreg_gradients, setup_context=_save_vicreg)
+
+
+def _three(weights: Sequence[float]) -> Weights:
+    return weights[0], weights[1], weights[2]
+
+
+class LogDet(torch.autograd.Function):
+    """Value [groups] of samples [groups, batch, dim]."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
+        """Value, and what backward will need."""
+        with without_autocast(z):
+            value, saved = log_det.forward(z, scale)
+        ctx.save_for_backward(z, *saved)
+        ctx.scale = scale
+        return value
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the samples."""
+        z, *saved = ctx.saved_tensors
+        with without_autocast(z):
+            return log_det.backward(grad, z, log_det.Saved(*saved), ctx.scale), None
+
+
+@torch.library.custom_op("it_losses::log_det", mutates_args=(), schema="(Tensor z, float scale) -> (Tensor, Tensor, Tensor)")
+def log_det_op(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, and the two parts of Saved."""
+    with without_autocast(z):
+        value, saved = log_det.forward(z, scale)
+    return value, *saved
+
+
+@log_det_op.register_fake
+def _(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    groups, batch, dim = z.shape
+    side = batch if log_det.uses_gram(batch, dim) else dim
+    dtype = accumulation_dtype(z.dtype)
+    # the factor comes from LAPACK column by column
+    factor = z.new_empty(groups, side, side, dtype=dtype).mT
+    return z.new_empty(groups, dtype=dtype), z.new_empty(groups, 1, dim, dtype=dtype), factor
+
+
+@torch.library.custom_op(
+    "it_losses::log_det_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor z, Tensor mean, Tensor factor, float scale) -> Tensor",
+)
+def log_det_backward_op(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
+    """Gradient of z."""
+    with without_autocast(z):
+        return log_det.backward(grad, z, log_det.Saved(mean, factor), scale)
+
+
+@log_det_backward_op.register_fake
+def _(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+def _save_log_det(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z, ctx.scale = inputs
+    ctx.save_for_backward(z, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _log_det_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, None]:
+    return None if grad is None else log_det_backward_op(grad, *ctx.saved_tensors, ctx.scale), None
+
+
+log_det_op.register_autograd(_log_det_gradient, setup_context=_save_log_det)
+
+
+class Pairwise(torch.autograd.Function):
+    """Values [K, groups] of samples [groups, batch, dim] at scales [K, groups]."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, scales: Tensor, memory_bytes: int) -> Tensor:
+        """Value, and what backward will need."""
+        with without_autocast(z):
+            value, saved = pairwise.forward(z, scales, memory_bytes)
+        ctx.save_for_backward(z, scales, *saved)
+        return value
+
+    @staticmethod
+    @_once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient of the samples."""
+        z, scales, *saved = ctx.saved_tensors
+        with without_autocast(z):
+            return pairwise.backward(grad, z, scales, pairwise.Saved(*saved)), None, None
+
+
+@torch.library.custom_op(
+    "it_losses::pairwise",
+    mutates_args=(),
+    schema="(Tensor z, Tensor scales, int memory_bytes) -> (Tensor, Tensor, Tensor)",
+)
+def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, and the two parts of Saved."""
+    with without_autocast(z):
+        value, saved = pairwise.forward(z, scales, memory_bytes)
+    return value, *saved
+
+
+@pairwise_op.register_fake
+def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
+    groups, batch, _ = z.shape
+    dtype = accumulation_dtype(z.dtype)
+    kept = (groups, batch, batch) if pairwise.keeps_triangle(groups, batch, dtype.itemsize, memory_bytes) else (0,)
+    return (
+        z.new_empty(len(scales), groups, dtype=dtype),
+        z.new_empty(len(scales), groups, batch, dtype=dtype),
+        z.new_empty(kept, dtype=dtype),
+    )
+
+
+@torch.library.custom_op(
+    "it_losses::pairwise_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor z, Tensor scales, Tensor sums, Tensor kept) -> Tensor",
+)
+def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor) -> Tensor:
+    """Gradient of z."""
+    with without_autocast(z):
+        return pairwise.backward(grad, z, scales, pairwise.Saved(sums, kept))
+
+
+@pairwise_backward_op.register_fake
+def _(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+def _save_pairwise(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:2], *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _pairwise_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:
+    return None if grad is None else pairwise_backward_op(grad, *ctx.saved_tensors), None, None
+
+
+pairwise_op.register_autograd(_pairwise_gradient, setup_context=_save_pairwise)
