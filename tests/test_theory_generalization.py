@@ -39,6 +39,14 @@ def test_head_is_numpys_of_minimum_norm(rank):
     assert_close(theory.least_squares_head(z, targets).weight, torch.as_tensor(expected))
 
 
+def test_rounding_of_the_features_is_no_feature():
+    # four directions in float32: the others hold its rounding, which a float64 fit must not invert
+    z = (torch.randn(60, 4) @ torch.randn(4, 20)).float()
+    head = theory.least_squares_head(z, torch.randn(60, 3))
+    assert head.rank == 4
+    assert head.weight.abs().max() < 1e3
+
+
 def test_more_directions_never_loosen_the_residual():
     z, targets = torch.randn(40, 16, dtype=F64), torch.randn(40, 3, dtype=F64)
     residuals = [theory.least_squares_residual(z[:, :k], targets).item() for k in (1, 4, 8, 16)]

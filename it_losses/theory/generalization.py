@@ -75,11 +75,11 @@ def generalization_bound(
 
     Source: Theorem 3 of arXiv 2303.00633, as recalled; check against the paper. Residual form of `|P_Z Y|_F`: derived.
     """
-    unlabelled_z, unlabelled_z_other = unlabelled_z.double(), unlabelled_z_other.double()
     m, n = len(unlabelled_z), len(z)
-    constants = unlabelled_z.new_tensor([2 * rademacher_complexity / math.sqrt(m), confidence])
+    distances = _norms(unlabelled_z.double() - unlabelled_z_other.double())
+    constants = distances.new_tensor([2 * rademacher_complexity / math.sqrt(m), confidence])
     return GeneralizationBound(
-        invariance=_norms(unlabelled_z - unlabelled_z_other).mean(),
+        invariance=distances.mean(),
         unlabelled_residual=2 / math.sqrt(m) * least_squares_residual(unlabelled_z, unlabelled_targets),
         labelled_residual=1 / math.sqrt(n) * least_squares_residual(z, targets),
         rademacher=constants[0],
@@ -89,13 +89,17 @@ def generalization_bound(
 
 @torch.no_grad()
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
-    """W of minimum norm among the minimisers of `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], [], []."""
+    """W of minimum norm among the minimisers of `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], [], [].
+
+    Computed in float64. Directions of z below `max(n, dim) * eps` of the largest, eps that of the dtype z comes in, count as
+    its rounding and not as features; so hand in what the network gave, not a float64 copy of it.
+    """
+    rounding = max(z.shape) * torch.finfo(z.dtype).eps
     z, targets = z.double(), targets.double()
     if len(z) != len(targets):
         raise ValueError(f"needs one target for each sample, got {len(targets)} for {len(z)}.")
     left, singular_values, right = torch.linalg.svd(z, full_matrices=False)
-    # directions below the rounding of the largest one are not part of the row space
-    used = singular_values > max(z.shape) * torch.finfo(z.dtype).eps * singular_values[0]
+    used = singular_values > rounding * singular_values[0]
     coordinates = (left.mT @ targets) * used[:, None]  # [min(n, dim), outputs]
     weight = right.mT @ (coordinates / torch.where(used, singular_values, 1)[:, None])
     return LeastSquaresHead(weight, torch.linalg.matrix_norm(targets - left @ coordinates), used.sum())
