@@ -95,18 +95,22 @@ class EmbeddingMonitor(_callback_class()):  # type: ignore[misc]
         if not views:
             return
         z = torch.cat([view.reshape(-1, view.shape[-1]) for view in views]).float()
-        measured = _terms(pl_module, views) | diagnostics.measure(z)
-        # equal rows give no bandwidth, and no bounds
-        if measured["std"] > 0:
-            lower, upper = diagnostics.pairwise_entropy_bounds(z)
-            measured |= {"pairwise_lower_nats": float(lower), "pairwise_upper_nats": float(upper)}
+        measured = _terms(pl_module, views) | diagnostics.measure(z) | _pairwise(z)
         alarm = diagnostics.collapse_alarm(z)
         measured["collapsed"] = float(alarm is not None)
-        named = {f"{self.prefix}/{name}": value for name, value in measured.items()}
-        pl_module.log_dict(named, on_step=True, on_epoch=False, sync_dist=True, batch_size=len(z))
+        self._log(trainer, pl_module, measured)
         self._plot(trainer, diagnostics.spectrum(z))
         if alarm is not None:
             self._alarm(trainer, alarm)
+
+    def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:
+        here = torch.tensor(list(measured.values()), device=pl_module.device)
+        everywhere = trainer.strategy.reduce(here, reduce_op="mean").tolist()
+        named = {f"{self.prefix}/{name}": value for name, value in zip(measured, everywhere, strict=True)}
+        # Lightning writes what is logged at every log_every_n_steps-th step alone, which need not be one of these
+        for logger in trainer.loggers:
+            logger.log_metrics(named, step=trainer.global_step)
+        pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
 
     def _keep_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._views["taken"] = [z.detach() for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]
@@ -159,6 +163,13 @@ def _terms(pl_module: nn.Module, views: list[Tensor]) -> dict[str, float]:
         return {}
     with torch.no_grad():
         return {name: float(value) for name, value in criteria[0].terms(*views)._asdict().items()}  # type: ignore[operator]
+
+
+def _pairwise(z: Tensor) -> dict[str, float]:
+    """Bounds on the entropy by pairwise distances; equal rows give no bandwidth, and no entropy."""
+    differ = bool((z != z[0]).any())
+    lower, upper = diagnostics.pairwise_entropy_bounds(z) if differ else (-torch.inf, -torch.inf)
+    return {"pairwise_lower_nats": float(lower), "pairwise_upper_nats": float(upper)}
 
 
 def _figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_the_log_says_what_the_step_saw(package):
     assert logged["embeddings/entropy"].item() == pytest.approx(terms.entropy.item(), rel=1e-5)
     assert logged["embeddings/pairwise_lower_nats"] <= logged["embeddings/pairwise_upper_nats"]
     assert logged["embeddings/collapsed"] == 0
+
+
+def test_every_measured_step_reaches_the_logger_whatever_lightning_logs(tmp_path):
+    logger = lightning.loggers.CSVLogger(tmp_path)
+    fit(
+        lightning,
+        module_of(lightning, VICReg()),
+        monitor.EmbeddingMonitor(every_n_steps=1),
+        logger=logger,
+        log_every_n_steps=50,
+    )
+    rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    assert "embeddings/rank_me" in rows[0] and len(rows) == 3
 
 
 def test_it_watches_a_named_module_of_a_model_without_our_criteria():

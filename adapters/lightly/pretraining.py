@@ -1,0 +1,107 @@
+"""Pretraining: the LightningModule that all our lightly modules are: a timm backbone, an objective, an online classifier."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from it_losses.adapters.backbones import timm_backbone
+from it_losses.adapters.frameworks import framework
+from it_losses.adapters.lightly.patch import PIP
+
+framework("lightly", install=PIP)
+from lightly.models.utils import get_weight_decay_parameters  # noqa: E402
+from lightly.utils.benchmarking import OnlineLinearClassifier  # noqa: E402
+from lightly.utils.lars import LARS  # noqa: E402
+from lightly.utils.scheduler import CosineWarmupScheduler  # noqa: E402
+from pytorch_lightning import LightningModule  # noqa: E402
+
+
+class Pretraining(LightningModule):
+    """A backbone, what a subclass trains it with, and an online linear classifier beside it.
+
+    Args:
+        batch_size_per_device: sets the learning rate, together with the number of devices.
+        num_classes: of the online classifier.
+        backbone: a timm model.
+        backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
+        base_lr: learning rate for a batch of 256, scaled linearly.
+        weight_decay: of the weights that are neither biases nor norms.
+        warmup_epochs: of the cosine schedule; a tenth of all epochs at most.
+    """
+
+    base_lr: ClassVar[float] = 0.3
+
+    def __init__(
+        self,
+        batch_size_per_device: int,
+        num_classes: int,
+        backbone: str = "resnet50",
+        backbone_options: dict[str, Any] | None = None,
+        base_lr: float | None = None,
+        weight_decay: float = 1e-6,
+        warmup_epochs: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.backbone = timm_backbone(backbone, **(backbone_options or {}))
+        self.online_classifier = OnlineLinearClassifier(feature_dim=self.backbone.num_features, num_classes=num_classes)
+        self.build(self.backbone.num_features)
+
+    def build(self, width: int) -> None:
+        """Make heads and criterion for features of that width."""
+        raise NotImplementedError
+
+    def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
+        """Terms by name, "loss" among them, of the views of a batch and their features."""
+        raise NotImplementedError
+
+    def heads(self) -> list[nn.Module]:
+        """What is trained beside the backbone."""
+        return [self.projection_head]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images -> features [batch, width]."""
+        features: Tensor = self.backbone(x)
+        return features.flatten(start_dim=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of the objective and of the online classifier; every term logged as `train_<term>`."""
+        views, targets = batch[0], batch[1]
+        features = self.forward(torch.cat(views)).chunk(len(views))
+        terms = self.objective(views, list(features))
+        logged = {f"train_{name}": value.detach() for name, value in terms.items()}
+        self.log_dict(logged, prog_bar=True, sync_dist=True, batch_size=len(targets))
+        seen = torch.cat(features).detach()
+        class_loss, accuracy = self.online_classifier.training_step((seen, targets.repeat(len(views))), batch_idx)
+        self.log_dict(accuracy, sync_dist=True, batch_size=len(targets))
+        return terms["loss"] + class_loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of the online classifier, its accuracy logged."""
+        images, targets = batch[0], batch[1]
+        class_loss, accuracy = self.online_classifier.validation_step((self.forward(images).detach(), targets), batch_idx)
+        self.log_dict(accuracy, prog_bar=True, sync_dist=True, batch_size=len(targets))
+        return class_loss
+
+    def configure_optimizers(self) -> Any:
+        """LARS with a cosine schedule, no decay of biases, norms and classifier."""
+        decayed, others = get_weight_decay_parameters([self.backbone, *self.heads()])
+        options = self.hparams
+        base_lr = self.base_lr if options.base_lr is None else options.base_lr
+        optimizer = LARS(
+            [
+                {"name": "weights", "params": decayed},
+                {"name": "biases_and_norms", "params": others, "weight_decay": 0.0},
+                {"name": "classifier", "params": self.online_classifier.parameters(), "weight_decay": 0.0},
+            ],
+            lr=base_lr * options.batch_size_per_device * self.trainer.world_size / 256,
+            momentum=0.9,
+            weight_decay=options.weight_decay,
+        )
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        warmup = int(steps / epochs * min(options.warmup_epochs, epochs / 10))
+        scheduler = CosineWarmupScheduler(optimizer=optimizer, warmup_epochs=warmup, max_epochs=int(steps))
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
