@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import under_torch_func
 
 #: what overrides the rule
@@ -83,17 +83,18 @@ def _vicreg_form(shape: Sequence[int], device: torch.device, views: int) -> str:
         "one block": f"small: D x D = {dim} x {dim} in one block, gradient in the forward pass",
         "gram": f"N x N = {batch} x {batch} Gram matrix, the smaller side",
         "covariance": f"D x D = {dim} x {dim} covariance, the smaller side or close to it",
-    }[vicreg.form(device.type, views, groups, batch, dim)]
+    }[closed_vicreg.form(device.type, views, groups, batch, dim)]
 
 
 def _log_det_form(shape: Sequence[int], device: torch.device, views: int) -> str:
     batch, dim = shape[-2:]
-    side = "N x N Gram" if log_det.uses_gram(batch, dim) else "D x D covariance"
+    side = "N x N Gram" if closed_log_det.uses_gram(batch, dim) else "D x D covariance"
     return f"Cholesky factor of the {side} matrix of {min(batch, dim)}, the smaller side"
 
 
 def _pairwise_form(shape: Sequence[int], device: torch.device, views: int) -> str:
-    return f"lower triangle of {shape[-2]} x {shape[-2]} pairs in strips of at most {pairwise.strip_height(shape, device)} rows"
+    height = closed_pairwise.strip_height(shape, device)
+    return f"lower triangle of {shape[-2]} x {shape[-2]} pairs in strips of at most {height} rows"
 
 
 _FORMS = {"vicreg": _vicreg_form, "log_det": _log_det_form, "pairwise": _pairwise_form}

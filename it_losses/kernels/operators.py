@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import accumulation_dtype, under_torch_func, without_autocast
 
 Weights = tuple[float, float, float]
@@ -58,7 +58,7 @@ class VICReg(torch.autograd.Function):
     def forward(ctx: Any, weights: Weights, margin: float, epsilon: float, *views: Tensor) -> tuple[Tensor, Tensor]:
         """Value, and what backward will need."""
         with without_autocast(views[0]):
-            loss, terms, saved = vicreg.forward(views, weights, margin, epsilon)
+            loss, terms, saved = closed_vicreg.forward(views, weights, margin, epsilon)
         ctx.save_for_backward(*views, *saved)
         ctx.weights, ctx.count = weights, len(views)
         ctx.mark_non_differentiable(terms)
@@ -70,10 +70,11 @@ class VICReg(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Gradient of the samples."""
         if grad is None:
-            return (None,) * (3 + ctx.count)
-        views, saved = ctx.saved_tensors[: ctx.count], vicreg.Saved(*ctx.saved_tensors[ctx.count :])
+            return (None, None, None, *([None] * ctx.count))
+        views, saved = ctx.saved_tensors[: ctx.count], closed_vicreg.Saved(*ctx.saved_tensors[ctx.count :])
         with without_autocast(views[0]):
-            return None, None, None, *vicreg.backward(grad, views, saved, ctx.weights).unbind()
+            gradients = closed_vicreg.backward(grad, views, saved, ctx.weights)
+        return None, None, None, *gradients.unbind()
 
 
 @torch.library.custom_op(
@@ -85,13 +86,13 @@ class VICReg(torch.autograd.Function):
 def vicreg_op(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
     """Loss, terms, and the six parts of Saved, empty where there is none."""
     with without_autocast(views[0]):
-        loss, terms, saved = vicreg.forward(views, _three(weights), margin, epsilon)
+        loss, terms, saved = closed_vicreg.forward(views, _three(weights), margin, epsilon)
     return loss, terms, *(part if part.numel() else part.clone() for part in saved)
 
 
 @vicreg_op.register_fake
 def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
-    shapes = [(), (3,), *vicreg.saved_shapes(views[0].device.type, len(views), *views[0].shape)]
+    shapes = [(), (3,), *closed_vicreg.saved_shapes(views[0].device.type, len(views), *views[0].shape)]
     dtype = accumulation_dtype(views[0].dtype)
     return tuple(views[0].new_empty(shape, dtype=dtype) for shape in shapes)
 
@@ -104,7 +105,7 @@ def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon:
 def vicreg_backward_op(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Gradient of the views: [V, groups, batch, dim]."""
     with without_autocast(views[0]):
-        return vicreg.backward(grad, views, vicreg.Saved(*saved), _three(weights))
+        return closed_vicreg.backward(grad, views, closed_vicreg.Saved(*saved), _three(weights))
 
 
 @vicreg_backward_op.register_fake
@@ -140,7 +141,7 @@ class LogDet(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
         """Value, and what backward will need."""
         with without_autocast(z):
-            value, saved = log_det.forward(z, scale)
+            value, saved = closed_log_det.forward(z, scale)
         ctx.save_for_backward(z, *saved)
         ctx.scale = scale
         return value
@@ -151,21 +152,21 @@ class LogDet(torch.autograd.Function):
         """Gradient of the samples."""
         z, *saved = ctx.saved_tensors
         with without_autocast(z):
-            return log_det.backward(grad, z, log_det.Saved(*saved), ctx.scale), None
+            return closed_log_det.backward(grad, z, closed_log_det.Saved(*saved), ctx.scale), None
 
 
 @torch.library.custom_op("it_losses::log_det", mutates_args=(), schema="(Tensor z, float scale) -> (Tensor, Tensor, Tensor)")
 def log_det_op(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Value, and the two parts of Saved."""
     with without_autocast(z):
-        value, saved = log_det.forward(z, scale)
+        value, saved = closed_log_det.forward(z, scale)
     return value, *saved
 
 
 @log_det_op.register_fake
 def _(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     groups, batch, dim = z.shape
-    side = batch if log_det.uses_gram(batch, dim) else dim
+    side = batch if closed_log_det.uses_gram(batch, dim) else dim
     dtype = accumulation_dtype(z.dtype)
     # the factor comes from LAPACK column by column
     factor = z.new_empty(groups, side, side, dtype=dtype).mT
@@ -180,7 +181,7 @@ def _(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
 def log_det_backward_op(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
     """Gradient of z."""
     with without_autocast(z):
-        return log_det.backward(grad, z, log_det.Saved(mean, factor), scale)
+        return closed_log_det.backward(grad, z, closed_log_det.Saved(mean, factor), scale)
 
 
 @log_det_backward_op.register_fake
@@ -208,7 +209,7 @@ class Pairwise(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, scales: Tensor, memory_bytes: int) -> Tensor:
         """Value, and what backward will need."""
         with without_autocast(z):
-            value, saved = pairwise.forward(z, scales, memory_bytes)
+            value, saved = closed_pairwise.forward(z, scales, memory_bytes)
         ctx.save_for_backward(z, scales, *saved)
         return value
 
@@ -218,7 +219,7 @@ class Pairwise(torch.autograd.Function):
         """Gradient of the samples."""
         z, scales, *saved = ctx.saved_tensors
         with without_autocast(z):
-            return pairwise.backward(grad, z, scales, pairwise.Saved(*saved)), None, None
+            return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved)), None, None
 
 
 @torch.library.custom_op(
@@ -229,7 +230,7 @@ class Pairwise(torch.autograd.Function):
 def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Values, and the two parts of Saved."""
     with without_autocast(z):
-        value, saved = pairwise.forward(z, scales, memory_bytes)
+        value, saved = closed_pairwise.forward(z, scales, memory_bytes)
     return value, *saved
 
 
@@ -237,7 +238,7 @@ def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, T
 def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
     groups, batch, _ = z.shape
     dtype = accumulation_dtype(z.dtype)
-    kept = (groups, batch, batch) if pairwise.keeps_triangle(groups, batch, dtype.itemsize, memory_bytes) else (0,)
+    kept = (groups, batch, batch) if closed_pairwise.keeps_triangle(groups, batch, dtype.itemsize, memory_bytes) else (0,)
     return (
         z.new_empty(len(scales), groups, dtype=dtype),
         z.new_empty(len(scales), groups, batch, dtype=dtype),
@@ -253,7 +254,7 @@ def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Ten
 def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor) -> Tensor:
     """Gradient of z."""
     with without_autocast(z):
-        return pairwise.backward(grad, z, scales, pairwise.Saved(sums, kept))
+        return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(sums, kept))
 
 
 @pairwise_backward_op.register_fake

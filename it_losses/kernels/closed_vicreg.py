@@ -27,7 +27,7 @@ from it_losses.kernels.blocks import (
     scratch_for,
     squared_norm,
 )
-from it_losses.kernels.vicreg_small import in_one_block, in_the_authors_order
+from it_losses.kernels.closed_vicreg_small import in_one_block, in_the_authors_order
 
 #: up to so many elements a view on a CPU, the authors' order of operations: their sums come out to the last bit
 OFFICIAL_ELEMENTS = 2048

@@ -4,7 +4,8 @@
     gradient    s Zc A^-1   or   s A^-1 Zc
 
 The N x N side has an exact null vector, the vector of ones: A is 1 there and large elsewhere, so A^-1 blows up what rounding
-left of 1^T Zc. Centring the Gram matrix repairs the value, centring the inverse the gradient. Derived.
+left of 1^T Zc. Centring the Gram matrix repairs the value; raising A along the ones before the factorization, and centring the
+inverse after it, repair the gradient. Derived.
 """
 
 from __future__ import annotations
@@ -46,11 +47,18 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     mirror_(matrix)
     if uses_gram(batch, dim):
         _centre_(matrix)
-    _add_identity_(matrix)
+    null = _add_identity_(matrix)
+    if uses_gram(batch, dim):
+        raised = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
+        # the vector of ones is raised from the bottom of the spectrum to its middle; what that adds to the value is known
+        matrix.add_((raised / batch)[:, None, None])
     factor, failed = torch.linalg.cholesky_ex(matrix)
     # a failed factorization leaves finite numbers behind: make value and gradient say so
     factor.masked_fill_((failed != 0)[:, None, None], torch.nan)
-    return factor.diagonal(dim1=1, dim2=2).log().sum(dim=1), Saved(mean, factor)
+    value = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    if uses_gram(batch, dim):
+        value.sub_(torch.log1p(raised / null), alpha=0.5)
+    return value, Saved(mean, factor)
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
@@ -88,8 +96,13 @@ def _centre_(matrix: Tensor) -> None:
     matrix.sub_(row).sub_(row.mT)
 
 
-def _add_identity_(matrix: Tensor) -> None:
-    """`I + matrix` in place, lifted by the rounding of its products, without which singular data lose definiteness."""
+def _add_identity_(matrix: Tensor) -> Tensor:
+    """`I + matrix` in place, lifted by the rounding of its products, without which singular data lose definiteness.
+
+    Returns what was added to the diagonal: [groups].
+    """
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     rounding = 2 * matrix.shape[1] ** 0.5 * torch.finfo(matrix.dtype).eps
-    diagonal.add_(diagonal.amax(dim=1, keepdim=True).mul_(rounding).add_(1))
+    added = diagonal.amax(dim=1).mul_(rounding).add_(1)
+    diagonal.add_(added[:, None])
+    return added

@@ -1,0 +1,160 @@
+"""The closed forms of log-det and pairwise entropy against their definitions in float64, where the naive way breaks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, log_det, pairwise
+
+from it_losses import kernels
+from it_losses.entropy.log_det import half_log_det
+from it_losses.entropy.pairwise import spread_entropy, squared_distances
+
+SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64)]
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory holds NaN: what is read before it is written shows."""
+    new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kw: empty_like(*args, **kw).fill_(torch.nan))
+
+
+def samples(batch: int, dim: int) -> Tensor:
+    generator = torch.Generator().manual_seed(batch * 1009 + dim)
+    z = torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+    return z * torch.linspace(0.3, 1.5, dim, dtype=torch.float64) + 0.5
+
+
+def fused_log_det(z: Tensor, beta: float) -> Tensor:
+    return kernels.log_det(z, beta=beta)
+
+
+def assert_exact(fused, plain, definition, z: Tensor, dtype: torch.dtype, *constants: float, tolerance=None) -> None:
+    """Value and gradient for a random upstream gradient; the reference computes low precision in float32."""
+    z, upstream = z.to(dtype).double(), -1.3
+    full = torch.promote_types(dtype, torch.float32)
+    results = []
+    for function, to in ((fused, dtype), (plain, full), (definition, torch.float64)):
+        own = leaf(z, to)
+        value = function(own, *constants)
+        (value * upstream).backward()
+        results.append((value, own.grad))
+    for got, reference, exact in zip(*results, strict=True):
+        assert_no_worse(got, reference, exact, tolerance=tolerance or TOLERANCE[dtype])
+
+
+def assert_log_det(z: Tensor, dtype: torch.dtype, beta: float, **options) -> None:
+    assert_exact(
+        fused_log_det, lambda z, b: half_log_det(z, beta=b), lambda z, b: log_det(z, beta=b), z, dtype, beta, **options
+    )
+
+
+def assert_pairwise(z: Tensor, dtype: torch.dtype, scale: float, memory_bytes: int | None = None, **options) -> None:
+    assert_exact(
+        lambda z, s: kernels.pairwise(z, [s], memory_bytes=memory_bytes)[0],
+        lambda z, s: spread_entropy(squared_distances(z), scale=s),
+        lambda z, s: pairwise(z, scale=s),
+        z,
+        dtype,
+        scale,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_log_det_and_its_gradient_are_the_definitions(batch, dim, dtype):
+    # the reference lifts the diagonal by the rounding of the products: at beta = 2 that is far below what is compared
+    assert_log_det(samples(batch, dim), dtype, 2.0, tolerance=max(TOLERANCE[dtype], 1e-9))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_strides_do_not_matter(layout):
+    for shape in ((31, 97), (263, 64)):
+        z = LAYOUTS[layout](samples(*shape)).requires_grad_()
+        dense = z.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        for function in (lambda z: kernels.log_det(z, beta=2.0), lambda z: kernels.pairwise(z, [30.0])[0]):
+            pair = [torch.autograd.grad(function(x), x)[0] for x in (z, dense)]
+            torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [1e3, 1e6])
+def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
+    # 1 is a null vector of it: an inverse that is not centred multiplies the rounding of 1^T Zc by beta
+    z = leaf(samples(128, 512) + 3, torch.float32)
+    (gradient,) = torch.autograd.grad(kernels.log_det(z, beta=beta), z)
+    assert gradient.mean(dim=0).abs().max() < 1e-5 * gradient.abs().max()
+    assert_log_det(z.detach().double(), torch.float32, beta)
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(64, 128), (128, 64)])
+@pytest.mark.parametrize("rank", [0, 1, 20])
+def test_rank_deficiency_with_a_large_beta_is_finite(batch, dim, rank):
+    z = (samples(batch, rank) @ samples(rank, dim) if rank else torch.ones(batch, dim)).float().requires_grad_()
+    value = kernels.log_det(z, beta=1e6)
+    (gradient,) = torch.autograd.grad(value, z)
+    assert value.isfinite() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(20, 40), (40, 20)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_input_gives_a_bad_value(batch, dim, bad):
+    z = samples(batch, dim).float()
+    z[1, 2] = bad
+    assert not kernels.log_det(z, beta=2.0).isfinite()
+    assert not kernels.pairwise(z, [30.0]).isfinite().any()
+
+
+@pytest.mark.parametrize("memory_bytes", [0, None])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_pairwise_entropy_and_its_gradient_are_the_definitions(batch, dim, dtype, memory_bytes):
+    assert_pairwise(samples(batch, dim), dtype, 0.6 * dim, memory_bytes)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, None])
+@pytest.mark.parametrize("scale", [0.1, 0.02])
+def test_a_narrow_bandwidth_keeps_its_digits_at_a_mean_of_10_sigma(scale, memory_bytes):
+    # a pair of a point with itself outweighs all others: kept in the difference it leaves no digits of them
+    z = samples(128, 128)
+    assert_pairwise(z + 10 * z.std(dim=0), torch.float32, scale * 128, memory_bytes)
+
+
+def test_near_duplicates_are_resolved_as_well_as_the_reference_does():
+    z = samples(64, 64)
+    # float32 knows a squared distance of 6e-5 between points of squared norm 60 to 6 %; half of the pairs are such
+    assert_pairwise(torch.cat((z, z + 1e-3 * samples(64, 64))), torch.float32, 0.05, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("memory_bytes", [0, None])
+def test_coincident_samples_have_no_entropy_and_no_gradient(memory_bytes):
+    z = torch.full((40, 7), 0.7, requires_grad=True)
+    value = kernels.pairwise(z, [1e-3], memory_bytes=memory_bytes)[0]
+    (gradient,) = torch.autograd.grad(value, z)
+    assert value.abs() < 1e-6
+    assert gradient.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("memory_bytes", [0, None])
+def test_several_scales_and_groups_equal_one_at_a_time(memory_bytes):
+    z = leaf(torch.stack([samples(150, 20), samples(150, 20) * 2]), torch.float64)
+    scales = [5.0, torch.tensor([10.0, 30.0]), 60.0]
+    together = kernels.pairwise(z, scales, memory_bytes=memory_bytes)
+    apart = torch.stack(
+        [torch.stack([kernels.pairwise(z[g], [t[g] if isinstance(t, Tensor) else t])[0] for g in (0, 1)]) for t in scales]
+    )
+    torch.testing.assert_close(together, apart)
+    upstream = torch.randn(3, 2, dtype=torch.float64)
+    torch.testing.assert_close(*(torch.autograd.grad((x * upstream).sum(), z)[0] for x in (together, apart)))
+
+
+def test_the_memory_bound_decides_whether_pairs_are_kept():
+    z = leaf(samples(256, 16), torch.float32)
+    kept = []
+    for bound in (256 * 256 * 4, 256 * 256 * 4 - 1):
+        graph = kernels.pairwise(z, [10.0], memory_bytes=bound).grad_fn.next_functions[0][0]
+        kept.append(max(t.numel() for t in graph.saved_tensors if t is not None))
+    assert kept == [256 * 256, 256 * 16]

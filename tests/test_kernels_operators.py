@@ -1,0 +1,135 @@
+"""The twins as citizens of torch: registered ops, compilers, autocast, no silent second derivative; and the rule that picks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from twins import leaf
+
+from it_losses import VICReg, VICRegEntropy, kernels
+from it_losses.kernels import operators
+from it_losses.kernels.choice import VARIABLE
+
+WEIGHTS = (25.0, 25.0, 1.0)
+#: opcheck itself looks at .grad of tensors that are no leaves
+OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute")
+
+
+def objective(z_a, z_b):
+    return (
+        kernels.vicreg((z_a, z_b), weights=WEIGHTS)[0]
+        + kernels.log_det(z_a, beta=2.0)
+        + kernels.pairwise(z_b, [20.0, 60.0]).sum()
+    )
+
+
+def views(batch, dim, *, dtype=torch.float32):
+    z = torch.randn(batch, dim)
+    return leaf(z, dtype), leaf(z + 0.3 * torch.randn(batch, dim), dtype)
+
+
+@OPCHECK
+@pytest.mark.parametrize(("batch", "dim"), [(4, 6), (40, 60), (140, 200), (200, 140)])
+def test_vicreg_is_a_well_formed_op(batch, dim):
+    torch.library.opcheck(operators.vicreg_op, ([z[None] for z in views(batch, dim)], list(WEIGHTS), 1.0, 1e-4))
+
+
+@OPCHECK
+@pytest.mark.parametrize(("batch", "dim"), [(10, 15), (15, 10)])
+def test_log_det_is_a_well_formed_op(batch, dim):
+    torch.library.opcheck(operators.log_det_op, (torch.randn(2, batch, dim, requires_grad=True), 0.1))
+
+
+@OPCHECK
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
+def test_pairwise_is_a_well_formed_op(memory_bytes):
+    z, scales = torch.randn(2, 10, 15, requires_grad=True), torch.full((2, 2), 30.0)
+    torch.library.opcheck(operators.pairwise_op, (z, scales, memory_bytes))
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(8, 16), (40, 200), (200, 140)])
+def test_a_compiled_objective_is_one_graph_with_the_same_numbers(batch, dim):
+    compiled = torch.compile(objective, fullgraph=True, backend="aot_eager")
+    pair = views(batch, dim)
+    results = [(f(*pair), torch.autograd.grad(1.7 * f(*pair), pair)) for f in (objective, compiled)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=str)
+def test_the_criteria_compile_into_one_graph(criterion):
+    pair = views(24, 40)
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    results = [(f(*pair), torch.autograd.grad(f(*pair), pair)) for f in (criterion, compiled)]
+    torch.testing.assert_close(*results)
+
+
+def test_autocast_changes_nothing_neither_forward_nor_backward():
+    for shape in ((8, 16), (40, 200), (200, 140)):
+        pair = views(*shape)
+        plain = torch.autograd.grad(objective(*pair), pair)
+        with torch.autocast("cpu", torch.bfloat16):
+            under = torch.autograd.grad(objective(*pair), pair)
+        torch.testing.assert_close(under, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["vicreg", "log_det", "pairwise"])
+def test_a_second_derivative_raises(name):
+    z_a, z_b = views(8, 5)
+    value = {
+        "vicreg": lambda: kernels.vicreg((z_a, z_b), weights=WEIGHTS)[0],
+        "log_det": lambda: kernels.log_det(z_a, beta=2.0),
+        "pairwise": lambda: kernels.pairwise(z_a, [5.0])[0],
+    }[name]()
+    (gradient,) = torch.autograd.grad(value, z_a, create_graph=True)
+    assert gradient.isfinite().all()
+    with pytest.raises(RuntimeError, match="second derivative"):
+        # beside a term with a derivative of its own, where silence would pass unnoticed
+        (gradient.square().sum() + z_a.sum()).backward()
+
+
+def test_a_graph_may_be_walked_twice():
+    pair = views(40, 200)
+    value = objective(*pair)
+    twice = [torch.autograd.grad(value, pair, retain_graph=True) for _ in range(2)]
+    torch.testing.assert_close(*twice, rtol=0, atol=0)
+
+
+def test_torch_func_transforms_run_the_reference_and_the_twins_refuse():
+    z_a, z_b = views(12, 6)
+    criterion = VICReg()
+    expected = torch.autograd.grad(criterion(z_a, z_b), z_a)[0]
+    torch.testing.assert_close(torch.func.grad(criterion)(z_a.detach(), z_b.detach()), expected)
+    with pytest.raises(RuntimeError, match=r"torch\.func"):
+        torch.func.grad(objective)(z_a.detach(), z_b.detach())
+
+
+@pytest.mark.parametrize("name", ["log_det", "pairwise", "variance_covariance"])
+def test_the_environment_picks_the_twin_and_both_agree(name, monkeypatch):
+    criterion, results = VICRegEntropy(name), {}
+    pair = views(48, 200, dtype=torch.float64)
+    for backend in ("reference", "fused", "auto"):
+        monkeypatch.setenv(VARIABLE, backend)
+        results[backend] = torch.autograd.grad(criterion(*pair), pair)
+    torch.testing.assert_close(results["fused"], results["reference"])
+    torch.testing.assert_close(results["fused"], results["auto"], rtol=0, atol=0)
+
+
+def test_the_choice_says_which_and_why(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert kernels.choose("vicreg", (256, 8192), torch.float32, "cpu", views=2).reason.startswith("N x N = 256 x 256")
+    assert kernels.choose("vicreg", (8192, 128), torch.float32, "cpu", views=2).reason.startswith("D x D = 128 x 128")
+    assert kernels.choose("log_det", (256, 8192), torch.float32, "cpu").is_fused
+    assert not kernels.choose("pairwise", (256, 64), torch.float32, "meta").is_fused
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert kernels.choose("log_det", (256, 64), torch.float32, "cpu").twin == "reference"
+
+
+def test_what_cannot_be_had_is_an_error_with_advice(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "fused")
+    with pytest.raises(ValueError, match=r"not on meta.*auto"):
+        kernels.choose("log_det", (4, 4), torch.float32, "meta")
+    monkeypatch.setenv(VARIABLE, "fastest")
+    with pytest.raises(ValueError, match="must be one of"):
+        VICReg()(*views(4, 4))
+    with pytest.raises(ValueError, match="op must be"):
+        kernels.choose("barlow", (4, 4), torch.float32, "cpu")

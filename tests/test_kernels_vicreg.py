@@ -1,0 +1,184 @@
+"""The closed form of VICReg against the plain definition in float64, where the naive way breaks and elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, vicreg_terms
+
+from it_losses import kernels
+from it_losses.kernels import closed_vicreg as forms
+
+WEIGHTS = (25.0, 25.0, 1.0)
+SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (257, 131), (131, 257), (130, 149), (1031, 269), (269, 1031)]
+
+
+def evaluated(
+    z_a: Tensor, z_b: Tensor, dtype: torch.dtype, weights: tuple[float, float, float], upstream: float, *, fused: bool
+):
+    """Loss and both gradients; the reference computes low precision in float32, as the package does."""
+    a, b = leaf(z_a, dtype), leaf(z_b, dtype)
+    if fused:
+        loss, _ = kernels.vicreg((a, b), weights=weights)
+    else:
+        full = torch.promote_types(dtype, torch.float32)
+        loss = sum(w * term for w, term in zip(weights, vicreg_terms(a.to(full), b.to(full)), strict=True))
+    (loss * upstream).backward()
+    return loss, torch.stack((a.grad, b.grad))
+
+
+def assert_exact(z_a: Tensor, z_b: Tensor, dtype: torch.dtype, weights=WEIGHTS, upstream: float = 1.0, tolerance=None) -> None:
+    z_a, z_b = z_a.to(dtype).double(), z_b.to(dtype).double()
+    exact = evaluated(z_a, z_b, torch.float64, weights, upstream, fused=False)
+    reference = evaluated(z_a, z_b, dtype, weights, upstream, fused=False)
+    for got, plain, truth in zip(evaluated(z_a, z_b, dtype, weights, upstream, fused=True), reference, exact, strict=True):
+        assert_no_worse(got, plain, truth, tolerance=tolerance or TOLERANCE[dtype])
+
+
+def pair(batch: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two correlated views whose features are correlated, some below the margin and some above it."""
+    generator = torch.Generator().manual_seed(seed + batch * 1009 + dim)
+    z = torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+    z = z * torch.linspace(0.2, 1.5, dim, dtype=torch.float64) + z[:, :1] + 0.5
+    return z, z + 0.3 * torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch memory holds NaN: what is read before it is written shows."""
+    new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size, **kw: _poison(new_empty(self, *size, **kw)))
+    monkeypatch.setattr(torch, "empty_like", lambda *args, **kw: _poison(empty_like(*args, **kw)))
+
+
+def _poison(x: Tensor) -> Tensor:
+    return x.fill_(torch.nan) if x.is_floating_point() else x
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_value_and_gradient_are_the_definitions(batch, dim, dtype):
+    assert_exact(*pair(batch, dim), dtype, upstream=-1.7)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("batch", "dim"), [(13, 20), (131, 200), (300, 140)])
+def test_strides_do_not_matter(batch, dim, layout):
+    z_a, z_b = (LAYOUTS[layout](z) for z in pair(batch, dim))
+    assert not (layout != "contiguous" and z_a.is_contiguous())
+    dense = [kernels.vicreg((z_a.contiguous(), z_b.contiguous()), weights=WEIGHTS)[0]]
+    a, b = (z.detach().requires_grad_() for z in (z_a, z_b))
+    loss, _ = kernels.vicreg((a, b), weights=WEIGHTS)
+    torch.testing.assert_close(loss, dense[0], rtol=1e-12, atol=0)
+    exact = evaluated(z_a, z_b, torch.float64, WEIGHTS, 1.0, fused=False)
+    torch.testing.assert_close(torch.stack(torch.autograd.grad(loss, (a, b))), exact[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(96, 400), (400, 96)])
+def test_a_mean_of_100_sigma_costs_no_digits(batch, dim):
+    z_a, z_b = pair(batch, dim)
+    assert_exact(z_a + 100 * z_a.std(dim=0), z_b + 100 * z_b.std(dim=0), torch.float32, weights=(0.0, 25.0, 1.0))
+
+
+@pytest.mark.parametrize("place", [0, 399])
+def test_one_dominant_feature_does_not_cancel_the_others(place):
+    z_a, z_b = pair(96, 400)
+    z_a[:, place] *= 2000
+    z_b[:, place] *= 2000
+    assert_exact(z_a, z_b, torch.float32, weights=(0.0, 0.0, 1.0))
+
+
+def test_white_samples_keep_the_digits_of_their_small_covariances():
+    z = torch.linalg.qr(torch.randn(2048, 257, dtype=torch.float64) - 0.0)[0] * 2048**0.5
+    z = z - z.mean(dim=0)
+    noise = 1e-3 * torch.randn_like(z)
+    assert_exact(z + noise, z - noise, torch.float32, weights=(0.0, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(5, 9), (40, 200), (200, 140)])
+def test_exact_collapse_is_finite_with_no_gradient_of_its_own(batch, dim):
+    z = torch.full((batch, dim), 0.7, requires_grad=True)
+    loss, terms = kernels.vicreg((z, z.detach()), weights=WEIGHTS)
+    (gradient,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(terms[1], torch.tensor(1 - 1e-4**0.5), atol=1e-5, rtol=0)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(4, 8), (40, 200), (200, 140)])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_bad_input_gives_a_bad_loss(batch, dim, bad):
+    z_a, z_b = (z.float() for z in pair(batch, dim))
+    z_a[1, 2] = bad
+    assert not kernels.vicreg((z_a, z_b), weights=WEIGHTS)[0].isfinite()
+
+
+def test_float16_sums_that_overflow_float16():
+    # N * covariance is far above 65504
+    z_a, z_b = (6 * z for z in pair(1024, 150))
+    assert_exact(z_a, z_b, torch.float16)
+
+
+def test_a_small_float16_gradient_survives_a_loss_scale():
+    z_a, z_b = pair(150, 1200)
+    scale = 2.0**12
+    got = evaluated(z_a.half().double(), z_b.half().double(), torch.float16, (0.0, 0.0, 1e-4), scale, fused=True)[1]
+    exact = evaluated(z_a.half().double(), z_b.half().double(), torch.float64, (0.0, 0.0, 1e-4), scale, fused=False)[1]
+    assert ((got.double() - exact).norm() / exact.norm()) < 5e-4
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
+def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim):
+    z_a, z_b = (z.float() for z in pair(batch, dim))
+    invariance = torch.nn.functional.mse_loss(z_a, z_b)
+    stds, energies = [], []
+    for z in (z_a, z_b):
+        z = z - z.mean(dim=0)
+        stds.append(torch.sqrt(z.var(dim=0) + 0.0001))
+        covariance = (z.T @ z) / (batch - 1)
+        energies.append(covariance[~torch.eye(dim, dtype=torch.bool)].pow(2).sum().div(dim))
+    std = torch.mean(torch.relu(1 - stds[0])) / 2 + torch.mean(torch.relu(1 - stds[1])) / 2
+    assert kernels.vicreg((z_a, z_b), weights=WEIGHTS)[0] == 25.0 * invariance + 25.0 * std + 1.0 * (energies[0] + energies[1])
+
+
+def test_every_form_is_met_by_these_shapes():
+    met = {forms.form("cpu", 2, 1, *shape) for shape in SHAPES}
+    assert met == {"authors' order", "one block", "gram", "covariance"}
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(6, 5), (30, 200), (200, 140)])
+def test_groups_are_averaged(batch, dim):
+    views = [torch.stack(z) for z in zip(*(pair(batch, dim, seed) for seed in range(3)), strict=True)]
+    loss, terms = kernels.vicreg(views, weights=WEIGHTS)
+    each = [kernels.vicreg((a, b), weights=WEIGHTS) for a, b in zip(*views, strict=True)]
+    torch.testing.assert_close(loss, torch.stack([x[0] for x in each]).mean())
+    torch.testing.assert_close(terms, torch.stack([x[1] for x in each]).mean(dim=0))
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(6, 5), (30, 200), (200, 140)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_other_numbers_of_views_have_entropy_terms_alone(batch, dim, count):
+    views = [leaf(pair(batch, dim, seed)[0], torch.float64) for seed in range(count)]
+    loss, terms = kernels.vicreg(views, weights=WEIGHTS)
+    plain = [vicreg_terms(z, z) for z in views]
+    variance, energy = (sum(terms[i] for terms in plain) / count for i in (1, 2))
+    torch.testing.assert_close(loss, 25 * variance + energy)
+    expected = torch.autograd.grad(25 * variance + energy, views)
+    torch.testing.assert_close(torch.autograd.grad(loss, views), expected)
+    assert terms[0] == 0
+
+
+def test_low_precision_gradients_come_back_in_their_dtype():
+    for dtype in TOLERANCE:
+        _, gradient = evaluated(*pair(140, 200), dtype, WEIGHTS, 1.0, fused=True)
+        assert gradient.dtype == dtype
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(4, 8), (40, 200), (200, 140)])
+def test_nothing_waits_for_the_device(batch, dim):
+    # on a GPU each of these operators makes the host wait
+    a, b = (leaf(z, torch.float32) for z in pair(batch, dim))
+    with torch.profiler.profile() as trace:
+        kernels.vicreg((a, b), weights=WEIGHTS)[0].backward()
+    called = {event.name for event in trace.events()}
+    assert not called & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"}
