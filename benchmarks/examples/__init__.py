@@ -1,0 +1,1 @@
+"""Complete training programs, short enough to be read."""

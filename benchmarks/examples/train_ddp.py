@@ -1,0 +1,83 @@
+"""A timm backbone trained on one device or many, with the same losses on any number of them.
+
+    python -m benchmarks.examples.train_ddp
+    torchrun --nproc-per-node 2 -m benchmarks.examples.train_ddp
+
+The default backbone normalises layers and not batches, so that what it sees of a sample does not depend on the rank that
+holds it; one with batch normalisation needs `torch.nn.SyncBatchNorm`, which is for GPUs, to say the same on many devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+import timm
+import torch
+import torch.distributed as dist
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from it_losses import ESTIMATORS, VICRegEntropy
+
+
+def images() -> Tensor:
+    """1,797 handwritten digits of mean 0: [1797, 1, 32, 32]."""
+    pixels = torch.as_tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+    return nn.functional.interpolate(pixels, size=32) - pixels.mean()
+
+
+def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image rotated, scaled and moved a little, under noise."""
+    angle, size = (torch.rand(2, len(x), generator=generator) - 0.5) * torch.tensor([[0.6], [0.4]])
+    turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), dim=1).view(-1, 2, 2) * (1 + size)[:, None, None]
+    move = (torch.rand(len(x), 2, 1, generator=generator) - 0.5) * 0.4
+    grid = nn.functional.affine_grid(torch.cat((turn, move), dim=2), list(x.shape), align_corners=False)
+    return nn.functional.grid_sample(x, grid, align_corners=False) + 0.1 * torch.randn(x.shape, generator=generator)
+
+
+def main() -> None:
+    """Train and print the losses."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="test_vit", help="name of a timm model")
+    parser.add_argument("--entropy", default="log_det", choices=sorted(ESTIMATORS))
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=256, help="samples on all devices together")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    args = parser.parse_args()
+
+    launched = "RANK" in os.environ
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    if launched:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank, world = (dist.get_rank(), dist.get_world_size()) if launched else (0, 1)
+
+    torch.manual_seed(0)
+    backbone = timm.create_model(args.backbone, num_classes=0, in_chans=1, img_size=32, patch_size=4)
+    projector = nn.Sequential(nn.Linear(backbone.num_features, 256), nn.LayerNorm(256), nn.GELU(), nn.Linear(256, 256))
+    model: nn.Module = nn.Sequential(backbone, projector).to(device)
+    if launched:
+        model = DistributedDataParallel(model)
+    criterion = VICRegEntropy(args.entropy)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate)
+
+    x = images()
+    generator = torch.Generator().manual_seed(0)
+    for step in range(args.steps):
+        # every rank draws the whole batch and takes its share, so that the samples do not depend on their number
+        batch = x[torch.randperm(len(x), generator=generator)[: args.batch]]
+        views = [augmented(batch, generator).chunk(world)[rank].to(device) for _ in range(2)]
+        # one forward pass for both views: DDP expects one for each backward pass
+        loss, invariance, entropy = criterion.terms(*model(torch.cat(views)).chunk(2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if rank == 0 and (step % 10 == 0 or step == args.steps - 1):
+            print(f"step {step:3d}  loss {loss:8.4f}  invariance {invariance:.4f}  entropy {entropy:.4f}", flush=True)
+    if launched:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
