@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 MINIMAL := .venv-torch-only
 TABLE ?=
 
-.PHONY: help setup check fix test test-minimal table bench clean
+.PHONY: help setup check fix test test-minimal table clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -30,7 +30,7 @@ fix: $(READY)  ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
 
 test: $(READY)  ## every test, offline
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-minimal:  ## import and use the package where torch alone is installed
 	$(PYTHON) -m venv --clear $(MINIMAL)
