@@ -1,0 +1,82 @@
+"""Two random views of a batch, made on the device the batch is on: recipes for digits, grey and colour images."""
+
+from __future__ import annotations
+
+import kornia.augmentation as K
+import torch
+from torch import Tensor, nn
+
+
+class Views(nn.Module):
+    """`views(images)`: uint8 [batch, channels, side, side] -> two float views, standardised, each drawn anew."""
+
+    def __init__(self, recipe: str, side: int, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.draw = RECIPES[recipe](side)
+        self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """The images themselves, as evaluation sees them."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One call for both views: every image of a batch draws its own parameters anyway."""
+        pixels = (images.float() / 255).repeat(2, 1, 1, 1)
+        view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
+        return view_a, view_b
+
+
+def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1]: uint8 [images, channels, ...] -> 2 x [channels]."""
+    pixels = images.transpose(0, 1).flatten(1)
+    counts = torch.stack([torch.bincount(channel.int(), minlength=256) for channel in pixels]).double()
+    levels = torch.arange(256, dtype=torch.double) / 255
+    mean = (counts * levels).sum(1) / counts.sum(1)
+    variance = (counts * (levels - mean[:, None]).square()).sum(1) / counts.sum(1)
+    return mean.float(), variance.sqrt().clamp_min(1e-3).float()
+
+
+def digits(side: int) -> nn.Module:
+    """No flips (a mirrored 2 is no digit), little rotation (a turned 6 is a 9): shift, scale, shear, ink and noise."""
+    return K.AugmentationSequential(
+        K.RandomAffine(degrees=15.0, translate=(0.12, 0.12), scale=(0.75, 1.2), shear=(-12.0, 12.0), p=1.0),
+        K.RandomBrightness((0.7, 1.3), p=0.8),
+        K.RandomContrast((0.6, 1.4), p=0.8),
+        K.RandomGaussianNoise(std=0.08, p=0.5),
+        K.RandomErasing(scale=(0.02, 0.12), p=0.3),
+        data_keys=["input"],
+    )
+
+
+def grey(side: int) -> nn.Module:
+    """SimCLR's recipe as far as grey images have it: crop, flip, brightness and contrast, blur."""
+    return K.AugmentationSequential(
+        K.RandomResizedCrop((side, side), scale=(0.3, 1.0), cropping_mode="resample"),
+        K.RandomHorizontalFlip(p=0.5),
+        K.RandomBrightness((0.6, 1.4), p=0.8),
+        K.RandomContrast((0.6, 1.4), p=0.8),
+        K.RandomGaussianBlur((3, 3), (0.1, 1.0), p=0.2),
+        data_keys=["input"],
+    )
+
+
+def colour(side: int) -> nn.Module:
+    """solo-learn's recipe for CIFAR: crop .2-1, flip, jitter .4/.4/.2/.1 with p .8, grey .2, solarise .1, no blur."""
+    return K.AugmentationSequential(
+        K.RandomResizedCrop((side, side), scale=(0.2, 1.0), cropping_mode="resample"),
+        K.RandomHorizontalFlip(p=0.5),
+        K.ColorJiggle(0.4, 0.4, 0.2, 0.1, p=0.8),
+        K.RandomGrayscale(p=0.2),
+        K.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=0.1),
+        data_keys=["input"],
+    )
+
+
+RECIPES = {"digits": digits, "grey": grey, "colour": colour}
+
+
+def recipe_for(dataset: str, channels: int) -> str:
+    """Which recipe suits the images: digits their own, others by the number of channels."""
+    return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

@@ -1,0 +1,102 @@
+"""`python -m benchmarks.table1`: pre-train, evaluate and compare every method of Table 1 on real images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks import backbones
+from benchmarks.data import DataError, Images, load
+from benchmarks.table1.cli import OptionError, Options, describe, parse
+from benchmarks.table1.progress import Bars
+from benchmarks.table1.recipes import UNTRAINED
+from benchmarks.table1.report import publish
+from benchmarks.table1.rows import OutputError, Records
+from benchmarks.table1.runs import Interrupted, Run, pixel_accuracy, planned, trained, trainer, untrained
+
+#: how rank 0 tells the other processes, which Lightning starts with this same command, what is left to do
+PENDING = "IT_LOSSES_TABLE1_PENDING"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    console, errors = Console(), Console(stderr=True)
+    try:
+        options = parse(arguments)
+        images = _checked_images(options)
+        records = Records(options.output)
+        records.open(options.settings())
+    except (OptionError, DataError, OutputError, backbones.BackboneError) as problem:
+        errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 1
+    try:
+        _make(options, images, records, console)
+    except (Interrupted, KeyboardInterrupt):
+        errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
+        return 130
+    if _is_first_process():
+        text = publish(records, describe(options), pixel_accuracy(images))
+        console.print(Markdown(text))
+        console.print(f"written: {options.output}/table1.md, .csv, .png; curves/, rows.jsonl", soft_wrap=True)
+    return 0
+
+
+def _checked_images(options: Options) -> Images:
+    """The images, once backbone and trainer have been seen to take such options."""
+    images = load(options.dataset, options.data_root, options.image_size)
+    if options.limit_images is not None:
+        images = images.subset(options.limit_images)
+    if len(images.train) < options.batch_size:
+        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
+    backbones.create(
+        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
+    )
+    try:
+        trainer(options, [])
+    except Exception as problem:
+        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
+    return images
+
+
+def _make(options: Options, images: Images, records: Records, console: Console) -> None:
+    first = _is_first_process()
+    pending = _pending(options, records)
+    (options.output / "unfinished").mkdir(exist_ok=True)
+    with Bars(console, runs=sum(run.method != UNTRAINED for run in pending), epochs=options.epochs, shown=first) as bars:
+        done = len(planned(options)) - len(pending)
+        bars.say(f"{describe(options)}: {len(pending)} runs to make in {options.output}")
+        if done:
+            bars.say(f"going on: {done} of {len(planned(options))} runs are on disk already")
+        for run in pending:
+            if run.method == UNTRAINED and not first:
+                continue
+            row, curve = (
+                untrained(run, options, images)
+                if run.method == UNTRAINED
+                else trained(run, options, images, bars, options.output)
+            )
+            if first:
+                records.add(row, curve)
+                bars.say(
+                    f"{run.label}: linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %, {row['seconds']:.0f} s"
+                )
+
+
+def _pending(options: Options, records: Records) -> list[Run]:
+    """Runs that have no row yet, as the first process found them: by now it may have added some."""
+    if _is_first_process():
+        pending = [run for run in planned(options) if not records.has(run.method, run.seed)]
+        os.environ[PENDING] = json.dumps(pending)
+    return [Run(*run) for run in json.loads(os.environ[PENDING])]
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The options of Table 1, and every check that can be made before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.backbones import STEMS
+from benchmarks.data import DATASETS
+from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
+from benchmarks.table1.recipes import RECIPES, UNTRAINED, fingerprint, title
+
+#: side in pixels and width of the ResNet, where the user names none
+SIDES = {"digits": 32, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "image_folder": 64}
+EPOCHS = {"digits": 10, "fashion_mnist": 20, "image_folder": 100}
+WIDTHS = {"digits": 0.25}
+BATCHES = {"digits": 64}
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+
+
+class OptionError(Exception):
+    """An option that cannot be meant."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for, complete."""
+
+    dataset: str
+    data_root: Path | None
+    backbone: str
+    width: float
+    stem: str
+    image_size: int
+    methods: list[str]
+    epochs: int
+    batch_size: int
+    seeds: int
+    precision: str
+    accelerator: str
+    devices: int
+    strategy: str
+    workers: int
+    limit_images: int | None
+    output: Path
+
+    def settings(self) -> dict[str, Any]:
+        """All that a number in the table depends on; what may differ when a table is resumed is left out."""
+        table = {
+            name: getattr(self, name)
+            for name in ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision")
+        }
+        table |= {"devices": self.devices, "limit_images": self.limit_images}
+        table["probe"] = {
+            "weight_decay": PROBE_WEIGHT_DECAY,
+            "knn_neighbours": KNN_NEIGHBOURS,
+            "knn_temperature": KNN_TEMPERATURE,
+        }
+        return table | fingerprint(self.methods)
+
+
+def parse(arguments: list[str] | None = None) -> Options:
+    """Options from the command line, each checked.
+
+    Raises:
+        OptionError: with what was needed, what came, what to do.
+    """
+    given = parser().parse_args(arguments)
+    name = given.dataset
+    options = Options(
+        dataset=name,
+        data_root=given.data_root,
+        backbone=given.backbone,
+        width=WIDTHS.get(name, 1.0) if given.width is None and given.backbone.startswith("resnet18") else given.width or 1.0,
+        stem=given.stem or ("original" if name == "digits" else "auto"),
+        image_size=given.image_size or SIDES[name],
+        methods=_methods(given.methods),
+        epochs=EPOCHS.get(name, 200) if given.epochs is None else given.epochs,
+        batch_size=BATCHES.get(name, 256) if given.batch_size is None else given.batch_size,
+        seeds=given.seeds,
+        precision=given.precision,
+        accelerator=_accelerator(given.accelerator),
+        devices=given.devices,
+        strategy=given.strategy,
+        workers=given.workers,
+        limit_images=given.limit_images,
+        output=given.output or Path("runs") / f"table1-{name}",
+    )
+    _check(options)
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options and their help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.table1",
+        description="Pre-train, evaluate and compare self-supervised methods on real images. Run it again after a kill: it "
+        "goes on where it was.",
+        epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
+    )
+    add = parser.add_argument
+    add("--dataset", choices=list(DATASETS), default="digits", help="default: digits, which needs no download")
+    add("--data-root", type=Path, help="folder of the data set, or where to download it to")
+    add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
+    add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
+    add("--stem", choices=STEMS, help="small: full resolution for small images (default: small up to 64 pixels, not on digits)")
+    add("--image-size", type=int, help="side in pixels (default: 28 to 64, by data set)")
+    add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
+    add(
+        "--epochs",
+        type=int,
+        help=f"default: {EPOCHS['digits']} on digits, {EPOCHS['fashion_mnist']} on Fashion-MNIST, else 200",
+    )
+    add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
+    add("--seeds", type=int, default=3, help="runs a row (default: 3)")
+    add("--precision", choices=PRECISIONS, default="32-true")
+    add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
+    add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
+    add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")
+    add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
+    add("--limit-images", type=int, help="use the first so many images of each half: for trials")
+    add("--output", type=Path, help="folder for rows, curves, table and plot (default: runs/table1-<dataset>)")
+    return parser
+
+
+def _methods(names: list[str]) -> list[str]:
+    chosen = [name for word in names for name in word.replace("-", "_").split(",") if name]
+    if chosen == ["all"]:
+        return [UNTRAINED, *RECIPES]
+    unknown = [name for name in chosen if name not in {*RECIPES, UNTRAINED}]
+    if unknown or not chosen:
+        raise OptionError(f"--methods knows {', '.join(RECIPES)}; got {', '.join(unknown) or 'nothing'}.")
+    return [UNTRAINED, *(name for name in RECIPES if name in chosen)]
+
+
+def _accelerator(asked: str) -> str:
+    if asked == "gpu" and not torch.cuda.is_available():
+        raise OptionError("--accelerator gpu: this torch sees no CUDA device. Leave the option out to run on the CPU.")
+    return ("gpu" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _check(options: Options) -> None:
+    for name, least in (
+        ("epochs", 1),
+        ("batch_size", 2),
+        ("seeds", 1),
+        ("devices", 1),
+        ("image_size", 8),
+        ("workers", 0),
+        ("limit_images", 2),
+    ):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+    if options.width <= 0:
+        raise OptionError(f"--width must be positive, got {options.width}.")
+    if options.batch_size % options.devices or options.batch_size // options.devices < 2:
+        raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
+    if options.accelerator == "gpu" and options.devices > torch.cuda.device_count():
+        raise OptionError(f"--devices {options.devices}: this machine has {torch.cuda.device_count()} GPUs.")
+    if options.data_root is not None and not options.data_root.is_dir():
+        raise OptionError(f"--data-root {options.data_root} is not a folder. Create it, or name the one that holds the data.")
+    above = options.output
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise OptionError(f"--output {options.output} cannot be written: {above} is no folder that you may write to.")
+
+
+def describe(options: Options) -> str:
+    """The settings in one sentence, for the head of the table."""
+    rows = ", ".join(title(name) for name in options.methods if name != UNTRAINED)
+    width = "" if options.width == 1 else f" at {options.width:g} of its width"
+    return (
+        f"{options.dataset}, {options.backbone}{width}, {options.image_size} pixels, {options.epochs} epochs, batch "
+        f"{options.batch_size}, {options.precision}; {rows}"
+    )

@@ -1,0 +1,140 @@
+"""One run: pre-train one method with one seed under Lightning, and measure its features along the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightly.models.utils import get_weight_decay_parameters
+from lightly.utils.scheduler import CosineWarmupScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.augment import Views
+from benchmarks.data import Images
+from benchmarks.methods import Method, Momentum, Schedule
+from benchmarks.probes import Features, knn_accuracy, linear_accuracy
+from benchmarks.table1.recipes import BUDGET
+from it_losses import diagnostics
+
+#: standard deviation of the Gaussian that stands on each embedding, on the unit sphere; one for all, so that rows compare
+ENTROPY_BANDWIDTH = 0.1
+#: embeddings that entropy and rank are measured on; all pairs of them are formed
+MEASURED_IMAGES = 2048
+
+
+class Batches(Dataset[Tensor]):
+    """Training images, fetched a batch at a time: `__getitems__` is one index operation instead of a loop."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.images[indices]
+
+
+def loader(images: Tensor, batch_size: int, workers: int) -> DataLoader[Tensor]:
+    """Shuffled batches of one size; Lightning shares them out among the ranks."""
+    return DataLoader(Batches(images), batch_size, shuffle=True, drop_last=True, collate_fn=_as_is, num_workers=workers)
+
+
+def _as_is(batch: Tensor) -> Tensor:
+    return batch
+
+
+class Pretraining(L.LightningModule):
+    """Backbone, method and views; AdamW, a linear warm-up and a cosine: the same for every row."""
+
+    def __init__(self, backbone: nn.Module, method: Method, views: Views) -> None:
+        super().__init__()
+        self.backbone, self.method, self.views = backbone, method, views
+        if isinstance(method, Momentum):
+            method.begin(backbone)
+        self.epoch_losses: list[Tensor] = []
+
+    def training_step(self, images: Tensor, batch_index: int) -> Tensor:
+        """uint8 [batch, channels, side, side] -> []."""
+        schedule = Schedule(self.global_step, int(self.trainer.estimated_stepping_batches))
+        loss = self.method.loss(self.backbone, *self.views(images), schedule)
+        self.epoch_losses.append(loss.detach())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay of biases and norms; the schedule advances every step."""
+        decayed, free = get_weight_decay_parameters([self.backbone, self.method])
+        groups = [
+            {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET.weight_decay},
+            {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=BUDGET.learning_rate)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = CosineWarmupScheduler(optimizer, int(BUDGET.warmup * steps), steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@dataclass
+class Evaluation(L.Callback):
+    """At the end of an epoch: entropy and effective rank of the embeddings; at some epochs, the probes too.
+
+    `report` gets one dict an epoch. Only rank 0 measures; the others wait for it at their next gradient.
+    """
+
+    images: Images
+    every: int
+    report: Callable[[dict[str, float]], None]
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Measure."""
+        assert isinstance(module, Pretraining)
+        losses, module.epoch_losses = torch.stack(module.epoch_losses), []
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch + 1
+        row: dict[str, float] = {"epoch": epoch, "loss": losses.mean().item()}
+        row |= measure(module, self.images, probes=epoch % self.every == 0 or epoch == trainer.max_epochs)
+        self.curve.append(row)
+        self.report(row)
+
+
+@torch.no_grad()
+def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, float]:
+    """Entropy (nats) and effective rank of held-out embeddings; with `probes`, the accuracies of frozen features."""
+    training = module.training
+    module.eval()
+    test = features(module, images.test)
+    embeddings = module.method.projector(test[:MEASURED_IMAGES]).float()
+    bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
+    row = {
+        "entropy_lower_nats": bounds.lower.item(),
+        "entropy_upper_nats": bounds.upper.item(),
+        "rank_me": diagnostics.rank_me(embeddings).item(),
+        "rank_me_features": diagnostics.rank_me(test[:MEASURED_IMAGES]).item(),
+    }
+    if probes:
+        frozen = Features(
+            features(module, images.train),
+            images.train_labels.to(test.device),
+            test,
+            images.test_labels.to(test.device),
+            images.classes,
+        )
+        row |= {"linear": linear_accuracy(frozen), "knn": knn_accuracy(frozen)}
+    module.train(training)
+    return row
+
+
+def features(module: Pretraining, images: Tensor) -> Tensor:
+    """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
+    batches = images.split(512)
+    return torch.cat([module.backbone(module.views.standardised(part.to(module.device))).float() for part in batches])

@@ -1,0 +1,145 @@
+"""Every hyper-parameter of every row of Table 1, with its source: this file is the table, nothing overrides it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+
+class Setting(NamedTuple):
+    """A value, and where it is from."""
+
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row: what it is called, which of `benchmarks.methods.METHODS` it is, and that method's arguments."""
+
+    title: str
+    method: str
+    settings: dict[str, Setting]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The values alone."""
+        return {name: setting.value for name, setting in self.settings.items()}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every row gets alike; only epochs and batch size can be set from the command line."""
+
+    optimizer: str = "AdamW"
+    # one rate for all rows: highest at which none of them diverged in first trials on digits
+    learning_rate: float = 2e-3
+    # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
+    weight_decay: float = 1e-4
+    # share of the steps that warm up linearly; the rest follow a cosine to 0
+    warmup: float = 0.1
+    # the networks see both views of a batch as one batch
+    views: int = 2
+
+
+BUDGET = Budget()
+
+HIDDEN = Setting(512, "solo-learn's 2048 for a ResNet of width 512, scaled to the backbone of the default table")
+WIDE = Setting(512, "a quarter of solo-learn's 2048, as the hidden layers; the same for all that decorrelate")
+NARROW = Setting(128, "SimCLR (2002.05709), MoCo (1911.05722) and SwAV (2006.09882): 128")
+FAST_MOMENTUM = "fewer steps than in the papers (.99 and more): the copy must follow within an epoch"
+
+BYOL_HEADS = {
+    "hidden": HIDDEN,
+    "output": Setting(256, "BYOL (2006.07733), section 3.3"),
+    "momentum": Setting(0.9, FAST_MOMENTUM),
+}
+
+RECIPES: dict[str, Recipe] = {
+    "simclr": Recipe(
+        "SimCLR",
+        "simclr",
+        {"hidden": HIDDEN, "output": NARROW, "temperature": Setting(0.2, "solo-learn, CIFAR-10")},
+    ),
+    "barlow_twins": Recipe(
+        "Barlow Twins",
+        "barlow_twins",
+        {"hidden": HIDDEN, "output": WIDE, "redundancy_weight": Setting(5e-3, "Barlow Twins (2103.03230), section 2.2")},
+    ),
+    "swav": Recipe(
+        "SwAV",
+        "swav",
+        {
+            "hidden": HIDDEN,
+            "output": NARROW,
+            "prototypes": Setting(100, "solo-learn, CIFAR-10"),
+            "temperature": Setting(0.1, "SwAV (2006.09882), appendix A"),
+            "epsilon": Setting(0.05, "SwAV (2006.09882), appendix A"),
+        },
+    ),
+    "moco": Recipe(
+        "MoCo",
+        "moco",
+        {
+            "hidden": HIDDEN,
+            "output": NARROW,
+            "temperature": Setting(0.2, "MoCo v2 (2003.04297)"),
+            "queue": Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet"),
+            "momentum": Setting(0.9, FAST_MOMENTUM),
+        },
+    ),
+    "vicreg": Recipe(
+        "VICReg",
+        "vicreg",
+        {
+            "hidden": HIDDEN,
+            "output": WIDE,
+            "invariance_weight": Setting(25.0, "VICReg (2105.04906), section 4.2"),
+            "variance_weight": Setting(25.0, "VICReg (2105.04906), section 4.2"),
+            "covariance_weight": Setting(1.0, "VICReg (2105.04906), section 4.2"),
+        },
+    ),
+    "byol": Recipe("BYOL", "byol", BYOL_HEADS),
+    "vicreg_pairdist": Recipe(
+        "VICReg+PairDist",
+        "vicreg_entropy",
+        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("pairwise", "its default weights")},
+    ),
+    "vicreg_logdet": Recipe(
+        "VICReg+LogDet",
+        "vicreg_entropy",
+        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("log_det", "its default weights")},
+    ),
+    "byol_pairdist": Recipe(
+        "BYOL+PairDist",
+        "byol",
+        {
+            **BYOL_HEADS,
+            "entropy": Setting("pairwise", "2303.00633, as recalled: added to BYOL's loss"),
+            "entropy_weight": Setting(0.2, "public codes that add a uniformity term to BYOL"),
+        },
+    ),
+    "byol_logdet": Recipe(
+        "BYOL+LogDet",
+        "byol",
+        {
+            **BYOL_HEADS,
+            "entropy": Setting("log_det", "2303.00633, as recalled: added to BYOL's loss"),
+            "entropy_weight": Setting(0.2, "as BYOL+PairDist"),
+            "beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
+        },
+    ),
+}
+
+UNTRAINED = "untrained"
+
+
+def title(name: str) -> str:
+    """What the row is called in print."""
+    return "untrained backbone" if name == UNTRAINED else RECIPES[name].title
+
+
+def fingerprint(names: list[str]) -> dict[str, Any]:
+    """All of the above that these rows depend on, as JSON can hold it."""
+    rows = {name: {"method": RECIPES[name].method, **RECIPES[name].arguments} for name in names if name != UNTRAINED}
+    return {"budget": asdict(BUDGET), "rows": rows}

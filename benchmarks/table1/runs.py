@@ -1,0 +1,196 @@
+"""The list of runs, and one run from its seed to its row."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import time
+import warnings
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import torch
+from torch import nn
+
+import it_losses
+from benchmarks import backbones
+from benchmarks.augment import Views, channel_moments, recipe_for
+from benchmarks.data import Images
+from benchmarks.methods import METHODS, JointEmbedding, Method
+from benchmarks.probes import Features, linear_accuracy
+from benchmarks.table1.cli import Options
+from benchmarks.table1.pretrain import Evaluation, Pretraining, loader, measure
+from benchmarks.table1.progress import Bars
+from benchmarks.table1.recipes import RECIPES, UNTRAINED, title
+from benchmarks.table1.rows import Row
+
+#: the probes are fitted so often along a run, the last epoch included
+PROBES_PER_RUN = 5
+
+
+class Run(NamedTuple):
+    """One method with one seed."""
+
+    method: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{title(self.method)}, seed {self.seed}"
+
+
+class Interrupted(Exception):
+    """The user stopped the run."""
+
+
+def planned(options: Options) -> list[Run]:
+    """Seed by seed, so that a whole table of one seed is there early."""
+    return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
+
+
+def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's loop, without what this program does itself: bars, logs, checkpoints."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return L.Trainer(
+        max_epochs=options.epochs,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy=options.strategy,
+        precision=options.precision,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def module_for(run: Run, options: Options, images: Images) -> Pretraining:
+    """Network and method; one seed gives every method the same backbone to start from."""
+    L.seed_everything(run.seed, verbose=False)
+    backbone = backbones.create(
+        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
+    )
+    views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
+    method: Method = JointEmbedding(nn.Identity(), nn.Identity())
+    if run.method != UNTRAINED:
+        recipe = RECIPES[run.method]
+        method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
+    return Pretraining(backbone, method, views)
+
+
+def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
+    """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
+    started = time.monotonic()
+    module = module_for(run, options, images)
+    device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
+    module.to(device)
+    batches = (module.views.standardised(part.to(device)) for part in images.train[:4096].split(256))
+    backbones.settle_batch_norm(module.backbone, batches)
+    curve = [{"epoch": 0.0} | measure(module, images, probes=True)]
+    return _row(run, curve, time.monotonic() - started, device), curve
+
+
+def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path) -> tuple[Row, list[Row]]:
+    """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
+    started = time.monotonic()
+    module = module_for(run, options, images)
+    batches = loader(images.train, options.batch_size // options.devices, options.workers)
+    steps = options.epochs * (len(images.train) // options.devices // (options.batch_size // options.devices))
+    evaluation = Evaluation(images, max(1, options.epochs // PROBES_PER_RUN), lambda row: None)
+    checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
+    loop = trainer(options, [Steps(bars), evaluation, checkpoint])
+    resumed = checkpoint.path if checkpoint.path.exists() else None
+    if resumed:
+        bars.say(f"{run.label}: goes on from {resumed}")
+    bars.run(run.label, steps)
+    with warnings.catch_warnings():
+        # images are in memory: workers would only copy them; steps are counted by this program's own bars
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+        loop.fit(module, batches, ckpt_path=resumed, weights_only=False)
+    if loop.interrupted:
+        raise Interrupted
+    row = _row(run, evaluation.curve, time.monotonic() - started, loop.strategy.root_device)
+    if loop.is_global_zero:
+        checkpoint.path.unlink(missing_ok=True)
+    return row, evaluation.curve
+
+
+def pixel_accuracy(images: Images) -> float:
+    """The linear probe on the pixels themselves: what a table of features is to be read against."""
+    halves = [half.float().flatten(1) / 255 for half in (images.train, images.test)]
+    return linear_accuracy(Features(halves[0], images.train_labels, halves[1], images.test_labels, images.classes))
+
+
+class Steps(L.Callback):
+    """Moves the bars."""
+
+    def __init__(self, bars: Bars) -> None:
+        self.bars = bars
+
+    def on_train_start(self, loop: L.Trainer, module: L.LightningModule) -> None:
+        """Steps of earlier sittings."""
+        for _ in range(loop.global_step):
+            self.bars.step()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """One more."""
+        self.bars.step()
+
+
+class Checkpoint(L.Callback):
+    """The state of an unfinished run, every few epochs, in one file that is replaced whole."""
+
+    def __init__(self, path: Path, every: int) -> None:
+        self.path, self.every = path, every
+
+    def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
+        """After the probes of that epoch; not after the last, whose row follows at once."""
+        epoch = loop.current_epoch + 1
+        if epoch % self.every == 0 and epoch < loop.max_epochs:
+            beside = self.path.with_suffix(".part")
+            loop.save_checkpoint(beside)
+            if loop.is_global_zero:
+                beside.replace(self.path)
+
+
+def _row(run: Run, curve: list[Row], seconds: float, device: torch.device) -> Row:
+    probed = [point for point in curve if "linear" in point]
+    if not probed:
+        return {}
+    last, best = probed[-1], max(probed, key=lambda point: point["linear"])
+    return {
+        "method": run.method,
+        "seed": run.seed,
+        "linear": last["linear"],
+        "linear_best": best["linear"],
+        "best_epoch": best["epoch"],
+        "knn": last["knn"],
+        "knn_best": max(point["knn"] for point in probed),
+        "entropy_lower_nats": last["entropy_lower_nats"],
+        "entropy_upper_nats": last["entropy_upper_nats"],
+        "rank_me": last["rank_me"],
+        "rank_me_features": last["rank_me_features"],
+        "loss": last.get("loss"),
+        "seconds": round(seconds, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "it_losses": it_losses.__version__,
+        "commit": _commit(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
