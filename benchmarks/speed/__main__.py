@@ -1,0 +1,115 @@
+"""`python -m benchmarks.speed [--full]`: tests first, then times and memory, then rows.csv, speed.png and README.md."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.speed import cases, clock, memory, report
+from benchmarks.speed.peers import providers
+from benchmarks.speed.rows import ROOT, Row, circumstances, write
+from benchmarks.speed.step import training_steps
+
+#: what has to hold before a speed means anything
+TESTS = ["tests/test_kernels_vicreg.py", "tests/test_kernels_entropies.py", "tests/test_speed_peers.py"]
+
+
+def main() -> int:
+    """Exit status 1, and no file, where a test of what is timed fails."""
+    arguments = _arguments()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(arguments.threads)
+    print("testing what is to be timed ...", flush=True)
+    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *TESTS], cwd=ROOT, check=False).returncode:
+        print("a test failed: no speed is written", file=sys.stderr)
+        return 1
+    rows: list[Row] = []
+    grid = cases.full() if arguments.full else cases.quick()
+    for case in grid:
+        rows += _op_rows(case, device, arguments)
+    if arguments.step:
+        rows += _step_rows(device, arguments)
+    kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
+    folder = arguments.out or ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-{kind}-speed"
+    folder.mkdir(parents=True, exist_ok=True)
+    write(rows, folder / "rows.csv")
+    report.figure(rows, folder / "speed.png")
+    command = "python -m benchmarks.speed" + (" --full" if arguments.full else "")
+    (folder / "README.md").write_text(report.readme(rows, command))
+    print("\n".join(["", "slower or larger than another:", *report.slower(rows)]))
+    print(f"written to {folder}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="every size at which a target is set; tens of minutes")
+    parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above three rounds of all (default 2)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results/<date>-<device>-speed)")
+    return parser.parse_args()
+
+
+def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespace) -> list[Row]:
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(case.batch, case.dim, generator=generator).to(device).requires_grad_() for _ in range(2)]
+    objectives = providers(case.objective, case.dim, compiled=case.compiled)
+
+    def evaluate(name: str) -> torch.Tensor:
+        for z in views:
+            z.grad = None
+        return objectives[name](*views)
+
+    implementations = {name: lambda name=name: evaluate(name) for name in objectives}
+    rows = _time_rows("op", case.objective, case.batch, case.dim, implementations, device, arguments)
+    if case.peak:
+        eager = [name for name in objectives if not name.startswith("torch.compile")]
+        for name in eager:
+            peak = memory.peak_mib(case.objective, case.batch, case.dim, name, device.type)
+            labels = ("op", case.objective, case.batch, case.dim)
+            rows.append(_row(*labels, name, "both", "peak_mib", (peak, peak, peak), 1, device))
+    if device.type == "cuda":
+        for name, run in implementations.items():
+            count = float(clock.launches(run))
+            labels = ("op", case.objective, case.batch, case.dim)
+            rows.append(_row(*labels, name, "both", "launches", (count, count, count), 1, device))
+    return rows
+
+
+def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]:
+    batch, dim = cases.STEP
+    steps = training_steps(providers("vicreg", dim, compiled=False), batch, dim, device)
+    return _time_rows("step", "vicreg", batch, dim, steps, device, arguments)
+
+
+def _time_rows(level, objective, batch, dim, implementations, device, arguments) -> list[Row]:  # type: ignore[no-untyped-def]
+    times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(3, 400))
+    rows = []
+    for name, series in times.items():
+        for mode, values in series._asdict().items():
+            labels = (level, objective, batch, dim, name, mode)
+            rows.append(_row(*labels, "time_ms", clock.percentiles(values), len(values), device))
+    medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
+    ours = next(iter(medians.values()))
+    print(f"{level} {objective} {batch} x {dim}:", end=" ")
+    print(", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items()), flush=True)
+    return rows
+
+
+def _row(level, objective, batch, dim, provider, mode, metric, percentiles, repetitions, device) -> Row:  # type: ignore[no-untyped-def]
+    p20, value, p80 = percentiles
+    return Row(
+        level=level, objective=objective, batch=batch, dim=dim, provider=provider, mode=mode, metric=metric, value=value,
+        p20=p20, p80=p80, repetitions=repetitions, clock=clock.name_of_clock(device), **circumstances(device),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Which sizes are measured: the quick grid of `make bench`, and the full one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    """An objective at a size; `peak` where memory is measured too."""
+
+    objective: str
+    batch: int
+    dim: int
+    compiled: bool = False
+    peak: bool = False
+
+
+def quick() -> list[Case]:
+    """A few sizes on both sides of N = D, small and large."""
+    vicreg = [(32, 32), (128, 128), (256, 2048), (1024, 512), (4096, 128)]
+    return [
+        *(Case("vicreg", n, d, peak=d == 2048) for n, d in vicreg),
+        *(Case("log_det", n, d, peak=d == 2048) for n, d in [(256, 2048), (1024, 512)]),
+        *(Case("pairwise", n, d, peak=n == 2048) for n, d in [(1024, 512), (2048, 128)]),
+    ]
+
+
+def full() -> list[Case]:
+    """Every N, D in {8, 32, 128, 512, 2048}, and the sizes at which targets are set."""
+    side = (8, 32, 128, 512, 2048)
+    grid = [(n, d) for n in side for d in side]
+    vicreg = [*grid, (8192, 128), (1024, 512), (4096, 512), (256, 8192), (1024, 2048), (1024, 8192)]
+    return [
+        *(Case("vicreg", n, d, compiled=min(n, d) >= 128 and n * d <= 1 << 20, peak=d == 8192) for n, d in vicreg),
+        *(Case("log_det", n, d) for n, d in [(256, 2048), (1024, 2048), (1024, 512)]),
+        *(Case("pairwise", n, d) for n, d in [(1024, 512), (4096, 128), (4096, 512)]),
+    ]
+
+
+#: batch and dim of the training step
+STEP = (128, 2048)

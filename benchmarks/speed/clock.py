@@ -1,0 +1,83 @@
+"""Time of forward and backward: all implementations in turn, again and again, in one process; medians and percentiles."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+
+
+class Times(NamedTuple):
+    """Milliseconds of every repetition."""
+
+    forward: list[float]
+    backward: list[float]
+    both: list[float]
+
+
+def name_of_clock(device: torch.device) -> str:
+    """What is read before and after."""
+    # other processes on the machine stretch wall-clock time, not the time this thread is given
+    return "CUDA events" if device.type == "cuda" else "CPU time of the thread"
+
+
+def measured(
+    implementations: dict[str, Callable[[], Tensor]], device: torch.device, *, seconds: float, repetitions: tuple[int, int]
+) -> dict[str, Times]:
+    """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions."""
+    for evaluate in implementations.values():
+        for _ in range(WARM_UP if seconds > 1 else 1):
+            evaluate().backward()
+    times = {name: Times([], [], []) for name in implementations}
+    least, most = repetitions
+    start = time.monotonic()
+    for round_ in range(most):
+        if round_ >= least and time.monotonic() - start > seconds:
+            break
+        for name, evaluate in implementations.items():
+            forward, backward = (_cuda if device.type == "cuda" else _cpu)(evaluate)
+            for series, value in zip(times[name], (forward, backward, forward + backward), strict=True):
+                series.append(value)
+    return times
+
+
+def _cpu(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
+    start = time.thread_time()
+    loss = evaluate()
+    middle = time.thread_time()
+    loss.backward()
+    return (middle - start) * 1e3, (time.thread_time() - middle) * 1e3
+
+
+def _cuda(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+    torch.cuda.synchronize()
+    marks[0].record()
+    loss = evaluate()
+    marks[1].record()
+    loss.backward()
+    marks[2].record()
+    torch.cuda.synchronize()
+    return marks[0].elapsed_time(marks[1]), marks[1].elapsed_time(marks[2])
+
+
+def launches(evaluate: Callable[[], Tensor]) -> int:
+    """Kernels that one forward and backward pass starts on the GPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+        evaluate().backward()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
+
+
+def percentiles(series: list[float]) -> tuple[float, float, float]:
+    """20th percentile, median, 80th percentile."""
+    if len(series) < 2:
+        return series[0], series[0], series[0]
+    fifths = statistics.quantiles(series, n=5, method="inclusive")
+    return fifths[0], statistics.median(series), fifths[3]

@@ -1,0 +1,81 @@
+"""The objectives as others compute them: two views [batch, dim] -> [], differentiated by autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import VICRegLoss
+from torch import Tensor
+
+from it_losses import LogDet, Pairwise, VICReg
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+
+OURS = "it-losses"
+
+
+def official_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """VICReg in the order of the authors' code: the diagonal is skipped by a view of the flattened covariance."""
+    batch, dim = z_a.shape
+    invariance = F.mse_loss(z_a, z_b)
+    z_a, z_b = z_a - z_a.mean(dim=0), z_b - z_b.mean(dim=0)
+    hinges = [F.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() / 2 for z in (z_a, z_b)]
+    energies = []
+    for z in (z_a, z_b):
+        covariance = (z.T @ z) / (batch - 1)
+        off_diagonal = covariance.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:].flatten()
+        energies.append(off_diagonal.pow(2).sum() / dim)
+    return 25.0 * invariance + 25.0 * (hinges[0] + hinges[1]) + energies[0] + energies[1]
+
+
+def solo_learn_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """VICReg as solo-learn computes it: a Boolean mask picks what is off the diagonal, and hinges are added."""
+    batch, dim = z_a.shape
+    invariance = F.mse_loss(z_a, z_b)
+    variance = sum(F.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() for z in (z_a, z_b))
+    others = ~torch.eye(dim, dtype=torch.bool, device=z_a.device)
+    energy = 0.0
+    for z in (z_a, z_b):
+        z = z - z.mean(dim=0)
+        energy = energy + ((z.T @ z) / (batch - 1))[others].pow(2).sum() / dim
+    return 25.0 * invariance + 25.0 * variance + energy
+
+
+def _over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
+    return lambda z_a, z_b: entropy(z_a) + entropy(z_b)
+
+
+def full_log_det(z: Tensor) -> Tensor:
+    """`1/2 log det(I + Cov)` on the D x D side."""
+    zc = z - z.mean(dim=0)
+    return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) + zc.T @ zc / len(z)) / 2
+
+
+def cdist_pairwise(z: Tensor) -> Tensor:
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances."""
+    distance = torch.cdist(z, z).square()
+    return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
+
+
+def providers(objective: str, dim: int, *, compiled: bool) -> dict[str, Objective]:
+    """Name -> implementation; ours first."""
+    ours: dict[str, Callable[[], Objective]] = {
+        "vicreg": VICReg,
+        "log_det": lambda: _over_views(LogDet(per_dimension=False)),
+        "pairwise": lambda: _over_views(Pairwise(bandwidth=dim**0.5)),
+    }
+    peers: dict[str, dict[str, Objective]] = {
+        "vicreg": {"lightly": VICRegLoss(), "solo-learn": solo_learn_vicreg, "official": official_vicreg},
+        "log_det": {"torch.logdet": _over_views(full_log_det)},
+        "pairwise": {"torch.cdist": _over_views(cdist_pairwise)},
+    }
+    result = {OURS: ours[objective](), **peers[objective]}
+    if compiled:
+        last = list(peers[objective])[-1]
+        # one compiled function a size: a function compiled for many ends up eager
+        torch.compiler.reset()
+        result[f"torch.compile({last})"] = torch.compile(peers[objective][last], dynamic=False)
+    return result

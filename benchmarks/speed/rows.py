@@ -1,0 +1,74 @@
+"""A measured number with everything one needs to judge it: a row of the CSV."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one implementation at one size."""
+
+    level: str
+    objective: str
+    batch: int
+    dim: int
+    dtype: str
+    provider: str
+    mode: str
+    metric: str
+    value: float
+    p20: float
+    p80: float
+    repetitions: int
+    clock: str
+    device: str
+    threads: int
+    torch: str
+    lightly: str
+    python: str
+    commit: str
+    dirty: bool
+
+
+def circumstances(device: torch.device) -> dict[str, object]:
+    """What is the same in every row of a run."""
+    return {
+        "dtype": "float32",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "lightly": importlib.metadata.version("lightly"),
+        "python": platform.python_version(),
+        "commit": _git("rev-parse", "--short=12", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", "it_losses", "benchmarks/speed")),
+    }
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """As CSV, one column a field."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

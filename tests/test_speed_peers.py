@@ -1,0 +1,75 @@
+"""What the speed benchmark compares is one number computed in several ways, and its clock and report count right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("lightly")
+
+from benchmarks.speed import clock, memory, report
+from benchmarks.speed.cases import full, quick
+from benchmarks.speed.peers import OURS, providers
+from benchmarks.speed.rows import Row, circumstances, write
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "log_det", "pairwise"])
+@pytest.mark.parametrize(("batch", "dim"), [(20, 33), (33, 20), (150, 160)])
+def test_every_implementation_has_the_same_gradient(objective, batch, dim):
+    z = torch.randn(batch, dim, dtype=torch.float64)
+    views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
+    results = {}
+    for name, f in providers(objective, dim, compiled=False).items():
+        value = f(*views)
+        if (objective, name) == ("pairwise", OURS):
+            # ours is an entropy in nats: with the entropy of its components, which has no gradient
+            value = value - value.detach()
+        results[name] = torch.autograd.grad(value, views)
+    if objective == "vicreg":
+        # adds the hinges of the views where the others average them: another weight, the same operators
+        results.pop("solo-learn")
+    for name, gradient in results.items():
+        torch.testing.assert_close(gradient, results[OURS], msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_solo_learns_formula_is_the_official_one_at_twice_the_variance_weight():
+    from it_losses import VICReg
+
+    z = torch.randn(2, 20, 33, dtype=torch.float64)
+    solo = providers("vicreg", 33, compiled=False)["solo-learn"]
+    torch.testing.assert_close(solo(*z), VICReg(convention="solo-learn")(*z))
+
+
+def test_the_clock_counts_rounds_and_orders_percentiles():
+    z = torch.randn(64, 64, requires_grad=True)
+    cpu = torch.device("cpu")
+    times = clock.measured({"a": lambda: z.square().sum()}, cpu, seconds=0.0, repetitions=(5, 9))
+    assert [len(series) for series in times["a"]] == [5, 5, 5]
+    assert all(value >= 0 for series in times["a"] for value in series)
+    assert clock.percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
+
+
+def test_peak_memory_sees_a_matrix_that_ours_does_not_form():
+    ours, official = (memory.peak_mib("vicreg", 64, 2048, name, "cpu") for name in (OURS, "official"))
+    # the official code holds several D x D matrices of 16 MiB
+    assert ours < 8 < 48 < official
+
+
+def test_the_report_shows_what_is_slower(tmp_path):
+    facts = circumstances(torch.device("cpu"))
+    common = {"level": "op", "objective": "vicreg", "batch": 8, "dim": 8, "mode": "both", "metric": "time_ms"}
+    rows = [
+        Row(**common, provider=name, value=value, p20=value, p80=value, repetitions=3, clock="CPU time", **facts)
+        for name, value in ((OURS, 2.0), ("slow", 3.0), ("fast", 1.0))
+    ]
+    assert [line.split(": ")[1] for line in report.slower(rows)] == ["fast 1, ours 2"]
+    text = report.readme(rows, "make bench")
+    assert "1.50x" in text and "0.50x" in text and "fast 1, ours 2" in text
+    write(rows, tmp_path / "rows.csv")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+    report.figure(rows, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 0
+
+
+def test_the_full_grid_holds_the_quick_ones_objectives():
+    assert {case.objective for case in quick()} == {case.objective for case in full()}
