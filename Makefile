@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINIMAL := .venv-torch-only
 TABLE ?=
+BENCH ?=
 
 .PHONY: help setup check fix test test-minimal table clean
 .DEFAULT_GOAL := help
@@ -39,6 +40,9 @@ test-minimal:  ## import and use the package where torch alone is installed
 
 table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
 	$(BIN)/python -m benchmarks.table1 $(TABLE)
+
+bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(MINIMAL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
