@@ -24,6 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def blocks(language):
+    return list(_blocks(language))
+
+
+def _blocks(language):
     for page in sorted(PAGES.glob("*.md")):
         for i, text in enumerate(re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)):
             if language == "python" or "import" in text:

@@ -274,11 +274,13 @@ def test_a_stock_config_takes_one_word(word, images, tmp_path):
 def test_two_gloo_ranks_train_by_every_way_of_registering(way, images, tmp_path):
     two = ["devices='2'", "strategy=ddp", "auto_resume.enabled=False"]
     if way == "callback":
-        log = run(tmp_path, *ours(), *images, *two)
+        run(tmp_path, *ours(), *images, *two)
     else:
         first = ["-m", "it_losses.adapters.solo_learn"] if way == "runner" else []
-        log = run(tmp_path, *first, *stock(), *images, *STOCK, "method=vicreg_fused", *two)
-    assert "MEMBER: 2/2" in log and len(checkpoints(tmp_path)) == 1
+        run(tmp_path, *first, *stock(), *images, *STOCK, "method=vicreg_fused", *two)
+    (checkpoint,) = checkpoints(tmp_path)
+    # 64 images in batches of 16 are four steps of one rank, and two of two
+    assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
 
 
 @pytest.mark.slow
@@ -301,8 +303,8 @@ def test_resume_auto_resume_and_the_linear_probe(images, tmp_path):
         "vicreg",
     ]
     probe = [*(word for word in STOCK if "proj" not in word), "data.format=image_folder", "scheduler.lr_decay_steps=[1]"]
-    log = run(tmp_path, *linear, *images, *probe, timm, f"pretrained_feature_extractor='{checkpoint}'")
-    assert "max_epochs=1" in log or len(checkpoints(tmp_path)) >= 3
+    run(tmp_path, *linear, *images, *probe, timm, f"pretrained_feature_extractor='{checkpoint}'")
+    assert any("linear" in str(path) for path in checkpoints(tmp_path))
 
 
 @pytest.mark.slow
