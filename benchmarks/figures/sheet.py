@@ -1,0 +1,51 @@
+"""A figure on disk: `figureN.png`, the rows it is drawn from in `figureN.csv`, its caption in `figureN.md`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.figures.networks import Setup
+from benchmarks.figures.statistics import Row
+
+
+def write(folder: Path, name: str, module: ModuleType, rows: list[Row], setup: Setup, seconds: float) -> str:
+    """All three files; returns the caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    module.plot(rows, figure)
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    caption = module.caption(rows)
+    settings = json.dumps(settings_of(setup) | {"seconds": round(seconds)})
+    (folder / f"{name}.md").write_text(
+        f"![{name}]({name}.png)\n\n{caption}\n\nRows: [{name}.csv]({name}.csv). Settings: `{settings}`\n"
+    )
+    return caption
+
+
+def settings_of(setup: Setup) -> dict[str, object]:
+    """What the numbers depend on: the setup, torch, the device, the commit."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
+    accelerator = torch.cuda.get_device_name() if setup.device.startswith("cuda") else setup.device
+    return values | {"torch": torch.__version__, "accelerator": accelerator, "commit": _commit()}
+
+
+def _commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown"
