@@ -148,6 +148,7 @@ def test_a_figure_is_drawn_from_its_rows_alone():
         (["6"], "no figure 6"),
         (["4", "--trials", "0"], "--trials must be at least 1"),
         (["1", "--copies", "5"], "at least 20"),
+        (["5", "--models", "100"], "at most 36"),
         (["5", "--width", "0.06"], "--width must be at least 0.125"),
         (["1", "--dataset", "fashion_mnist"], "needs --data-root"),
         (["1", "--backbone", "resnet0"], "timm has no model"),

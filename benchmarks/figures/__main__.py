@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("side", "epochs", "batch_size", "trials", "models", "noisy_images"):
         if getattr(options, name) < 1:
             parsed.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}.")
+    grid = len(generalization.sweep(options.models))
+    if options.models > grid:
+        parsed.error(f"--models must be at most {grid}, the size of figure 5's grid, got {options.models}.")
     if options.copies < 20:
         parsed.error(f"--copies must be at least 20 for the normality test, got {options.copies}.")
     if options.width is None:
