@@ -32,8 +32,7 @@ def gaussian_entropy(z: Embeddings, *, ridge: float = 1e-4) -> Tensor:
     The entropy of a Gaussian with the covariance of z + N(0, ridge I), hence an upper bound on the entropy of that law. With
     `ridge = 0` and fewer than dim + 1 rows it is -inf. Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
     """
-    eigenvalues = spectrum(z)
-    return 0.5 * (2 * math.pi * math.e * (eigenvalues + ridge)).log().sum()
+    return gaussian_entropy_of_spectrum(spectrum(z), ridge=ridge)
 
 
 @torch.no_grad()
@@ -42,7 +41,17 @@ def log_det_entropy(z: Embeddings, *, beta: float = 1.0) -> Tensor:
 
     `gaussian_entropy(z, ridge=1 / beta)` is this plus its constant `dim/2 log(2 pi e / beta)`.
     """
-    return 0.5 * torch.log1p(check_positive("beta", beta) * spectrum(z)).sum()
+    return log_det_entropy_of_spectrum(spectrum(z), beta=check_positive("beta", beta))
+
+
+def gaussian_entropy_of_spectrum(eigenvalues: Tensor, *, ridge: float) -> Tensor:
+    """`1/2 sum log(2 pi e (eigenvalue + ridge))`: [dim] -> []."""
+    return 0.5 * (2 * math.pi * math.e * (eigenvalues + ridge)).log().sum()
+
+
+def log_det_entropy_of_spectrum(eigenvalues: Tensor, *, beta: float) -> Tensor:
+    """`1/2 sum log(1 + beta eigenvalue)`: [dim] -> []."""
+    return 0.5 * torch.log1p(beta * eigenvalues).sum()
 
 
 @torch.no_grad()

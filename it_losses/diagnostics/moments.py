@@ -87,6 +87,15 @@ def moments_of(z: Embeddings) -> Moments:
     return moments
 
 
+def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
+    """Of each coordinate, the variance divided by count: 2 x [dim]; of a batch without its dim^2 covariances."""
+    if isinstance(z, Tensor):
+        z = rows(z)
+        return z.mean(dim=0), z.var(dim=0, correction=0)
+    moments = moments_of(z)
+    return moments.mean, moments.covariance.diagonal()
+
+
 def all_rows(z: Tensor | Iterable[Tensor]) -> Tensor:
     """Every row of a batch or of an iterable of batches: [batch, dim], float64."""
     if isinstance(z, Moments):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from it_losses.diagnostics.moments import Embeddings, Moments, moments_of, rows
+from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of, rows
 
 
 @torch.no_grad()
@@ -40,8 +40,12 @@ def rank_me(z: Embeddings) -> Tensor:
 @torch.no_grad()
 def participation_ratio(z: Embeddings) -> Tensor:
     """`(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. 1 for one direction, dim for a round cloud."""
-    eigenvalues = spectrum(z)
-    return eigenvalues.sum().square() / _positive(eigenvalues.square().sum())
+    if isinstance(z, Tensor):
+        z = rows(z)
+        matrix = _gram(z - z.mean(dim=0))
+    else:
+        matrix = moments_of(z).covariance
+    return matrix.diagonal().sum().square() / _positive(matrix.square().sum())
 
 
 @torch.no_grad()
@@ -90,17 +94,19 @@ def lidar(views: Tensor | Iterable[Tensor], *, ridge: float = 1e-4) -> Tensor:
 @torch.no_grad()
 def spread(z: Embeddings) -> Tensor:
     """`tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 where all rows are equal, 1 where their mean is 0."""
-    moments = moments_of(z)
-    variance = moments.covariance.diagonal().sum()
-    return variance / _positive(variance + moments.mean.square().sum())
+    mean, variance = mean_and_variance(z)
+    return variance.sum() / _positive(variance.sum() + mean.square().sum())
 
 
 def _squared_singular_values(z: Tensor) -> Tensor:
     """Those of z, largest first, zeros up to dim: [batch, dim] -> [dim]."""
-    batch, dim = z.shape
-    if batch >= dim:
-        return _eigenvalues(z.mT @ z)
-    return torch.nn.functional.pad(_eigenvalues(z @ z.mT), (0, dim - batch))
+    eigenvalues = _eigenvalues(_gram(z))
+    return torch.nn.functional.pad(eigenvalues, (0, z.shape[1] - len(eigenvalues)))
+
+
+def _gram(z: Tensor) -> Tensor:
+    """`Z^T Z` or `Z Z^T`, which share their positive eigenvalues: the smaller one, [batch, dim] -> [side, side]."""
+    return z.mT @ z if len(z) >= z.shape[1] else z @ z.mT
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
