@@ -13,7 +13,7 @@ import torch
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.table1.recipes import RECIPES, UNTRAINED, fingerprint, title
+from benchmarks.table1.recipes import RECIPES, UNTRAINED, fingerprint
 
 #: side in pixels and width of the ResNet, where the user names none
 SIDES = {"digits": 32, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "image_folder": 64}
@@ -108,13 +108,13 @@ def parser() -> argparse.ArgumentParser:
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
     add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
-    add("--stem", choices=STEMS, help="small: full resolution for small images (default: small up to 64 pixels, not on digits)")
+    add("--stem", choices=STEMS, help="small: full resolution (default: up to 64 pixels, not on digits)")
     add("--image-size", type=int, help="side in pixels (default: 28 to 64, by data set)")
     add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
     add(
         "--epochs",
         type=int,
-        help=f"default: {EPOCHS['digits']} on digits, {EPOCHS['fashion_mnist']} on Fashion-MNIST, else 200",
+        help="default: 10 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200",
     )
     add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--seeds", type=int, default=3, help="runs a row (default: 3)")
@@ -174,9 +174,9 @@ def _check(options: Options) -> None:
 
 def describe(options: Options) -> str:
     """The settings in one sentence, for the head of the table."""
-    rows = ", ".join(title(name) for name in options.methods if name != UNTRAINED)
     width = "" if options.width == 1 else f" at {options.width:g} of its width"
+    epochs = f"{options.epochs} epoch{'s' * (options.epochs > 1)}"
     return (
-        f"{options.dataset}, {options.backbone}{width}, {options.image_size} pixels, {options.epochs} epochs, batch "
-        f"{options.batch_size}, {options.precision}; {rows}"
+        f"{options.dataset}, {options.backbone}{width}, {options.image_size} pixels, {epochs}, batch {options.batch_size}, "
+        f"{options.precision}"
     )

@@ -68,16 +68,16 @@ def markdown(table: list[Line], description: str, pixels: float | None) -> str:
     for line in table:
         cells = [title(line.method), *(s.text(100) for s in line[2:6])]
         # the embeddings of an untrained backbone are its features, of another dimension: no entropy to compare
-        cells += ["", ""] if line.method == UNTRAINED else [line.entropy_nats.text(digits=0), line.rank_me.text()]
+        cells += ["", ""] if line.method == UNTRAINED else [line.entropy_nats.text(digits=2), line.rank_me.text()]
         text.append("| " + " | ".join([*cells, f"{line.seconds.mean:.0f}"]) + " |")
     text += [
         "",
         f"Linear: logistic regression on frozen, standardised features (weight decay {PROBE_WEIGHT_DECAY:g}, L-BFGS). kNN: "
         f"{KNN_NEIGHBOURS} neighbours, cosine, temperature {KNN_TEMPERATURE:g}. Both are fitted on the training images and "
         "scored on the held-out ones, at the last epoch; (best) is the best epoch probed, chosen on the held-out images, hence "
-        "optimistic. Entropy: upper pairwise bound for held-out embeddings on the unit sphere under Gaussians of standard "
-        f"deviation {ENTROPY_BANDWIDTH:g}; it compares only rows of one embedding dimension. RankMe: effective rank of the "
-        "embeddings. s: seconds a run, probes included.",
+        "optimistic. Entropy: pairwise (KL) bound for held-out embeddings on the unit sphere, each a Gaussian of standard "
+        f"deviation {ENTROPY_BANDWIDTH:g}, in nats above that of one point: 0 at collapse, at most the logarithm of the "
+        "number of images. RankMe: effective rank of the embeddings. s: seconds a run, probes included.",
     ]
     if pixels is not None:
         text[-1] += f" For scale: the same linear probe on the pixels themselves gives {100 * pixels:.1f} %."
@@ -126,7 +126,7 @@ def plot(records: Records, table: list[Line], description: str, path: Path) -> N
         axes.spines[["top", "right"]].set_visible(False)
     if trained:
         figure.legend(*rank.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    figure.suptitle(description.split(";")[0], fontsize=11)
+    figure.suptitle(description, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write(path, buffer.getvalue())

@@ -1,0 +1,141 @@
+"""The data sets of the benchmarks, read from small files written in each set's own format."""
+
+import gzip
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import data
+from benchmarks.augment import Views, channel_moments, recipe_for
+from benchmarks.idx import read_idx
+
+RANDOM = np.random.default_rng(0)
+
+
+def idx(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_fashion(root, zipped):
+    arrays = {}
+    for half, count in (("train", 7), ("t10k", 5)):
+        images = RANDOM.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = (np.arange(count) % 3).astype(np.uint8)
+        arrays[half] = images, labels
+        for name, array in ((f"{half}-images-idx3-ubyte", images), (f"{half}-labels-idx1-ubyte", labels)):
+            content = idx(array)
+            (root / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
+    return arrays
+
+
+def write_picture(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+
+
+def test_digits_are_all_real_digits_split_by_class():
+    images = data.load("digits", None, 8)
+    assert len(images.train) + len(images.test) == 1797
+    assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8)
+    share = images.test_labels.bincount() / (images.train_labels.bincount() + images.test_labels.bincount())
+    assert ((share - 0.2).abs() < 0.01).all()
+    assert images.train.max() == 255
+
+
+def test_no_digit_is_on_both_sides_of_the_split():
+    images = data.load("digits", None, 8)
+    # scikit-learn's set has no two equal images
+    every = torch.cat([images.train, images.test]).flatten(1)
+    assert len(every.unique(dim=0)) == 1797
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_fashion_mnist_reads_plain_and_gzipped_idx_files(tmp_path, zipped):
+    arrays = write_fashion(tmp_path, zipped)
+    images = data.load("fashion_mnist", tmp_path, 28)
+    assert np.array_equal(images.train[:, 0], arrays["train"][0])
+    assert np.array_equal(images.test[:, 0], arrays["t10k"][0])
+    assert images.test_labels.tolist() == arrays["t10k"][1].tolist()
+    assert images.classes == 3
+
+
+def test_a_broken_idx_file_is_named(tmp_path):
+    write_fashion(tmp_path, zipped=False)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(data.DataError, match="train-images-idx3-ubyte should hold"):
+        data.load("fashion_mnist", tmp_path, 28)
+    path.write_bytes(b"<html>")
+    with pytest.raises(ValueError, match="is not an IDX file"):
+        read_idx(path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_reads_the_pickles_of_its_authors(tmp_path, monkeypatch, name):
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    folder = tmp_path / kind.base_folder
+    folder.mkdir()
+    pixels = RANDOM.integers(0, 256, (4, 3, 32, 32), np.uint8)
+    labels = {"labels": [0, 1, 2, 1]} if name == "cifar10" else {"fine_labels": [0, 1, 2, 1]}
+    for file, _ in kind.train_list + kind.test_list:
+        (folder / file).write_bytes(pickle.dumps({"data": pixels.reshape(4, -1), **labels}))
+    names = {"label_names": ["a"] * 3, "fine_label_names": ["a"] * 3}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(names))
+    # the checksums are those of the real files
+    monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    images = data.load(name, tmp_path, 32)
+    assert np.array_equal(images.test, pixels)
+    assert len(images.train) == 4 * len(kind.train_list)
+    assert images.classes == 3
+
+
+def test_tiny_imagenet_reads_its_annotations(tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    for value, name in ((0, "n01"), (200, "n02")):
+        write_picture(root / "train" / name / "images" / f"{name}_0.JPEG", value)
+        write_picture(root / "val" / "images" / f"val_{name}.JPEG", value)
+    (root / "val" / "val_annotations.txt").write_text("val_n02.JPEG\tn02\t0\t0\t1\t1\nval_n01.JPEG\tn01\t0\t0\t1\t1\n")
+    images = data.load("tiny_imagenet", tmp_path, 16)
+    assert images.test_labels.tolist() == [1, 0]
+    assert images.test[0].float().mean() == pytest.approx(200, abs=2)
+    assert images.train.shape == (2, 3, 16, 16)
+
+
+def test_image_folder_numbers_the_classes_of_both_halves_alike(tmp_path):
+    for name, value in (("cat", 10), ("dog", 90)):
+        write_picture(tmp_path / "train" / name / "0.png", value)
+    write_picture(tmp_path / "val" / "dog" / "0.png", 90)
+    images = data.load("image_folder", tmp_path, 16)
+    assert images.train_labels.tolist() == [0, 1]
+    assert images.test_labels.tolist() == [1]
+    assert (images.test == 90).all()
+
+
+def test_a_class_that_was_never_trained_on_is_an_error(tmp_path):
+    write_picture(tmp_path / "train" / "cat" / "0.png", 1)
+    write_picture(tmp_path / "val" / "cow" / "0.png", 1)
+    with pytest.raises(data.DataError, match="cow"):
+        data.load("image_folder", tmp_path, 16)
+
+
+@pytest.mark.parametrize(("dataset", "channels"), [("digits", 1), ("fashion_mnist", 1), ("cifar10", 3)])
+def test_every_recipe_gives_two_different_views_of_each_image(dataset, channels):
+    images = torch.randint(0, 256, (6, channels, 32, 32), dtype=torch.uint8)
+    views = Views(recipe_for(dataset, channels), 32, *channel_moments(images))
+    view_a, view_b = views(images)
+    assert view_a.shape == view_b.shape == images.shape
+    assert ((view_a - view_b).flatten(1).abs().amax(dim=1) > 0.1).all()
+
+
+def test_standardised_images_have_mean_0_and_variance_1():
+    images = torch.randint(0, 200, (64, 3, 8, 8), dtype=torch.uint8)
+    pixels = Views("colour", 8, *channel_moments(images)).standardised(images)
+    assert pixels.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert (pixels.var(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-4

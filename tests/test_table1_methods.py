@@ -1,0 +1,142 @@
+"""The methods, backbones and probes of the benchmarks."""
+
+import pytest
+import torch
+from lightly.loss import VICRegLoss
+from torch import nn
+
+from benchmarks import backbones
+from benchmarks.methods import METHODS, JointEmbedding, Momentum, Schedule, vicreg
+from benchmarks.probes import Features, knn_accuracy, linear_accuracy
+from benchmarks.table1.recipes import RECIPES
+from it_losses import VICReg
+
+
+def small_backbone(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU())
+
+
+def trained(criterion, steps=4):
+    backbone = small_backbone()
+    method = vicreg(16, hidden=16, output=24)
+    method.criterion = criterion
+    parameters = [*backbone.parameters(), *method.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    for step in range(steps):
+        views = torch.randn(2, 32, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        method.loss(backbone, *views, Schedule(step, steps)).backward()
+        optimizer.step()
+    return torch.cat([parameter.detach().flatten() for parameter in parameters])
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (5, 5)])
+def test_our_vicreg_and_lightlys_agree_in_value_and_gradient(shape):
+    z_a, z_b = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    values = [criterion(z_a, z_b) for criterion in (VICReg(), VICRegLoss())]
+    gradients = [torch.autograd.grad(value, [z_a, z_b]) for value in values]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-12, atol=1e-14)
+
+
+def test_swapping_lightlys_vicreg_for_ours_trains_the_same_network():
+    torch.set_default_dtype(torch.float64)
+    try:
+        ours, theirs = trained(VICReg()), trained(VICRegLoss())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_row_has_a_finite_loss_that_reaches_the_whole_backbone(name):
+    recipe = RECIPES[name]
+    backbone = small_backbone()
+    method = METHODS[recipe.method](16, **recipe.arguments)
+    if isinstance(method, Momentum):
+        method.begin(backbone)
+    views = torch.randn(2, 32, 1, 8, 8)
+    loss = method.loss(backbone, *views, Schedule(0, 10))
+    loss.backward()
+    assert loss.isfinite() and loss.ndim == 0
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_hyper_parameter_names_its_source(name):
+    assert all(setting.source for setting in RECIPES[name].settings.values())
+
+
+def test_the_slow_copy_follows_the_network_and_gets_no_gradient():
+    backbone = small_backbone()
+    method = METHODS["byol"](16, **RECIPES["byol"].arguments)
+    method.begin(backbone)
+    before = next(method.target.parameters()).clone()
+    with torch.no_grad():
+        next(backbone.parameters()).add_(1.0)
+    method.loss(backbone, *torch.randn(2, 32, 1, 8, 8), Schedule(0, 10)).backward()
+    moved = next(method.target.parameters())
+    share = 1 - RECIPES["byol"].arguments["momentum"]
+    torch.testing.assert_close(moved - before, torch.full_like(before, share))
+    assert moved.grad is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet10t", (3, 32)), ("convnext_atto", (3, 32)), ("vit_tiny_patch16_224", (1, 32))]
+)
+def test_small_stems_keep_the_resolution_of_small_images(name, shape):
+    channels, side = shape
+    cells = []
+    for stem in ("small", "original"):
+        backbone = backbones.create(name, channels=channels, side=side, stem=stem)
+        cells.append(backbone.forward_features(torch.zeros(2, channels, side, side)).flatten(1).shape[1])
+    assert cells[0] > cells[1]
+
+
+def test_an_unknown_backbone_is_an_error_that_names_its_neighbours():
+    with pytest.raises(backbones.BackboneError, match="resnet18"):
+        backbones.create("resnet_18", channels=1, side=32)
+
+
+def test_the_width_of_other_models_cannot_be_scaled():
+    with pytest.raises(backbones.BackboneError, match="ResNets only"):
+        backbones.create("convnext_atto", channels=3, side=32, width=0.5)
+
+
+def test_settled_batch_norms_know_the_moments_of_the_images():
+    backbone = small_backbone()
+    images = 3 + 2 * torch.randn(256, 1, 8, 8)
+    backbones.settle_batch_norm(backbone, images.split(64))
+    activations = backbone[1](images.flatten(1))
+    torch.testing.assert_close(backbone[2].running_mean, activations.mean(dim=0))
+    assert backbone[2].momentum == 0.1
+
+
+def test_the_linear_probe_is_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(4, 6, generator=generator)
+    labels = torch.arange(400) % 4
+    points = centres[labels] + 0.9 * torch.randn(400, 6, generator=generator)
+    features = Features(points[:200], labels[:200], points[200:], labels[200:], 4)
+    scaled = (points - points[:200].mean(0)) / points[:200].std(0)
+    oracle = LogisticRegression(C=1 / (200 * 1e-3), max_iter=1000).fit(scaled[:200].numpy(), labels[:200].numpy())
+    assert linear_accuracy(features) == pytest.approx(oracle.score(scaled[200:].numpy(), labels[200:].numpy()), abs=0.005)
+
+
+def test_nearest_neighbours_follow_the_direction_and_not_the_length():
+    train = torch.tensor([[1.0, 0.0], [5.0, 0.1], [0.0, 1.0], [0.1, 5.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    test = torch.tensor([[100.0, 1.0], [0.01, 1.0]])
+    assert knn_accuracy(Features(train, labels, test, torch.tensor([0, 1]), 2)) == 1.0
+
+
+def test_a_joint_embedding_sends_both_views_through_the_backbone_at_once():
+    backbone = small_backbone()
+    method = JointEmbedding(nn.Identity(), lambda z_a, z_b: (z_a.mean(0) + z_b.mean(0)).abs().max())
+    calls = []
+    backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
+    method.loss(backbone, *torch.randn(2, 8, 1, 8, 8), Schedule(0, 1))
+    assert calls == [16]

@@ -1,0 +1,90 @@
+"""Table 1 from the command line: what it refuses, what it writes, and that it goes on after a kill."""
+
+import json
+import signal
+
+import pytest
+
+from benchmarks.table1 import runs
+from benchmarks.table1.__main__ import main
+from benchmarks.table1.rows import Records
+
+TINY = ["--methods", "vicreg", "byol_logdet", "--epochs", "1", "--seeds", "1", "--limit-images", "70", "--image-size", "16"]
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_TABLE1_PENDING", "")
+    yield
+    # Lightning turns Ctrl-C off once it has seen one
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "vicregg"], "--methods knows"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--batch-size", "7", "--devices", "2"], "cannot be shared"),
+        (["--batch-size", "5000"], "more than the 1437"),
+        (["--backbone", "resnet_18"], "timm has no model"),
+        (["--dataset", "fashion_mnist"], "needs --data-root"),
+        (["--data-root", "/nowhere"], "is not a folder"),
+        (["--strategy", "no_such"], "--strategy"),
+        (["--dataset", "image_folder", "--data-root", "."], "folder train is missing"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_training(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr(runs, "trained", lambda *_: pytest.fail("trained"))
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("")
+    assert main(["--output", str(path)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
+    assert main([*TINY, "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row["method"] for row in rows] == ["untrained", "vicreg", "byol_logdet"]
+    assert all(0 <= row["linear"] <= 1 and row["entropy_upper_nats"] >= 0 for row in rows)
+    markdown = (tmp_path / "table1.md").read_text()
+    assert "| VICReg | " in markdown and "| BYOL+LogDet | " in markdown
+    assert f"{100 * rows[1]['linear']:.1f}" in markdown and "VICReg" in printed
+    assert (tmp_path / "table1.csv").read_text().startswith("method,title,seeds,linear,")
+    assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
+    assert len(Records(tmp_path).curve("vicreg", 0)) == 1
+
+    # the same command trains nothing; another setting is refused
+    assert main([*TINY, "--output", str(tmp_path)]) == 0
+    assert "3 of 3 runs are on disk already" in " ".join(capsys.readouterr().out.split())
+    assert main([*TINY, "--batch-size", "32", "--output", str(tmp_path)]) == 1
+    assert "batch_size was 64, is 32" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_killed_table_goes_on_with_the_run_it_was_in(tmp_path, capsys, monkeypatch):
+    arguments = [*TINY, "--epochs", "6", "--output", str(tmp_path)]
+    finish = runs.Evaluation.on_train_epoch_end
+
+    def killed(self, trainer, module):
+        if module.method.__class__.__name__ == "BYOL" and trainer.current_epoch == 3:
+            raise KeyboardInterrupt
+        finish(self, trainer, module)
+
+    monkeypatch.setattr(runs.Evaluation, "on_train_epoch_end", killed)
+    assert main(arguments) == 130
+    assert [row["method"] for row in Records(tmp_path).rows] == ["untrained", "vicreg"]
+    monkeypatch.setattr(runs.Evaluation, "on_train_epoch_end", finish)
+    capsys.readouterr()
+    assert main(arguments) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "going on: 2 of 3 runs are on disk already" in printed
+    assert "BYOL+LogDet, seed 0: goes on from" in printed
+    assert [point["epoch"] for point in Records(tmp_path).curve("byol_logdet", 0)] == [1, 2, 3, 4, 5, 6]
+    assert not list((tmp_path / "unfinished").iterdir())
