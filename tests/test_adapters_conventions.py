@@ -1,11 +1,15 @@
 """Every library's number is pinned: adapter defaults give its value and gradient, here written out from its own formula."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import mse_loss, relu
 
 from it_losses import VICReg
 from it_losses.adapters import conventions, eb_jepa, stable_pretraining
+from it_losses.adapters.frameworks import framework
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 FORMULAS = {}
@@ -184,3 +188,61 @@ def test_without_pytorch_metric_learning_the_adapter_gives_the_line_to_install_i
         pytest.skip("pytorch-metric-learning is installed")
     with pytest.raises(ImportError, match="pip install pytorch-metric-learning"):
         import it_losses.adapters.pytorch_metric_learning  # noqa: F401
+
+
+FRAMEWORKS = "lightly timm lightning pytorch_lightning hydra solo stable_pretraining eb_jepa pytorch_metric_learning"
+
+#: what is imported, one after the other, and which framework may be there afterwards that was not there before
+IMPORTS = [
+    ("it_losses", ""),
+    ("it_losses.adapters.conventions", ""),
+    ("it_losses.adapters.backbones", ""),
+    ("it_losses.adapters.lightly", ""),
+    ("it_losses.adapters.stable_pretraining", ""),
+    ("it_losses.adapters.eb_jepa", ""),
+    ("it_losses.adapters.solo_learn", "hydra"),
+    ("it_losses.adapters.lightning", "lightning"),
+]
+
+
+def test_importing_one_adapter_imports_at_most_its_own_framework():
+    code = f"""if True:
+        import importlib, sys
+        for name, own in {IMPORTS}:
+            before = set(sys.modules)
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                assert own and "pip install" in str(error), error
+            new = {set(FRAMEWORKS.split())} & (set(sys.modules) - before)
+            assert new <= {{own}}, (name, new)
+    """
+    answer = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_a_framework_that_is_missing_gives_the_line_and_one_that_is_broken_its_own_error(monkeypatch, tmp_path):
+    with pytest.raises(ImportError, match=r"needs no_such_framework, which is not installed\. Run: pip install it"):
+        framework("no_such_framework.losses", install="pip install it")
+    (tmp_path / "broken_framework.py").write_text("import what_it_needs")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="what_it_needs"):
+        framework("broken_framework", install="pip install it")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compare_prints_both_numbers_side_by_side(monkeypatch, capsys):
+    pytest.importorskip("lightly")
+    from it_losses.adapters import compare
+
+    def run_here(command, **_):
+        monkeypatch.setattr(sys, "argv", command[2:])
+        compare.main()
+        return subprocess.CompletedProcess(command, 0, stdout=capsys.readouterr().out)
+
+    monkeypatch.setattr(sys, "argv", ["compare", "lightly", "--batch", "16", "--dim", "8", "--device", "cpu", "--steps", "3"])
+    monkeypatch.setattr(compare.subprocess, "run", run_here)
+    compare.main()
+    *_, theirs, ours = capsys.readouterr().out.splitlines()
+    assert theirs.startswith("lightly") and ours.startswith("it-losses")
+    assert float(theirs.split()[-1]) == pytest.approx(float(ours.split()[-1]), rel=1e-6)
