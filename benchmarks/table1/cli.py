@@ -17,7 +17,7 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, fingerprint
 
 #: side in pixels and width of the ResNet, where the user names none
 SIDES = {"digits": 32, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "image_folder": 64}
-EPOCHS = {"digits": 10, "fashion_mnist": 20, "image_folder": 100}
+EPOCHS = {"digits": 8, "fashion_mnist": 20, "image_folder": 100}
 WIDTHS = {"digits": 0.25}
 BATCHES = {"digits": 64}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--epochs",
         type=int,
-        help="default: 10 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200",
+        help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200",
     )
     add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--seeds", type=int, default=3, help="runs a row (default: 3)")

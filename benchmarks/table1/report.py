@@ -136,7 +136,14 @@ def _draw_bars(axes, table: list[Line]) -> None:
     ours = {True: "#c8553d", False: "#35618f"}
     for height, line in enumerate(table):
         colour = "#9a9a9a" if line.method == UNTRAINED else ours["+" in title(line.method)]
-        axes.barh(height, 100 * line.linear.mean, xerr=100 * (line.linear.error or 0), color=colour, height=0.62, capsize=3)
+        axes.barh(
+            height,
+            100 * line.linear.mean,
+            xerr=100 * line.linear.error if line.linear.error else None,
+            color=colour,
+            height=0.62,
+            capsize=3,
+        )
         axes.plot(100 * line.knn.mean, height, "D", color="white", markeredgecolor="black", markersize=5)
         axes.text(101, height, line.linear.text(100), va="center", fontsize=9)
     axes.set_yticks(range(len(table)), [title(line.method) for line in table])
