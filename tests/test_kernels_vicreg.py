@@ -142,7 +142,7 @@ def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batc
 
 
 def test_every_form_is_met_by_these_shapes():
-    met = {forms.form("cpu", 2, 1, *shape) for shape in SHAPES}
+    met = {forms.form("cpu", torch.float32, 2, 1, *shape) for shape in SHAPES}
     assert met == {"authors' order", "one block", "gram", "covariance"}
 
 

@@ -43,7 +43,7 @@ def choose(op: str, shape: Sequence[int], dtype: torch.dtype, device: torch.devi
     if op not in _FORMS:
         raise ValueError(f"op must be one of {sorted(_FORMS)}, got {op!r}.")
     obstacle = _obstacle(dtype, torch.device(device))
-    return Choice("reference", obstacle) if obstacle else Choice("fused", _FORMS[op](shape, torch.device(device), views))
+    return Choice("reference", obstacle) if obstacle else Choice("fused", _FORMS[op](shape, dtype, torch.device(device), views))
 
 
 def is_fused(z: Tensor) -> bool:
@@ -75,24 +75,27 @@ def _missing(dtype: torch.dtype, device: torch.device) -> str:
     return ""
 
 
-def _vicreg_form(shape: Sequence[int], device: torch.device, views: int) -> str:
+def _vicreg_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device, views: int) -> str:
     batch, dim = shape[-2:]
     groups = torch.Size(shape[:-2]).numel()
+    gram, covariance = f"N x N = {batch} x {batch} Gram matrix", f"D x D = {dim} x {dim} covariance"
     return {
         "authors' order": "tiny: the authors' order of operations, gradient in the forward pass",
         "one block": f"small: D x D = {dim} x {dim} in one block, gradient in the forward pass",
-        "gram": f"N x N = {batch} x {batch} Gram matrix, the smaller side",
-        "covariance": f"D x D = {dim} x {dim} covariance, the smaller side or close to it",
-    }[closed_vicreg.form(device.type, views, groups, batch, dim)]
+        "gram": f"{gram}, the smaller side",
+        "covariance": f"{covariance}, the smaller side or close to it",
+        "triton gram": f"{gram}, the smaller side, with Triton",
+        "triton covariance": f"{covariance}, the smaller side or close to it, with Triton",
+    }[closed_vicreg.form(device.type, dtype, views, groups, batch, dim)]
 
 
-def _log_det_form(shape: Sequence[int], device: torch.device, views: int) -> str:
+def _log_det_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device, views: int) -> str:
     batch, dim = shape[-2:]
     side = "N x N Gram" if closed_log_det.uses_gram(batch, dim) else "D x D covariance"
     return f"Cholesky factor of the {side} matrix of {min(batch, dim)}, the smaller side"
 
 
-def _pairwise_form(shape: Sequence[int], device: torch.device, views: int) -> str:
+def _pairwise_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device, views: int) -> str:
     height = closed_pairwise.strip_height(shape, device)
     return f"lower triangle of {shape[-2]} x {shape[-2]} pairs in strips of at most {height} rows"
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.kernels import cuda_pairs
 from it_losses.kernels.blocks import CPU_BLOCK, accumulation_dtype, add_product_
 
 #: a strip of rows is no taller than this part of the batch, so that the triangle saves nearly half of the square
@@ -42,6 +43,9 @@ def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved
     groups, batch, _ = z.shape
     zs, norms, ratios = _scaled(z, scales)
     kept = zs.new_empty(0)
+    if cuda_pairs.serves(zs) and not keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
+        sums = cuda_pairs.sums(zs, norms[..., 0], ratios)
+        return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
     if keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
         kept = zs.new_empty(groups, batch, batch)
     sums = zs.new_zeros(len(scales), groups, batch)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.kernels import cuda_vicreg
 from it_losses.kernels.blocks import (
     EVERYTHING,
     add_gram_,
@@ -28,6 +29,7 @@ from it_losses.kernels.blocks import (
     squared_norm,
 )
 from it_losses.kernels.closed_vicreg_small import in_one_block, in_the_authors_order
+from it_losses.kernels.optional_triton import is_installed
 
 #: up to so many elements a view on a CPU, the authors' order of operations: their sums come out to the last bit
 OFFICIAL_ELEMENTS = 2048
@@ -51,17 +53,27 @@ class Saved(NamedTuple):
     row: Tensor
 
 
-def form(device_type: str, views: int, groups: int, batch: int, dim: int) -> str:
-    """Which of the four ways is taken; a function of the shape alone.
+def form(device_type: str, dtype: torch.dtype, views: int, groups: int, batch: int, dim: int) -> str:
+    """Which way is taken; a function of device, dtype and shape alone.
 
     The N x N side costs N / D of the other, but subtracts the variances where that one zeroes them: the rank bound
     |C|^2 >= tr(C)^2 / (N - 1) keeps digits in the difference unless N is close to D.
     """
+    if device_type == "cuda" and (views, groups) == (2, 1) and dtype != torch.float64 and is_installed():
+        return "triton gram" if _prefers_gram(batch, dim) else "triton covariance"
     if device_type == "cpu" and (views, groups) == (2, 1) and batch * dim <= OFFICIAL_ELEMENTS:
         return "authors' order"
     if views * groups * batch * dim <= SMALL_ELEMENTS and dim <= SMALL_DIM:
         return "one block"
-    return "gram" if 8 * batch <= 7 * dim else "covariance"
+    return "gram" if _prefers_gram(batch, dim) else "covariance"
+
+
+def _prefers_gram(batch: int, dim: int) -> bool:
+    return 8 * batch <= 7 * dim
+
+
+def _form_of(views: Sequence[Tensor]) -> str:
+    return form(views[0].device.type, views[0].dtype, len(views), *views[0].shape)
 
 
 _FORWARD = {"authors' order": in_the_authors_order, "one block": in_one_block}
@@ -71,7 +83,11 @@ def forward(
     views: Sequence[Tensor], weights: tuple[float, float, float], margin: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Saved]:
     """Loss [], terms (invariance, variance, covariance) [3], and Saved: V x [groups, batch, dim]."""
-    name = form(views[0].device.type, len(views), *views[0].shape)
+    name = _form_of(views)
+    if name.startswith("triton"):
+        uses_gram = name == "triton gram"
+        loss, terms, parts = cuda_vicreg.forward(views[0][0], views[1][0], weights, margin, epsilon, uses_gram=uses_gram)
+        return loss, terms, Saved(loss.new_empty(0), *parts)
     if name in _FORWARD:
         loss, terms, gradient = _FORWARD[name](views, weights, margin, epsilon)
         nothing = gradient.new_empty(0)
@@ -81,16 +97,19 @@ def forward(
     return _with_covariance(views, weights, margin, epsilon)
 
 
-def saved_shapes(device_type: str, views: int, groups: int, batch: int, dim: int) -> list[tuple[int, ...]]:
-    """Shapes of the parts of Saved, for whoever has to know them before they are computed."""
-    stacks = views * groups
-    name = form(device_type, views, groups, batch, dim)
+def saved_shapes(
+    device_type: str, dtype: torch.dtype, views: int, groups: int, batch: int, dim: int
+) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each part of Saved, for whoever has to know them before they are computed."""
+    stacks, full = views * groups, torch.promote_types(dtype, torch.float32)
+    name = form(device_type, dtype, views, groups, batch, dim)
+    nothing, line = ((0,), full), ((stacks, 1, dim), full)
     if name in _FORWARD:
-        return [(stacks, batch, dim), (0,), (0,), (0,), (0,), (0,)]
-    line = (stacks, 1, dim)
-    if name == "gram":
-        return [(0,), line, (stacks, batch, batch), line, (stacks, batch, 1), line]
-    return [(0,), line, (stacks, dim, dim), line, (0,), (0,)]
+        return [((stacks, batch, dim), full), nothing, nothing, nothing, nothing, nothing]
+    stored = dtype if name.startswith("triton") else full
+    if name.endswith("gram"):
+        return [nothing, line, ((stacks, batch, batch), stored), line, ((stacks, batch, 1), full), line]
+    return [nothing, line, ((stacks, dim, dim), stored), line, nothing, nothing]
 
 
 def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:
@@ -98,6 +117,9 @@ def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple
     groups, batch, dim = views[0].shape
     if saved.gradient.numel():
         return (saved.gradient * grad).to(views[0].dtype).view(len(views), groups, batch, dim)
+    if _form_of(views).startswith("triton"):
+        parts = cuda_vicreg.Saved(*saved[1:])
+        return cuda_vicreg.backward(grad, views[0][0], views[1][0], parts, weights)[:, None]
     # the upstream gradient goes into the small tensors, before anything is rounded to the views' dtype
     matrix = saved.matrix * (grad * (4 * weights[2] / ((batch - 1) * dim) * _per_view(views)))
     slope = saved.slope * grad

@@ -92,9 +92,9 @@ def vicreg_op(views: Sequence[Tensor], weights: Sequence[float], margin: float, 
 
 @vicreg_op.register_fake
 def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
-    shapes = [(), (3,), *closed_vicreg.saved_shapes(views[0].device.type, len(views), *views[0].shape)]
     dtype = accumulation_dtype(views[0].dtype)
-    return tuple(views[0].new_empty(shape, dtype=dtype) for shape in shapes)
+    saved = closed_vicreg.saved_shapes(views[0].device.type, views[0].dtype, len(views), *views[0].shape)
+    return tuple(views[0].new_empty(shape, dtype=kind) for shape, kind in [((), dtype), ((3,), dtype), *saved])
 
 
 @torch.library.custom_op(

@@ -1,0 +1,226 @@
+"""Triton kernels: each is the plain expression in its first line, tiled so that it reads its inputs once.
+
+Rows and columns have masks, so any size goes; offsets of rows are int64 before they meet a stride; sums are float32. Launch
+sizes are in `triton_launches`. UPCAST serves the interpreter, whose tl.dot knows no bfloat16.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def column_statistics(
+    a, b, a_stride, b_stride, means, squares, distances, rows, cols,
+    CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """mean_i z_id, sum_i (z_id - mean)^2 of both views, sum (a - b)^2, for one chunk of rows and one tile of columns."""
+    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    chunk = tl.program_id(1)
+    first = chunk * CHUNK
+    in_cols = col < cols
+    # deviations from one sample are of the order of sigma: squares of the samples themselves would lose the variance
+    shift_a = tl.load(a + first.to(tl.int64) * a_stride + col, mask=in_cols, other=0.0).to(tl.float32)
+    shift_b = tl.load(b + first.to(tl.int64) * b_stride + col, mask=in_cols, other=0.0).to(tl.float32)
+    sum_a = tl.zeros((TILE_COLS,), tl.float32)
+    sum_b = tl.zeros((TILE_COLS,), tl.float32)
+    square_a = tl.zeros((TILE_COLS,), tl.float32)
+    square_b = tl.zeros((TILE_COLS,), tl.float32)
+    distance = tl.zeros((TILE_COLS,), tl.float32)
+    for start in range(0, CHUNK, TILE_ROWS):
+        row = first + start + tl.arange(0, TILE_ROWS)
+        mask = (row < rows)[:, None] & in_cols[None, :]
+        offsets = row.to(tl.int64)[:, None]
+        tile_a = tl.load(a + offsets * a_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        tile_b = tl.load(b + offsets * b_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        distance += tl.sum(tl.where(mask, (tile_a - tile_b) * (tile_a - tile_b), 0.0), axis=0)
+        from_a = tl.where(mask, tile_a - shift_a[None, :], 0.0)
+        from_b = tl.where(mask, tile_b - shift_b[None, :], 0.0)
+        sum_a += tl.sum(from_a, axis=0)
+        sum_b += tl.sum(from_b, axis=0)
+        square_a += tl.sum(from_a * from_a, axis=0)
+        square_b += tl.sum(from_b * from_b, axis=0)
+    count = tl.minimum(rows - first, CHUNK).to(tl.float32)
+    line = chunk * 2 * cols
+    tl.store(means + line + col, shift_a + sum_a / count, mask=in_cols)
+    tl.store(means + line + cols + col, shift_b + sum_b / count, mask=in_cols)
+    tl.store(squares + line + col, square_a - sum_a * sum_a / count, mask=in_cols)
+    tl.store(squares + line + cols + col, square_b - sum_b * sum_b / count, mask=in_cols)
+    tl.store(distances + chunk * tl.num_programs(0) + tl.program_id(0), tl.sum(distance, axis=0))
+
+
+@triton.jit
+def finish_statistics(
+    means, squares, mean, variance, slope, hinges, rows, cols, chunks, margin, epsilon, push,
+    CHUNK: tl.constexpr, TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """Mean and variance of all rows from those of chunks; sum of relu(margin - std); its slope push / std where it acts."""
+    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    view = tl.program_id(1)
+    in_cols = col < cols
+    count = 0.0
+    average = tl.zeros((TILE_COLS,), tl.float32)
+    total = tl.zeros((TILE_COLS,), tl.float32)
+    for chunk in range(chunks):
+        line = (chunk * 2 + view) * cols + col
+        n = tl.minimum(rows - chunk * CHUNK, CHUNK).to(tl.float32)
+        delta = tl.load(means + line, mask=in_cols, other=0.0) - average
+        total += tl.load(squares + line, mask=in_cols, other=0.0) + delta * delta * (count * n / (count + n))
+        average += delta * (n / (count + n))
+        count += n
+    spread = total / (rows - 1)
+    std = tl.sqrt(spread + epsilon)
+    gap = margin - std
+    # written so that NaN is not at rest
+    hinge = tl.where(gap <= 0, 0.0, gap)
+    tl.store(mean + view * cols + col, average, mask=in_cols)
+    tl.store(variance + view * cols + col, spread, mask=in_cols)
+    tl.store(slope + view * cols + col, tl.where(gap > 0, push / std, 0.0), mask=in_cols)
+    tl.store(hinges + view * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(in_cols, hinge, 0.0), axis=0))
+
+
+@triton.jit
+def centre(
+    a, b, a_stride, b_stride, mean, out, squares, rows, cols, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr
+):  # fmt: skip
+    """Views less their means, rounded once to the operand's dtype, in one buffer; and sums of squares of what was rounded."""
+    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    mask = (row < rows)[:, None] & (col < cols)[None, :]
+    offsets = row.to(tl.int64)[:, None]
+    for view in tl.static_range(2):
+        average = tl.load(mean + view * cols + col, mask=col < cols, other=0.0)
+        if view == 0:
+            tile = tl.load(a + offsets * a_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        else:
+            tile = tl.load(b + offsets * b_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        centred = tl.where(mask, tile - average[None, :], 0.0).to(out.dtype.element_ty)
+        tl.store(out + (view * rows + offsets) * cols + col[None, :], centred, mask=mask)
+        # variances that are subtracted from a product must come from what the product saw
+        rounded = centred.to(tl.float32)
+        line = (tl.program_id(1) * 2 + view) * cols + col
+        tl.store(squares + line, tl.sum(rounded * rounded, axis=0), mask=col < cols)
+
+
+@triton.jit
+def square_pass(matrix, out, energies, side, factor, ZERO_DIAGONAL: tl.constexpr, TILE: tl.constexpr):
+    """Times factor, cast, with or without its diagonal; and the sum of its squares: one read of [views, side, side]."""
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    col = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    view = tl.program_id(2)
+    mask = (row < side)[:, None] & (col < side)[None, :]
+    offsets = (view * side + row).to(tl.int64)[:, None] * side + col[None, :]
+    tile = tl.load(matrix + offsets, mask=mask, other=0.0) * factor
+    if ZERO_DIAGONAL:
+        tile = tl.where(row[:, None] == col[None, :], 0.0, tile)
+    tl.store(out + offsets, tile.to(out.dtype.element_ty), mask=mask)
+    place = (view * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(1) + tl.program_id(1)
+    tl.store(energies + place, tl.sum(tl.sum(tile * tile, axis=1), axis=0))
+
+
+@triton.jit
+def gradient_pass(
+    a, b, a_stride, b_stride, mean, pull, slope, column, line, product, weight, out, centred, rows, cols,
+    HAS_COLUMN: tl.constexpr, HAS_PRODUCT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """+-pull (a - b) + zc slope [+ column line] [+ weight product], and zc for the product that follows, of both views."""
+    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    in_cols = col < cols
+    mask = (row < rows)[:, None] & in_cols[None, :]
+    offsets = row.to(tl.int64)[:, None]
+    tile_a = tl.load(a + offsets * a_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+    tile_b = tl.load(b + offsets * b_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+    pulled = tl.load(pull) * (tile_a - tile_b)
+    for view in tl.static_range(2):
+        tile = tile_a if view == 0 else tile_b
+        sign = 1.0 if view == 0 else -1.0
+        zc = tile - tl.load(mean + view * cols + col, mask=in_cols, other=0.0)[None, :]
+        here = (view * rows + offsets) * cols + col[None, :]
+        result = sign * pulled + zc * tl.load(slope + view * cols + col, mask=in_cols, other=0.0)[None, :]
+        if HAS_COLUMN:
+            own = tl.load(column + view * rows + row, mask=row < rows, other=0.0)
+            result += own[:, None] * tl.load(line + view * cols + col, mask=in_cols, other=0.0)[None, :]
+        if HAS_PRODUCT:
+            result += tl.load(weight) * tl.load(product + here, mask=mask, other=0.0)
+        else:
+            tl.store(centred + here, zc.to(centred.dtype.element_ty), mask=mask)
+        tl.store(out + here, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gram_split(
+    x, out, rows, cols, per_split,
+    TILE: tl.constexpr, TILE_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Adds x x^T to out, for few rows and many columns: lower tiles, split over the columns, mirrored into the upper half."""
+    pair = tl.program_id(0)
+    view = tl.program_id(2)
+    # the tiles (i, j <= i) in one line: i(i+1)/2 + j
+    i = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) / 2.0).to(tl.int32)
+    i += tl.where((i + 1) * (i + 2) // 2 <= pair, 1, 0) - tl.where(i * (i + 1) // 2 > pair, 1, 0)
+    j = pair - i * (i + 1) // 2
+    row = i * TILE + tl.arange(0, TILE)
+    col = j * TILE + tl.arange(0, TILE)
+    base = x + view.to(tl.int64) * rows * cols
+    start = tl.program_id(1) * per_split
+    stop = tl.minimum(start + per_split, cols)
+    total = tl.zeros((TILE, TILE), tl.float32)
+    for k in range(start, stop, TILE_K):
+        depth = k + tl.arange(0, TILE_K)
+        left_mask = (row < rows)[:, None] & (depth < stop)[None, :]
+        right_mask = (col < rows)[:, None] & (depth < stop)[None, :]
+        left = tl.load(base + row.to(tl.int64)[:, None] * cols + depth[None, :], mask=left_mask, other=0.0)
+        right = tl.load(base + col.to(tl.int64)[:, None] * cols + depth[None, :], mask=right_mask, other=0.0)
+        if UPCAST:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
+        total = tl.dot(left, tl.trans(right), total, input_precision=PRECISION)
+    mask = (row < rows)[:, None] & (col < rows)[None, :]
+    here = out + view.to(tl.int64) * rows * rows
+    tl.atomic_add(here + row[:, None] * rows + col[None, :], total, mask=mask)
+    if i != j:
+        tl.atomic_add(here + col[None, :] * rows + row[:, None], total, mask=mask)
+
+
+@triton.jit
+def pair_sums(
+    x, norms, ratios, sums, rows, cols, scales,
+    TILE: tl.constexpr, TILE_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Adds sum_j exp(-ratio_k |x_i - x_j|^2) to sums, k = 1..scales, from lower tiles that give to their rows and columns."""
+    pair = tl.program_id(0)
+    group = tl.program_id(1)
+    i = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) / 2.0).to(tl.int32)
+    i += tl.where((i + 1) * (i + 2) // 2 <= pair, 1, 0) - tl.where(i * (i + 1) // 2 > pair, 1, 0)
+    j = pair - i * (i + 1) // 2
+    row = i * TILE + tl.arange(0, TILE)
+    col = j * TILE + tl.arange(0, TILE)
+    base = x + group.to(tl.int64) * rows * cols
+    product = tl.zeros((TILE, TILE), tl.float32)
+    for k in range(0, cols, TILE_K):
+        depth = k + tl.arange(0, TILE_K)
+        left_mask = (row < rows)[:, None] & (depth < cols)[None, :]
+        right_mask = (col < rows)[:, None] & (depth < cols)[None, :]
+        left = tl.load(base + row.to(tl.int64)[:, None] * cols + depth[None, :], mask=left_mask, other=0.0)
+        right = tl.load(base + col.to(tl.int64)[:, None] * cols + depth[None, :], mask=right_mask, other=0.0)
+        if UPCAST:
+            left = left.to(tl.float32)
+            right = right.to(tl.float32)
+        product = tl.dot(left, tl.trans(right), product, input_precision=PRECISION)
+    mask = (row < rows)[:, None] & (col < rows)[None, :]
+    norm_i = tl.load(norms + group * rows + row, mask=row < rows, other=0.0)
+    norm_j = tl.load(norms + group * rows + col, mask=col < rows, other=0.0)
+    # a distance is no less than zero, and zero to itself, whatever rounding says; written so that NaN stays
+    distance = norm_i[:, None] + norm_j[None, :] - 2 * product
+    distance = tl.where((distance < 0) | (row[:, None] == col[None, :]), 0.0, distance)
+    for scale in range(scales):
+        ratio = tl.load(ratios + scale * tl.num_programs(1) + group)
+        similar = tl.where(mask, tl.exp(-ratio * distance), 0.0)
+        line = sums + (scale * tl.num_programs(1) + group) * rows
+        tl.atomic_add(line + row, tl.sum(similar, axis=1), mask=row < rows)
+        if i != j:
+            tl.atomic_add(line + col, tl.sum(similar, axis=0), mask=col < rows)

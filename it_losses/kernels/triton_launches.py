@@ -1,0 +1,132 @@
+"""Launches of the Triton kernels on tensors: shapes, grids, and scratch memory. The one place that needs Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from it_losses.kernels import triton_kernels as kernels
+
+#: rows of a chunk of statistics, tile of elementwise kernels, tile of products and their depth
+CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
+SQUARE_TILE, PRODUCT_TILE, DEPTH = 64, 64, 64
+#: columns that one program of a split product takes at least
+SPLIT = 512
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a GPU; it runs kernels on tensors of the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """The same with unit stride along its rows."""
+    return z if z.stride(-1) == 1 else z.contiguous()
+
+
+def statistics(
+    z_a: Tensor, z_b: Tensor, *, margin: float, epsilon: float, push: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Mean, variance, slope of the hinge [2, 1, dim]; sums of the hinge [] and of (z_a - z_b)^2 []: 2 x [batch, dim]."""
+    z_a, z_b = _rows(z_a), _rows(z_b)
+    batch, dim = z_a.shape
+    chunks, blocks = triton.cdiv(batch, CHUNK), triton.cdiv(dim, TILE_COLS)
+    means, squares = z_a.new_empty(2, chunks, 2, dim, dtype=torch.float32)
+    distances = means.new_empty(chunks, blocks)
+    kernels.column_statistics[(blocks, chunks)](
+        z_a, z_b, z_a.stride(0), z_b.stride(0), means, squares, distances, batch, dim,
+        CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS,
+    )  # fmt: skip
+    mean, variance, slope = means.new_empty(3, 2, 1, dim)
+    hinges = means.new_empty(2, blocks)
+    kernels.finish_statistics[(blocks, 2)](
+        means, squares, mean, variance, slope, hinges, batch, dim, chunks, margin, epsilon, push,
+        CHUNK=CHUNK, TILE_COLS=TILE_COLS,
+    )  # fmt: skip
+    return mean, variance, slope, hinges.sum(), distances.sum()
+
+
+def centred(z_a: Tensor, z_b: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Both views less their means, in their dtype [2, batch, dim], and the sums of squares of what was stored [2, 1, dim]."""
+    z_a, z_b = _rows(z_a), _rows(z_b)
+    batch, dim = z_a.shape
+    grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))
+    out, squares = z_a.new_empty(2, batch, dim), mean.new_empty(grid[1], 2, 1, dim)
+    kernels.centre[grid](
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, out, squares, batch, dim, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS
+    )
+    return out, squares.sum(dim=0)
+
+
+def squared(matrix: Tensor, factor: float, dtype: torch.dtype, *, zero_diagonal: bool) -> tuple[Tensor, Tensor]:
+    """`factor * matrix` in a dtype [views, side, side], and the sum of its squares []."""
+    views, side, _ = matrix.shape
+    tiles = triton.cdiv(side, SQUARE_TILE)
+    out, energies = matrix.new_empty(matrix.shape, dtype=dtype), matrix.new_empty(views, tiles, tiles)
+    kernels.square_pass[(tiles, tiles, views)](
+        matrix, out, energies, side, factor, ZERO_DIAGONAL=zero_diagonal, TILE=SQUARE_TILE
+    )
+    return out, energies.sum()
+
+
+def gram(x: Tensor) -> Tensor:
+    """`x x^T` of few rows and many columns: [views, rows, cols] -> [views, rows, rows], float32."""
+    views, rows, cols = x.shape
+    out = x.new_zeros(views, rows, rows, dtype=torch.float32)
+    tiles, splits = triton.cdiv(rows, PRODUCT_TILE), max(cols // SPLIT, 1)
+    per_split = triton.cdiv(triton.cdiv(cols, splits), DEPTH) * DEPTH
+    grid = (tiles * (tiles + 1) // 2, triton.cdiv(cols, per_split), views)
+    kernels.gram_split[grid](x, out, rows, cols, per_split, TILE=PRODUCT_TILE, TILE_K=DEPTH, **_product_options())
+    return out
+
+
+def pair_sums(x: Tensor, norms: Tensor, ratios: Tensor) -> Tensor:
+    """`sum_j exp(-ratio_k |x_i - x_j|^2)`: [groups, rows, cols], [groups, rows], [K, groups] -> [K, groups, rows]."""
+    groups, rows, cols = x.shape
+    sums = norms.new_zeros(len(ratios), groups, rows)
+    tiles = triton.cdiv(rows, PRODUCT_TILE)
+    kernels.pair_sums[(tiles * (tiles + 1) // 2, groups)](
+        x, norms, ratios, sums, rows, cols, len(ratios), TILE=PRODUCT_TILE, TILE_K=DEPTH, **_product_options()
+    )
+    return sums
+
+
+def gradient(
+    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """`+-pull (z_a - z_b) + Zc slope + column row` and Zc, both [2, batch, dim] in the dtype of the views."""
+    out, centred_ = z_a.new_empty(2, 2, *z_a.shape)
+    _gradient(z_a, z_b, mean, pull, slope, outer, None, out, centred_)
+    return out, centred_
+
+
+def add_product(
+    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None,
+    product: Tensor, weight: Tensor,
+) -> Tensor:  # fmt: skip
+    """The same gradient with `weight * product` added before anything is rounded: [2, batch, dim]."""
+    out = z_a.new_empty(2, *z_a.shape)
+    _gradient(z_a, z_b, mean, pull, slope, outer, (product, weight), out, out)
+    return out
+
+
+def _gradient(
+    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None,
+    product: tuple[Tensor, Tensor] | None, out: Tensor, centred_: Tensor,
+) -> None:  # fmt: skip
+    z_a, z_b = _rows(z_a), _rows(z_b)
+    batch, dim = z_a.shape
+    grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))
+    kernels.gradient_pass[grid](
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, pull, slope, *(outer or (mean, mean)), *(product or (mean, pull)),
+        out, centred_, batch, dim,
+        HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS,
+    )  # fmt: skip
+
+
+def _product_options() -> dict[str, Any]:
+    tf32 = torch.backends.cuda.matmul.allow_tf32
+    return {"PRECISION": "tf32" if tf32 else "ieee", "UPCAST": interpreted()}
