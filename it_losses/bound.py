@@ -53,7 +53,7 @@ def lower_bound(
     gathering: Gathering = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
-    shared = estimator.sharded() if gathering.is_active() else None
+    shared = estimator.sharded() if _is_shared(views, gathering) else None
     if shared is not None:
         loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), gathering=gathering)
         estimator.watch(terms[2:])
@@ -80,12 +80,13 @@ def vicreg_bound(
     gathering: Gathering = LOCAL,
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
-    if gathering.is_active():
+    if _is_shared(views, gathering):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         surrogate = VarianceCovariance(weights.variance, weights.covariance, margin=margin, epsilon=epsilon)
         loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), gathering=gathering)
         invariance, entropy, hinge, energy = terms.unbind()
         return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
+    views = everyones(views, gathering)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     if len(views) == 2 and kernels.is_fused(views[0]):
@@ -107,7 +108,7 @@ def vicreg_bound(
 
 def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gathering: Gathering = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    shared = estimator.sharded() if gathering.is_active() else None
+    shared = estimator.sharded() if _is_shared(views, gathering) else None
     if shared is not None:
         minus_entropy, terms = shared_loss(views, *shared, weights=(0.0, 1.0), gathering=gathering)
         estimator.watch(terms[2:])
@@ -121,6 +122,11 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gatherin
 def everyones(views: Sequence[Tensor], gathering: Gathering) -> Sequence[Tensor]:
     """The views with the samples of all ranks: V x [batch, ..., dim] -> V x [global batch, ..., dim]."""
     return gathered(views, gathering) if gathering.is_active() else views
+
+
+def _is_shared(views: Sequence[Tensor], gathering: Gathering) -> bool:
+    """Whether each rank computes its share; the reference is the definition, repeated by each on the samples of all."""
+    return gathering.is_active() and kernels.is_fused(views[0])
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:
