@@ -32,8 +32,7 @@ def measured(
 ) -> dict[str, Times]:
     """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions."""
     for evaluate in implementations.values():
-        for _ in range(WARM_UP if seconds > 1 else 1):
-            evaluate().backward()
+        _warm_up(evaluate)
     times = {name: Times([], [], []) for name in implementations}
     least, most = repetitions
     start = time.monotonic()
@@ -45,6 +44,15 @@ def measured(
             for series, value in zip(times[name], (forward, backward, forward + backward), strict=True):
                 series.append(value)
     return times
+
+
+def _warm_up(evaluate: Callable[[], Tensor]) -> None:
+    """WARM_UP evaluations, or as many as fit into half a second: what takes longer has nothing left to warm up."""
+    start = time.monotonic()
+    for _ in range(WARM_UP):
+        evaluate().backward()
+        if time.monotonic() - start > 0.5:
+            return
 
 
 def _cpu(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
