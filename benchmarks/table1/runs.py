@@ -86,21 +86,33 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
     return Pretraining(backbone, method, views)
 
 
+class Stopwatch:
+    """Seconds on the wall and of this process's cores since it was made: on a busy machine the two drift apart."""
+
+    def __init__(self) -> None:
+        self.wall, self.cores = time.monotonic(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """Columns for a row."""
+        wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
+        return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
+
+
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
-    started = time.monotonic()
+    watch = Stopwatch()
     module = module_for(run, options, images)
     device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
     module.to(device)
     batches = (module.views.standardised(part.to(device)) for part in images.train[:4096].split(256))
     backbones.settle_batch_norm(module.backbone, batches)
     curve = [{"epoch": 0.0} | measure(module, images, probes=True)]
-    return _row(run, curve, time.monotonic() - started, device), curve
+    return _row(run, curve, watch, device), curve
 
 
 def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
-    started = time.monotonic()
+    watch = Stopwatch()
     module = module_for(run, options, images)
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     steps = options.epochs * (len(images.train) // options.devices // (options.batch_size // options.devices))
@@ -121,7 +133,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
         except SystemExit as stopped:
             # what Lightning makes of Ctrl-C
             raise Interrupted from stopped
-    row = _row(run, evaluation.curve, time.monotonic() - started, loop.strategy.root_device)
+    row = _row(run, evaluation.curve, watch, loop.strategy.root_device)
     if loop.is_global_zero:
         checkpoint.path.unlink(missing_ok=True)
     return row, evaluation.curve
@@ -167,7 +179,7 @@ class Checkpoint(L.Callback):
                 beside.replace(self.path)
 
 
-def _row(run: Run, curve: list[Row], seconds: float, device: torch.device) -> Row:
+def _row(run: Run, curve: list[Row], watch: Stopwatch, device: torch.device) -> Row:
     probed = [point for point in curve if "linear" in point]
     if not probed:
         return {}
@@ -185,7 +197,7 @@ def _row(run: Run, curve: list[Row], seconds: float, device: torch.device) -> Ro
         "rank_me": last["rank_me"],
         "rank_me_features": last["rank_me_features"],
         "loss": last.get("loss"),
-        "seconds": round(seconds, 1),
+        **watch.read(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "machine": platform.machine(),
         "torch": torch.__version__,
