@@ -25,7 +25,8 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
     share = 1 / (len(views) * groups)
     hinges, energies, apart, gradients = [], [], [], []
     for z in centred_batches(views, ranks):  # [groups, samples, dim]
-        variance = torch.linalg.vector_norm(z, dim=1, keepdim=True).square_() / freedom  # [groups, 1, dim]
+        # not `vector_norm`, ten times slower down the columns on a CPU
+        variance = z.square().sum(dim=1, keepdim=True).div_(freedom)  # [groups, 1, dim]
         hinge, slope = _hinge(variance, margin, epsilon, freedom)
         hinges.append(hinge.mean())
         # one dominant feature would fill |G|^2 and cancel against its own variance: its products are taken apart
