@@ -39,6 +39,8 @@ class Machine(NamedTuple):
     flops: float
     #: bytes read or written by an elementwise operation
     memory_bytes: float
+    #: bytes of memory taken from the system
+    fresh_bytes: float
     #: bytes sent
     link_bytes: float
     #: seconds of one collective of no bytes
@@ -133,11 +135,13 @@ def _machine() -> Machine:
     flops = 2 * 512 * 512 * 2048 / _seconds(lambda: a @ b)
     x = torch.randn(1 << 23)
     memory = 2 * x.nbytes / _seconds(lambda: x.mul_(0.999))
+    # zeros come as pages that do not exist before they are written
+    fresh = x.nbytes / _seconds(lambda: torch.zeros_like(x).add_(1))
     everyone, own = torch.empty(dist.get_world_size() << 21), torch.randn(1 << 21)
     latency = _seconds(lambda: dist.all_gather_into_tensor(everyone[: dist.get_world_size()], own[:1]), calls=50)
     sent = own.nbytes * (dist.get_world_size() - 1)
     link = sent / _seconds(lambda: dist.all_gather_into_tensor(everyone, own))
-    return Machine(flops, memory, link, latency)
+    return Machine(flops, memory, fresh, link, latency)
 
 
 def _seconds(call: Callable[[], object], calls: int = 10) -> float:

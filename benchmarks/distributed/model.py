@@ -2,7 +2,8 @@
 
     python -m benchmarks.distributed.model --interconnect nvlink --samples 2048 --dim 8192
 
-    time = flops / flops_a_second + passes / memory_bytes_a_second + sent / link_bytes_a_second + collectives * latency
+    time = flops / flops_a_second + passes / memory_bytes_a_second + memory / fresh_bytes_a_second
+           + sent / link_bytes_a_second + collectives * latency
 
 A ring all-gather of m bytes a rank sends (W - 1) m, a ring all-reduce 2 (W - 1) / W m. Overlap counts for nothing. The figures
 of the interconnects are nominal figures of accelerators, not measurements; `python -m benchmarks.distributed` sets the same
@@ -12,6 +13,7 @@ formulas beside CPU processes, with the constants of the machine it runs on.
 from __future__ import annotations
 
 import argparse
+import math
 from typing import NamedTuple
 
 VIEWS = 2
@@ -23,15 +25,17 @@ class Constants(NamedTuple):
 
     flops: float
     memory_bytes: float
+    #: bytes of memory that it takes from the system; without end where an allocator keeps them
+    fresh_bytes: float
     link_bytes: float
     latency: float
 
 
 #: one accelerator of 2023's largest kind, half precision, and what it reaches others through
 INTERCONNECTS = {
-    "nvlink": Constants(650e12, 3.6e12, 350e9, 10e-6),
-    "infiniband": Constants(650e12, 3.6e12, 45e9, 20e-6),
-    "ethernet": Constants(650e12, 3.6e12, 10e9, 50e-6),
+    "nvlink": Constants(650e12, 3.6e12, math.inf, 350e9, 10e-6),
+    "infiniband": Constants(650e12, 3.6e12, math.inf, 45e9, 20e-6),
+    "ethernet": Constants(650e12, 3.6e12, math.inf, 10e9, 50e-6),
 }
 
 
@@ -51,6 +55,7 @@ class Cost(NamedTuple):
         return (
             self.flops / constants.flops
             + self.passes / constants.memory_bytes
+            + self.memory / constants.fresh_bytes
             + self.sent / constants.link_bytes
             + self.collectives * constants.latency
         )
@@ -64,7 +69,9 @@ def gather_and_repeat(world: int, samples: int, dim: int, payload: int = 2) -> C
     # a D x D matrix is written, divided, its off-diagonal copied, squared and summed; backward fills as many once more, and
     # the two gradients of X^T X are added: 18 reads and writes. Twelve of N x D: gather, centre, variance, and back
     passes = VIEWS * (18 * square + 12 * samples * dim * WIDE)
-    memory = VIEWS * (2 * samples * dim * WIDE + 2 * square) + 2 * square
+    # each view keeps its off-diagonal and gathered, joined and centred samples; the backward pass through the strided view of
+    # a matrix holds six more at once, and four more of N x D
+    memory = (VIEWS + 6) * square + (3 * VIEWS + 4) * samples * dim * WIDE
     return Cost(VIEWS * 6 * samples * dim * dim, passes, VIEWS * (gathered + reduced), 4, memory)
 
 
@@ -111,8 +118,8 @@ def main() -> None:
     parser.add_argument("--latency-us", type=float, help="microseconds of one collective")
     args = parser.parse_args()
 
-    asked = (args.teraflops, args.memory_gb_s, args.link_gb_s, args.latency_us)
-    units = (1e12, 1e9, 1e9, 1e-6)
+    asked = (args.teraflops, args.memory_gb_s, None, args.link_gb_s, args.latency_us)
+    units = (1e12, 1e9, 1e9, 1e9, 1e-6)
     nominal = INTERCONNECTS[args.interconnect]
     constants = Constants(*(n if a is None else a * u for a, u, n in zip(asked, units, nominal, strict=True)))
     print(f"model, not measured: N = {args.samples}, D = {args.dim}, {VIEWS} views, a rank and step; {constants}")
