@@ -39,7 +39,7 @@ def rows(networks: Networks, track: Callable[[Iterable, str], Iterable]) -> list
 
 
 def plot(rows: list[Row], figure: Figure) -> None:
-    """Entropy on the left, centres at the end of the first trial on the right."""
+    """Entropy of the centres along training, inputs fixed and trained, by the size of a component."""
     axes = figure.subplots()
     for (inputs, std), lines in grouped(rows, "inputs", "component_std").items():
         steps = [step for (step,) in grouped(lines, "step")]
@@ -47,7 +47,8 @@ def plot(rows: list[Row], figure: Figure) -> None:
         style = "-" if inputs == "fixed" else "--"
         axes.errorbar(steps, means, errors, label=f"{inputs} inputs, component std {std}", linestyle=style, errorevery=5)
     axes.set(xlabel="step", ylabel="entropy of the centres, nats (KL bound)")
-    axes.legend()
+    # the steepest curve falls through the lower left corner
+    axes.legend(loc="upper right")
 
 
 def caption(rows: list[Row]) -> str:
