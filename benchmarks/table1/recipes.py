@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from benchmarks.methods import METHODS
+
 
 class Setting(NamedTuple):
     """A value, and where it is from."""
@@ -103,12 +105,12 @@ RECIPES: dict[str, Recipe] = {
     "vicreg_pairdist": Recipe(
         "VICReg+PairDist",
         "vicreg_entropy",
-        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("pairwise", "its default weights")},
+        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("pairwise", "VICRegEntropy, with its default weights")},
     ),
     "vicreg_logdet": Recipe(
         "VICReg+LogDet",
         "vicreg_entropy",
-        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("log_det", "its default weights")},
+        {"hidden": HIDDEN, "output": WIDE, "entropy": Setting("log_det", "VICRegEntropy, with its default weights")},
     ),
     "byol_pairdist": Recipe(
         "BYOL+PairDist",
@@ -140,6 +142,12 @@ def title(name: str) -> str:
 
 
 def fingerprint(names: list[str]) -> dict[str, Any]:
-    """All of the above that these rows depend on, as JSON can hold it."""
-    rows = {name: {"method": RECIPES[name].method, **RECIPES[name].arguments} for name in names if name != UNTRAINED}
+    """All of the above that these rows depend on, as JSON can hold it; criteria print the defaults that they took."""
+    rows = {}
+    for name in names:
+        if name != UNTRAINED:
+            recipe = RECIPES[name]
+            method = METHODS[recipe.method](width=8, **recipe.arguments)
+            criteria = [getattr(method, part, None) for part in ("criterion", "regularizer")]
+            rows[name] = {"method": recipe.method, **recipe.arguments, "criterion": " + ".join(repr(c) for c in criteria if c)}
     return {"budget": asdict(BUDGET), "rows": rows}
