@@ -77,7 +77,7 @@ class Pretraining(L.LightningModule):
             {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET.weight_decay},
             {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=BUDGET.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=BUDGET.learning_rate, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = CosineWarmupScheduler(optimizer, int(BUDGET.warmup * steps), steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import subprocess
 import time
@@ -27,7 +28,7 @@ from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, title
 from benchmarks.table1.rows import Row
 
-#: the probes are fitted so often along a run, the last epoch included
+#: the probes are fitted at most so often along a run, the last epoch included
 PROBES_PER_RUN = 5
 #: numbers in the training images beyond which they are not probed themselves
 LARGEST_PIXEL_PROBE = 100_000_000
@@ -116,7 +117,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     module = module_for(run, options, images)
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     steps = options.epochs * (len(images.train) // options.devices // (options.batch_size // options.devices))
-    evaluation = Evaluation(images, max(1, options.epochs // PROBES_PER_RUN))
+    evaluation = Evaluation(images, math.ceil(options.epochs / PROBES_PER_RUN))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
     loop = trainer(options, [Steps(bars), evaluation, checkpoint])
     resumed = checkpoint.path if checkpoint.path.exists() else None
