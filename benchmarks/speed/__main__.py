@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -28,19 +29,18 @@ def main() -> int:
     if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *TESTS], cwd=ROOT, check=False).returncode:
         print("a test failed: no speed is written", file=sys.stderr)
         return 1
-    rows: list[Row] = []
-    grid = cases.full() if arguments.full else cases.quick()
-    for case in grid:
-        rows += _op_rows(case, device, arguments)
-    if arguments.step:
-        rows += _step_rows(device, arguments)
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
     folder = arguments.out or ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-{kind}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    write(rows, folder / "rows.csv")
-    report.figure(rows, folder / "speed.png")
     command = "python -m benchmarks.speed" + (" --full" if arguments.full else "")
-    (folder / "README.md").write_text(report.readme(rows, command))
+    rows: list[Row] = []
+    parts = [functools.partial(_op_rows, case) for case in (cases.full() if arguments.full else cases.quick())]
+    for part in parts + ([_step_rows] if arguments.step else []):
+        rows += part(device, arguments)
+        # after every size: who interrupts a long run keeps what it has measured
+        write(rows, folder / "rows.csv")
+        (folder / "README.md").write_text(report.readme(rows, command))
+    report.figure(rows, folder / "speed.png")
     print("\n".join(["", "slower or larger than another:", *report.slower(rows)]))
     print(f"written to {folder}")
     return 0
