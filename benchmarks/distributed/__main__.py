@@ -95,8 +95,8 @@ def main() -> None:
         found, machines[world] = measured(world, shapes, args.repeats)
         rows += found
     constants = "\n".join(
-        f"- {world} ranks: {m.flops / 1e9:.1f} GFLOP/s, {m.memory_bytes / 1e9:.1f} GB/s of memory, {m.fresh_bytes / 1e9:.1f} GB/s of fresh memory, {m.link_bytes / 1e9:.2f} GB "
-        f"sent a second, {1e6 * m.latency:.0f} us a collective"
+        f"- {world} ranks: {m.flops / 1e9:.1f} GFLOP/s; {m.memory_bytes / 1e9:.1f} GB/s of memory, "
+        f"{m.fresh_bytes / 1e9:.1f} of fresh memory; {m.link_bytes / 1e9:.2f} GB/s sent, {1e6 * m.latency:.0f} us a collective"
         for world, m in machines.items()
     )
     legend = "Constants of the model, in CPU time of one thread:"
