@@ -42,7 +42,14 @@ def shared_loss(
     return loss, terms.detach()
 
 
-@torch.library.custom_op("it_losses::shared_loss", mutates_args=())
+@torch.library.custom_op(
+    "it_losses::shared_loss",
+    mutates_args=(),
+    # spelled out: older torch cannot read a schema from postponed annotations
+    schema=(
+        "(Tensor[] views, str form, float[] constants, float[] weights, str group, str reduction) -> (Tensor, Tensor, Tensor)"
+    ),
+)
 def _shared_loss(
     views: Sequence[Tensor], form: str, constants: Sequence[float], weights: Sequence[float], group: str, reduction: str
 ) -> tuple[Tensor, Tensor, Tensor]:
