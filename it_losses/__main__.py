@@ -1,6 +1,7 @@
 """The doctor, `python -m it_losses`: versions, devices, which twin runs here and how far it is from the reference.
 
-The first thing to paste into a bug report. `python -m it_losses --estimators` prints the README's table instead.
+The first thing to paste into a bug report. `python -m it_losses BATCH DIM` asks about that size; `--estimators` prints the
+README's table instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import torch
 
 import it_losses
-from it_losses import ESTIMATORS
+from it_losses import ESTIMATORS, kernels
 
 #: packages whose versions decide how we behave, each optional but torch
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "timm", "hydra-core", "scipy")
@@ -39,12 +40,22 @@ def _devices() -> str:
     return ", ".join(names) if names else f"CPU only, {torch.get_num_threads()} threads"
 
 
-def report() -> str:
-    """Everything the doctor has to say."""
+def report(batch: int = 256, dim: int = 2048) -> str:
+    """Everything the doctor has to say, at that size."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [f"{package} {_version(package)}" for package in COMPANIONS]
-    lines += [f"devices: {_devices()}", "", "float32 error against float64, relative, 256 x 64 (this device):"]
-    return "\n".join(lines + _errors())
+    lines += [f"devices: {_devices()}", "", f"what runs for two views of {batch} x {dim} in float32:", *_twins(batch, dim)]
+    lines += ["", "float32 error against float64, relative, 256 x 64 (this device):", *_errors()]
+    return "\n".join(lines)
+
+
+def _twins(batch: int, dim: int) -> list[str]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    lines = []
+    for op in ("vicreg", "log_det", "pairwise"):
+        choice = kernels.choose(op, (batch, dim), torch.float32, device, views=2 if op == "vicreg" else 1)
+        lines.append(f"  {op:<20} {choice.twin}: {choice.reason}")
+    return lines
 
 
 def _errors() -> list[str]:
@@ -59,4 +70,4 @@ def _error(estimator: torch.nn.Module, z: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    print(estimator_table() if "--estimators" in sys.argv[1:] else report())
+    print(estimator_table() if "--estimators" in sys.argv[1:] else report(*map(int, sys.argv[1:])))

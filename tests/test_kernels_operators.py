@@ -6,7 +6,8 @@ import pytest
 import torch
 from twins import leaf
 
-from it_losses import VICReg, VICRegEntropy, kernels
+from it_losses import Pairwise, VICReg, VICRegEntropy, kernels
+from it_losses.__main__ import report
 from it_losses.kernels import operators
 from it_losses.kernels.choice import VARIABLE
 
@@ -133,3 +134,17 @@ def test_what_cannot_be_had_is_an_error_with_advice(monkeypatch):
         VICReg()(*views(4, 4))
     with pytest.raises(ValueError, match="op must be"):
         kernels.choose("barlow", (4, 4), torch.float32, "cpu")
+
+
+def test_the_doctor_says_which_twin_runs_and_why(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert "vicreg               fused: N x N = 64 x 64 Gram matrix" in report(64, 4096)
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert f"log_det              reference: {VARIABLE}=reference" in report(64, 4096)
+
+
+def test_an_estimator_bounds_the_memory_of_its_pairs():
+    z = torch.randn(200, 8, requires_grad=True)
+    free, bound = (Pairwise(2.0, memory_mib=mib)(z) for mib in (1.0, 0.0))
+    torch.testing.assert_close(free, bound)
+    torch.testing.assert_close(*(torch.autograd.grad(value, z)[0] for value in (free, bound)))
