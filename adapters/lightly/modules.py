@@ -25,7 +25,7 @@ from it_losses.adapters.lightly.pretraining import Pretraining  # noqa: E402
 #: what an entropy of l2-normalised embeddings of that dim is built with
 REGULARIZERS = {
     # on the sphere a variance is near 1 / dim, and beta times it should be near 1
-    "log_det": lambda dim: EntropyRegularizer("log_det", weight=1.0, beta=float(dim)),
+    "log_det": lambda dim: EntropyRegularizer("log_det", weight=0.2, beta=float(dim)),
     "pairwise": lambda dim: EntropyRegularizer("pairwise", weight=0.2),
 }
 

@@ -167,7 +167,7 @@ class LogDetOnTheSphere(AddedEntropy):
     """Log-det entropy, beta from the dimension unless given."""
 
     entropy = "log_det"
-    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 1.0, "entropy_options": {}}
+    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.2, "entropy_options": {}}
 
     def entropy_options(self) -> dict[str, Any]:
         """With l2-normalised z a variance is near `1 / dim`, and beta times it should be near 1."""
