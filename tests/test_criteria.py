@@ -158,7 +158,7 @@ def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(b
     columns = torch.linalg.qr(torch.randn(4 * side, 2 * side, dtype=F64)).Q
     columns = torch.linalg.qr(columns - columns.mean(dim=0)).Q * (4 * side) ** 0.5
     shared, noise = (1 - difference / 2) ** 0.5 * columns[:, :side], (difference / 2) ** 0.5 * columns[:, side:]
-    scale = torch.tensor(((2 / difference - 1) / beta) ** 0.5, dtype=F64, requires_grad=True)
+    scale = torch.tensor(((4 / difference - 1) / beta) ** 0.5, dtype=F64, requires_grad=True)
     criterion(scale * (shared + noise), scale * (shared - noise)).backward()
     assert scale.grad.abs() < 1e-6 * criterion.entropy_weight
 

@@ -57,14 +57,14 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`25 mse - 50 / (beta dim) sum_v log det(I + beta Cov)` for two views (derived).
+        """`25 mse - 100 / (beta dim) sum_v log det(I + beta Cov)` for two views (derived).
 
         Along a direction of variance v whose views differ by `2 r v` (r = 1 where they share nothing), the loss is least at
-        `beta v = entropy * beta / (4 invariance r) - 1 = 2 / r - 1`: positive for every r, so that no direction is let go,
+        `beta v = entropy * beta / (4 invariance r) - 1 = 4 / r - 1`: positive for every r, so that no direction is let go,
         and the larger the more the views share.
         """
         # an entropy in nats grows with dim, which is not known here
-        return BoundWeights(invariance=25.0, entropy=200.0 / self.beta if self.per_dimension else None)
+        return BoundWeights(invariance=25.0, entropy=400.0 / self.beta if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
