@@ -7,13 +7,19 @@ README's table instead.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 import it_losses
 from it_losses import ESTIMATORS, kernels
+from it_losses.entropy import EntropyEstimator
+from it_losses.kernels.choice import VARIABLE
 
 #: packages whose versions decide how we behave, each optional but torch
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "timm", "hydra-core", "scipy")
@@ -45,7 +51,7 @@ def report(batch: int = 256, dim: int = 2048) -> str:
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [f"{package} {_version(package)}" for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", f"what runs for two views of {batch} x {dim} in float32:", *_twins(batch, dim)]
-    lines += ["", "float32 error against float64, relative, 256 x 64 (this device):", *_errors()]
+    lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
     return "\n".join(lines)
 
 
@@ -60,13 +66,45 @@ def _twins(batch: int, dim: int) -> list[str]:
 
 def _errors() -> list[str]:
     z = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return [f"  {name:<20} {_error(kind(), z):.1e}" for name, kind in ESTIMATORS.items()]
+    return [f"  {name:<20} {_differences(kind(), z)}" for name, kind in ESTIMATORS.items()]
 
 
-def _error(estimator: torch.nn.Module, z: torch.Tensor) -> float:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    exact, rounded = estimator(z), estimator(z.to(device, torch.float32)).to("cpu", torch.float64)
-    return float((rounded - exact).abs() / exact.abs().clamp_min(1e-12))
+def _differences(estimator: EntropyEstimator, z: Tensor) -> str:
+    """How far the twin that runs is from the reference in float32, and each from float64: worst of value and gradient."""
+    rounded = z.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+    with _backend("reference"):
+        exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
+    here = _value_and_gradient(estimator, rounded)
+    return (
+        f"between twins {_worst(here, reference):.1e}; "
+        f"from float64 {_worst(here, exact):.1e}, reference {_worst(reference, exact):.1e}"
+    )
+
+
+def _value_and_gradient(estimator: EntropyEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
+    z = z.clone().requires_grad_()
+    value = estimator(z)
+    value.backward()
+    assert z.grad is not None
+    return value.detach().cpu().double(), z.grad.cpu().double()
+
+
+def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
+    """Largest difference of value and gradient, each relative to its largest element."""
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
+
+
+@contextmanager
+def _backend(name: str) -> Iterator[None]:
+    """IT_LOSSES_BACKEND set to that name for a while."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 if __name__ == "__main__":
