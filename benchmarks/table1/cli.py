@@ -157,8 +157,9 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
-    if options.width <= 0:
-        raise OptionError(f"--width must be positive, got {options.width}.")
+    # below 8 channels the CPU's convolutions are known to corrupt memory
+    if options.width < 0.125:
+        raise OptionError(f"--width must be at least 0.125, got {options.width}.")
     if options.batch_size % options.devices or options.batch_size // options.devices < 2:
         raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
     if options.accelerator == "gpu" and options.devices > torch.cuda.device_count():
