@@ -24,7 +24,8 @@ PENDING = "IT_LOSSES_TABLE1_PENDING"
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    console, errors = Console(), Console(stderr=True)
+    # written to a file, the table should not be folded to the 80 columns of a terminal that is not there
+    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
     try:
         options = parse(arguments)
         images = _checked_images(options)
