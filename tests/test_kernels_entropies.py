@@ -155,6 +155,7 @@ def test_the_memory_bound_decides_whether_pairs_are_kept():
     z = leaf(samples(256, 16), torch.float32)
     kept = []
     for bound in (256 * 256 * 4, 256 * 256 * 4 - 1):
-        graph = kernels.pairwise(z, [10.0], memory_bytes=bound).grad_fn.next_functions[0][0]
+        value = kernels.pairwise(z, [10.0], memory_bytes=bound)
+        graph = value.grad_fn.next_functions[0][0]
         kept.append(max(t.numel() for t in graph.saved_tensors if t is not None))
     assert kept == [256 * 256, 256 * 16]
