@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, log_det, pairwise
 
-from it_losses import kernels
+from it_losses import EntropyRegularizer, LogDet, Pairwise, kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
 
@@ -159,3 +159,32 @@ def test_the_memory_bound_decides_whether_pairs_are_kept():
         graph = value.grad_fn.next_functions[0][0]
         kept.append(max(t.numel() for t in graph.saved_tensors if t is not None))
     assert kept == [256 * 256, 256 * 16]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["log_det", "pairwise"])
+def test_estimators_hand_half_precision_to_the_twin_as_it_comes(name, dtype):
+    z = leaf(samples(40, 60), dtype)
+    value = EntropyRegularizer(name)(z)
+    kept, pending = [], [value.grad_fn]
+    while pending:
+        node = pending.pop()
+        kept += [t for t in getattr(node, "saved_tensors", ()) if t is not None]
+        pending += [following for following, _ in node.next_functions if following is not None]
+    # no float32 copy of the samples waits for the backward pass
+    assert not [t for t in kept if t.shape[-2:] == z.shape and t.dtype != dtype]
+    assert torch.autograd.grad(value, z)[0].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 9), (131, 263), (263, 131), (20, 3, 40)], ids=str)
+@pytest.mark.parametrize("estimator", [LogDet(2.0), Pairwise(), Pairwise((5.0, 20.0))], ids=repr)
+def test_half_precision_is_as_exact_as_its_result_can_be(estimator, shape, dtype):
+    z = leaf(torch.randn(shape, dtype=torch.float64) + 0.5, dtype)
+    exact = leaf(z, torch.float64)
+    value, truth = estimator(z), estimator(exact)
+    torch.testing.assert_close(value.double(), truth, rtol=1e-6, atol=1e-6)
+    got, gradient = torch.autograd.grad(-1.3 * value, z)[0], torch.autograd.grad(-1.3 * truth, exact)[0]
+    unit = torch.finfo(dtype)
+    allowed = 0.51 * unit.eps * gradient.abs() + 1e-5 * gradient.abs().max() + unit.smallest_normal * unit.eps
+    assert ((got.double() - gradient).abs() <= allowed).all()

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, vicreg_terms
 
-from it_losses import kernels
+from it_losses import VarianceCovariance, VICReg, VICRegEntropy, bound, kernels
+from it_losses.entropy import variance_covariance
 from it_losses.kernels import closed_vicreg as forms
+from it_losses.kernels.choice import VARIABLE
 
 WEIGHTS = (25.0, 25.0, 1.0)
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (257, 131), (131, 257), (130, 149), (1031, 269), (269, 1031)]
@@ -166,6 +168,68 @@ def test_other_numbers_of_views_have_entropy_terms_alone(batch, dim, count):
     expected = torch.autograd.grad(25 * variance + energy, views)
     torch.testing.assert_close(torch.autograd.grad(loss, views), expected)
     assert terms[0] == 0
+
+
+@pytest.fixture
+def no_reference(monkeypatch):
+    """What only the reference calls raises; for calls with the fused twin."""
+
+    def refuse(*_, **__):
+        raise AssertionError("the reference ran")
+
+    def switch(on: bool) -> None:
+        for place in (bound, variance_covariance):
+            monkeypatch.setattr(place, "off_diagonal_energy", refuse if on else plain)
+        monkeypatch.setenv(VARIABLE, "fused" if on else "reference")
+
+    plain = variance_covariance.off_diagonal_energy
+    return switch
+
+
+def many_views(count: int, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    base = torch.randn(shape, dtype=torch.float64) + 0.5
+    return [leaf(base * 0.8 + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
+
+
+@pytest.mark.parametrize("criterion", [VICReg(), VICReg(convention="eb_jepa"), VICRegEntropy("variance_covariance")], ids=repr)
+@pytest.mark.parametrize("shape", [(9, 4), (30, 70), (70, 30), (12, 3, 2, 5), (20, 3, 131)], ids=str)
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_any_number_of_views_and_groups_takes_the_fused_twin(count, shape, criterion, no_reference):
+    views = many_views(count, shape, torch.float64)
+    results = []
+    for fused in (True, False):
+        no_reference(fused)
+        terms = criterion.terms(*views)
+        results.append((terms, torch.autograd.grad(-1.7 * terms.loss, views)))
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+@pytest.mark.parametrize("count", [2, 3])
+def test_half_precision_rounds_the_gradient_of_all_terms_once(count, criterion, dtype, no_reference):
+    views = many_views(count, (40, 60), dtype)
+    no_reference(True)
+    got = torch.autograd.grad(criterion(*views), views)
+    no_reference(False)
+    exact = [leaf(z, torch.float64) for z in views]
+    for mine, truth in zip(got, torch.autograd.grad(criterion(*exact), exact), strict=True):
+        assert mine.dtype == dtype
+        # half a unit in the last place, and a little for float32; below the smallest normal number units are fixed
+        unit = torch.finfo(dtype)
+        allowed = 0.51 * unit.eps * truth.abs() + 1e-5 * truth.abs().max() + unit.smallest_normal * unit.eps
+        assert ((mine.double() - truth).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("shape", [(30, 70), (20, 3, 131)], ids=str)
+def test_the_estimator_alone_takes_the_fused_twin_over_groups(shape, no_reference):
+    (z,) = many_views(1, shape, torch.float64)
+    results = []
+    for fused in (True, False):
+        no_reference(fused)
+        value = VarianceCovariance()(z)
+        results.append((value, torch.autograd.grad(-1.7 * value, z)))
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-13)
 
 
 def test_low_precision_gradients_come_back_in_their_dtype():

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from it_losses import kernels
 from it_losses.views import check_views, full_precision, samples
 
 
@@ -33,6 +34,8 @@ class EntropyEstimator(nn.Module):
     rotation_invariant: ClassVar[bool]
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
+    #: whether `entropy` takes half precision as it comes where fused twins run, which then use the units made for it
+    takes_half: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -50,11 +53,20 @@ class EntropyEstimator(nn.Module):
         """
         return None
 
+    def mean_entropy(self, z: Tensor) -> Tensor:
+        """Entropy of a view that has been checked, averaged over its groups: `[batch, ..., dim] -> []`."""
+        with full_precision(z):
+            as_it_comes = self.takes_half and kernels.is_fused(z)
+            return self.entropy(z.movedim(0, -2) if as_it_comes else samples(z)).mean()
+
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # who redefines the entropy of an estimator has not redefined its form
-        if "entropy" in vars(cls) and "sharded" not in vars(cls):
-            cls.sharded = EntropyEstimator.sharded  # type: ignore[method-assign]
+        if "entropy" not in vars(cls):
+            return
+        # who redefines the entropy of an estimator has not redefined what else computes it
+        for name in ("sharded", "mean_entropy", "takes_half"):
+            if name not in vars(cls):
+                setattr(cls, name, getattr(EntropyEstimator, name))
 
     def watch(self, parts: Tensor) -> None:
         """Look at what the entropy consisted of where many ranks computed it, `[parts]`; for warnings."""
@@ -65,5 +77,4 @@ class EntropyEstimator(nn.Module):
         For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
         """
         check_views([z])
-        with full_precision(z):
-            return self.entropy(samples(z)).mean()
+        return self.mean_entropy(z)

@@ -49,6 +49,7 @@ class LogDet(EntropyEstimator):
 
     unit, direction, rotation_invariant = "nats", "upper bound on the smoothed entropy", True
     cost = "N D min(N, D) + min(N, D)^3"
+    takes_half = True
 
     def __init__(self, beta: float = 1.0, *, per_dimension: bool = True) -> None:
         super().__init__()

@@ -66,6 +66,7 @@ class Pairwise(EntropyEstimator):
 
     unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
     cost = "N^2 D"
+    takes_half = True
 
     def __init__(
         self,
@@ -93,11 +94,12 @@ class Pairwise(EntropyEstimator):
         """`s^2`, one for each bandwidth: from samples [..., batch, dim], each a number or [...]."""
         if self.bandwidth != "auto":
             return [s * s for s in self.bandwidth]
-        centred = z.detach() - z.detach().mean(dim=-2, keepdim=True)
+        full = torch.promote_types(z.dtype, torch.float32)
+        centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
         # the total variance; of each column apart, var() takes ten times as long on a CPU
         spread = centred.square().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
         # at exact collapse every distance is 0 and any positive scale gives 0
-        smallest = torch.finfo(z.dtype).tiny ** 0.5
+        smallest = torch.finfo(full).tiny ** 0.5
         return [(2 * self.spread_fraction / DIVERGENCES[self.divergence] * spread).clamp_min(smallest)]
 
     def entropy(self, z: Tensor) -> Tensor:

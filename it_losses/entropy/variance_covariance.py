@@ -69,12 +69,15 @@ class VarianceCovariance(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        # the fused twin averages over groups
-        if z.ndim == 2 and kernels.is_fused(z):
-            weights = (0.0, self.variance_weight, self.covariance_weight)
-            return -kernels.vicreg([z], weights=weights, margin=self.margin, epsilon=self.epsilon)[0]
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
         return -(self.variance_weight * variance + 2 * self.covariance_weight * off_diagonal_energy(z))
+
+    def mean_entropy(self, z: Tensor) -> Tensor:
+        """[batch, ..., dim] -> []."""
+        if not kernels.is_fused(z):
+            return super().mean_entropy(z)
+        weights = (0.0, self.variance_weight, self.covariance_weight)
+        return -kernels.vicreg([z.movedim(0, -2)], weights=weights, margin=self.margin, epsilon=self.epsilon)[0]
 
     def sharded(self) -> tuple[str, list[float]]:
         """See the base class."""
