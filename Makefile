@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MINIMAL := .venv-torch-only
 TABLE ?=
+TUNE ?= --jobs 2
 BENCH ?=
 
-.PHONY: help setup check fix test test-minimal table clean
+.PHONY: help setup check fix test test-minimal table tune clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -40,6 +41,9 @@ test-minimal:  ## import and use the package where torch alone is installed
 
 table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
 	$(BIN)/python -m benchmarks.table1 $(TABLE)
+
+tune: $(READY)  ## give every method of Table 1 the same search for its settings; TUNE='--help' for its options
+	$(BIN)/python -m benchmarks.table1.tuning $(TUNE)
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
 	$(BIN)/python -m benchmarks.speed $(BENCH)

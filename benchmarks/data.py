@@ -42,6 +42,17 @@ class Images:
             self.train[:images], self.train_labels[:images], self.test[:images], self.test_labels[:images], self.classes
         )
 
+    def validation(self, share: float = 0.2, seed: int = 0) -> Images:
+        """The training half alone, split by class into the same two roles: what one may choose by, the test half unseen."""
+        from sklearn.model_selection import train_test_split
+
+        labels = self.train_labels
+        try:
+            kept, held_out = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
+        except ValueError as problem:
+            raise DataError(f"{len(labels)} training images cannot be split by class: {problem} Take more.") from problem
+        return Images(self.train[kept], labels[kept], self.train[held_out], labels[held_out], self.classes)
+
     def resized(self, side: int) -> Images:
         """The same images, `side` by `side` pixels, bilinear."""
         return Images(_resize(self.train, side), self.train_labels, _resize(self.test, side), self.test_labels, self.classes)

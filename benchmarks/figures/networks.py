@@ -77,7 +77,7 @@ class Networks:
         views = augment.Views(
             augment.recipe_for(setup.dataset, images.channels), setup.side, *augment.channel_moments(images.train)
         )
-        return Pretraining(backbone, head, views)
+        return Pretraining(backbone, head, views, recipe.learning_rate.value)
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
         """Train in place; the module comes back in evaluation mode, on the device."""

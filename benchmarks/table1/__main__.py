@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import backbones
-from benchmarks.data import DataError, Images, load
+from benchmarks.data import DataError, Images
 from benchmarks.table1.cli import OptionError, Options, describe, parse
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.report import publish
 from benchmarks.table1.rows import OutputError, Records
-from benchmarks.table1.runs import Interrupted, Run, pixel_accuracy, planned, trained, trainer, untrained
+from benchmarks.table1.runs import Interrupted, Run, check, label, loaded, pixel_accuracy, planned, trained, untrained
 
 #: how rank 0 tells the other processes, which Lightning starts with this same command, what is left to do
 PENDING = "IT_LOSSES_TABLE1_PENDING"
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
     try:
         options = parse(arguments)
-        images = _checked_images(options)
+        images = loaded(options)
+        check(options, images)
         records = Records(options.output)
         records.open(options.settings())
     except (OptionError, DataError, OutputError, backbones.BackboneError) as problem:
@@ -44,23 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(Markdown(text))
         console.print(f"written: {options.output}/table1.md, .csv, .png; curves/, rows.jsonl", soft_wrap=True)
     return 0
-
-
-def _checked_images(options: Options) -> Images:
-    """The images, once backbone and trainer have been seen to take such options."""
-    images = load(options.dataset, options.data_root, options.image_size)
-    if options.limit_images is not None:
-        images = images.subset(options.limit_images)
-    if len(images.train) < options.batch_size:
-        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
-    backbones.create(
-        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
-    )
-    try:
-        trainer(options, [])
-    except Exception as problem:
-        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
-    return images
 
 
 def _make(options: Options, images: Images, records: Records, console: Console) -> None:
@@ -82,9 +66,8 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
             )
             if first:
                 records.add(row, curve)
-                bars.say(
-                    f"{run.label}: linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %, {row['seconds']:.0f} s"
-                )
+                scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
+                bars.say(f"{label(run, options)}: {scores}, {row['seconds']:.0f} s")
 
 
 def _pending(options: Options, records: Records) -> list[Run]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.table1.recipes import RECIPES, UNTRAINED, fingerprint
+from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint
 
 #: side in pixels and width of the ResNet, where the user names none
 SIDES = {"digits": 32, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "image_folder": 64}
@@ -48,6 +49,7 @@ class Options:
     workers: int
     limit_images: int | None
     output: Path
+    recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
 
     def settings(self) -> dict[str, Any]:
         """All that a number in the table depends on; what may differ when a table is resumed is left out."""
@@ -61,7 +63,7 @@ class Options:
             "knn_neighbours": KNN_NEIGHBOURS,
             "knn_temperature": KNN_TEMPERATURE,
         }
-        return table | fingerprint(self.methods)
+        return table | fingerprint(self.methods, self.recipes)
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -70,7 +72,11 @@ def parse(arguments: list[str] | None = None) -> Options:
     Raises:
         OptionError: with what was needed, what came, what to do.
     """
-    given = parser().parse_args(arguments)
+    return completed(parser().parse_args(arguments))
+
+
+def completed(given: argparse.Namespace) -> Options:
+    """What was given and, for the rest, what suits the data set; each checked, as by `parse`."""
     name = given.dataset
     options = Options(
         dataset=name,
@@ -95,10 +101,11 @@ def parse(arguments: list[str] | None = None) -> Options:
     return options
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options and their help."""
+def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
+    """The options and their help, which is left out where another parser is to take the options over."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.table1",
+        add_help=not is_parent,
         description="Pre-train, evaluate and compare self-supervised methods on real images. Run it again after a kill: it "
         "goes on where it was.",
         epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
@@ -117,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200",
     )
     add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
-    add("--seeds", type=int, default=3, help="runs a row (default: 3)")
+    add("--seeds", type=int, default=3, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")

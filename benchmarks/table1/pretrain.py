@@ -27,6 +27,9 @@ ENTROPY_BANDWIDTH = 0.5
 #: embeddings that entropy and rank are measured on; all pairs of them are formed
 MEASURED_IMAGES = 2048
 
+#: what is measured of a network whose numbers are no longer finite; its probes predict nothing
+DIVERGED = dict.fromkeys(("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features"), math.nan)
+
 
 class Batches(Dataset[Tensor]):
     """Training images, fetched a batch at a time: `__getitems__` is one index operation instead of a loop."""
@@ -54,11 +57,11 @@ def _as_is(batch: Tensor) -> Tensor:
 
 
 class Pretraining(L.LightningModule):
-    """Backbone, method and views; AdamW, a linear warm-up and a cosine: the same for every row."""
+    """Backbone, method and views; AdamW, a linear warm-up and a cosine: the same for every row but for the rate."""
 
-    def __init__(self, backbone: nn.Module, method: Method, views: Views) -> None:
+    def __init__(self, backbone: nn.Module, method: Method, views: Views, learning_rate: float) -> None:
         super().__init__()
-        self.backbone, self.method, self.views = backbone, method, views
+        self.backbone, self.method, self.views, self.learning_rate = backbone, method, views, learning_rate
         if isinstance(method, Momentum):
             method.begin(backbone)
         self.epoch_losses: list[Tensor] = []
@@ -77,7 +80,7 @@ class Pretraining(L.LightningModule):
             {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET.weight_decay},
             {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=BUDGET.learning_rate, fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = CosineWarmupScheduler(optimizer, int(BUDGET.warmup * steps), steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -121,6 +124,9 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
     module.eval()
     test = features(module, images.test)
     embeddings = module.method.projector(test[:MEASURED_IMAGES]).float()
+    if not (test.isfinite().all() and embeddings.isfinite().all()):
+        module.train(training)
+        return DIVERGED | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
     # less the entropy of one Gaussian, which depends on nothing but the dimension: 0 at collapse, at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -15,18 +16,29 @@ class Setting(NamedTuple):
     source: str
 
 
+#: where a row has no rate of its own
+RATE = Setting(2e-3, "highest at which no row diverged in first trials on digits")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A row: what it is called, which of `benchmarks.methods.METHODS` it is, and that method's arguments."""
+    """A row: what it is called, which of `benchmarks.methods.METHODS` it is, that method's arguments, its learning rate."""
 
     title: str
     method: str
     settings: dict[str, Setting]
+    learning_rate: Setting = RATE
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The values alone."""
         return {name: setting.value for name, setting in self.settings.items()}
+
+    def varied(self, title: str, source: str, learning_rate: float | None = None, **arguments: Any) -> Recipe:
+        """The same row, with other values for some of its arguments."""
+        changed = {name: Setting(value, source) for name, value in arguments.items()}
+        rate = self.learning_rate if learning_rate is None else Setting(learning_rate, source)
+        return Recipe(title, self.method, self.settings | changed, rate)
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,6 @@ class Budget:
     """What every row gets alike; only epochs and batch size can be set from the command line."""
 
     optimizer: str = "AdamW"
-    # one rate for all rows: highest at which none of them diverged in first trials on digits
-    learning_rate: float = 2e-3
     # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
     weight_decay: float = 1e-4
     # share of the steps that warm up linearly; the rest follow a cosine to 0
@@ -138,18 +148,23 @@ RECIPES: dict[str, Recipe] = {
 UNTRAINED = "untrained"
 
 
-def title(name: str) -> str:
+def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
     """What the row is called in print."""
-    return "untrained backbone" if name == UNTRAINED else RECIPES[name].title
+    return "untrained backbone" if name == UNTRAINED else recipes[name].title
 
 
-def fingerprint(names: list[str]) -> dict[str, Any]:
+def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
     """All of the above that these rows depend on, as JSON can hold it; criteria print the defaults that they took."""
     rows = {}
     for name in names:
         if name != UNTRAINED:
-            recipe = RECIPES[name]
+            recipe = recipes[name]
             method = METHODS[recipe.method](width=8, **recipe.arguments)
             criteria = [getattr(method, part, None) for part in ("criterion", "regularizer")]
-            rows[name] = {"method": recipe.method, **recipe.arguments, "criterion": " + ".join(repr(c) for c in criteria if c)}
+            rows[name] = {
+                "method": recipe.method,
+                "learning_rate": recipe.learning_rate.value,
+                **recipe.arguments,
+                "criterion": " + ".join(repr(c) for c in criteria if c),
+            }
     return {"budget": asdict(BUDGET), "rows": rows}

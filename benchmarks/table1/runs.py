@@ -19,13 +19,14 @@ from torch import nn
 import it_losses
 from benchmarks import backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
-from benchmarks.data import Images
-from benchmarks.methods import METHODS, JointEmbedding, Method
+from benchmarks.data import Images, load
+from benchmarks.methods import METHODS, JointEmbedding
 from benchmarks.probes import Features, linear_accuracy
-from benchmarks.table1.cli import Options
+from benchmarks.table1.callbacks import Checkpoint, Steps
+from benchmarks.table1.cli import OptionError, Options
 from benchmarks.table1.pretrain import Evaluation, Pretraining, loader, measure
 from benchmarks.table1.progress import Bars
-from benchmarks.table1.recipes import RECIPES, UNTRAINED, title
+from benchmarks.table1.recipes import UNTRAINED, title
 from benchmarks.table1.rows import Row
 
 #: the probes are fitted at most so often along a run, the last epoch included
@@ -40,14 +41,14 @@ class Run(NamedTuple):
     method: str
     seed: int
 
-    @property
-    def label(self) -> str:
-        """For people."""
-        return f"{title(self.method)}, seed {self.seed}"
-
 
 class Interrupted(Exception):
     """The user stopped the run."""
+
+
+def label(run: Run, options: Options) -> str:
+    """The run, for people."""
+    return f"{title(run.method, options.recipes)}, seed {run.seed}"
 
 
 def planned(options: Options) -> list[Run]:
@@ -73,6 +74,29 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
     )
 
 
+def loaded(options: Options) -> Images:
+    """The images that the options name."""
+    images = load(options.dataset, options.data_root, options.image_size)
+    return images if options.limit_images is None else images.subset(options.limit_images)
+
+
+def check(options: Options, images: Images) -> None:
+    """See that there are images for a batch, and that backbone and trainer take such options.
+
+    Raises:
+        OptionError, BackboneError: they do not.
+    """
+    if len(images.train) < options.batch_size:
+        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
+    backbones.create(
+        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
+    )
+    try:
+        trainer(options, [])
+    except Exception as problem:
+        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
+
+
 def module_for(run: Run, options: Options, images: Images) -> Pretraining:
     """Network and method; one seed gives every method the same backbone to start from."""
     L.seed_everything(run.seed, verbose=False)
@@ -80,11 +104,11 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
         options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
     )
     views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
-    method: Method = JointEmbedding(nn.Identity(), nn.Identity())
-    if run.method != UNTRAINED:
-        recipe = RECIPES[run.method]
-        method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
-    return Pretraining(backbone, method, views)
+    if run.method == UNTRAINED:
+        return Pretraining(backbone, JointEmbedding(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
+    recipe = options.recipes[run.method]
+    method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
+    return Pretraining(backbone, method, views, recipe.learning_rate.value)
 
 
 class Stopwatch:
@@ -122,8 +146,8 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     loop = trainer(options, [Steps(bars), evaluation, checkpoint])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
-        bars.say(f"{run.label}: goes on from {resumed}")
-    bars.run(run.label, steps)
+        bars.say(f"{label(run, options)}: goes on from {resumed}")
+    bars.run(label(run, options), steps)
     with warnings.catch_warnings():
         # images are in memory: workers would only copy them; steps are counted by this program's own bars
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -146,38 +170,6 @@ def pixel_accuracy(images: Images) -> float | None:
         return None
     halves = [half.float().flatten(1) / 255 for half in (images.train, images.test)]
     return linear_accuracy(Features(halves[0], images.train_labels, halves[1], images.test_labels, images.classes))
-
-
-class Steps(L.Callback):
-    """Moves the bars."""
-
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
-
-    def on_train_start(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Steps of earlier sittings."""
-        for _ in range(loop.global_step):
-            self.bars.step()
-
-    def on_train_batch_end(self, *_: object) -> None:
-        """One more."""
-        self.bars.step()
-
-
-class Checkpoint(L.Callback):
-    """The state of an unfinished run, every few epochs, in one file that is replaced whole."""
-
-    def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
-
-    def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """After the probes of that epoch; not after the last, whose row follows at once."""
-        epoch = loop.current_epoch + 1
-        if epoch % self.every == 0 and epoch < loop.max_epochs:
-            beside = self.path.with_suffix(".part")
-            loop.save_checkpoint(beside)
-            if loop.is_global_zero:
-                beside.replace(self.path)
 
 
 def _row(run: Run, curve: list[Row], watch: Stopwatch, device: torch.device) -> Row:

@@ -1,0 +1,136 @@
+"""A sweep: variants of the rows of Table 1, trained and probed as those are, on the training half alone, several at a time."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks import backbones
+from benchmarks.data import DataError, Images
+from benchmarks.table1 import cli
+from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.progress import Bars
+from benchmarks.table1.recipes import UNTRAINED, Recipe
+from benchmarks.table1.rows import OutputError, Records, Row
+from benchmarks.table1.runs import Interrupted, Run, check, label, loaded, planned, trained
+
+#: share of the training half that the variants are scored on
+VALIDATION_SHARE = 0.2
+
+#: what a worker trains with, given once
+_given: tuple[Options, Images]
+
+
+def sweep(
+    name: str,
+    description: str,
+    arguments: list[str] | None,
+    *,
+    seeds: int,
+    variants: Callable[[list[str]], Mapping[str, Recipe]],
+    publish: Callable[[Records, Options, str], str],
+) -> int:
+    """The program: read the options of Table 1 and `--jobs`, make the runs that are missing, publish.
+
+    Args:
+        name: of the module, and of the default folder.
+        description: for the help.
+        arguments: the command line.
+        seeds: runs a variant where the user names no number.
+        variants: from the chosen methods to recipes, by a name that can be part of a file's.
+        publish: from the finished runs, the options and the command line to a page of Markdown.
+
+    Returns:
+        Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
+    """
+    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    given = _parser(name, description, seeds).parse_args(arguments)
+    given.output = given.output or Path("runs") / f"{name}-{given.dataset}"
+    try:
+        options = cli.completed(given)
+        recipes = variants([method for method in options.methods if method != UNTRAINED])
+        options = replace(options, methods=list(recipes), recipes=recipes)
+        if given.jobs < 1 or options.devices > 1:
+            raise OptionError(f"--jobs must be at least 1 and --devices 1, got {given.jobs} and {options.devices}.")
+        images = loaded(options).validation(VALIDATION_SHARE)
+        check(options, images)
+        records = Records(options.output)
+        records.open(options.settings() | {"scored_on": f"validation images, {VALIDATION_SHARE:g} of the training half"})
+    except (OptionError, DataError, OutputError, backbones.BackboneError) as problem:
+        errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 1
+    try:
+        _make(options, images, records, given.jobs, console)
+    except (Interrupted, KeyboardInterrupt):
+        errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
+        return 130
+    words = " ".join(sys.argv[1:] if arguments is None else arguments)
+    console.print(Markdown(publish(records, options, f"python -m benchmarks.table1.{name} {words}".strip())))
+    console.print(f"written: {options.output}/README.md, {name}.csv, rows.jsonl, curves/", soft_wrap=True)
+    return 0
+
+
+def _parser(name: str, description: str, seeds: int) -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.table1.{name}",
+        description=f"{description} Run it again after a kill: it goes on where it was.",
+        parents=[cli.parser(is_parent=True)],
+    )
+    command.set_defaults(seeds=seeds)
+    command.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one CPU core (default: 1)")
+    return command
+
+
+def _make(options: Options, images: Images, records: Records, jobs: int, console: Console) -> None:
+    (options.output / "unfinished").mkdir(exist_ok=True)
+    pending = [run for run in planned(options) if not records.has(run.method, run.seed)]
+    with Bars(console, runs=len(pending), epochs=options.epochs) as bars:
+        bars.say(f"{cli.describe(options)}: {len(pending)} of {len(planned(options))} runs to make in {options.output}")
+        for row, curve in _finished(pending, options, images, jobs):
+            records.add(row, curve)
+            run = Run(row["method"], row["seed"])
+            bars.run(label(run, options), steps=1)
+            bars.step()
+            bars.say(f"{label(run, options)}: linear {100 * row['linear']:.1f} %, {row['seconds']:.0f} s")
+
+
+def _finished(runs: list[Run], options: Options, images: Images, jobs: int) -> Iterator[tuple[Row, list[Row]]]:
+    """Each run's row and curve, as it ends; this process alone writes them."""
+    if jobs == 1:
+        _prepare(options, images)
+        yield from map(_made, runs)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _prepare, (options, images)) as pool:
+        try:
+            for done in as_completed([pool.submit(_made, run) for run in runs]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _prepare(options: Options, images: Images) -> None:
+    """Run first in each worker. One thread always, so that the numbers do not depend on the jobs."""
+    global _given
+    _given = options, images
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # a worker whose parent was killed would wait for work for ever
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _made(run: Run) -> tuple[Row, list[Row]]:
+    options, images = _given
+    silent = Bars(Console(quiet=True), runs=1, epochs=options.epochs, shown=False)
+    return trained(run, options, images, silent, options.output)

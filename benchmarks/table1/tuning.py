@@ -1,0 +1,156 @@
+"""`python -m benchmarks.table1.tuning`: nine settings for each method, three rates by three values of its main constant."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import defaultdict
+from typing import NamedTuple
+
+from benchmarks.table1.cli import Options, describe
+from benchmarks.table1.recipes import RECIPES, Recipe
+from benchmarks.table1.report import Statistic, statistic
+from benchmarks.table1.rows import Records, write, write_csv
+from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
+
+LEARNING_RATES = (1e-3, 2e-3, 4e-3)
+#: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
+CONSTANTS: dict[str, tuple[str, tuple[float, float, float]]] = {
+    "simclr": ("temperature", (0.1, 0.2, 0.4)),
+    "barlow_twins": ("redundancy_weight", (1.25e-3, 5e-3, 2e-2)),
+    "swav": ("temperature", (0.05, 0.1, 0.2)),
+    "moco": ("temperature", (0.1, 0.2, 0.4)),
+    "vicreg": ("covariance_weight", (0.25, 1.0, 4.0)),
+    "byol": ("momentum", (0.8, 0.9, 0.97)),
+    "vicreg_pairdist": ("spread_fraction", (0.1, 0.2, 0.4)),
+    # beta would only change the scale: the default weights follow it
+    "vicreg_logdet": ("entropy_weight", (100.0, 400.0, 1600.0)),
+    "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
+    "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
+}
+
+
+class Cell(NamedTuple):
+    """One setting of one method, all its seeds."""
+
+    method: str
+    constant: str
+    value: float
+    learning_rate: float
+    seeds: int
+    linear: Statistic
+    knn: Statistic
+
+
+def grid(methods: list[str]) -> dict[str, Recipe]:
+    """As many settings for each method: name -> recipe."""
+    return {_name(*setting): _varied(*setting) for method in methods for setting in _settings(method)}
+
+
+def cells(records: Records, methods: list[str]) -> list[Cell]:
+    """The settings that have runs."""
+    found = []
+    for method, rate, value in itertools.chain.from_iterable(map(_settings, methods)):
+        runs = [row for row in records.rows if row["method"] == _name(method, rate, value)]
+        if runs:
+            scores = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
+            found.append(Cell(method, CONSTANTS[method][0], value, rate, len(runs), *scores))
+    return found
+
+
+def best(found: list[Cell], method: str) -> Cell:
+    """Highest mean linear accuracy on the validation images; of equals, higher kNN there, then first in the grid."""
+    return max((cell for cell in found if cell.method == method), key=lambda cell: (cell.linear.mean, cell.knn.mean))
+
+
+def markdown(found: list[Cell], description: str, commits: str, command: str) -> str:
+    """A table of methods and settings, the best of each in bold; then what was chosen, and whether at the grid's edge."""
+    methods = list(dict.fromkeys(cell.method for cell in found))
+    chosen = {method: best(found, method) for method in methods}
+    text = [
+        "# An equal grid for every method",
+        "",
+        f"    {command}",
+        "",
+        f"{description}; commit {commits}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with "
+        f"a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± standard error "
+        f"({' or '.join(map(str, sorted({cell.seeds for cell in found})))} seeds) at the last epoch; in bold the best, of "
+        "equals that with the higher kNN.",
+        "",
+        "| method | constant | " + " | ".join(f"rate {rate:g}" for rate in LEARNING_RATES) + " |",
+        "|---|---|" + "---:|" * len(LEARNING_RATES),
+    ]
+    lines: dict[tuple[str, float], dict[float, Cell]] = defaultdict(dict)
+    for cell in found:
+        lines[cell.method, cell.value][cell.learning_rate] = cell
+    for (method, value), line in lines.items():
+        texts = [_text(line.get(rate), chosen[method]) for rate in LEARNING_RATES]
+        text.append(f"| {RECIPES[method].title} | {CONSTANTS[method][0]} {value:g} | " + " | ".join(texts) + " |")
+    text += ["", "Chosen:", ""]
+    for cell in chosen.values():
+        values = CONSTANTS[cell.method][1]
+        edges = [
+            name
+            for name, value, tried in (("rate", cell.learning_rate, LEARNING_RATES), (cell.constant, cell.value, values))
+            if value in (tried[0], tried[-1])
+        ]
+        at_edge = f"; the {' and the '.join(edges)} at the edge of the grid" if edges else ""
+        text.append(
+            f"- {RECIPES[cell.method].title}: learning rate {cell.learning_rate:g}, {cell.constant} {cell.value:g}, "
+            f"{cell.linear.text(100)} %{at_edge}"
+        )
+    return "\n".join(text) + "\n"
+
+
+def publish(records: Records, options: Options, command: str) -> str:
+    """Write `README.md` and `tuning.csv`; returns the Markdown."""
+    found = cells(records, list(RECIPES))
+    commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
+    text = markdown(found, describe(options), commits, command)
+    write(records.folder / "README.md", text)
+    rows = [
+        cell._asdict()
+        | {name: getattr(cell, name).mean for name in ("linear", "knn")}
+        | {f"{name}_standard_error": getattr(cell, name).error for name in ("linear", "knn")}
+        | {"best": cell == best(found, cell.method)}
+        for cell in found
+    ]
+    write_csv(records.folder / "tuning.csv", list(rows[0]), rows)
+    return text
+
+
+def _settings(method: str) -> list[tuple[str, float, float]]:
+    return [(method, rate, value) for rate, value in itertools.product(LEARNING_RATES, CONSTANTS[method][1])]
+
+
+def _name(method: str, rate: float, value: float) -> str:
+    return f"{method}-rate{rate:g}-{CONSTANTS[method][0]}{value:g}"
+
+
+def _varied(method: str, rate: float, value: float) -> Recipe:
+    constant, recipe = CONSTANTS[method][0], RECIPES[method]
+    title = f"{recipe.title}, rate {rate:g}, {constant} {value:g}"
+    return recipe.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
+
+
+def _text(cell: Cell | None, chosen: Cell) -> str:
+    if cell is None:
+        return ""
+    return f"**{cell.linear.text(100)}**" if cell is chosen else cell.linear.text(100)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    return sweep(
+        "tuning",
+        "Give every method the same search: three learning rates by three values of its main constant, scored on images "
+        "held out of the training half.",
+        arguments,
+        seeds=2,
+        variants=grid,
+        publish=publish,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

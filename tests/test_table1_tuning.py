@@ -1,0 +1,117 @@
+"""The equal grid: as many settings for each method, scored without the test half, chosen from the rows alone."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks import data
+from benchmarks.table1 import sweep, tuning
+from benchmarks.table1.recipes import RECIPES
+from benchmarks.table1.report import Statistic
+from benchmarks.table1.rows import Records
+
+TINY = ["--limit-images", "60", "--batch-size", "32", "--epochs", "1", "--width", "0.125", "--image-size", "16"]
+
+
+def cell(rate, linear, knn=0.5, method="vicreg"):
+    return tuning.Cell(method, "covariance_weight", 1.0, rate, 2, Statistic(linear, 0.01), Statistic(knn, 0.01))
+
+
+def test_every_method_has_as_many_settings_and_one_of_them_is_that_of_the_untuned_table():
+    assert set(tuning.CONSTANTS) == set(RECIPES)
+    for method in RECIPES:
+        settings = tuning.grid([method])
+        assert len(settings) == 9
+        assert len({(recipe.learning_rate.value, *recipe.arguments.items()) for recipe in settings.values()}) == 9
+        assert all(recipe.method == RECIPES[method].method for recipe in settings.values())
+
+
+def test_the_validation_split_is_by_class_drawn_once_and_holds_no_test_image():
+    whole = data.load("digits", None, 8)
+    split = whole.validation()
+    assert torch.equal(split.test, whole.validation().test)
+    assert len(split.train) + len(split.test) == len(whole.train)
+    share = split.test_labels.bincount() / whole.train_labels.bincount()
+    assert ((share - 0.2).abs() < 0.01).all()
+    # no two digits are equal, so that an image that is on two sides would be counted once
+    every = torch.cat([split.train, split.test, whole.test]).flatten(1)
+    assert len(every.unique(dim=0)) == 1797
+
+
+def test_too_few_images_for_a_split_are_an_error():
+    with pytest.raises(data.DataError, match="cannot be split by class"):
+        data.load("digits", None, 8).subset(8).validation()
+
+
+def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place():
+    assert tuning.best([cell(1e-3, 0.7), cell(2e-3, 0.8), cell(4e-3, 0.6)], "vicreg").learning_rate == 2e-3
+    assert tuning.best([cell(1e-3, 0.8, 0.5), cell(2e-3, 0.8, 0.6)], "vicreg").learning_rate == 2e-3
+    assert tuning.best([cell(1e-3, 0.8), cell(2e-3, 0.8)], "vicreg").learning_rate == 1e-3
+    assert tuning.best([cell(1e-3, 0.7), cell(1e-3, 0.9, method="byol")], "vicreg").method == "vicreg"
+
+
+def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid():
+    page = tuning.markdown([cell(1e-3, 0.7), cell(2e-3, 0.8)], "digits", "abc", "command")
+    assert "| VICReg | covariance_weight 1 | 70.0 ± 1.0 | **80.0 ± 1.0** |  |" in page
+    assert "edge" not in page
+    page = tuning.markdown([cell(1e-3, 0.9), cell(2e-3, 0.8)], "digits", "abc", "command")
+    assert "learning rate 0.001, covariance_weight 1, 90.0 ± 1.0 %; the rate at the edge of the grid" in page
+
+
+def test_a_tiny_grid_is_made_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
+    arguments = [*TINY, "--methods", "vicreg", "--seeds", "1", "--output", str(tmp_path)]
+    made, once = [], sweep._made
+
+    def killed(run):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(run)
+        return once(run)
+
+    monkeypatch.setattr(sweep, "_made", killed)
+    assert tuning.main(arguments) == 130
+    assert len(Records(tmp_path).rows) == 2
+    monkeypatch.setattr(sweep, "_made", once)
+    assert tuning.main(arguments) == 0
+    assert "7 of 9 runs to make" in " ".join(capsys.readouterr().out.split())
+    assert len({row["method"] for row in Records(tmp_path).rows}) == 9
+
+    table = list(csv.DictReader((tmp_path / "tuning.csv").read_text().splitlines()))
+    assert sum(row["best"] == "True" for row in table) == 1
+    top = max(table, key=lambda row: (float(row["linear"]), float(row["knn"])))
+    assert (float(top["linear"]), float(top["knn"])) == next(
+        (float(row["linear"]), float(row["knn"])) for row in table if row["best"] == "True"
+    )
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["rows"]["vicreg-rate0.004-covariance_weight0.25"]["learning_rate"] == 4e-3
+    assert "validation" in settings["scored_on"]
+    assert str(tmp_path) in (tmp_path / "README.md").read_text()
+
+
+def test_a_setting_that_diverges_scores_nothing_and_stops_nobody(tmp_path, monkeypatch):
+    monkeypatch.setitem(tuning.CONSTANTS, "vicreg", ("invariance_weight", (25.0,)))
+    monkeypatch.setattr(tuning, "LEARNING_RATES", (1e30, 1e-3))
+    assert tuning.main([*TINY, "--methods", "vicreg", "--seeds", "1", "--output", str(tmp_path)]) == 0
+    diverged, trained = Records(tmp_path).rows
+    assert diverged["linear"] == 0.0 < trained["linear"]
+    assert math.isnan(diverged["entropy_upper_nats"])
+
+
+def test_an_impossible_number_of_jobs_is_refused(tmp_path, capsys):
+    assert tuning.main([*TINY, "--jobs", "0", "--output", str(tmp_path)]) == 1
+    assert "--jobs must be at least 1" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_two_jobs_make_the_same_rows_as_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(tuning.CONSTANTS, "vicreg", ("covariance_weight", (1.0,)))
+    monkeypatch.setattr(tuning, "LEARNING_RATES", (1e-3, 2e-3))
+    rows = []
+    for jobs in ("1", "2"):
+        folder = tmp_path / jobs
+        assert tuning.main([*TINY, "--methods", "vicreg", "--seeds", "1", "--jobs", jobs, "--output", str(folder)]) == 0
+        rows.append({row["method"]: (row["linear"], row["loss"]) for row in Records(folder).rows})
+    assert rows[0] == rows[1]
