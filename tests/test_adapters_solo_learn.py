@@ -34,19 +34,33 @@ def composed(name, *overrides):
         return hydra.compose(name, list(overrides), return_hydra_config=True)
 
 
+BASE = """class BaseMethod:
+    _BACKBONES = {"resnet18": print}
+
+    def add_and_assert_specific_cfg(): ...
+"""
+
+
 @pytest.fixture
-def solo(monkeypatch):
+def solo(monkeypatch, tmp_path):
     """`solo.methods` and ours, as far as register() looks."""
-    methods = types.ModuleType("solo.methods")
-    methods.METHODS = {"vicreg": object}
-    methods.BaseMethod = type("BaseMethod", (), {"_BACKBONES": {"resnet18": print}, "add_and_assert_specific_cfg": None})
+    home = tmp_path / "checkout" / "solo" / "methods"
+    home.mkdir(parents=True)
+    (home / "base.py").write_text(BASE)
+    (home / "__init__.py").write_text("from solo.methods.base import BaseMethod\nMETHODS = {'vicreg': object}\n")
+    (home.parent / "__init__.py").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "solo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(home.parents[1])
+    methods = importlib.import_module("solo.methods")
     ours = types.ModuleType("it_losses.adapters.solo_learn.methods")
     for cls in solo_learn.METHODS.values():
         setattr(ours, cls, type(cls, (), {}))
-    for name, module in {"solo": types.ModuleType("solo"), "solo.methods": methods, ours.__name__: ours}.items():
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, ours.__name__, ours)
     monkeypatch.setattr(solo_learn, "methods", ours, raising=False)
-    return methods
+    yield methods
+    for name in ("solo", "solo.methods", "solo.methods.base"):
+        sys.modules.pop(name, None)
 
 
 def test_there_is_a_config_for_every_method():
@@ -88,21 +102,21 @@ def test_a_name_that_is_taken_is_an_error(solo):
     assert solo.METHODS["byol_logdet"] is object
 
 
-def test_the_release_of_2021_is_refused_with_the_way_out(solo):
-    del solo.METHODS
-    solo.__file__ = "/somewhere/solo/methods/__init__.py"
+def make_old(solo):
+    """The release has no configurations, and does not import beside today's Lightning."""
+    Path(solo.__file__).with_name("base.py").write_text("import pl_bolts_of_2021\n")
+
+
+def test_the_release_of_2021_is_refused_with_the_way_out_though_it_does_not_import(solo, monkeypatch):
+    make_old(solo)
+    for name in ("solo", "solo.methods", "solo.methods.base"):
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"old release.*git clone https://github.com/vturrisi/solo-learn"):
         solo_learn.register()
 
 
 def test_no_solo_learn_gives_the_line_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "solo", None)
-    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
-
-    def missing(name, package=None):
-        raise ModuleNotFoundError("No module named 'solo'", name="solo")
-
-    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"git clone https://github\.com/vturrisi/solo-learn"):
         solo_learn.register()
 
@@ -180,7 +194,7 @@ def test_the_plugin_registers_in_programs_with_solo_learn_and_adds_the_configs(s
 
 
 def test_a_plugin_that_fails_warns_and_lets_the_program_go_on(solo):
-    del solo.METHODS
+    make_old(solo)
     with pytest.warns(UserWarning, match="old release"):
         plugin()
 
