@@ -6,9 +6,10 @@ READY := $(VENV)/.ready
 MINIMAL := .venv-torch-only
 TABLE ?=
 TUNE ?= --jobs 2
+ABLATE ?= --jobs 2
 BENCH ?=
 
-.PHONY: help setup check fix test test-minimal table tune clean
+.PHONY: help setup check fix test test-minimal table tune ablations bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -44,6 +45,9 @@ table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TAB
 
 tune: $(READY)  ## give every method of Table 1 the same search for its settings; TUNE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.tuning $(TUNE)
+
+ablations: $(READY)  ## change one thing at a time in the rows with an entropy; ABLATE='--help' for its options
+	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
 	$(BIN)/python -m benchmarks.speed $(BENCH)

@@ -6,10 +6,11 @@ from lightly.loss import VICRegLoss
 from torch import nn
 
 from benchmarks import backbones
-from benchmarks.methods import METHODS, JointEmbedding, Momentum, Schedule, vicreg
+from benchmarks.methods import METHODS, vicreg
+from benchmarks.objectives import JointEmbedding, Momentum, Schedule
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import RECIPES
-from it_losses import VICReg
+from it_losses import EntropyRegularizer, VICReg
 
 
 def small_backbone(seed=0):
@@ -140,3 +141,37 @@ def test_a_joint_embedding_sends_both_views_through_the_backbone_at_once():
     backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     method.loss(backbone, *torch.randn(2, 8, 1, 8, 8), Schedule(0, 1))
     assert calls == [16]
+
+
+def byol_of(tensor, normalized, seed=0):
+    backbone = small_backbone()
+    torch.manual_seed(seed)
+    arguments = RECIPES["byol_logdet"].arguments | {"regularized": tensor, "normalized": normalized}
+    method = METHODS["byol"](16, **arguments)
+    method.begin(backbone)
+    return backbone, method
+
+
+@pytest.mark.parametrize("tensor", ["features", "projection", "prediction"])
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_entropy_beside_byol_is_that_of_the_tensor_which_is_named(tensor, normalized):
+    views = torch.randn(2, 32, 1, 8, 8)
+    backbone, method = byol_of(tensor, normalized)
+    seen = []
+    hooked = {"features": backbone, "projection": method.projector, "prediction": method.predictor}[tensor]
+    hooked.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    whole = method.loss(backbone, *views, Schedule(0, 10))
+    z_a, z_b = seen[-1].detach().chunk(2)
+    regularizer, method.regularizer = method.regularizer, None
+    without = method.loss(backbone, *views, Schedule(0, 10))
+    if normalized:
+        z_a, z_b = (z / z.norm(dim=1, keepdim=True) for z in (z_a, z_b))
+    torch.testing.assert_close(whole - without, regularizer(z_a, z_b))
+
+
+def test_an_entropy_added_to_vicreg_is_the_sum_of_both():
+    weights = {"invariance_weight": 5.0, "variance_weight": 3.0, "covariance_weight": 2.0}
+    method = METHODS["vicreg_and_entropy"](16, hidden=16, output=8, entropy="pairwise", entropy_weight=0.7, **weights)
+    z_a, z_b = torch.randn(2, 32, 8)
+    expected = VICReg(5.0, 3.0, 2.0)(z_a, z_b) + EntropyRegularizer("pairwise", 0.7)(z_a, z_b)
+    torch.testing.assert_close(method.criterion(z_a, z_b), expected)

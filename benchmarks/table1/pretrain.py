@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.augment import Views
 from benchmarks.data import Images
-from benchmarks.methods import Method, Momentum, Schedule
+from benchmarks.objectives import Method, Momentum, Schedule
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import BUDGET
 from it_losses import diagnostics

@@ -67,6 +67,11 @@ BYOL_HEADS = {
     "momentum": Setting(0.9, FAST_MOMENTUM),
 }
 
+REGULARIZED = {
+    "regularized": Setting("projection", "public codes that add a uniformity term to BYOL; the paper's tensor is not known"),
+    "normalized": Setting(True, "as BYOL's own loss sees it"),
+}
+
 RECIPES: dict[str, Recipe] = {
     "simclr": Recipe(
         "SimCLR",
@@ -131,6 +136,7 @@ RECIPES: dict[str, Recipe] = {
             **BYOL_HEADS,
             "entropy": Setting("pairwise", "2303.00633, as recalled: added to BYOL's loss"),
             "entropy_weight": Setting(0.2, "public codes that add a uniformity term to BYOL"),
+            **REGULARIZED,
         },
     ),
     "byol_logdet": Recipe(
@@ -140,6 +146,7 @@ RECIPES: dict[str, Recipe] = {
             **BYOL_HEADS,
             "entropy": Setting("log_det", "2303.00633, as recalled: added to BYOL's loss"),
             "entropy_weight": Setting(0.2, "as BYOL+PairDist"),
+            **REGULARIZED,
             "beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
         },
     ),

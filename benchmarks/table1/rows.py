@@ -6,6 +6,7 @@ Every file is written beside its place and moved there, so that a kill leaves th
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -84,9 +85,11 @@ def write(path: Path, content: str | bytes) -> None:
 
 def write_csv(path: Path, fields: list[str], rows: list[Row]) -> None:
     """A header and the rows; what a row lacks stays empty."""
-    lines = [",".join(fields)]
-    lines += [",".join("" if row.get(name) is None else str(row[name]) for name in fields) for row in rows]
-    write(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
 
 
 def _read(path: Path) -> list[Row]:

@@ -20,7 +20,8 @@ import it_losses
 from benchmarks import backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
-from benchmarks.methods import METHODS, JointEmbedding
+from benchmarks.methods import METHODS
+from benchmarks.objectives import JointEmbedding
 from benchmarks.probes import Features, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Steps
 from benchmarks.table1.cli import OptionError, Options

@@ -1,0 +1,153 @@
+"""What the methods minimise: a loss of two views, on a backbone that the caller brings."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from lightly.models.modules.heads import SwaVPrototypes
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.scheduler import cosine_schedule
+from torch import Tensor, nn
+
+from it_losses import EntropyRegularizer
+
+
+class Schedule(NamedTuple):
+    """Where training stands: `step` of `steps`."""
+
+    step: int
+    steps: int
+
+
+class Method(nn.Module):
+    """A projector, and a loss of two views."""
+
+    projector: nn.Module
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+        """2 x [batch, channels, side, side] -> []."""
+        raise NotImplementedError
+
+    def embeddings(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Projector outputs of both views, which go through the networks in one batch: 2 x [batch, dim]."""
+        z_a, z_b = self.projector(backbone(torch.cat([view_a, view_b]))).chunk(2)
+        return z_a, z_b
+
+
+class JointEmbedding(Method):
+    """A criterion of the two views' embeddings, and nothing else: SimCLR, Barlow Twins, VICReg and its entropies."""
+
+    def __init__(self, projector: nn.Module, criterion: nn.Module) -> None:
+        super().__init__()
+        self.projector, self.criterion = projector, criterion
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+        """criterion(z_a, z_b)."""
+        return self.criterion(*self.embeddings(backbone, view_a, view_b))
+
+
+class Added(nn.Module):
+    """The sum of criteria of the same embeddings."""
+
+    def __init__(self, *criteria: nn.Module) -> None:
+        super().__init__()
+        self.criteria = nn.ModuleList(criteria)
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """2 x [batch, dim] -> []."""
+        return torch.stack([criterion(z_a, z_b) for criterion in self.criteria]).sum()
+
+
+class SwAV(Method):
+    """Swapped prediction of cluster assignments; without multi-crop, so that every method sees two views."""
+
+    def __init__(self, projector: nn.Module, prototypes: SwaVPrototypes, criterion: nn.Module) -> None:
+        super().__init__()
+        self.projector, self.prototypes, self.criterion = projector, prototypes, criterion
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+        """Cross entropy of one view's assignment and the other's Sinkhorn code."""
+        self.prototypes.normalize()
+        assignments = [self.prototypes(F.normalize(z), schedule.step) for z in self.embeddings(backbone, view_a, view_b)]
+        return self.criterion(assignments, []).squeeze()
+
+
+class Momentum(Method):
+    """A method with a slow copy of backbone and projector, made at the first step."""
+
+    def __init__(self, projector: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.projector, self.momentum = projector, momentum
+        self.target: nn.Module | None = None
+
+    def begin(self, backbone: nn.Module) -> None:
+        """Make the slow copy; to be called before the optimiser is built."""
+        self.target = copy.deepcopy(nn.Sequential(backbone, self.projector))
+        deactivate_requires_grad(self.target)
+
+    @torch.no_grad()
+    def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """Embeddings by the slow copy, after it moved: momentum rises to 1 along a cosine, as in BYOL."""
+        momentum = cosine_schedule(schedule.step, schedule.steps, self.momentum, 1.0)
+        update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
+        z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
+        return z_a, z_b
+
+
+class MoCo(Momentum):
+    """InfoNCE against a queue of keys that the slow copy made, symmetric in the views."""
+
+    def __init__(self, projector: nn.Module, momentum: float, criterion: NTXentLoss) -> None:
+        super().__init__(projector, momentum)
+        self.criterion = criterion
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+        """Mean of both directions."""
+        key_a, key_b = self.targets(backbone, view_a, view_b, schedule)
+        query_a, query_b = self.embeddings(backbone, view_a, view_b)
+        return (self.criterion(query_a, key_b) + self.criterion(query_b, key_a)) / 2
+
+
+class BYOL(Momentum):
+    """Prediction of the slow copy's embeddings; an entropy of the online network may be added.
+
+    Args:
+        projector: from features to embeddings.
+        predictor: from embeddings to those of the slow copy.
+        momentum: of the slow copy, at the first step.
+        regularizer: the weighted entropy; None for BYOL itself.
+        regularized: whose entropy it is: the "features" of the backbone, their "projection" or the "prediction".
+        normalized: whether of its directions, on the unit sphere, as BYOL's own loss sees them.
+    """
+
+    def __init__(
+        self,
+        projector: nn.Module,
+        predictor: nn.Module,
+        momentum: float,
+        regularizer: EntropyRegularizer | None = None,
+        *,
+        regularized: str = "projection",
+        normalized: bool = True,
+    ) -> None:
+        super().__init__(projector, momentum)
+        self.predictor, self.regularizer = predictor, regularizer
+        self.regularized, self.normalized = regularized, normalized
+        self.criterion = NegativeCosineSimilarity()
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+        """Mean negative cosine of both directions, less the weighted entropy of the tensor that is regularized."""
+        target_a, target_b = self.targets(backbone, view_a, view_b, schedule)
+        features = backbone(torch.cat([view_a, view_b]))
+        projection = self.projector(features)
+        prediction = self.predictor(projection)
+        predicted_a, predicted_b = prediction.chunk(2)
+        loss = (self.criterion(predicted_a, target_b) + self.criterion(predicted_b, target_a)) / 2
+        if self.regularizer is None:
+            return loss
+        z = {"features": features, "projection": projection, "prediction": prediction}[self.regularized]
+        return loss + self.regularizer(*(F.normalize(z) if self.normalized else z).chunk(2))
