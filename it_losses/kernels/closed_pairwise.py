@@ -16,20 +16,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels import cuda_pairs
-from it_losses.kernels.blocks import CPU_BLOCK, accumulation_dtype, add_product_
+from it_losses.kernels import cuda_pairs, cuda_products
+from it_losses.kernels.blocks import accumulation_dtype, add_product_
 
-#: a strip of rows is no taller than this part of the batch, so that the triangle saves nearly half of the square
-STRIPS = 8
+#: rows of a strip on a CPU: with fewer the calls cost more than the triangle saves, with more it saves less of the square
+CPU_ROWS = 256
+#: elements of a strip on a CPU, 8 MiB of float32
+CPU_STRIP = 1 << 21
+#: on a GPU a strip is this part of the batch, so that the triangle saves nearly half of the square
+GPU_STRIPS = 8
 #: elements of a strip on a GPU: enough to fill it
-GPU_BLOCK = 1 << 24
+GPU_STRIP = 1 << 24
+#: rows below which a product runs at a fraction of its speed
+FEWEST_ROWS = 64
 
 
 class Saved(NamedTuple):
     """What the backward pass needs beside z."""
 
     sums: Tensor  # [K, groups, batch]
-    #: the lower triangle, in strips, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, batch, batch], or empty
+    #: the lower triangle, in strips, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, batch, batch], or empty;
+    #: on a GPU the products of the centred samples
     kept: Tensor
 
 
@@ -41,11 +48,12 @@ def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) ->
 def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved]:
     """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for scales t [K, groups]: [groups, batch, dim] -> [K, groups]."""
     groups, batch, _ = z.shape
+    if cuda_products.serves(z):
+        keep = keeps_triangle(groups, batch, 4, memory_bytes)
+        value, *parts = cuda_pairs.forward(z, scales, memory_bytes, keep=keep)
+        return value, Saved(*parts)
     zs, norms, ratios = _scaled(z, scales)
     kept = zs.new_empty(0)
-    if cuda_pairs.serves(zs) and not keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
-        sums = cuda_pairs.sums(zs, norms[..., 0], ratios)
-        return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
     if keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
         kept = zs.new_empty(groups, batch, batch)
     sums = zs.new_zeros(len(scales), groups, batch)
@@ -58,9 +66,11 @@ def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved
     return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
 
 
-def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved) -> Tensor:
+def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes: int) -> Tensor:
     """Gradient of z for the values' gradient `grad` [K, groups]: [groups, batch, dim], in the dtype of z."""
     groups, batch, _ = z.shape
+    if cuda_products.serves(z):
+        return cuda_pairs.backward(grad, z, scales, *saved, memory_bytes)
     zs, norms, ratios = _scaled(z, scales)
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
     pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
@@ -91,8 +101,8 @@ def _scaled(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def strip_height(shape: Sequence[int], device: torch.device) -> int:
     """Rows of a strip, for samples `[..., batch, dim]`."""
     *groups, batch, _ = shape
-    elements = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
-    return min(max(elements // (math.prod(groups) * batch), 64), max(-(-batch // STRIPS), 64))
+    elements, tallest = (CPU_STRIP, CPU_ROWS) if device.type == "cpu" else (GPU_STRIP, -(-batch // GPU_STRIPS))
+    return max(min(elements // (math.prod(groups) * batch), tallest), FEWEST_ROWS)
 
 
 def _strips(z: Tensor) -> list[slice]:
