@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.kernels import cuda_log_det, cuda_products
 from it_losses.kernels.blocks import EVERYTHING, add_gram_, add_product_, blocks, centred, column_means, mirror_, scratch_for
 
 
@@ -33,6 +34,9 @@ def uses_gram(batch: int, dim: int) -> bool:
 def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     """`1/2 log det(I + scale Zc^T Zc)` and Saved: [groups, batch, dim] -> [groups]."""
     groups, batch, dim = z.shape
+    if cuda_products.serves(z):
+        value, *parts = cuda_log_det.forward(z, scale, uses_gram=uses_gram(batch, dim))
+        return value, Saved(*parts)
     mean = column_means([z])
     if uses_gram(batch, dim):
         matrix = mean.new_empty(groups, batch, batch)
@@ -64,6 +68,8 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
     """Gradient of z for the values' gradient `grad` [groups]: [groups, batch, dim], in the dtype of z."""
     groups, batch, dim = z.shape
+    if cuda_products.serves(z):
+        return cuda_log_det.backward(grad, z, *saved, scale, uses_gram=uses_gram(batch, dim))
     inverse = torch.cholesky_inverse(saved.factor)
     if uses_gram(batch, dim):
         _centre_(inverse)

@@ -11,10 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.kernels.cuda_products import gram, product
 from it_losses.kernels.optional_triton import launches
-
-#: up to so many rows, and from so many columns on, the Gram matrix has too few tiles to fill a GPU unless columns are split
-SPLIT_ROWS, SPLIT_COLS = 512, 2048
 
 
 class Saved(NamedTuple):
@@ -42,16 +40,16 @@ def forward(
         top = variance.argmax(dim=2, keepdim=True)
         column = zc.gather(2, top.expand(-1, batch, 1))
         zc.scatter_(2, top.expand(-1, batch, 1), 0)
-        row = _product(column.mT, zc).mul_(1 / (batch - 1))
+        row = product(column.mT, zc).mul_(1 / (batch - 1))
         apart = squares.scatter(2, top, 0).mul_(1 / (batch - 1))
-        products = launch.gram(zc) if batch <= SPLIT_ROWS and dim >= SPLIT_COLS else _product(zc, zc.mT)
+        products = gram(zc)
         # divided by dim the products are of the order of a variance, in float16 too
         matrix, energy = launch.squared(products, 1 / dim, z_a.dtype, zero_diagonal=False)
         energy = energy * (dim / (batch - 1)) ** 2 - apart.square().sum() + 2 * row.square().sum()
         slope.sub_(apart, alpha=4 * weights[2] / ((batch - 1) * dim))
         column = column.to(mean.dtype)
     else:
-        products = _product(zc.mT, zc)
+        products = product(zc.mT, zc)
         matrix, energy = launch.squared(products, 1 / (batch - 1), z_a.dtype, zero_diagonal=True)
     terms = torch.stack((distance / z_a.numel(), hinge / (2 * dim), energy / dim))
     loss = weights[0] * terms[0] + weights[1] * terms[1] + weights[2] * terms[2]
@@ -69,18 +67,9 @@ def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tupl
     if z_a.dtype == torch.float16:
         # weight * matrix would underflow: the product is taken as it is, and weighted in float32
         zc, _ = launch.centred(z_a, z_b, saved.mean)
-        product = _product(saved.matrix, zc) if uses_gram else _product(zc, saved.matrix)
-        gradient: Tensor = launch.add_product(z_a, z_b, saved.mean, pull, slope, outer, product, weight)
+        change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)
+        gradient: Tensor = launch.add_product(z_a, z_b, saved.mean, pull, slope, outer, change, weight)
         return gradient
     gradient, zc = launch.gradient(z_a, z_b, saved.mean, pull, slope, outer)
     matrix = (saved.matrix * weight).to(z_a.dtype)
     return gradient.baddbmm_(matrix, zc) if uses_gram else gradient.baddbmm_(zc, matrix)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` with a float32 result whatever the operands: rounding it to theirs costs two digits of the loss."""
-    if a.dtype == torch.float32:
-        return torch.bmm(a, b)
-    if a.is_cuda:
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    return torch.bmm(a.float(), b.float())

@@ -211,6 +211,7 @@ class Pairwise(torch.autograd.Function):
         with without_autocast(z):
             value, saved = closed_pairwise.forward(z, scales, memory_bytes)
         ctx.save_for_backward(z, scales, *saved)
+        ctx.memory_bytes = memory_bytes
         return value
 
     @staticmethod
@@ -219,7 +220,8 @@ class Pairwise(torch.autograd.Function):
         """Gradient of the samples."""
         z, scales, *saved = ctx.saved_tensors
         with without_autocast(z):
-            return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved)), None, None
+            gradient = closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved), ctx.memory_bytes)
+        return gradient, None, None
 
 
 @torch.library.custom_op(
@@ -249,26 +251,28 @@ def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Ten
 @torch.library.custom_op(
     "it_losses::pairwise_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor z, Tensor scales, Tensor sums, Tensor kept) -> Tensor",
+    schema="(Tensor grad, Tensor z, Tensor scales, Tensor sums, Tensor kept, int memory_bytes) -> Tensor",
 )
-def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor) -> Tensor:
+def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor, memory_bytes: int) -> Tensor:
     """Gradient of z."""
     with without_autocast(z):
-        return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(sums, kept))
+        return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(sums, kept), memory_bytes)
 
 
 @pairwise_backward_op.register_fake
-def _(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor) -> Tensor:
+def _(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor, memory_bytes: int) -> Tensor:
     return z.new_empty(z.shape)
 
 
 def _save_pairwise(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:2], *output[1:])
+    z, scales, ctx.memory_bytes = inputs
+    ctx.save_for_backward(z, scales, *output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _pairwise_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:
-    return None if grad is None else pairwise_backward_op(grad, *ctx.saved_tensors), None, None
+    gradient = None if grad is None else pairwise_backward_op(grad, *ctx.saved_tensors, ctx.memory_bytes)
+    return gradient, None, None
 
 
 pairwise_op.register_autograd(_pairwise_gradient, setup_context=_save_pairwise)

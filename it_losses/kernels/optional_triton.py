@@ -18,3 +18,9 @@ def is_installed() -> bool:
 def launches() -> ModuleType:
     """The module `triton_launches`."""
     return importlib.import_module("it_losses.kernels.triton_launches")
+
+
+@functools.cache
+def entropy_launches() -> ModuleType:
+    """The module `entropy_launches`."""
+    return importlib.import_module("it_losses.kernels.entropy_launches")

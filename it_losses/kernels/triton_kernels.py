@@ -1,4 +1,4 @@
-"""Triton kernels: each is the plain expression in its first line, tiled so that it reads its inputs once.
+"""Triton kernels of VICReg: each is the plain expression in its first line, tiled so that it reads its inputs once.
 
 Rows and columns have masks, so any size goes; offsets of rows are int64 before they meet a stride; sums are float32. Launch
 sizes are in `triton_launches`. UPCAST serves the interpreter, whose tl.dot knows no bfloat16.
@@ -184,43 +184,3 @@ def gram_split(
     tl.atomic_add(here + row[:, None] * rows + col[None, :], total, mask=mask)
     if i != j:
         tl.atomic_add(here + col[None, :] * rows + row[:, None], total, mask=mask)
-
-
-@triton.jit
-def pair_sums(
-    x, norms, ratios, sums, rows, cols, scales,
-    TILE: tl.constexpr, TILE_K: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-):  # fmt: skip
-    """Adds sum_j exp(-ratio_k |x_i - x_j|^2) to sums, k = 1..scales, from lower tiles that give to their rows and columns."""
-    pair = tl.program_id(0)
-    group = tl.program_id(1)
-    i = ((tl.sqrt(8.0 * pair + 1.0) - 1.0) / 2.0).to(tl.int32)
-    i += tl.where((i + 1) * (i + 2) // 2 <= pair, 1, 0) - tl.where(i * (i + 1) // 2 > pair, 1, 0)
-    j = pair - i * (i + 1) // 2
-    row = i * TILE + tl.arange(0, TILE)
-    col = j * TILE + tl.arange(0, TILE)
-    base = x + group.to(tl.int64) * rows * cols
-    product = tl.zeros((TILE, TILE), tl.float32)
-    for k in range(0, cols, TILE_K):
-        depth = k + tl.arange(0, TILE_K)
-        left_mask = (row < rows)[:, None] & (depth < cols)[None, :]
-        right_mask = (col < rows)[:, None] & (depth < cols)[None, :]
-        left = tl.load(base + row.to(tl.int64)[:, None] * cols + depth[None, :], mask=left_mask, other=0.0)
-        right = tl.load(base + col.to(tl.int64)[:, None] * cols + depth[None, :], mask=right_mask, other=0.0)
-        if UPCAST:
-            left = left.to(tl.float32)
-            right = right.to(tl.float32)
-        product = tl.dot(left, tl.trans(right), product, input_precision=PRECISION)
-    mask = (row < rows)[:, None] & (col < rows)[None, :]
-    norm_i = tl.load(norms + group * rows + row, mask=row < rows, other=0.0)
-    norm_j = tl.load(norms + group * rows + col, mask=col < rows, other=0.0)
-    # a distance is no less than zero, and zero to itself, whatever rounding says; written so that NaN stays
-    distance = norm_i[:, None] + norm_j[None, :] - 2 * product
-    distance = tl.where((distance < 0) | (row[:, None] == col[None, :]), 0.0, distance)
-    for scale in range(scales):
-        ratio = tl.load(ratios + scale * tl.num_programs(1) + group)
-        similar = tl.where(mask, tl.exp(-ratio * distance), 0.0)
-        line = sums + (scale * tl.num_programs(1) + group) * rows
-        tl.atomic_add(line + row, tl.sum(similar, axis=1), mask=row < rows)
-        if i != j:
-            tl.atomic_add(line + col, tl.sum(similar, axis=0), mask=col < rows)
