@@ -7,9 +7,10 @@ MINIMAL := .venv-torch-only
 TABLE ?=
 TUNE ?= --jobs 2
 ABLATE ?= --jobs 2
+FIGURES ?=
 BENCH ?=
 
-.PHONY: help setup check fix test test-minimal table tune ablations bench clean
+.PHONY: help setup check fix test test-minimal table tune ablations figures report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -48,6 +49,12 @@ tune: $(READY)  ## give every method of Table 1 the same search for its settings
 
 ablations: $(READY)  ## change one thing at a time in the rows with an entropy; ABLATE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
+
+figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its options
+	$(BIN)/python -m benchmarks.figures $(FIGURES)
+
+report: $(READY)  ## write docs/report.md from the newest rows in benchmarks/results
+	$(BIN)/python -m benchmarks.report
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
 	$(BIN)/python -m benchmarks.speed $(BENCH)

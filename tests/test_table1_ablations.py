@@ -37,12 +37,23 @@ def test_a_difference_counts_beyond_two_standard_errors():
     # each side has a standard error of .01, the difference one of .01 sqrt(2)
     sides = [0.49, 0.51], [0.52, 0.54]
     assert difference(*sides).error == pytest.approx(0.01 * math.sqrt(2))
-    assert difference(sides[1], sides[0]).verdict == "beats it"
-    assert "worse" in difference(*sides).verdict
-    assert difference([0.49, 0.51], [0.515, 0.535]).verdict == "is within the error"
+    assert difference(*sides).counts and difference(sides[1], sides[0]).counts
+    assert not difference([0.49, 0.51], [0.515, 0.535]).counts
+    assert difference([0.5, 0.5], [0.4, 0.4]).counts
+    assert not difference([0.5, 0.5], [0.5, 0.5]).counts
+    assert not difference([0.5], [0.6, 0.7]).counts
+
+
+def test_a_row_beats_another_where_welchs_test_says_so():
+    low, high = [0.49, 0.50, 0.51], [0.53, 0.54, 0.55]
+    assert difference(high, low).verdict == "beats it"
+    assert "worse" in difference(low, high).verdict
+    # more than two standard errors, but with two seeds a side that is no proof
+    few = difference([0.52, 0.54], [0.49, 0.51])
+    assert few.counts and few.verdict == "is within the error"
     assert "cannot tell" in difference([0.5], [0.6, 0.7]).verdict
     assert difference([0.5, 0.5], [0.4, 0.4]).verdict == "beats it"
-    assert not difference([0.5, 0.5], [0.5, 0.5]).counts
+    assert difference([0.5, 0.5], [0.5, 0.5]).verdict == "is within the error"
 
 
 def test_every_variant_can_be_built_and_differs_from_its_baseline():

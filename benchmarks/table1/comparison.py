@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from statistics import fmean, variance
 from typing import NamedTuple
 
-#: a difference counts where it exceeds so many of its standard errors
+#: a difference is worth a word where it exceeds so many of its standard errors
 STANDARD_ERRORS = 2.0
+#: one row beats another where Welch's p-value is below; with three seeds that takes about three standard errors
+LEVEL = 0.05
 
 
 class Difference(NamedTuple):
     """`mean(a) - mean(b)`, its standard error `sqrt(s_a^2 / n_a + s_b^2 / n_b)` and Welch's p-value.
 
     Seeds are not paired: they share the first weights, but with few of them a pair costs more degrees of freedom than the
-    little that it explains. Error and p-value are None where a side has a single seed; where no seed differs from another,
-    the error is 0 and there is no p-value.
+    little that it explains. Error and p-value are None where a side has a single seed.
     """
 
     mean: float
@@ -31,9 +32,9 @@ class Difference(NamedTuple):
     @property
     def verdict(self) -> str:
         """In words: a beats b, or does not."""
-        if self.error is None:
+        if self.p_value is None:
             return "has one seed, which cannot tell"
-        if not self.counts:
+        if self.p_value >= LEVEL:
             return "is within the error"
         return "beats it" if self.mean > 0 else "does not beat it, but is worse"
 
@@ -51,7 +52,8 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     squares = [variance(side) / len(side) for side in (a, b)]
     error = math.sqrt(sum(squares))
     if error == 0:
-        return Difference(mean, 0.0, None)
+        # seeds that do not differ at all: any difference is sure
+        return Difference(mean, 0.0, float(mean == 0))
     from scipy.stats import t
 
     freedom = sum(squares) ** 2 / sum(square**2 / (len(side) - 1) for square, side in zip(squares, (a, b), strict=True))
