@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from twins import leaf
 
-from it_losses import Pairwise, VICReg, VICRegEntropy, kernels
+from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, kernels
 from it_losses.__main__ import report
+from it_losses.entropy import saturation
 from it_losses.kernels import operators
 from it_losses.kernels.choice import VARIABLE
 
 WEIGHTS = (25.0, 25.0, 1.0)
 #: opcheck itself looks at .grad of tensors that are no leaves
 OPCHECK = pytest.mark.filterwarnings("ignore:The .grad attribute")
+EVERY_DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+#: every objective, with the constants of a user who names none
+OBJECTIVES = {
+    "vicreg": VICReg(),
+    **{name: VICRegEntropy(name) for name in ESTIMATORS},
+    "regularizer": EntropyRegularizer(LogDet(10.0)),
+}
+#: operators at which a host waits for its device
+WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 
 
 def objective(z_a, z_b):
@@ -30,21 +46,25 @@ def views(batch, dim, *, dtype=torch.float32):
 
 
 @OPCHECK
+@EVERY_DTYPE
 @pytest.mark.parametrize(("batch", "dim"), [(4, 6), (40, 60), (140, 200), (200, 140)])
-def test_vicreg_is_a_well_formed_op(batch, dim):
-    torch.library.opcheck(operators.vicreg_op, ([z[None] for z in views(batch, dim)], list(WEIGHTS), 1.0, 1e-4))
+def test_vicreg_is_a_well_formed_op(batch, dim, dtype):
+    stacks = [z[None] for z in views(batch, dim, dtype=dtype)]
+    torch.library.opcheck(operators.vicreg_op, (stacks, list(WEIGHTS), 1.0, 1e-4))
 
 
 @OPCHECK
+@EVERY_DTYPE
 @pytest.mark.parametrize(("batch", "dim"), [(10, 15), (15, 10)])
-def test_log_det_is_a_well_formed_op(batch, dim):
-    torch.library.opcheck(operators.log_det_op, (torch.randn(2, batch, dim, requires_grad=True), 0.1))
+def test_log_det_is_a_well_formed_op(batch, dim, dtype):
+    torch.library.opcheck(operators.log_det_op, (torch.randn(2, batch, dim, dtype=dtype, requires_grad=True), 0.1))
 
 
 @OPCHECK
+@EVERY_DTYPE
 @pytest.mark.parametrize("memory_bytes", [0, 1 << 20])
-def test_pairwise_is_a_well_formed_op(memory_bytes):
-    z, scales = torch.randn(2, 10, 15, requires_grad=True), torch.full((2, 2), 30.0)
+def test_pairwise_is_a_well_formed_op(memory_bytes, dtype):
+    z, scales = torch.randn(2, 10, 15, dtype=dtype, requires_grad=True), torch.full((2, 2), 30.0)
     torch.library.opcheck(operators.pairwise_op, (z, scales, memory_bytes))
 
 
@@ -62,6 +82,60 @@ def test_the_criteria_compile_into_one_graph(criterion):
     compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
     results = [(f(*pair), torch.autograd.grad(f(*pair), pair)) for f in (criterion, compiled)]
     torch.testing.assert_close(*results)
+
+
+def evaluated(function, *views, upstream=-1.7):
+    value = function(*views)
+    return value, torch.autograd.grad(value, views, torch.tensor(upstream, dtype=value.dtype))
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="inductor needs a C++ compiler for a CPU")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_inductor_gives_the_numbers_of_eager_mode(name):
+    torch.compiler.reset()
+    criterion = OBJECTIVES[name]
+    pair = views(24, 40)
+    compiled = torch.compile(criterion, fullgraph=True, backend="inductor")
+    torch.testing.assert_close(evaluated(compiled, *pair), evaluated(criterion, *pair))
+
+
+class NoWaits(TorchDispatchMode):
+    """Raises where a host would wait for its device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name not in WAITS, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (40, 60), (140, 200), (200, 140), (20, 3, 40)], ids=str)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_waits_for_the_device(name, shape):
+    criterion = OBJECTIVES[name]
+    views = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+    for few in (views[:2], views):
+        with NoWaits():
+            (-1.7 * criterion(*few)).backward()
+
+
+def test_the_mode_sees_who_waits():
+    for wait in (lambda z: z.sum().item(), lambda z: z[z > 0], bool):
+        with pytest.raises(AssertionError), NoWaits():
+            wait(torch.ones(()))
+
+
+def test_a_given_bandwidth_is_looked_at_on_a_gpu_at_calls_that_double_and_never_while_captured(monkeypatch):
+    # on a CPU, where nobody waits, every call is looked at
+    capturing, looked = False, []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(saturation, "_smallest", lambda estimates: looked.append(None) or 0.0)
+    warning, estimate = saturation.SaturationWarning(), SimpleNamespace(is_cuda=True)
+    calls = []
+    for call in range(1, 40):
+        capturing = call == 16
+        before = len(looked)
+        warning.look_at([estimate], limit=math.log(8))
+        calls += [call] * (len(looked) - before)
+    assert calls == [1, 2, 4, 8, 32]
 
 
 def test_autocast_changes_nothing_neither_forward_nor_backward():

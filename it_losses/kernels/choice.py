@@ -11,6 +11,7 @@ from torch import Tensor
 
 from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import under_torch_func
+from it_losses.kernels.optional_triton import is_installed
 
 #: what overrides the rule
 VARIABLE = "IT_LOSSES_BACKEND"
@@ -92,12 +93,18 @@ def _vicreg_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device,
 def _log_det_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device, views: int) -> str:
     batch, dim = shape[-2:]
     side = "N x N Gram" if closed_log_det.uses_gram(batch, dim) else "D x D covariance"
-    return f"Cholesky factor of the {side} matrix of {min(batch, dim)}, the smaller side"
+    return f"Cholesky factor of the {side} matrix of {min(batch, dim)}, the smaller side{_with_triton(dtype, device)}"
 
 
 def _pairwise_form(shape: Sequence[int], dtype: torch.dtype, device: torch.device, views: int) -> str:
+    if triton := _with_triton(dtype, device):
+        return f"{shape[-2]} x {shape[-2]} pairs in one pass over their products{triton}"
     height = closed_pairwise.strip_height(shape, device)
     return f"lower triangle of {shape[-2]} x {shape[-2]} pairs in strips of at most {height} rows"
+
+
+def _with_triton(dtype: torch.dtype, device: torch.device) -> str:
+    return ", with Triton" if device.type == "cuda" and dtype != torch.float64 and is_installed() else ""
 
 
 _FORMS = {"vicreg": _vicreg_form, "log_det": _log_det_form, "pairwise": _pairwise_form}
