@@ -54,14 +54,15 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     null = _add_identity_(matrix)
     if uses_gram(batch, dim):
         raised = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
-        # the vector of ones is raised from the bottom of the spectrum to its middle; what that adds to the value is known
+        # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
         matrix.add_((raised / batch)[:, None, None])
     factor, failed = torch.linalg.cholesky_ex(matrix)
     # a failed factorization leaves finite numbers behind: make value and gradient say so
     factor.masked_fill_((failed != 0)[:, None, None], torch.nan)
     value = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
     if uses_gram(batch, dim):
-        value.sub_(torch.log1p(raised / null), alpha=0.5)
+        # and what became of it is taken out again, the lift by the rounding included
+        value.sub_(torch.log(raised + null), alpha=0.5)
     return value, Saved(mean, factor)
 
 

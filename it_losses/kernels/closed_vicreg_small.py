@@ -30,13 +30,16 @@ def in_the_authors_order(views: Sequence[Tensor], weights: Weights, margin: floa
     means, energies, gradients = [], [], []
     for z, pulled in ((z_a, pull), (z_b, -pull)):
         zc = z - z.mean(dim=0)
-        std = zc.var(dim=0).add_(epsilon).sqrt_()
+        variance, rounding = torch.var_mean(zc, dim=0)
+        std = variance.add_(epsilon).sqrt_()
         hinge = torch.relu(margin - std)
         covariance = torch.mm(zc.T, zc).div_(batch - 1)
         # rows of dim + 1 elements, from the second element on: dim off the diagonal, then one on it
         off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
         means.append(hinge.mean())
         energies.append(off_diagonal.square().sum().div_(dim))
+        # what rounding left of the mean would push both ways of a narrow column alike
+        zc.sub_(rounding)
         pulled.addcmul_(zc, hinge.sign_().div_(std), value=-weights[1] / (2 * dim * (batch - 1)))
         pulled.addmm_(zc, covariance.fill_diagonal_(0), alpha=4 * weights[2] / ((batch - 1) * dim))
         gradients.append(pulled)
@@ -59,7 +62,7 @@ def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsil
     diagonal.zero_()
     hinge = torch.relu(margin - std)
     variance = hinge.mean()
-    energy = covariance.square().sum().mul_(2 / (shares * dim))
+    energy = _squared_norm(covariance).mul_(2 / (shares * dim))
     loss = torch.add(weights[0] * invariance, variance, alpha=weights[1]).add_(energy, alpha=weights[2])
     pull.addcmul_(zc, hinge.sign().div_(std)[:, None], value=-weights[1] / (shares * dim * (batch - 1)))
     pull.baddbmm_(zc, covariance, alpha=8 * weights[2] / (shares * (batch - 1) * dim))
@@ -72,6 +75,12 @@ def _pull(views: Sequence[Tensor], z: Tensor, weight: float) -> tuple[Tensor, Te
         return torch.zeros_like(z), z.new_zeros(())
     z_a, z_b = z.chunk(2)
     difference = z_a - z_b
-    invariance = difference.square().mean()
-    difference.mul_(2 * weight / difference.numel())
-    return torch.cat((difference, -difference)), invariance
+    invariance = _squared_norm(difference).div_(difference.numel())
+    pull = torch.cat((difference, difference.neg())).mul_(2 * weight / difference.numel())
+    return pull, invariance
+
+
+def _squared_norm(x: Tensor) -> Tensor:
+    """Sum of the squares, in one operator: [...] -> []."""
+    line = x.reshape(-1)
+    return torch.dot(line, line)

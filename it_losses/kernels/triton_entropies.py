@@ -97,7 +97,7 @@ def doubly_centred(matrix, means, constants, out, side, CENTRED: tl.constexpr, T
 
 @triton.jit
 def log_diagonal(factor, constants, values, side, CENTRED: tl.constexpr, TILE: tl.constexpr):
-    """sum_i log L_ii of a Cholesky factor, less half the log of what the shift did to the determinant."""
+    """sum_i log L_ii of a Cholesky factor, less the part of the vector of ones, which is no part of det(I + scale H G H)."""
     group = tl.program_id(0).to(tl.int64)
     total = 0.0
     for start in range(0, side, TILE):
@@ -107,7 +107,7 @@ def log_diagonal(factor, constants, values, side, CENTRED: tl.constexpr, TILE: t
         total += tl.sum(tl.log(value), axis=0)
     if CENTRED:
         raised = tl.load(constants + group * 4 + 2) * side
-        total -= 0.5 * tl.log(1 + raised / tl.load(constants + group * 4 + 3))
+        total -= 0.5 * tl.log(raised + tl.load(constants + group * 4 + 3))
     tl.store(values + group, total)
 
 
