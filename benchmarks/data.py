@@ -110,6 +110,13 @@ def tiny_imagenet(root: Path | None, side: int) -> Images:
     return _from_files(tiny_imagenet_files(_root(root, "tiny_imagenet")), side)
 
 
+def imagenette(root: Path | None, side: int) -> Images:
+    """13,394 photographs of 10 kinds: the unpacked folder `imagenette2`, `-320` or `-160`; its `val` is held out."""
+    from benchmarks.folders import imagenette_files
+
+    return _from_files(imagenette_files(_root(root, "imagenette")), side)
+
+
 def image_folder(root: Path | None, side: int) -> Images:
     """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), cut to a square and resized."""
     from benchmarks.folders import class_folder_files
@@ -124,6 +131,7 @@ DATASETS: dict[str, Callable[[Path | None, int], Images]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
+    "imagenette": imagenette,
     "image_folder": image_folder,
 }
 

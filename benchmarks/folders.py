@@ -25,6 +25,16 @@ def class_folder_files(root: Path) -> tuple[Files, Files]:
     return _files(train, classes), _files(held_out, [name for name in classes if (held_out / name).is_dir()], classes)
 
 
+def imagenette_files(root: Path) -> tuple[Files, Files]:
+    """The folder as it is unpacked, or the folder that holds it; of several sizes the smallest."""
+    unpacked = sorted(path for path in root.glob("imagenette2*") if path.is_dir())
+    if not unpacked and not (root / "train").is_dir():
+        raise FileNotFoundError(
+            f"{root}/imagenette2-160 is missing. Unpack imagenette2-160.tgz (https://github.com/fastai/imagenette) there."
+        )
+    return class_folder_files(min(unpacked, key=_size_in_name) if unpacked else root)
+
+
 def tiny_imagenet_files(root: Path) -> tuple[Files, Files]:
     """The folder as it is unpacked: `train/<class>/images/*`, `val/images/*` with `val/val_annotations.txt`."""
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
@@ -63,6 +73,11 @@ def _square(path: Path, side: int) -> np.ndarray:
             return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
     except UnidentifiedImageError as problem:
         raise ValueError(f"{path} is not an image that can be read. Remove it.") from problem
+
+
+def _size_in_name(folder: Path) -> float:
+    size = folder.name.rpartition("-")[2]
+    return int(size) if size.isdigit() else float("inf")
 
 
 def _existing(folder: Path) -> Path:

@@ -63,6 +63,8 @@ def _tables(results: Path, beside: Path) -> list[str]:
         settings, rows = _settings(folder), _rows(folder)
         seeds = max(row["seed"] for row in rows) + 1
         options = [f"--{name.replace('_', '-')} {settings[name]}" for name in TABLE_OPTIONS] + [f"--seeds {seeds}"]
+        options += ["--compile"] * settings.get("compile", False)
+        options += ["--no-channels-last"] * (not settings.get("channels_last", True))
         grids = [grid for grid in newest(results, "tuning.csv") if _dataset(grid) == settings["dataset"]]
         answers = compared(rows) or ["- No row with an entropy has its base beside it yet."]
         text += [

@@ -108,6 +108,23 @@ def test_tiny_imagenet_reads_its_annotations(tmp_path):
     assert images.train.shape == (2, 3, 16, 16)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_imagenette_is_found_by_its_folder_or_the_one_around_it(tmp_path, inside):
+    for size, value in (("320", 9), ("160", 60)):
+        root = tmp_path / f"imagenette2-{size}"
+        write_picture(root / "train" / "n01440764" / "a.JPEG", value)
+        write_picture(root / "train" / "n03888257" / "b.JPEG", value)
+        write_picture(root / "val" / "n03888257" / "c.JPEG", value)
+    images = data.load("imagenette", tmp_path / "imagenette2-160" if inside else tmp_path, 16)
+    assert images.train_labels.tolist() == [0, 1] and images.test_labels.tolist() == [1]
+    assert images.test.float().mean() == pytest.approx(60, abs=2)
+
+
+def test_a_missing_imagenette_is_named_with_its_source(tmp_path):
+    with pytest.raises(data.DataError, match=r"imagenette2-160\.tgz"):
+        data.load("imagenette", tmp_path, 16)
+
+
 def test_image_folder_numbers_the_classes_of_both_halves_alike(tmp_path):
     for name, value in (("cat", 10), ("dog", 90)):
         write_picture(tmp_path / "train" / name / "0.png", value)

@@ -12,11 +12,13 @@ from rich.markdown import Markdown
 from benchmarks import backbones
 from benchmarks.data import DataError, Images
 from benchmarks.table1.cli import OptionError, Options, describe, parse
+from benchmarks.table1.estimate import estimate
+from benchmarks.table1.plan import Run, check, label, loaded, planned
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.report import publish
 from benchmarks.table1.rows import OutputError, Records
-from benchmarks.table1.runs import Interrupted, Run, check, label, loaded, pixel_accuracy, planned, trained, untrained
+from benchmarks.table1.runs import Interrupted, pixel_accuracy, trained, untrained
 
 #: how rank 0 tells the other processes, which Lightning starts with this same command, what is left to do
 PENDING = "IT_LOSSES_TABLE1_PENDING"
@@ -51,11 +53,14 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
     first = _is_first_process()
     pending = _pending(options, records)
     (options.output / "unfinished").mkdir(exist_ok=True)
-    with Bars(console, runs=sum(run.method != UNTRAINED for run in pending), epochs=options.epochs, shown=first) as bars:
+    to_train = [run for run in pending if run.method != UNTRAINED]
+    with Bars(console, runs=len(to_train), epochs=options.epochs, shown=first) as bars:
         done = len(planned(options)) - len(pending)
         bars.say(f"{describe(options)}: {len(pending)} runs to make in {options.output}")
         if done:
             bars.say(f"going on: {done} of {len(planned(options))} runs are on disk already")
+        if to_train and first:
+            bars.say(estimate(to_train, options, images))
         for run in pending:
             if run.method == UNTRAINED and not first:
                 continue

@@ -14,13 +14,9 @@ import torch
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
+from benchmarks.table1.presets import BATCHES, EPOCHS, PRESETS, SIDES, WIDTHS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint
 
-#: side in pixels and width of the ResNet, where the user names none
-SIDES = {"digits": 32, "fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "tiny_imagenet": 64, "image_folder": 64}
-EPOCHS = {"digits": 8, "fashion_mnist": 20, "image_folder": 100}
-WIDTHS = {"digits": 0.25}
-BATCHES = {"digits": 64}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -43,6 +39,8 @@ class Options:
     batch_size: int
     seeds: int
     precision: str
+    channels_last: bool
+    compile: bool
     accelerator: str
     devices: int
     strategy: str
@@ -57,7 +55,8 @@ class Options:
             name: getattr(self, name)
             for name in ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision")
         }
-        table |= {"devices": self.devices, "limit_images": self.limit_images}
+        for name in ("devices", "limit_images", "channels_last", "compile"):
+            table[name] = getattr(self, name)
         table["probe"] = {
             "weight_decay": PROBE_WEIGHT_DECAY,
             "knn_neighbours": KNN_NEIGHBOURS,
@@ -72,7 +71,14 @@ def parse(arguments: list[str] | None = None) -> Options:
     Raises:
         OptionError: with what was needed, what came, what to do.
     """
-    return completed(parser().parse_args(arguments))
+    return completed(read(parser(), arguments))
+
+
+def read(command: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """What was given; a preset stands where the command line names nothing, whatever the order."""
+    preset = command.parse_known_args(arguments)[0].preset
+    command.set_defaults(**PRESETS.get(preset, {}))
+    return command.parse_args(arguments)
 
 
 def completed(given: argparse.Namespace) -> Options:
@@ -90,12 +96,14 @@ def completed(given: argparse.Namespace) -> Options:
         batch_size=BATCHES.get(name, 256) if given.batch_size is None else given.batch_size,
         seeds=given.seeds,
         precision=given.precision,
+        channels_last=given.channels_last,
+        compile=given.compile,
         accelerator=_accelerator(given.accelerator),
         devices=given.devices,
         strategy=given.strategy,
         workers=given.workers,
         limit_images=given.limit_images,
-        output=given.output or Path("runs") / f"table1-{name}",
+        output=given.output or Path("runs") / f"table1-{given.preset or name}",
     )
     _check(options)
     return options
@@ -111,21 +119,21 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
         epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
     )
     add = parser.add_argument
+    add("--preset", choices=list(PRESETS), metavar="NAME", help=f"options for: {', '.join(PRESETS)}")
     add("--dataset", choices=list(DATASETS), default="digits", help="default: digits, which needs no download")
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
     add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
     add("--stem", choices=STEMS, help="small: full resolution (default: up to 64 pixels, not on digits)")
-    add("--image-size", type=int, help="side in pixels (default: 28 to 64, by data set)")
+    add("--image-size", type=int, help="side in pixels (default: 28 to 128, by data set)")
     add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
-    add(
-        "--epochs",
-        type=int,
-        help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200",
-    )
+    add("--epochs", type=int, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--seeds", type=int, default=3, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
+    on_or_off = argparse.BooleanOptionalAction
+    add("--channels-last", action=on_or_off, default=True, help="memory format of the backbone (default: channels last)")
+    add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")

@@ -66,6 +66,10 @@ class Pretraining(L.LightningModule):
             method.begin(backbone)
         self.epoch_losses: list[Tensor] = []
 
+    def networks(self) -> list[nn.Module]:
+        """The backbone and, where the method has one, its slow copy."""
+        return [self.backbone, *([self.method.target[0]] if isinstance(self.method, Momentum) else [])]
+
     def training_step(self, images: Tensor, batch_index: int) -> Tensor:
         """uint8 [batch, channels, side, side] -> []."""
         schedule = Schedule(self.global_step, int(self.trainer.estimated_stepping_batches))
@@ -152,4 +156,6 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
 def features(module: Pretraining, images: Tensor) -> Tensor:
     """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
     batches = images.split(512)
-    return torch.cat([module.backbone(module.views.standardised(part.to(module.device))).float() for part in batches])
+    # not the compiled call, which odd numbers of images would compile anew
+    network = module.backbone.forward
+    return torch.cat([network(module.views.standardised(part.to(module.device))).float() for part in batches])

@@ -1,115 +1,33 @@
-"""The list of runs, and one run from its seed to its row."""
+"""One run, from its seed to its row."""
 
 from __future__ import annotations
 
-import logging
-import math
 import platform
 import subprocess
 import time
 import warnings
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
 
-import lightning as L
 import torch
-from torch import nn
 
 import it_losses
 from benchmarks import backbones
-from benchmarks.augment import Views, channel_moments, recipe_for
-from benchmarks.data import Images, load
-from benchmarks.methods import METHODS
-from benchmarks.objectives import JointEmbedding
+from benchmarks.data import Images
 from benchmarks.probes import Features, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Steps
-from benchmarks.table1.cli import OptionError, Options
-from benchmarks.table1.pretrain import Evaluation, Pretraining, loader, measure
+from benchmarks.table1.cli import Options
+from benchmarks.table1.plan import Run, label, module_for, probes_every, steps_of, trainer
+from benchmarks.table1.pretrain import Evaluation, loader, measure
 from benchmarks.table1.progress import Bars
-from benchmarks.table1.recipes import UNTRAINED, title
 from benchmarks.table1.rows import Row
 
-#: the probes are fitted at most so often along a run, the last epoch included
-PROBES_PER_RUN = 5
 #: numbers in the training images beyond which they are not probed themselves
 LARGEST_PIXEL_PROBE = 100_000_000
 
 
-class Run(NamedTuple):
-    """One method with one seed."""
-
-    method: str
-    seed: int
-
-
 class Interrupted(Exception):
     """The user stopped the run."""
-
-
-def label(run: Run, options: Options) -> str:
-    """The run, for people."""
-    return f"{title(run.method, options.recipes)}, seed {run.seed}"
-
-
-def planned(options: Options) -> list[Run]:
-    """Seed by seed, so that a whole table of one seed is there early."""
-    return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
-
-
-def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's loop, without what this program does itself: bars, logs, checkpoints."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return L.Trainer(
-        max_epochs=options.epochs,
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy=options.strategy,
-        precision=options.precision,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-
-
-def loaded(options: Options) -> Images:
-    """The images that the options name."""
-    images = load(options.dataset, options.data_root, options.image_size)
-    return images if options.limit_images is None else images.subset(options.limit_images)
-
-
-def check(options: Options, images: Images) -> None:
-    """See that there are images for a batch, and that backbone and trainer take such options.
-
-    Raises:
-        OptionError, BackboneError: they do not.
-    """
-    if len(images.train) < options.batch_size:
-        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
-    backbones.create(
-        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
-    )
-    try:
-        trainer(options, [])
-    except Exception as problem:
-        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
-
-
-def module_for(run: Run, options: Options, images: Images) -> Pretraining:
-    """Network and method; one seed gives every method the same backbone to start from."""
-    L.seed_everything(run.seed, verbose=False)
-    backbone = backbones.create(
-        options.backbone, channels=images.channels, side=options.image_size, stem=options.stem, width=options.width
-    )
-    views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
-    if run.method == UNTRAINED:
-        return Pretraining(backbone, JointEmbedding(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
-    recipe = options.recipes[run.method]
-    method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
-    return Pretraining(backbone, method, views, recipe.learning_rate.value)
 
 
 class Stopwatch:
@@ -141,14 +59,13 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     watch = Stopwatch()
     module = module_for(run, options, images)
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
-    steps = options.epochs * (len(images.train) // options.devices // (options.batch_size // options.devices))
-    evaluation = Evaluation(images, math.ceil(options.epochs / PROBES_PER_RUN))
+    evaluation = Evaluation(images, probes_every(options))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
     loop = trainer(options, [Steps(bars), evaluation, checkpoint])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
         bars.say(f"{label(run, options)}: goes on from {resumed}")
-    bars.run(label(run, options), steps)
+    bars.run(label(run, options), steps_of(options, images))
     with warnings.catch_warnings():
         # images are in memory: workers would only copy them; steps are counted by this program's own bars
         warnings.filterwarnings("ignore", ".*does not have many workers.*")

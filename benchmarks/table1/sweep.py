@@ -20,10 +20,11 @@ from benchmarks import backbones
 from benchmarks.data import DataError, Images
 from benchmarks.table1 import cli
 from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.plan import Run, check, label, loaded, planned
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import UNTRAINED, Recipe
 from benchmarks.table1.rows import OutputError, Records, Row
-from benchmarks.table1.runs import Interrupted, Run, check, label, loaded, planned, trained
+from benchmarks.table1.runs import Interrupted, trained
 
 #: share of the training half that the variants are scored on
 VALIDATION_SHARE = 0.2
@@ -55,8 +56,8 @@ def sweep(
         Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
     """
     console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
-    given = _parser(name, description, seeds).parse_args(arguments)
-    given.output = given.output or Path("runs") / f"{name}-{given.dataset}"
+    given = cli.read(_parser(name, description, seeds), arguments)
+    given.output = given.output or Path("runs") / f"{name}-{given.preset or given.dataset}"
     try:
         options = cli.completed(given)
         recipes = variants([method for method in options.methods if method != UNTRAINED])

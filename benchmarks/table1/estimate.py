@@ -1,0 +1,75 @@
+"""How long a table will take: a few steps and one probe of its largest method, timed on a copy, times the runs to make."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+
+from benchmarks.data import Images
+from benchmarks.objectives import Schedule
+from benchmarks.table1.cli import Options
+from benchmarks.table1.plan import Run, module_for, probes_every, steps_of
+from benchmarks.table1.pretrain import Pretraining, measure
+from benchmarks.table1.recipes import title
+
+#: steps before the clock starts (the first compiles and allocates) and under it
+WARM_UP, TIMED = 2, 3
+#: images of each half that the probe is timed on; its time is taken to grow as the images do
+PROBED_IMAGES = 4096
+
+
+def estimate(runs: list[Run], options: Options, images: Images) -> str:
+    """A sentence for people; what is trained for it is thrown away, and each run seeds itself, so that no number changes."""
+    largest = max(
+        dict.fromkeys(run.method for run in runs), key=lambda method: _size(module_for(Run(method, 0), options, images))
+    )
+    module = module_for(Run(largest, 0), options, images).to("cuda" if options.accelerator == "gpu" else "cpu")
+    step_s = _step_seconds(module, images.train[: options.batch_size // options.devices], options.precision)
+    part = images.subset(PROBED_IMAGES)
+    share = len(images.train) / len(part.train)
+    probe_s = share * _seconds(lambda: measure(module, part, probes=True), module.device)
+    look_s = _seconds(lambda: measure(module, part, probes=False), module.device)
+    probes = -(-options.epochs // probes_every(options))
+    run_s = steps_of(options, images) * step_s + probes * probe_s + (options.epochs - probes) * look_s
+    whole = timedelta(seconds=round(len(runs) * run_s))
+    name, steps = title(largest, options.recipes), steps_of(options, images)
+    return (
+        f"about {whole} to go, an estimate: {name}, the largest method, now takes {1e3 * step_s:.3g} ms a step and "
+        f"{probe_s:.2g} s a probe; {len(runs)} runs of {steps} steps to make"
+    )
+
+
+def _size(module: Pretraining) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
+    """Of one training step, views and optimiser included."""
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6, fused=True)
+    half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    module.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(module.device.type, half, enabled=half is not None):
+            loss = module.method.loss(module.backbone, *module.views(images.to(module.device)), Schedule(0, 1))
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(WARM_UP):
+        step()
+    return sum(_seconds(step, module.device) for _ in range(TIMED)) / TIMED
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """On the wall, the device's queue emptied before and after."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - start
