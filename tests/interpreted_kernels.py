@@ -60,6 +60,15 @@ def test_vicreg_and_its_gradient_are_the_definitions(batch, dim, dtype, uses_gra
     assert_vicreg(*views(batch, dim, dtype), uses_gram=uses_gram, tolerance=GRADIENT[dtype])
 
 
+@pytest.mark.parametrize("uses_gram", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_gradient_in_parts_is_the_gradient(dtype, uses_gram, monkeypatch):
+    monkeypatch.setattr(cuda_vicreg, "PART_BYTES", 4096)
+    z_a, z_b = views(70, 130, dtype) if uses_gram else views(130, 70, dtype)
+    assert len(cuda_vicreg._parts(z_a, by_columns=uses_gram)) == 3
+    assert_vicreg(z_a, z_b, uses_gram=uses_gram, tolerance=GRADIENT[dtype])
+
+
 def test_few_rows_and_many_columns_split_the_columns(monkeypatch):
     monkeypatch.setattr(cuda_products, "SPLIT_COLS", 512)
     assert_vicreg(*views(67, 1100, torch.float32), uses_gram=True, tolerance=1e-6)

@@ -11,8 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.kernels.blocks import EVERYTHING
 from it_losses.kernels.cuda_products import gram, product
 from it_losses.kernels.optional_triton import launches
+
+#: what the backward pass may take beside the gradient: enough to fill a GPU, and a part of the samples of a large batch
+PART_BYTES = 32 * 2**20
 
 
 class Saved(NamedTuple):
@@ -58,18 +62,35 @@ def forward(
 
 def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """Gradient of both views: [2, batch, dim], in their dtype."""
-    launch, (batch, dim) = launches(), z_a.shape
+    batch, dim = z_a.shape
     uses_gram = saved.column.numel() > 0
     force = grad * (4 * weights[2] / ((batch - 1) * dim))
-    pull, slope = grad * (2 * weights[0] / z_a.numel()), saved.slope * grad
-    outer = (saved.column, saved.row * force) if uses_gram else None
+    pull, slope, row = grad * (2 * weights[0] / z_a.numel()), saved.slope * grad, saved.row * force
     weight = force * (dim / (batch - 1)) if uses_gram else force
-    if z_a.dtype == torch.float16:
-        # weight * matrix would underflow: the product is taken as it is, and weighted in float32
-        zc, _ = launch.centred(z_a, z_b, saved.mean)
-        change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)
-        gradient: Tensor = launch.add_product(z_a, z_b, saved.mean, pull, slope, outer, change, weight)
-        return gradient
-    gradient, zc = launch.gradient(z_a, z_b, saved.mean, pull, slope, outer)
-    matrix = (saved.matrix * weight).to(z_a.dtype)
-    return gradient.baddbmm_(matrix, zc) if uses_gram else gradient.baddbmm_(zc, matrix)
+    # weighted before it is rounded; but in float16 that would underflow
+    weighted = None if z_a.dtype == torch.float16 else (saved.matrix * weight).to(z_a.dtype)
+    gradient = z_a.new_empty(2, batch, dim)
+    for rows, cols in _parts(z_a, by_columns=uses_gram):
+        views = z_a[rows, cols], z_b[rows, cols]
+        mean, out = saved.mean[..., cols].contiguous(), gradient[:, rows, cols]
+        lines = mean, pull, slope[..., cols].contiguous(), (saved.column, row[..., cols].contiguous()) if uses_gram else None
+        if weighted is None:
+            zc, _ = launches().centred(*views, mean)
+            change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)
+            launches().add_product(*views, *lines, change, weight, out=out)
+        else:
+            zc = launches().gradient(*views, *lines, out=out)
+            out.baddbmm_(weighted, zc) if uses_gram else out.baddbmm_(zc, weighted)
+    return gradient
+
+
+def _parts(z: Tensor, *, by_columns: bool) -> list[tuple[slice, slice]]:
+    """Rows and columns of parts of two views whose centred copies, or products in float32, take no more than PART_BYTES."""
+    batch, dim = z.shape
+    length, bytes_each = (dim, batch) if by_columns else (batch, dim)
+    bytes_each *= 2 * (4 if z.dtype == torch.float16 else z.element_size())
+    count = min(max(-(-length * bytes_each // PART_BYTES), 1), length)
+    # whole tiles of columns, which also keeps the alignment that tensor cores need
+    step = -(-length // (64 * count)) * 64
+    parts = [slice(start, min(start + step, length)) for start in range(0, length, step)]
+    return [(EVERYTHING, part) if by_columns else (part, EVERYTHING) for part in parts]

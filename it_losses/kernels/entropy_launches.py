@@ -10,7 +10,7 @@ from it_losses.kernels import triton_entropies as kernels
 from it_losses.kernels.triton_launches import (
     OPTIONS,
     PRODUCT_TILE,
-    SQUARE_OPTIONS,
+    EIGHT_WARPS,
     SQUARE_TILE,
     product_options,
     takes_tf32,
@@ -62,7 +62,7 @@ def doubly_centred(matrix: Tensor, means: Tensor | None, constants: Tensor, *, o
         side,
         CENTRED=means is not None,
         TILE=SQUARE_TILE,
-        **SQUARE_OPTIONS,
+        **EIGHT_WARPS,
     )
     return out
 

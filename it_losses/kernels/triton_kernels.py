@@ -123,7 +123,8 @@ def square_pass(matrix, out, energies, side, factor, ZERO_DIAGONAL: tl.constexpr
 
 @triton.jit
 def gradient_pass(
-    a, b, a_stride, b_stride, mean, pull, slope, column, line, product, weight, out, centred, rows, cols,
+    a, b, a_stride, b_stride, mean, pull, slope, column, line, product, weight,
+    out, out_view_stride, out_stride, centred, rows, cols,
     HAS_COLUMN: tl.constexpr, HAS_PRODUCT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """+-pull (a - b) + zc slope [+ column line] [+ weight product], and zc for the product that follows, of both views."""
@@ -148,7 +149,8 @@ def gradient_pass(
             result += tl.load(weight) * tl.load(product + here, mask=mask, other=0.0)
         else:
             tl.store(centred + here, zc.to(centred.dtype.element_ty), mask=mask)
-        tl.store(out + here, result.to(out.dtype.element_ty), mask=mask)
+        there = out + view * out_view_stride.to(tl.int64) + offsets * out_stride + col[None, :]
+        tl.store(there, result.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

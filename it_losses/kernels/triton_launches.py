@@ -15,8 +15,8 @@ CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
 SQUARE_TILE, PRODUCT_TILE, DEPTH = 64, 64, 64
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
-#: passes over a matrix at odd sizes would spill with 4 warps
-SQUARE_OPTIONS = OPTIONS | {"num_warps": 8}
+#: passes that hold much at once would spill with 4 warps
+EIGHT_WARPS = OPTIONS | {"num_warps": 8}
 #: columns that one program of a split product takes at least
 SPLIT = 512
 
@@ -82,7 +82,7 @@ def squared(matrix: Tensor, factor: float, dtype: torch.dtype, *, zero_diagonal:
     tiles = triton.cdiv(side, SQUARE_TILE)
     out, energies = matrix.new_empty(matrix.shape, dtype=dtype), matrix.new_empty(views, tiles, tiles)
     kernels.square_pass[(tiles, tiles, views)](
-        matrix, out, energies, side, factor, ZERO_DIAGONAL=zero_diagonal, TILE=SQUARE_TILE, **SQUARE_OPTIONS
+        matrix, out, energies, side, factor, ZERO_DIAGONAL=zero_diagonal, TILE=SQUARE_TILE, **EIGHT_WARPS
     )
     return out, energies.sum()
 
@@ -100,22 +100,20 @@ def gram(x: Tensor) -> Tensor:
 
 
 def gradient(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """`+-pull (z_a - z_b) + Zc slope + column row` and Zc, both [2, batch, dim] in the dtype of the views."""
-    out, centred_ = z_a.new_empty(2, 2, *z_a.shape)
+    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None, *, out: Tensor
+) -> Tensor:
+    """`+-pull (z_a - z_b) + Zc slope + column row` into out, a part of a gradient; Zc [2, batch, dim] in the views' dtype."""
+    centred_ = z_a.new_empty(2, *z_a.shape)
     _gradient(z_a, z_b, mean, pull, slope, outer, None, out, centred_)
-    return out, centred_
+    return centred_
 
 
 def add_product(
     z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None,
-    product: Tensor, weight: Tensor,
-) -> Tensor:  # fmt: skip
-    """The same gradient with `weight * product` added before anything is rounded: [2, batch, dim]."""
-    out = z_a.new_empty(2, *z_a.shape)
+    product: Tensor, weight: Tensor, *, out: Tensor,
+) -> None:  # fmt: skip
+    """The same gradient with `weight * product` added before anything is rounded, into out."""
     _gradient(z_a, z_b, mean, pull, slope, outer, (product, weight), out, out)
-    return out
 
 
 def _gradient(
@@ -127,8 +125,9 @@ def _gradient(
     grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))
     kernels.gradient_pass[grid](
         z_a, z_b, z_a.stride(0), z_b.stride(0), mean, pull, slope, *(outer or (mean, mean)), *(product or (mean, pull)),
-        out, centred_, batch, dim,
-        HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+        out, out.stride(0), out.stride(1), centred_, batch, dim,
+        HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None,
+        TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
     )  # fmt: skip
 
 
