@@ -27,12 +27,12 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
     pairs = {"TILE_ROWS": entropy.PAIR_ROWS, "TILE_COLS": entropy.PAIR_COLS}
     yield "column_statistics", [z, z, i, i, f, f, f, i, i], {"CHUNK": vicreg.CHUNK, **tile}
     yield "centre", [z, z, i, i, f, z, f, i, i], tile
-    many = {"num_warps": vicreg.EIGHT_WARPS["num_warps"]}
     for has_column in (True, False):
-        constants = {"HAS_COLUMN": has_column, "HAS_PRODUCT": dtype == torch.float16, **tile, **many}
+        constants = {"HAS_COLUMN": has_column, "HAS_PRODUCT": dtype == torch.float16, **tile}
+        constants["TILE_ROWS"] = vicreg.GRADIENT_ROWS
         yield "gradient_pass", [z, z, i, i, f, f, f, f, f, f, f, z, i, i, z, i, i], constants
     for flag in (True, False):
-        square = {"TILE": vicreg.SQUARE_TILE, **many}
+        square = {"TILE": vicreg.SQUARE_TILE, "num_warps": vicreg.EIGHT_WARPS["num_warps"]}
         yield "square_pass", [f, z, f, i, s], {"ZERO_DIAGONAL": flag, **square}
         yield "doubly_centred", [f, f, f, z, i], {"CENTRED": flag, **square}
         rows = {"TILE_ROWS": entropy.ROW_TILE, "TILE_COLS": entropy.ROW_COLS}

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from it_losses.kernels import triton_entropies as kernels
 from it_losses.kernels.triton_launches import (
+    EIGHT_WARPS,
     OPTIONS,
     PRODUCT_TILE,
-    EIGHT_WARPS,
     SQUARE_TILE,
     product_options,
     takes_tf32,

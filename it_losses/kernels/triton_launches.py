@@ -12,6 +12,8 @@ from it_losses.kernels import triton_kernels as kernels
 
 #: rows of a chunk of statistics, tile of elementwise kernels, tile of products and their depth
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
+#: rows of a tile of the gradient, which reads the most and would spill with more
+GRADIENT_ROWS = 16
 SQUARE_TILE, PRODUCT_TILE, DEPTH = 64, 64, 64
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
@@ -122,12 +124,12 @@ def _gradient(
 ) -> None:  # fmt: skip
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
-    grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))
+    grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, GRADIENT_ROWS))
     kernels.gradient_pass[grid](
         z_a, z_b, z_a.stride(0), z_b.stride(0), mean, pull, slope, *(outer or (mean, mean)), *(product or (mean, pull)),
         out, out.stride(0), out.stride(1), centred_, batch, dim,
         HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None,
-        TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
+        TILE_ROWS=GRADIENT_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
 
 
