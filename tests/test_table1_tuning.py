@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from benchmarks.table1.recipes import RECIPES
 from benchmarks.table1.report import Statistic
 from benchmarks.table1.rows import Records
 
+ROOT = Path(__file__).parent.parent
 TINY = ["--limit-images", "60", "--batch-size", "32", "--epochs", "1", "--width", "0.125", "--image-size", "16"]
 
 
@@ -51,6 +54,19 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
     assert tuning.best([cell(1e-3, 0.8, 0.5), cell(2e-3, 0.8, 0.6)], "vicreg").learning_rate == 2e-3
     assert tuning.best([cell(1e-3, 0.8), cell(2e-3, 0.8)], "vicreg").learning_rate == 1e-3
     assert tuning.best([cell(1e-3, 0.7), cell(1e-3, 0.9, method="byol")], "vicreg").method == "vicreg"
+
+
+def test_values_that_name_the_grid_as_their_source_are_those_it_chose():
+    """Recipes are edited by hand: whatever says "best of the grid ..., benchmarks/results/<folder>" is looked up there."""
+    for method, recipe in RECIPES.items():
+        for name, setting in [*recipe.settings.items(), ("learning_rate", recipe.learning_rate)]:
+            named = re.match(r"best of the grid.*(benchmarks/results/[\w-]+)", setting.source)
+            if named:
+                rows = csv.DictReader((ROOT / named[1] / "tuning.csv").read_text().splitlines())
+                chosen = next(row for row in rows if row["method"] == method and row["best"] == "True")
+                value = chosen["learning_rate"] if name == "learning_rate" else chosen["value"]
+                assert name in {"learning_rate", chosen["constant"]}
+                assert setting.value == float(value), (method, name)
 
 
 def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid():

@@ -139,7 +139,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
-    add("--output", type=Path, help="folder for rows, curves, table and plot (default: runs/table1-<dataset>)")
+    add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -127,6 +128,8 @@ def _prepare(options: Options, images: Images) -> None:
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        # Ctrl-C ends a worker at once; caught, it would only end the run, and the next would begin
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         # a worker whose parent was killed would wait for work for ever
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

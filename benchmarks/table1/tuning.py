@@ -73,8 +73,8 @@ def markdown(found: list[Cell], description: str, commits: str, command: str) ->
         f"    {command}",
         "",
         f"{description}; commit {commits}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with "
-        f"a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± standard error "
-        f"({' or '.join(map(str, sorted({cell.seeds for cell in found})))} seeds) at the last epoch; in bold the best, of "
+        f"a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± standard error over "
+        f"seeds ({' or '.join(map(str, sorted({cell.seeds for cell in found})))} each) at the last epoch; in bold the best, of "
         "equals that with the higher kNN.",
         "",
         "| method | constant | " + " | ".join(f"rate {rate:g}" for rate in LEARNING_RATES) + " |",
