@@ -7,6 +7,7 @@ lightning                 a callback that logs terms, entropies, rank and spectr
 eb_jepa                   the dict of terms its loops want
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
 conventions               whose argument names mean what
+compare                   `python -m it_losses.adapters.compare all`: their VICReg (peers) and ours, timed on your shape
 backbones                 timm models as encoders of large and of 32-pixel images
 
 Importing it_losses imports none of these; importing one imports at most its own framework.

@@ -1,7 +1,8 @@
 """`python -m it_losses.adapters.compare lightly --batch 256 --dim 2048`: a library's VICReg and ours on your shape.
 
-One row each: time of forward and backward (median and quartiles), peak memory beyond inputs and gradients, value. Each runs
-in a process of its own, so that neither warms the other's caches nor hides the other's peak.
+Time of forward and backward (median and quartiles), peak memory beyond inputs and gradients, value. Each runs in a process of
+its own, so that neither warms the other's caches nor hides the other's peak. "pytorch" is the authors' formula in a training
+step of one's own, "lightning" what the monitor costs, "all" everything that can be imported here.
 """
 
 from __future__ import annotations
@@ -13,34 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from it_losses.adapters.conventions import ARGUMENTS, vicreg
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters.peers import LIBRARIES, Criterion, ours, theirs
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 MIB = 2**20
-CLONE = "git clone https://github.com/{}, then put the checkout on PYTHONPATH"
-
-
-def theirs(library: str) -> Criterion:
-    """The library's own criterion with its defaults."""
-    if library == "lightly":
-        return framework("lightly.loss", install="pip install lightly").VICRegLoss()  # type: ignore[no-any-return]
-    if library == "stable-pretraining":
-        return framework("stable_pretraining.losses", install="pip install stable-pretraining").VICRegLoss()  # type: ignore[no-any-return]
-    if library == "solo-learn":
-        return framework("solo.losses.vicreg", install=CLONE.format("vturrisi/solo-learn")).vicreg_loss_func  # type: ignore[no-any-return]
-    if library == "pytorch-metric-learning":
-        losses = framework("pytorch_metric_learning.losses", install="pip install pytorch-metric-learning")
-        criterion = losses.VICRegLoss()
-        return lambda z_a, z_b: criterion(z_a, ref_emb=z_b)
-    criterion = framework("eb_jepa.losses", install=CLONE.format("facebookresearch/eb_jepa")).VICRegLoss()
-    return lambda z_a, z_b: criterion(z_a, z_b)["loss"]
 
 
 def measured(criterion: Criterion, options: argparse.Namespace) -> dict[str, Any]:
@@ -79,39 +60,94 @@ def _peak_bytes(device: str) -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _row(name: str, row: dict[str, Any]) -> str:
-    low, median, high = row["step_ms"]
-    return f"{name:<28}{median:>9.2f} ({low:.2f} to {high:.2f}){row['peak_mib']:>12.1f}{row['value']:>14.6f}"
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--only` asks for, in this process; {"missing": why} where the library cannot be imported."""
+    try:
+        if options.only == "monitor":
+            from it_losses.adapters.monitor_cost import monitor_cost
+
+            return dict(monitor_cost(options))
+        return measured((theirs if options.only == "theirs" else ours)(options.library), options)
+    except ImportError as error:
+        return {"missing": str(error)}
 
 
-def main() -> None:
-    """Two child processes and a table, or, in a child, one measurement as JSON."""
+def measure_apart(options: argparse.Namespace, library: str, only: str) -> dict[str, Any]:
+    """The same in a process of its own; ImportError where the library cannot be imported."""
+    command = [sys.executable, "-W", "ignore", "-m", "it_losses.adapters.compare", library, "--only", only]
+    for name in ("batch", "dim", "device", "dtype", "steps"):
+        command += [f"--{name}", str(getattr(options, name))]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        raise SystemExit(answer.returncode)
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    if "missing" in found:
+        raise ImportError(found["missing"])
+    return found
+
+
+def _quartiles(milliseconds: list[float]) -> str:
+    low, median, high = milliseconds
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def heading(options: argparse.Namespace) -> str:
+    """What was measured on, and the names of the columns."""
+    threads = f", {torch.get_num_threads()} CPU thread(s)" if options.device == "cpu" else ""
+    setting = f"VICReg, {options.dtype}, {options.device}{threads}, {options.steps} steps, torch {torch.__version__}"
+    if not options.markdown:
+        return f"{setting}, {options.batch} x {options.dim}\n{'':<25}{'step ms (quartiles)':>28}{'peak MiB':>11}{'value':>13}"
+    columns = ["library", "batch x dim", "its step, ms", "ours, ms", "its memory, MiB", "ours, MiB", "its value", "ours"]
+    return f"{setting}:\n\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
+
+
+def rows(options: argparse.Namespace, library: str, a: dict[str, Any], b: dict[str, Any]) -> str:
+    """A library's measurement and ours: two lines, or one of a Markdown table."""
+    if not options.markdown:
+        return "\n".join(
+            f"{name:<25}{_quartiles(row['step_ms']):>28}{row['peak_mib']:>11.1f}{row['value']:>13.6g}"
+            for name, row in ((library, a), ("it-losses", b))
+        )
+    cells = [library, f"{options.batch} x {options.dim}", _quartiles(a["step_ms"]), _quartiles(b["step_ms"])]
+    cells += [f"{row['peak_mib']:.0f}" for row in (a, b)] + [f"{row['value']:.6g}" for row in (a, b)]
+    return f"| {' | '.join(cells)} |"
+
+
+def compare(options: argparse.Namespace, library: str) -> str:
+    """The lines of one library; ImportError where it cannot be imported."""
+    if library != "lightning":
+        return rows(options, library, measure_apart(options, library, "theirs"), measure_apart(options, library, "ours"))
+    cost = {kind: _quartiles(found) for kind, found in measure_apart(options, library, "monitor").items()}
+    return (
+        f"\nEmbeddingMonitor, {options.batch} x {options.dim}: {cost['measured_ms']} ms in a step that it measures, "
+        f"{cost['between_ms']} ms in any other"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Child processes and a table, or, in a child, one measurement as JSON."""
     parser = argparse.ArgumentParser(prog="python -m it_losses.adapters.compare", description=__doc__.splitlines()[0])
-    parser.add_argument("library", choices=sorted(ARGUMENTS))
+    parser.add_argument("library", choices=[*LIBRARIES, "lightning", "all"])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="float32", choices=["float64", "float32", "bfloat16", "float16"])
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only", choices=["theirs", "ours"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--markdown", action="store_true", help="print the rows of a Markdown table")
+    parser.add_argument("--only", choices=["theirs", "ours", "monitor"], help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
     if options.only:
-        criterion = theirs(options.library) if options.only == "theirs" else vicreg(options.library)
-        print(json.dumps(measured(criterion, options)))
+        print(json.dumps(measure(options)))
         return
-    rows = {}
-    for only in ("theirs", "ours"):
-        command = [sys.executable, "-m", "it_losses.adapters.compare", *sys.argv[1:], "--only", only]
-        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if answer.returncode:
-            raise SystemExit(answer.returncode)
-        rows[only] = json.loads(answer.stdout.splitlines()[-1])
-    threads = f", {torch.get_num_threads()} threads" if options.device == "cpu" else ""
-    shape = f"{options.batch} x {options.dim}, {options.dtype}"
-    print(f"VICReg of {options.library}, {shape}, {options.device}{threads}, torch {torch.__version__}")
-    print(f"{'':<28}{'step ms (quartiles)':>26}{'peak MiB':>9}{'value':>14}")
-    print(_row(options.library, rows["theirs"]))
-    print(_row("it-losses", rows["ours"]))
+    if options.library != "lightning":
+        print(heading(options), flush=True)
+    for library in [*LIBRARIES, "lightning"] if options.library == "all" else [options.library]:
+        try:
+            print(compare(options, library), flush=True)
+        except ImportError as error:
+            if options.library != "all":
+                raise SystemExit(str(error)) from error
+            print(f"left out {library}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,18 @@ from it_losses.adapters.frameworks import framework
 PROJECTORS = ("projector", "projection_head")
 
 
-def _callback_class() -> Any:
+def _lightning() -> Any:
     # the two names of one library; a trainer takes the callbacks of either
     try:
-        return framework("lightning.pytorch", install="pip install lightning").Callback
+        return framework("lightning.pytorch", install="pip install lightning")
     except ImportError:
-        return framework("pytorch_lightning", install="pip install lightning").Callback
+        return framework("pytorch_lightning", install="pip install lightning")
 
 
-class EmbeddingMonitor(_callback_class()):  # type: ignore[misc]
+lightning = _lightning()
+
+
+class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     """Logs, every `every_n_steps`, what a step's embeddings are like; measured on each rank's batch, averaged over ranks.
 
     `<prefix>/invariance`, `/entropy`, ... : terms of the criterion, where one of ours is part of the module;
@@ -68,11 +71,14 @@ class EmbeddingMonitor(_callback_class()):  # type: ignore[misc]
         self.on_collapse = on_collapse
         self._views: dict[str, list[Tensor]] = {}
         self._hooks: list[RemovableHandle] = []
+        self._steps = 0
         self._warned = False
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the modules that make or take embeddings, for this step."""
-        if batch_idx % self.every_n_steps:
+        # not batch_idx, which starts again with every epoch, however short
+        self._steps += 1
+        if (self._steps - 1) % self.every_n_steps:
             return
         self._views = {"taken": [], "made": []}
         for criterion in _criteria(pl_module):
@@ -98,19 +104,21 @@ class EmbeddingMonitor(_callback_class()):  # type: ignore[misc]
         measured = _terms(pl_module, views) | diagnostics.measure(z) | _pairwise(z)
         alarm = diagnostics.collapse_alarm(z)
         measured["collapsed"] = float(alarm is not None)
-        self._log(trainer, pl_module, measured)
+        collapsed = self._log(trainer, pl_module, measured)["collapsed"]
         self._plot(trainer, diagnostics.spectrum(z))
-        if alarm is not None:
-            self._alarm(trainer, alarm)
+        # all ranks stop or none: one that went on alone would wait for the others for ever
+        if collapsed > 0:
+            self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
-    def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:
+    def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> dict[str, float]:
         here = torch.tensor(list(measured.values()), device=pl_module.device)
-        everywhere = trainer.strategy.reduce(here, reduce_op="mean").tolist()
-        named = {f"{self.prefix}/{name}": value for name, value in zip(measured, everywhere, strict=True)}
+        everywhere = dict(zip(measured, trainer.strategy.reduce(here, reduce_op="mean").tolist(), strict=True))
+        named = {f"{self.prefix}/{name}": value for name, value in everywhere.items()}
         # Lightning writes what is logged at every log_every_n_steps-th step alone, which need not be one of these
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
+        return everywhere
 
     def _keep_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._views["taken"] = [z.detach() for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]

@@ -100,6 +100,15 @@ def test_steps_in_between_are_left_alone():
     assert not module.criterion._forward_pre_hooks and not module.projector._forward_hooks
 
 
+def test_steps_are_counted_through_epochs_that_are_shorter():
+    callback = monitor.EmbeddingMonitor(every_n_steps=3)
+    calls = []
+    callback._plot = lambda *_: calls.append(1)
+    # five epochs of two steps: the first, fourth, seventh and tenth
+    fit(lightning, module_of(lightning, VICReg()), callback, max_epochs=5)
+    assert len(calls) == 4
+
+
 def test_collapse_raises_the_alarm_that_was_asked_for():
     with pytest.warns(UserWarning, match="collapse"):
         logged = fit(lightning, module_of(lightning, VICReg(), scale=0.0), monitor.EmbeddingMonitor(every_n_steps=1))
@@ -110,6 +119,21 @@ def test_collapse_raises_the_alarm_that_was_asked_for():
         )
     stopped = monitor.EmbeddingMonitor(every_n_steps=1, on_collapse="stop")
     assert fit(lightning, module_of(lightning, VICReg(), scale=0.0), stopped).global_step == 1
+
+
+def test_all_ranks_stop_when_one_of_them_has_collapsed(monkeypatch):
+    # what the mean over two ranks is, where this one is well and the other is not
+    mean = lambda strategy, here, reduce_op: (here + here.new_ones(())) / 2  # noqa: E731
+    monkeypatch.setattr(lightning.strategies.SingleDeviceStrategy, "reduce", mean)
+    callback = monitor.EmbeddingMonitor(every_n_steps=1, on_collapse="stop")
+    with pytest.warns(UserWarning, match="another rank"):
+        assert fit(lightning, module_of(lightning, VICReg()), callback).global_step == 1
+
+
+def test_embeddings_that_are_not_finite_are_an_alarm_and_no_crash():
+    with pytest.warns(UserWarning, match="NaN or inf"):
+        logged = fit(lightning, module_of(lightning, VICReg(), scale=float("nan")), monitor.EmbeddingMonitor(every_n_steps=1))
+    assert logged.callback_metrics["embeddings/collapsed"] == 1
 
 
 def test_the_spectrum_is_plotted_to_files_and_to_loggers(tmp_path):
