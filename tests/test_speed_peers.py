@@ -9,7 +9,7 @@ pytest.importorskip("lightly")
 
 from benchmarks.speed import clock, memory, report
 from benchmarks.speed.cases import full, quick
-from benchmarks.speed.peers import OURS, providers
+from benchmarks.speed.peers import BOUNDED, OURS, providers
 from benchmarks.speed.rows import Row, circumstances, write
 
 
@@ -21,7 +21,7 @@ def test_every_implementation_has_the_same_gradient(objective, batch, dim):
     results = {}
     for name, f in providers(objective, dim, compiled=False).items():
         value = f(*views)
-        if (objective, name) == ("pairwise", OURS):
+        if objective == "pairwise" and name in (OURS, BOUNDED):
             # ours is an entropy in nats: with the entropy of its components, which has no gradient
             value = value - value.detach()
         results[name] = torch.autograd.grad(value, views)
@@ -53,6 +53,12 @@ def test_peak_memory_sees_a_matrix_that_ours_does_not_form():
     ours, official = (memory.peak_mib("vicreg", 64, 2048, name, "cpu") for name in (OURS, "official"))
     # the official code holds several D x D matrices of 16 MiB
     assert ours < 8 < 48 < official
+
+
+def test_bounded_pairs_take_less_memory_than_kept_ones():
+    kept, bounded, cdist = (memory.peak_mib("pairwise", 3000, 16, name, "cpu") for name in (OURS, BOUNDED, "torch.cdist"))
+    # the square of all pairs of one view has 34 MiB
+    assert bounded < 34 < kept < cdist
 
 
 def test_the_report_shows_what_is_slower(tmp_path):

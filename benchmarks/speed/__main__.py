@@ -50,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--full", action="store_true", help="every size at which a target is set; tens of minutes")
     parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above three rounds of all (default 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results/<date>-<device>-speed)")
@@ -68,7 +68,9 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
         return objectives[name](*views)
 
     implementations = {name: lambda name=name: evaluate(name) for name in objectives}
-    rows = _time_rows("op", case.objective, case.batch, case.dim, implementations, device, arguments)
+    rows = []
+    if case.timed:
+        rows = _time_rows("op", case.objective, case.batch, case.dim, implementations, device, arguments)
     if case.peak:
         eager = [name for name in objectives if not name.startswith("torch.compile")]
         for name in eager:
@@ -90,7 +92,7 @@ def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]
 
 
 def _time_rows(level, objective, batch, dim, implementations, device, arguments) -> list[Row]:  # type: ignore[no-untyped-def]
-    times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(3, 400))
+    times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(5, 400))
     rows = []
     for name, series in times.items():
         for mode, values in series._asdict().items():
