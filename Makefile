@@ -9,8 +9,9 @@ TUNE ?= --jobs 2
 ABLATE ?= --jobs 2
 FIGURES ?=
 BENCH ?=
+OUT ?= build/gpu
 
-.PHONY: help setup check fix test test-minimal table tune ablations figures report bench clean
+.PHONY: help setup check fix test test-gpu test-minimal table tune ablations figures report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -35,6 +36,10 @@ fix: $(READY)  ## apply the formatter and the linter's safe fixes
 
 test: $(READY)  ## every test, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-gpu: $(READY)  ## the tests that need a GPU, then the speed of its kernels; OUT=folder of the results
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
+	$(BIN)/python -m benchmarks.speed --device cuda --out $(OUT)
 
 test-minimal:  ## import and use the package where torch alone is installed
 	$(PYTHON) -m venv --clear $(MINIMAL)

@@ -143,4 +143,7 @@ def product_options(dtype: torch.dtype, *, tf32: bool) -> dict[str, Any]:
 
 def takes_tf32() -> bool:
     """Whether torch takes TF32 for float32 operands on a GPU."""
-    return bool(torch.backends.cuda.matmul.allow_tf32)
+    matmul = torch.backends.cuda.matmul
+    # the newer of two settings; to read the older raises where the newer has been set
+    newer = getattr(matmul, "fp32_precision", None)
+    return bool(matmul.allow_tf32) if newer is None else newer == "tf32"
