@@ -5,6 +5,7 @@ A stand-in for `solo.methods` keeps what registration touches; whatever it could
 
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -312,6 +313,51 @@ def test_resume_auto_resume_and_the_linear_probe(images, tmp_path):
     probe = [*(word for word in STOCK if "proj" not in word), "data.format=image_folder", "scheduler.lr_decay_steps=[1]"]
     run(tmp_path, *linear, *images, *probe, timm, f"pretrained_feature_extractor='{checkpoint}'")
     assert any("linear" in str(path) for path in checkpoints(tmp_path))
+
+
+def cifar(root, name):
+    """A few images in the files of CIFAR-10 or CIFAR-100, as torchvision reads them."""
+    ten = name == "cifar10"
+    folder = root / ("cifar-10-batches-py" if ten else "cifar-100-python")
+    folder.mkdir(parents=True)
+    train = [f"data_batch_{i}" for i in range(1, 6)] if ten else ["train"]
+    generator = torch.Generator().manual_seed(0)
+    for file in [*train, "test_batch" if ten else "test"]:
+        data = torch.randint(256, (40 // len(train), 3072), generator=generator, dtype=torch.uint8).numpy()
+        labels = [i % 10 for i in range(len(data))]
+        (folder / file).write_bytes(pickle.dumps({"data": data, "labels" if ten else "fine_labels": labels}))
+    meta = ("batches.meta", "label_names") if ten else ("meta", "fine_label_names")
+    (folder / meta[0]).write_bytes(pickle.dumps({meta[1]: [str(i) for i in range(10 if ten else 100)]}))
+    return [f"data.train_path={root}", f"data.val_path={root}"]
+
+
+#: solo-learn always asks torchvision to download, which does so unless the checksums are those of the real files
+WITHOUT_CHECKSUMS = """import runpy, sys, torchvision
+for data in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
+    data.train_list = [[file, None] for file, _ in data.train_list]
+    data.test_list = [[file, None] for file, _ in data.test_list]
+    data.meta = data.meta | {"md5": None}
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_cifar_configs_train_on_files_of_their_format(name, tmp_path):
+    pytest.importorskip("torchvision")
+    script = tmp_path / "without_checksums.py"
+    script.write_text(WITHOUT_CHECKSUMS)
+    # the arguments of a CPU, a short run and a narrow projector; all else is the config's
+    here = [word for word in STOCK if word != "data.dataset=custom"]
+    run(tmp_path, script, *ours(name), *cifar(tmp_path / "data", name), *here)
+    (checkpoint,) = checkpoints(tmp_path)
+    saved = torch.load(checkpoint, weights_only=False)
+    # 40 images in whole batches of 16
+    assert saved["global_step"] == 2
+    assert saved["state_dict"]["classifier.weight"].shape[0] == int(name.removeprefix("cifar"))
 
 
 @pytest.mark.slow
