@@ -188,6 +188,8 @@ def test_register_adds_methods_once_and_overwrites_nobody():
     ours.register(methods)
     assert {"vicreg", "vicreg_fused", "vicreg_logdet", "vicreg_pairdist", "byol_logdet", "byol_pairdist"} < set(methods)
     assert all({"model", "transform"} == set(entry) for entry in methods.values())
+    ours.register(methods, backbone="resnet10t")
+    assert methods["simclr_entropy"]["model"](4, 5).backbone.num_features == 512
     with pytest.raises(ValueError, match="already"):
         ours.register({"vicreg_logdet": {"model": object, "transform": None}})
 
@@ -209,7 +211,7 @@ def test_a_registered_method_trains_and_logs_its_terms_by_name(name):
     methods = {}
     ours.register(methods)
     torch.manual_seed(0)
-    model = methods[name]["model"](4, 5, backbone="resnet10t")
+    model = methods[name]["model"](4, 5, backbone="resnet10t", projector_dim=64)
     before = copy.deepcopy(model.state_dict())
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -227,6 +229,15 @@ def test_a_registered_method_trains_and_logs_its_terms_by_name(name):
     assert {"backbone", "projection_head", "online_classifier"} <= moved
 
 
+def test_vicreg_is_trained_as_in_lightlys_own_script():
+    pytest.importorskip("lightly")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    model = modules.VICReg(4, 5, backbone="resnet10t")
+    assert [model.learning_rate(batch) for batch in (128, 256, 512, 1024)] == pytest.approx([0.4, 0.5, 0.8, 1.2])
+    widths = [layer.out_features for layer in model.projection_head.modules() if isinstance(layer, torch.nn.Linear)]
+    assert widths == [8192, 8192]
+
+
 def test_a_missing_lightly_gives_the_line_to_install_it(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "lightly"]:
         monkeypatch.delitem(sys.modules, name)
@@ -241,10 +252,11 @@ def refuse_lightly(name, path=None, target=None):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_the_runner_says_what_it_needs(monkeypatch):
+def test_the_runner_says_what_it_needs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", "no/main.py"])
-    with pytest.raises(SystemExit, match="benchmark script of lightly's"):
+    with pytest.raises(SystemExit):
         importlib.import_module("it_losses.adapters.lightly.__main__").main()
+    assert "benchmark script of lightly's" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -258,12 +270,16 @@ def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, mon
         "parser = ArgumentParser()\n"
         "parser.add_argument('--methods', nargs='+')\n"
         "def main(methods):\n"
-        "    seen.extend(METHODS[name]['model'].__name__ for name in methods)\n"
+        "    seen.extend(METHODS[name]['model'](batch_size_per_device=4, num_classes=5) for name in methods)\n"
     )
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["runner", str(script), "--methods", "vicreg_logdet", "byol_pairdist"])
+    monkeypatch.setattr(
+        sys, "argv", ["runner", "--backbone", "resnet10t", str(script), "--methods", "simclr_entropy", "byol_pairdist"]
+    )
     importlib.import_module("it_losses.adapters.lightly.__main__").main()
-    assert sys.modules.pop("benchmark_of_ours").seen == ["VICRegLogDet", "BYOLPairDist"]
+    seen = sys.modules.pop("benchmark_of_ours").seen
+    assert [type(model).__name__ for model in seen] == ["SimCLREntropy", "BYOLPairDist"]
+    assert all(model.backbone.num_features == 512 for model in seen)
 
 
 @pytest.mark.slow

@@ -1,7 +1,12 @@
-"""`python -m it_losses.adapters.lightly .../benchmarks/imagenet/resnet50/main.py ARGUMENTS`: the script, with our methods."""
+"""`python -m it_losses.adapters.lightly .../benchmarks/imagenet/resnet50/main.py ARGUMENTS`: the script, with our methods.
+
+`--backbone NAME` before the script trains a model of timm in place of a ResNet-50: `--backbone vit_base_patch16_224` is that of
+`benchmarks/imagenet/vitb16/main.py`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -11,15 +16,20 @@ from it_losses.adapters.lightly import register
 
 def main() -> None:
     """The script as a module, our methods in its METHODS, then its main with its own parser."""
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
-        raise SystemExit(f"{__doc__}\nThe first argument must be a benchmark script of lightly's, got {sys.argv[1:2]}.")
+    parser = argparse.ArgumentParser(prog="python -m it_losses.adapters.lightly", description=__doc__)
+    parser.add_argument("--backbone", default="resnet50", help="a model of timm")
+    parser.add_argument("script", type=Path, help="main.py of one of lightly's benchmarks")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    options = parser.parse_args()
+    if not options.script.is_file():
+        parser.error(f"needs a benchmark script of lightly's, and there is no file {options.script}.")
     # sys.argv stays whole: Lightning starts the other ranks by repeating it
-    script = Path(sys.argv[1]).resolve()
+    script = options.script.resolve()
     # the script imports its neighbours
     sys.path.insert(0, str(script.parent))
     benchmark = importlib.import_module(script.stem)
-    register(benchmark.METHODS)
-    benchmark.main(**vars(benchmark.parser.parse_args(sys.argv[2:])))
+    register(benchmark.METHODS, backbone=options.backbone)
+    benchmark.main(**vars(benchmark.parser.parse_args(options.arguments)))
 
 
 if __name__ == "__main__":

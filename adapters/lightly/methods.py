@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 
 #: method -> (class in modules, transform in lightly.transforms)
@@ -17,10 +18,14 @@ CLASSES = {
 }
 
 
-def register(methods: MutableMapping[str, dict[str, Any]]) -> None:
+def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> None:
     """Add our methods to a METHODS dict of `benchmarks/imagenet/*/main.py`; ValueError if one of the names is taken.
 
-    Each is `{"model": LightningModule class, "transform": transform}`, on the backbone its class names.
+    Each is `{"model": LightningModule class, "transform": transform}`.
+
+    Args:
+        methods: the dict, changed in place.
+        options: arguments of every module, such as `backbone="vit_base_patch16_224"`; a ResNet-50 otherwise.
     """
     from lightly import transforms
 
@@ -28,6 +33,7 @@ def register(methods: MutableMapping[str, dict[str, Any]]) -> None:
 
     for name, (model, transform) in CLASSES.items():
         ours = getattr(modules, model)
-        if name in methods and methods[name]["model"] is not ours:
-            raise ValueError(f"method {name!r} is already {methods[name]['model']!r}. Rename it before registering ours.")
-        methods[name] = {"model": ours, "transform": getattr(transforms, transform)()}
+        taken = methods[name]["model"] if name in methods else ours
+        if getattr(taken, "func", taken) is not ours:
+            raise ValueError(f"method {name!r} is already {taken!r}. Rename it before registering ours.")
+        methods[name] = {"model": partial(ours, **options) if options else ours, "transform": getattr(transforms, transform)()}

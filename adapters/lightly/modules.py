@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -33,10 +34,17 @@ REGULARIZERS = {
 class VICReg(Pretraining):
     """VICReg with the authors' weights."""
 
-    def build(self, width: int) -> None:
+    dim: ClassVar[int] = 8192
+    end_value: ClassVar[float] = 0.01
+
+    def build(self, width: int, dim: int) -> None:
         """A projector of two layers, and the criterion."""
-        self.projection_head = heads.VICRegProjectionHead(width, 2048, 2048, num_layers=2)
+        self.projection_head = heads.VICRegProjectionHead(width, dim, dim, num_layers=2)
         self.criterion = self.new_criterion()
+
+    def learning_rate(self, batch: int) -> float:
+        """The paper's appendix C.4: smaller batches have larger rates a sample."""
+        return {128: 0.8, 256: 0.5, 512: 0.4}.get(batch, 0.3) * batch / 256
 
     def new_criterion(self) -> Any:
         """The criterion of two views."""
@@ -67,13 +75,18 @@ class VICRegPairDist(VICReg):
 class SimCLREntropy(Pretraining):
     """SimCLR, and the entropy of its projections beside it."""
 
+    dim: ClassVar[int] = 128
     entropy: ClassVar[str] = "log_det"
 
-    def build(self, width: int) -> None:
+    def build(self, width: int, dim: int) -> None:
         """SimCLR's projector."""
-        self.projection_head = heads.SimCLRProjectionHead(width, 2048, 128)
+        self.projection_head = heads.SimCLRProjectionHead(width, 2048, dim)
         self.criterion = NTXentLoss(temperature=0.1, gather_distributed=True)
-        self.regularizer = REGULARIZERS[self.entropy](128)
+        self.regularizer = REGULARIZERS[self.entropy](dim)
+
+    def learning_rate(self, batch: int) -> float:
+        """The paper's appendix B.1, by the square root of the batch."""
+        return 0.075 * math.sqrt(batch)
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
         """`contrast - weight * H(z)`."""
@@ -86,14 +99,15 @@ class SimCLREntropy(Pretraining):
 class SimSiamEntropy(Pretraining):
     """SimSiam, and the entropy of its projections beside it."""
 
+    dim: ClassVar[int] = 2048
     entropy: ClassVar[str] = "log_det"
 
-    def build(self, width: int) -> None:
+    def build(self, width: int, dim: int) -> None:
         """SimSiam's projector and predictor."""
-        self.projection_head = heads.SimSiamProjectionHead(width, 2048, 2048)
-        self.prediction_head = heads.SimSiamPredictionHead(2048, 512, 2048)
+        self.projection_head = heads.SimSiamProjectionHead(width, dim, dim)
+        self.prediction_head = heads.SimSiamPredictionHead(dim, 512, dim)
         self.criterion = NegativeCosineSimilarity()
-        self.regularizer = REGULARIZERS[self.entropy](2048)
+        self.regularizer = REGULARIZERS[self.entropy](dim)
 
     def heads(self) -> list[nn.Module]:
         """Projector and predictor."""
@@ -111,16 +125,20 @@ class SimSiamEntropy(Pretraining):
 class BYOLLogDet(Pretraining):
     """BYOL, and the log-det entropy of its online projections beside it."""
 
-    base_lr: ClassVar[float] = 0.45
+    dim: ClassVar[int] = 256
     entropy: ClassVar[str] = "log_det"
 
-    def build(self, width: int) -> None:
+    def build(self, width: int, dim: int) -> None:
         """BYOL's projector and predictor, and a teacher that follows the first two."""
-        self.projection_head = heads.BYOLProjectionHead(width, 4096, 256)
-        self.prediction_head = heads.BYOLPredictionHead(256, 4096, 256)
+        self.projection_head = heads.BYOLProjectionHead(width, 4096, dim)
+        self.prediction_head = heads.BYOLPredictionHead(dim, 4096, dim)
         self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.projection_head])).requires_grad_(False)
         self.criterion = NegativeCosineSimilarity()
-        self.regularizer = REGULARIZERS[self.entropy](256)
+        self.regularizer = REGULARIZERS[self.entropy](dim)
+
+    def learning_rate(self, batch: int) -> float:
+        """What the authors train 100 epochs with."""
+        return 0.45 * batch / 256
 
     def heads(self) -> list[nn.Module]:
         """Projector and predictor."""

@@ -27,12 +27,16 @@ class Pretraining(LightningModule):
         num_classes: of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
-        base_lr: learning rate for a batch of 256, scaled linearly.
+        projector_dim: output width of the projector; None for what lightly's own script of the method has.
+        base_lr: learning rate for a batch of 256, scaled linearly; None for what lightly's own script of the method has.
         weight_decay: of the weights that are neither biases nor norms.
         warmup_epochs: of the cosine schedule; a tenth of all epochs at most.
     """
 
-    base_lr: ClassVar[float] = 0.3
+    #: width of the projector where `projector_dim` is None
+    dim: ClassVar[int]
+    #: the fraction of the learning rate with which the schedule ends
+    end_value: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Pretraining(LightningModule):
         num_classes: int,
         backbone: str = "resnet50",
         backbone_options: dict[str, Any] | None = None,
+        projector_dim: int | None = None,
         base_lr: float | None = None,
         weight_decay: float = 1e-6,
         warmup_epochs: float = 10.0,
@@ -48,11 +53,15 @@ class Pretraining(LightningModule):
         self.save_hyperparameters()
         self.backbone = timm_backbone(backbone, **(backbone_options or {}))
         self.online_classifier = OnlineLinearClassifier(feature_dim=self.backbone.num_features, num_classes=num_classes)
-        self.build(self.backbone.num_features)
+        self.build(self.backbone.num_features, projector_dim or self.dim)
 
-    def build(self, width: int) -> None:
-        """Make heads and criterion for features of that width."""
+    def build(self, width: int, dim: int) -> None:
+        """Make heads and criterion for features of that width and embeddings of that dim."""
         raise NotImplementedError
+
+    def learning_rate(self, batch: int) -> float:
+        """Learning rate for a batch of all ranks."""
+        return 0.3 * batch / 256
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
         """Terms by name, "loss" among them, of the views of a batch and their features."""
@@ -90,18 +99,18 @@ class Pretraining(LightningModule):
         """LARS with a cosine schedule, no decay of biases, norms and classifier."""
         decayed, others = get_weight_decay_parameters([self.backbone, *self.heads()])
         options = self.hparams
-        base_lr = self.base_lr if options.base_lr is None else options.base_lr
+        batch = options.batch_size_per_device * self.trainer.world_size
         optimizer = LARS(
             [
                 {"name": "weights", "params": decayed},
                 {"name": "biases_and_norms", "params": others, "weight_decay": 0.0},
                 {"name": "classifier", "params": self.online_classifier.parameters(), "weight_decay": 0.0},
             ],
-            lr=base_lr * options.batch_size_per_device * self.trainer.world_size / 256,
+            lr=self.learning_rate(batch) if options.base_lr is None else options.base_lr * batch / 256,
             momentum=0.9,
             weight_decay=options.weight_decay,
         )
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
         warmup = int(steps / epochs * min(options.warmup_epochs, epochs / 10))
-        scheduler = CosineWarmupScheduler(optimizer=optimizer, warmup_epochs=warmup, max_epochs=int(steps))
+        scheduler = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=int(steps), end_value=self.end_value)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
