@@ -18,7 +18,7 @@ from benchmarks.figures.networks import Networks, Setup
 from benchmarks.figures.sheet import write
 
 FIGURES = {"1": normality, "2": entropy, "3": diagonality, "4": collapse, "5": generalization}
-OUT = Path(__file__).parent.parent / "results" / "figures"
+OUT = Path("runs") / "figures"
 
 
 def parser() -> argparse.ArgumentParser:

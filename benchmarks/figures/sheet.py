@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.commit import COMMIT
 from benchmarks.figures.networks import Setup
 from benchmarks.figures.statistics import Row
 
@@ -41,11 +41,4 @@ def settings_of(setup: Setup) -> dict[str, object]:
     """What the numbers depend on: the setup, torch, the device, the commit."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
     accelerator = torch.cuda.get_device_name() if setup.device.startswith("cuda") else setup.device
-    return values | {"torch": torch.__version__, "accelerator": accelerator, "commit": _commit()}
-
-
-def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "unknown"
+    return values | {"torch": torch.__version__, "accelerator": accelerator, "commit": COMMIT}

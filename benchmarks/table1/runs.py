@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import time
 import warnings
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ import torch
 
 import it_losses
 from benchmarks import backbones
+from benchmarks.commit import COMMIT
 from benchmarks.data import Images
 from benchmarks.probes import Features, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Steps
@@ -113,14 +113,6 @@ def _row(run: Run, curve: list[Row], watch: Stopwatch, device: torch.device) -> 
         "machine": platform.machine(),
         "torch": torch.__version__,
         "it_losses": it_losses.__version__,
-        "commit": _commit(),
+        "commit": COMMIT,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
