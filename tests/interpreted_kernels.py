@@ -28,7 +28,12 @@ GRADIENT = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 2e-2}
 def poisoned(monkeypatch):
     """Scratch memory holds NaN: what is read before it is written shows."""
     new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
+
+    def poisoned_empty(self, *size, **options):
+        x = new_empty(self, *size, **options)
+        return x.fill_(torch.nan) if x.is_floating_point() else x
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned_empty)
 
 
 def evaluated(z_a, z_b, *, uses_gram, upstream=-1.7):

@@ -24,15 +24,18 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
     z, f, i, s = POINTER[dtype], "*fp32", "i32", "fp32"
     vicreg, entropy = triton_launches, entropy_launches
     tile = {"TILE_ROWS": vicreg.TILE_ROWS, "TILE_COLS": vicreg.TILE_COLS}
+    many = {"num_warps": vicreg.EIGHT_WARPS["num_warps"]}
     pairs = {"TILE_ROWS": entropy.PAIR_ROWS, "TILE_COLS": entropy.PAIR_COLS}
     yield "column_statistics", [z, z, i, i, f, f, f, i, i], {"CHUNK": vicreg.CHUNK, **tile}
-    yield "centre", [z, z, i, i, f, z, f, i, i], tile
-    for has_column in (True, False):
-        constants = {"HAS_COLUMN": has_column, "HAS_PRODUCT": dtype == torch.float16, **tile}
-        constants["TILE_ROWS"] = vicreg.GRADIENT_ROWS
-        yield "gradient_pass", [z, z, i, i, f, f, f, f, f, f, f, z, i, i, z, i, i], constants
     for flag in (True, False):
-        square = {"TILE": vicreg.SQUARE_TILE, "num_warps": vicreg.EIGHT_WARPS["num_warps"]}
+        yield "centre", [z, z, i, i, f, "*i64", z, f, f, f, i, i], {"HAS_TOP": flag, **tile, **many}
+    yield "scaled", [z, f, s, z, i], {"TILE": vicreg.TOTAL_TILE}
+    for has_column in (True, False):
+        constants = {"HAS_COLUMN": has_column, "HAS_PRODUCT": dtype == torch.float16, **tile, **many}
+        constants["TILE_ROWS"] = vicreg.GRADIENT_ROWS
+        yield "gradient_pass", [z, z, i, i, f, f, s, f, f, f, s, f, s, z, i, i, z, i, i], constants
+    for flag in (True, False):
+        square = {"TILE": vicreg.SQUARE_TILE, **many}
         yield "square_pass", [f, z, f, i, s], {"ZERO_DIAGONAL": flag, **square}
         yield "doubly_centred", [f, f, f, z, i], {"CENTRED": flag, **square}
         rows = {"TILE_ROWS": entropy.ROW_TILE, "TILE_COLS": entropy.ROW_COLS}
@@ -49,6 +52,8 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
             "finish_statistics", [f, f, f, f, f, f, i, i, i, s, s, s],
             {"CHUNK": vicreg.CHUNK, "TILE_COLS": vicreg.TILE_COLS},
         )  # fmt: skip
+        yield "finish_columns", [f, f, f, f, f, i, i, s, s], {"TILE_COLS": vicreg.TILE_COLS}
+        yield "total", [f] * 6 + [i] * 4 + [s] * 7, {"TILE": vicreg.TOTAL_TILE}
         for flag in (True, False):
             constants = {"CENTRED": flag, "TILE": entropy.DIAGONAL_TILE}
             yield "gram_constants", [f, f, f, i, s, s], constants

@@ -36,50 +36,44 @@ def forward(
     """Loss [], terms [3] and Saved of two views [batch, dim]."""
     launch, (batch, dim) = launches(), z_a.shape
     push = -weights[1] / (2 * dim * (batch - 1))
-    mean, variance, slope, hinge, distance = launch.statistics(z_a, z_b, margin=margin, epsilon=epsilon, push=push)
-    zc, squares = launch.centred(z_a, z_b, mean)
-    column, row = mean.new_empty(0), mean.new_empty(0)
+    mean, variance, slope, hinges, distances = launch.statistics(z_a, z_b, margin=margin, epsilon=epsilon, push=push)
+    # energy / dim is the sum of the parts of two kinds times their factors
+    factors = 1 / z_a.numel(), 1 / (2 * dim), 1 / dim, 0.0
     if uses_gram:
         # the column of the largest variance stays out, see closed_vicreg
-        top = variance.argmax(dim=2, keepdim=True)
-        column = zc.gather(2, top.expand(-1, batch, 1))
-        zc.scatter_(2, top.expand(-1, batch, 1), 0)
-        row = product(column.mT, zc).mul_(1 / (batch - 1))
-        apart = squares.scatter(2, top, 0).mul_(1 / (batch - 1))
-        products = gram(zc)
+        top = variance.argmax(dim=2)
+        pull = 4 * weights[2] / ((batch - 1) * dim)
+        zc, column, row, others = launch.centred_without_top(z_a, z_b, mean, top, slope, pull=pull)
         # divided by dim the products are of the order of a variance, in float16 too
-        matrix, energy = launch.squared(products, 1 / dim, z_a.dtype, zero_diagonal=False)
-        energy = energy * (dim / (batch - 1)) ** 2 - apart.square().sum() + 2 * row.square().sum()
-        slope.sub_(apart, alpha=4 * weights[2] / ((batch - 1) * dim))
-        column = column.to(mean.dtype)
+        matrix, energies = launch.squared(gram(zc), 1 / dim, z_a.dtype, zero_diagonal=False)
+        factors = *factors[:2], dim / (batch - 1) ** 2, 1 / dim
     else:
-        products = product(zc.mT, zc)
-        matrix, energy = launch.squared(products, 1 / (batch - 1), z_a.dtype, zero_diagonal=True)
-    terms = torch.stack((distance / z_a.numel(), hinge / (2 * dim), energy / dim))
-    loss = weights[0] * terms[0] + weights[1] * terms[1] + weights[2] * terms[2]
+        zc = launch.centred(z_a, z_b, mean)
+        matrix, energies = launch.squared(product(zc.mT, zc), 1 / (batch - 1), z_a.dtype, zero_diagonal=True)
+        column, row, others = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)
+    loss, terms = launch.total((distances, hinges, energies, others), factors, weights)
     return loss, terms, Saved(mean, matrix, slope, column, row)
 
 
 def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """Gradient of both views: [2, batch, dim], in their dtype."""
-    batch, dim = z_a.shape
+    launch, (batch, dim) = launches(), z_a.shape
     uses_gram = saved.column.numel() > 0
-    force = grad * (4 * weights[2] / ((batch - 1) * dim))
-    pull, slope, row = grad * (2 * weights[0] / z_a.numel()), saved.slope * grad, saved.row * force
+    force, pull = 4 * weights[2] / ((batch - 1) * dim), 2 * weights[0] / z_a.numel()
     weight = force * (dim / (batch - 1)) if uses_gram else force
     # weighted before it is rounded; but in float16 that would underflow
-    weighted = None if z_a.dtype == torch.float16 else (saved.matrix * weight).to(z_a.dtype)
+    weighted = None if z_a.dtype == torch.float16 else launch.scaled(saved.matrix, grad, weight)
     gradient = z_a.new_empty(2, batch, dim)
     for rows, cols in _parts(z_a, by_columns=uses_gram):
-        views = z_a[rows, cols], z_b[rows, cols]
-        mean, out = saved.mean[..., cols].contiguous(), gradient[:, rows, cols]
-        lines = mean, pull, slope[..., cols].contiguous(), (saved.column, row[..., cols].contiguous()) if uses_gram else None
+        views, out = (z_a[rows, cols], z_b[rows, cols]), gradient[:, rows, cols]
+        mean, slope = saved.mean[..., cols].contiguous(), saved.slope[..., cols].contiguous()
+        outer = (saved.column, saved.row[..., cols].contiguous(), force) if uses_gram else None
         if weighted is None:
-            zc, _ = launches().centred(*views, mean)
+            zc = launch.centred(*views, mean)
             change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)
-            launches().add_product(*views, *lines, change, weight, out=out)
+            launch.add_product(*views, mean, grad, pull, slope, outer, change, weight, out=out)
         else:
-            zc = launches().gradient(*views, *lines, out=out)
+            zc = launch.gradient(*views, mean, grad, pull, slope, outer, out=out)
             out.baddbmm_(weighted, zc) if uses_gram else out.baddbmm_(zc, weighted)
     return gradient
 

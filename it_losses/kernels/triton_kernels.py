@@ -84,25 +84,96 @@ def finish_statistics(
 
 @triton.jit
 def centre(
-    a, b, a_stride, b_stride, mean, out, squares, rows, cols, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr
+    a, b, a_stride, b_stride, mean, top, out, squares, lines, column, rows, cols,
+    HAS_TOP: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Views less their means, rounded once to the operand's dtype, in one buffer; and sums of squares of what was rounded."""
+    """Views less their means, rounded once to the operand's dtype, in one buffer: zc.
+
+    HAS_TOP: the column `top` of a view stays out of it, zero, and goes to `column`; and for each tile of rows the sums of
+    squares of what was rounded, and its products with that column.
+    """
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    mask = (row < rows)[:, None] & (col < cols)[None, :]
-    offsets = row.to(tl.int64)[:, None]
+    in_cols = col < cols
+    mask = (row < rows)[:, None] & in_cols[None, :]
     for view in tl.static_range(2):
-        average = tl.load(mean + view * cols + col, mask=col < cols, other=0.0)
-        if view == 0:
-            tile = tl.load(a + offsets * a_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
-        else:
-            tile = tl.load(b + offsets * b_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        source = (a if view == 0 else b) + row.to(tl.int64) * (a_stride if view == 0 else b_stride)
+        tile = tl.load(source[:, None] + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        average = tl.load(mean + view * cols + col, mask=in_cols, other=0.0)
         centred = tl.where(mask, tile - average[None, :], 0.0).to(out.dtype.element_ty)
-        tl.store(out + (view * rows + offsets) * cols + col[None, :], centred, mask=mask)
-        # variances that are subtracted from a product must come from what the product saw
-        rounded = centred.to(tl.float32)
-        line = (tl.program_id(1) * 2 + view) * cols + col
-        tl.store(squares + line, tl.sum(rounded * rounded, axis=0), mask=col < cols)
+        if HAS_TOP:
+            place = tl.load(top + view)
+            apart = tl.load(source + place, mask=row < rows, other=0.0).to(tl.float32) - tl.load(mean + view * cols + place)
+            own = tl.where(row < rows, apart, 0.0).to(out.dtype.element_ty).to(tl.float32)
+            centred = tl.where((col == place)[None, :], 0.0, centred.to(tl.float32)).to(out.dtype.element_ty)
+            # variances that are subtracted from a product must come from what the product saw
+            rounded = centred.to(tl.float32)
+            line = (tl.program_id(1) * 2 + view) * cols + col
+            tl.store(squares + line, tl.sum(rounded * rounded, axis=0), mask=in_cols)
+            tl.store(lines + line, tl.sum(rounded * own[:, None], axis=0), mask=in_cols)
+            if tl.program_id(0) == 0:
+                tl.store(column + view * rows + row, own, mask=row < rows)
+        tl.store(out + (view * rows + row.to(tl.int64)[:, None]) * cols + col[None, :], centred, mask=mask)
+
+
+@triton.jit
+def finish_columns(
+    squares, lines, slope, row, energies, cols, tiles, over, pull,
+    TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """Sums over tiles of rows: row = over sum lines, var = over sum squares, slope - pull var, and sum_d (2 row^2 - var^2)."""
+    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    view = tl.program_id(1)
+    in_cols = col < cols
+    variance = tl.zeros((TILE_COLS,), tl.float32)
+    product = tl.zeros((TILE_COLS,), tl.float32)
+    for tile in range(tiles):
+        line = (tile * 2 + view) * cols + col
+        variance += tl.load(squares + line, mask=in_cols, other=0.0)
+        product += tl.load(lines + line, mask=in_cols, other=0.0)
+    variance *= over
+    product *= over
+    here = view * cols + col
+    tl.store(row + here, product, mask=in_cols)
+    tl.store(slope + here, tl.load(slope + here, mask=in_cols, other=0.0) - pull * variance, mask=in_cols)
+    energy = tl.sum(2 * product * product - variance * variance, axis=0)
+    tl.store(energies + view * tl.num_programs(0) + tl.program_id(0), energy)
+
+
+@triton.jit
+def total(
+    distances, hinges, energies, others, loss, terms, distance_count, hinge_count, energy_count, other_count,
+    distance_factor, hinge_factor, energy_factor, other_factor, distance_weight, hinge_weight, energy_weight,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Terms [3], each a factor times a sum of parts, the last of two such; and their weighted sum: one program."""
+    offsets = tl.arange(0, TILE)
+    distance = tl.zeros((TILE,), tl.float32)
+    for start in range(0, distance_count, TILE):
+        distance += tl.load(distances + start + offsets, mask=start + offsets < distance_count, other=0.0)
+    hinge = tl.zeros((TILE,), tl.float32)
+    for start in range(0, hinge_count, TILE):
+        hinge += tl.load(hinges + start + offsets, mask=start + offsets < hinge_count, other=0.0)
+    energy = tl.zeros((TILE,), tl.float32)
+    for start in range(0, energy_count, TILE):
+        energy += energy_factor * tl.load(energies + start + offsets, mask=start + offsets < energy_count, other=0.0)
+    for start in range(0, other_count, TILE):
+        energy += other_factor * tl.load(others + start + offsets, mask=start + offsets < other_count, other=0.0)
+    first = distance_factor * tl.sum(distance, axis=0)
+    second = hinge_factor * tl.sum(hinge, axis=0)
+    third = tl.sum(energy, axis=0)
+    tl.store(terms, first)
+    tl.store(terms + 1, second)
+    tl.store(terms + 2, third)
+    tl.store(loss, distance_weight * first + hinge_weight * second + energy_weight * third)
+
+
+@triton.jit
+def scaled(matrix, grad, factor, out, count, TILE: tl.constexpr):
+    """Matrix times grad and factor, rounded once."""
+    place = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
+    value = tl.load(matrix + place, mask=place < count, other=0.0).to(tl.float32) * (tl.load(grad) * factor)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=place < count)
 
 
 @triton.jit
@@ -123,19 +194,20 @@ def square_pass(matrix, out, energies, side, factor, ZERO_DIAGONAL: tl.constexpr
 
 @triton.jit
 def gradient_pass(
-    a, b, a_stride, b_stride, mean, pull, slope, column, line, product, weight,
+    a, b, a_stride, b_stride, mean, grad, pull, slope, column, line, force, product, weight,
     out, out_view_stride, out_stride, centred, rows, cols,
     HAS_COLUMN: tl.constexpr, HAS_PRODUCT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """+-pull (a - b) + zc slope [+ column line] [+ weight product], and zc for the product that follows, of both views."""
+    """(+-pull (a - b) + zc slope [+ force column line] [+ weight product]) grad of both views; and zc, if a product follows."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     in_cols = col < cols
     mask = (row < rows)[:, None] & in_cols[None, :]
     offsets = row.to(tl.int64)[:, None]
+    upstream = tl.load(grad)
     tile_a = tl.load(a + offsets * a_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
     tile_b = tl.load(b + offsets * b_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
-    pulled = tl.load(pull) * (tile_a - tile_b)
+    pulled = pull * (tile_a - tile_b)
     for view in tl.static_range(2):
         tile = tile_a if view == 0 else tile_b
         sign = 1.0 if view == 0 else -1.0
@@ -143,14 +215,14 @@ def gradient_pass(
         here = (view * rows + offsets) * cols + col[None, :]
         result = sign * pulled + zc * tl.load(slope + view * cols + col, mask=in_cols, other=0.0)[None, :]
         if HAS_COLUMN:
-            own = tl.load(column + view * rows + row, mask=row < rows, other=0.0)
+            own = force * tl.load(column + view * rows + row, mask=row < rows, other=0.0)
             result += own[:, None] * tl.load(line + view * cols + col, mask=in_cols, other=0.0)[None, :]
         if HAS_PRODUCT:
-            result += tl.load(weight) * tl.load(product + here, mask=mask, other=0.0)
+            result += weight * tl.load(product + here, mask=mask, other=0.0)
         else:
             tl.store(centred + here, zc.to(centred.dtype.element_ty), mask=mask)
         there = out + view * out_view_stride.to(tl.int64) + offsets * out_stride + col[None, :]
-        tl.store(there, result.to(out.dtype.element_ty), mask=mask)
+        tl.store(there, (upstream * result).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -14,13 +14,16 @@ from it_losses.kernels import triton_kernels as kernels
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
 #: rows of a tile of the gradient, which reads the most and would spill with more
 GRADIENT_ROWS = 16
-SQUARE_TILE, PRODUCT_TILE, DEPTH = 64, 64, 64
+SQUARE_TILE, PRODUCT_TILE, DEPTH, TOTAL_TILE = 64, 64, 64, 1024
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 #: passes that hold much at once would spill with 4 warps
 EIGHT_WARPS = OPTIONS | {"num_warps": 8}
 #: columns that one program of a split product takes at least
 SPLIT = 512
+
+#: column, row, and the factor of their product
+Outer = tuple[Tensor, Tensor, float]
 
 
 def interpreted() -> bool:
@@ -36,7 +39,7 @@ def unit_columns(z: Tensor) -> Tensor:
 def statistics(
     z_a: Tensor, z_b: Tensor, *, margin: float, epsilon: float, push: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, slope of the hinge [2, 1, dim]; sums of the hinge [] and of (z_a - z_b)^2 []: 2 x [batch, dim]."""
+    """Mean, variance, slope of the hinge [2, 1, dim]; parts of the sums of the hinge and of (z_a - z_b)^2: 2 x [batch, dim]."""
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
     chunks, blocks = triton.cdiv(batch, CHUNK), triton.cdiv(dim, TILE_COLS)
@@ -46,47 +49,81 @@ def statistics(
         z_a, z_b, z_a.stride(0), z_b.stride(0), means, squares, distances, batch, dim,
         CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
-    mean, variance, slope = means.new_empty(3, 2, 1, dim)
+    mean, variance, slope = (means.new_empty(2, 1, dim) for _ in range(3))
     hinges = means.new_empty(2, blocks)
     kernels.finish_statistics[(blocks, 2)](
         means, squares, mean, variance, slope, hinges, batch, dim, chunks, margin, epsilon, push,
         CHUNK=CHUNK, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
-    return mean, variance, slope, hinges.sum(), distances.sum()
+    return mean, variance, slope, hinges, distances
 
 
-def centred(z_a: Tensor, z_b: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Both views less their means, in their dtype [2, batch, dim], and the sums of squares of what was stored [2, 1, dim]."""
+def centred(z_a: Tensor, z_b: Tensor, mean: Tensor) -> Tensor:
+    """Both views less their means, in their dtype: [2, batch, dim]."""
+    out = z_a.new_empty(2, *z_a.shape)
+    _centre(z_a, z_b, mean, mean, out, mean, mean, mean, has_top=False)
+    return out
+
+
+def centred_without_top(
+    z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor, slope: Tensor, *, pull: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Zc with zeros in the columns `top` [2]; these columns; row; parts of `sum_d (2 row_d^2 - var_d^2)`.
+
+    Zc [2, batch, dim] in the dtype of the views, columns [2, batch, 1] and `row = column^T Zc / (batch - 1)` [2, 1, dim] in
+    float32; var is that of what was rounded. `pull var` is taken from slope, in place.
+    """
+    batch, dim = z_a.shape
+    tiles, blocks = triton.cdiv(batch, TILE_ROWS), triton.cdiv(dim, TILE_COLS)
+    out, column, row = z_a.new_empty(2, batch, dim), mean.new_empty(2, batch, 1), mean.new_empty(2, 1, dim)
+    squares, lines = mean.new_empty(2, tiles, 2, dim)
+    energies = mean.new_empty(2, blocks)
+    _centre(z_a, z_b, mean, top, out, squares, lines, column, has_top=True)
+    kernels.finish_columns[(blocks, 2)](
+        squares, lines, slope, row, energies, dim, tiles, 1 / (batch - 1), pull, TILE_COLS=TILE_COLS, **OPTIONS
+    )
+    return out, column, row, energies
+
+
+def _centre(
+    z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor, out: Tensor, squares: Tensor, lines: Tensor, column: Tensor,
+    *, has_top: bool,
+) -> None:  # fmt: skip
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
-    grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))
-    out, squares = z_a.new_empty(2, batch, dim), mean.new_empty(grid[1], 2, 1, dim)
-    kernels.centre[grid](
-        z_a,
-        z_b,
-        z_a.stride(0),
-        z_b.stride(0),
-        mean,
-        out,
-        squares,
-        batch,
-        dim,
-        TILE_ROWS=TILE_ROWS,
-        TILE_COLS=TILE_COLS,
-        **OPTIONS,
-    )
-    return out, squares.sum(dim=0)
+    kernels.centre[(triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))](
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, top, out, squares, lines, column, batch, dim,
+        HAS_TOP=has_top, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
+    )  # fmt: skip
 
 
 def squared(matrix: Tensor, factor: float, dtype: torch.dtype, *, zero_diagonal: bool) -> tuple[Tensor, Tensor]:
-    """`factor * matrix` in a dtype [views, side, side], and the sum of its squares []."""
+    """`factor * matrix` in a dtype [views, side, side], and parts of the sum of its squares."""
     views, side, _ = matrix.shape
     tiles = triton.cdiv(side, SQUARE_TILE)
     out, energies = matrix.new_empty(matrix.shape, dtype=dtype), matrix.new_empty(views, tiles, tiles)
     kernels.square_pass[(tiles, tiles, views)](
         matrix, out, energies, side, factor, ZERO_DIAGONAL=zero_diagonal, TILE=SQUARE_TILE, **EIGHT_WARPS
     )
-    return out, energies.sum()
+    return out, energies
+
+
+def total(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor], factors: tuple[float, float, float, float], weights: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Loss [] and terms [3]: factors times the sums of the parts of distance, hinge and energy, the latter in two kinds."""
+    loss, terms = parts[0].new_empty(()), parts[0].new_empty(3)
+    kernels.total[(1,)](*parts, loss, terms, *(part.numel() for part in parts), *factors, *weights, TILE=TOTAL_TILE, **OPTIONS)
+    return loss, terms
+
+
+def scaled(matrix: Tensor, grad: Tensor, factor: float) -> Tensor:
+    """`grad factor matrix`, in the dtype of the matrix; grad is []."""
+    out = matrix.new_empty(matrix.shape)
+    kernels.scaled[(triton.cdiv(matrix.numel(), TOTAL_TILE),)](
+        matrix, grad, factor, out, matrix.numel(), TILE=TOTAL_TILE, **OPTIONS
+    )
+    return out
 
 
 def gram(x: Tensor) -> Tensor:
@@ -102,34 +139,34 @@ def gram(x: Tensor) -> Tensor:
 
 
 def gradient(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None, *, out: Tensor
+    z_a: Tensor, z_b: Tensor, mean: Tensor, grad: Tensor, pull: float, slope: Tensor, outer: Outer | None, *, out: Tensor
 ) -> Tensor:
-    """`+-pull (z_a - z_b) + Zc slope + column row` into out, a part of a gradient; Zc [2, batch, dim] in the views' dtype."""
+    """`grad (+-pull (z_a - z_b) + Zc slope + force column row)` into out, a part of a gradient; and Zc in the views' dtype."""
     centred_ = z_a.new_empty(2, *z_a.shape)
-    _gradient(z_a, z_b, mean, pull, slope, outer, None, out, centred_)
+    _gradient(z_a, z_b, mean, grad, pull, slope, outer, None, out, centred_)
     return centred_
 
 
 def add_product(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None,
-    product: Tensor, weight: Tensor, *, out: Tensor,
+    z_a: Tensor, z_b: Tensor, mean: Tensor, grad: Tensor, pull: float, slope: Tensor, outer: Outer | None,
+    product: Tensor, weight: float, *, out: Tensor,
 ) -> None:  # fmt: skip
-    """The same gradient with `weight * product` added before anything is rounded, into out."""
-    _gradient(z_a, z_b, mean, pull, slope, outer, (product, weight), out, out)
+    """The same gradient with `grad weight product` added before anything is rounded, into out."""
+    _gradient(z_a, z_b, mean, grad, pull, slope, outer, (product, weight), out, out)
 
 
 def _gradient(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, pull: Tensor, slope: Tensor, outer: tuple[Tensor, Tensor] | None,
-    product: tuple[Tensor, Tensor] | None, out: Tensor, centred_: Tensor,
+    z_a: Tensor, z_b: Tensor, mean: Tensor, grad: Tensor, pull: float, slope: Tensor, outer: Outer | None,
+    product: tuple[Tensor, float] | None, out: Tensor, centred_: Tensor,
 ) -> None:  # fmt: skip
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
     grid = (triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, GRADIENT_ROWS))
     kernels.gradient_pass[grid](
-        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, pull, slope, *(outer or (mean, mean)), *(product or (mean, pull)),
-        out, out.stride(0), out.stride(1), centred_, batch, dim,
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, grad, pull, slope, *(outer or (mean, mean, 0.0)),
+        *(product or (mean, 0.0)), out, out.stride(0), out.stride(1), centred_, batch, dim,
         HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None,
-        TILE_ROWS=GRADIENT_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+        TILE_ROWS=GRADIENT_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
     )  # fmt: skip
 
 
