@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import leaf
 
@@ -160,6 +161,18 @@ def test_a_second_derivative_raises(name):
     with pytest.raises(RuntimeError, match="second derivative"):
         # beside a term with a derivative of its own, where silence would pass unnoticed
         (gradient.square().sum() + z_a.sum()).backward()
+
+
+@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("batch", "dim"), [(8, 16), (40, 200), (200, 140)])
+def test_an_objective_may_be_checkpointed(batch, dim, compiles):
+    def checkpointed(*pair):
+        return torch.utils.checkpoint.checkpoint(function, *pair, use_reentrant=False)
+
+    function = torch.compile(objective, backend="aot_eager") if compiles else objective
+    pair = views(batch, dim)
+    results = [(f(*pair), torch.autograd.grad(f(*pair), pair, create_graph=not compiles)) for f in (objective, checkpointed)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 def test_a_graph_may_be_walked_twice():

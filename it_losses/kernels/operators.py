@@ -42,11 +42,13 @@ def _once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., t
     """That backward, with results whose own derivative raises."""
 
     def guarded(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        # once: what checkpointing has recomputed may not be asked for again
+        saved = ctx.saved_tensors
         if not torch.is_grad_enabled():
-            return backward(ctx, *grads)
+            return backward(ctx, saved, *grads)
         with torch.no_grad():
-            results = backward(ctx, *grads)
-        return tuple(None if g is None else _NoSecondDerivative.apply(g, *ctx.saved_tensors) for g in results)
+            results = backward(ctx, saved, *grads)
+        return tuple(None if g is None else _NoSecondDerivative.apply(g, *saved) for g in results)
 
     return guarded
 
@@ -67,13 +69,13 @@ class VICReg(torch.autograd.Function):
 
     @staticmethod
     @_once
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Gradient of the samples."""
         if grad is None:
             return (None, None, None, *([None] * ctx.count))
-        views, saved = ctx.saved_tensors[: ctx.count], closed_vicreg.Saved(*ctx.saved_tensors[ctx.count :])
+        views, parts = saved[: ctx.count], closed_vicreg.Saved(*saved[ctx.count :])
         with without_autocast(views[0]):
-            gradients = closed_vicreg.backward(grad, views, saved, ctx.weights)
+            gradients = closed_vicreg.backward(grad, views, parts, ctx.weights)
         return None, None, None, *gradients.unbind()
 
 
@@ -123,7 +125,8 @@ def _save_vicreg(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
 def _vicreg_gradients(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return [None] * ctx.count, None, None, None
-    views, saved = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+    tensors = ctx.saved_tensors
+    views, saved = tensors[: ctx.count], tensors[ctx.count :]
     return list(vicreg_backward_op(grad, list(views), list(saved), ctx.weights).unbind()), None, None, None
 
 
@@ -148,11 +151,11 @@ class LogDet(torch.autograd.Function):
 
     @staticmethod
     @_once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, None]:
         """Gradient of the samples."""
-        z, *saved = ctx.saved_tensors
+        z, *parts = saved
         with without_autocast(z):
-            return closed_log_det.backward(grad, z, closed_log_det.Saved(*saved), ctx.scale), None
+            return closed_log_det.backward(grad, z, closed_log_det.Saved(*parts), ctx.scale), None
 
 
 @torch.library.custom_op("it_losses::log_det", mutates_args=(), schema="(Tensor z, float scale) -> (Tensor, Tensor, Tensor)")
@@ -216,11 +219,11 @@ class Pairwise(torch.autograd.Function):
 
     @staticmethod
     @_once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of the samples."""
-        z, scales, *saved = ctx.saved_tensors
+        z, scales, *parts = saved
         with without_autocast(z):
-            gradient = closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved), ctx.memory_bytes)
+            gradient = closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*parts), ctx.memory_bytes)
         return gradient, None, None
 
 
