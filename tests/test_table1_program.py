@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from benchmarks.table1 import runs
+from benchmarks.table1 import pool, runs
 from benchmarks.table1.__main__ import main
 from benchmarks.table1.rows import Records
 
@@ -27,6 +27,7 @@ def clean(monkeypatch):
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--width", "0.06"], "--width must be at least 0.125"),
         (["--batch-size", "7", "--devices", "2"], "cannot be shared"),
+        (["--jobs", "2", "--devices", "2"], "runs of one device each"),
         (["--batch-size", "5000"], "more than the 1437"),
         (["--backbone", "resnet_18"], "timm has no model"),
         (["--dataset", "fashion_mnist"], "needs --data-root"),
@@ -67,6 +68,13 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert "3 of 3 runs are on disk already" in " ".join(capsys.readouterr().out.split())
     assert main([*TINY, "--batch-size", "32", "--output", str(tmp_path)]) == 1
     assert "batch_size was 64, is 32" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_jobs_are_handed_to_the_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "_from_workers", pool._one_by_one)
+    monkeypatch.setattr("benchmarks.table1.__main__.trained", lambda *_: pytest.fail("trained here"))
+    assert main([*TINY, "--jobs", "2", "--output", str(tmp_path)]) == 0
+    assert [row["method"] for row in Records(tmp_path).rows] == ["untrained", "vicreg", "byol_logdet"]
 
 
 def test_a_killed_table_goes_on_with_the_run_it_was_in(tmp_path, capsys, monkeypatch):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 
+import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -14,10 +16,11 @@ from benchmarks.data import DataError, Images
 from benchmarks.table1.cli import OptionError, Options, describe, parse
 from benchmarks.table1.estimate import estimate
 from benchmarks.table1.plan import Run, check, label, loaded, planned
+from benchmarks.table1.pool import finished
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.report import publish
-from benchmarks.table1.rows import OutputError, Records
+from benchmarks.table1.rows import OutputError, Records, Row
 from benchmarks.table1.runs import Interrupted, pixel_accuracy, trained, untrained
 
 #: how rank 0 tells the other processes, which Lightning starts with this same command, what is left to do
@@ -59,20 +62,29 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         bars.say(f"{describe(options)}: {len(pending)} runs to make in {options.output}")
         if done:
             bars.say(f"going on: {done} of {len(planned(options))} runs are on disk already")
+        if options.jobs > 1:
+            # as each of the processes has
+            torch.set_num_threads(1)
         if to_train and first:
             bars.say(estimate(to_train, options, images))
-        for run in pending:
-            if run.method == UNTRAINED and not first:
-                continue
-            row, curve = (
-                untrained(run, options, images)
-                if run.method == UNTRAINED
-                else trained(run, options, images, bars, options.output)
-            )
+        for row, curve in _made(pending, options, images, bars):
             if first:
+                run = Run(row["method"], row["seed"])
                 records.add(row, curve)
                 scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
                 bars.say(f"{label(run, options)}: {scores}, {row['seconds']:.0f} s")
+
+
+def _made(pending: list[Run], options: Options, images: Images, bars: Bars) -> Iterator[tuple[Row, list[Row]]]:
+    """Rows and curves as they come: one after the other on all devices, or several at a time."""
+    if options.jobs > 1:
+        yield from finished(pending, options, images, bars)
+        return
+    for run in pending:
+        if run.method != UNTRAINED:
+            yield trained(run, options, images, bars, options.output)
+        elif _is_first_process():
+            yield untrained(run, options, images)
 
 
 def _pending(options: Options, records: Records) -> list[Run]:

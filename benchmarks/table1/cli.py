@@ -17,6 +17,8 @@ from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECA
 from benchmarks.table1.presets import BATCHES, EPOCHS, PRESETS, SIDES, WIDTHS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint
 
+#: the smallest values that can be meant
+LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "workers": 0, "limit_images": 2}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
 
 
@@ -43,6 +45,7 @@ class Options:
     compile: bool
     accelerator: str
     devices: int
+    jobs: int
     strategy: str
     workers: int
     limit_images: int | None
@@ -100,6 +103,7 @@ def completed(given: argparse.Namespace) -> Options:
         compile=given.compile,
         accelerator=_accelerator(given.accelerator),
         devices=given.devices,
+        jobs=given.jobs,
         strategy=given.strategy,
         workers=given.workers,
         limit_images=given.limit_images,
@@ -136,6 +140,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
+    add("--jobs", type=int, default=1, help="runs at a time, each a process with one CPU thread (default: 1)")
     add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
@@ -160,15 +165,7 @@ def _accelerator(asked: str) -> str:
 
 
 def _check(options: Options) -> None:
-    for name, least in (
-        ("epochs", 1),
-        ("batch_size", 2),
-        ("seeds", 1),
-        ("devices", 1),
-        ("image_size", 8),
-        ("workers", 0),
-        ("limit_images", 2),
-    ):
+    for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
@@ -177,6 +174,8 @@ def _check(options: Options) -> None:
         raise OptionError(f"--width must be at least 0.125, got {options.width}.")
     if options.batch_size % options.devices or options.batch_size // options.devices < 2:
         raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
+    if options.jobs > 1 and options.devices > 1:
+        raise OptionError(f"--jobs {options.jobs} is for runs of one device each, got --devices {options.devices}.")
     if options.accelerator == "gpu" and options.devices > torch.cuda.device_count():
         raise OptionError(f"--devices {options.devices}: this machine has {torch.cuda.device_count()} GPUs.")
     if options.data_root is not None and not options.data_root.is_dir():

@@ -35,7 +35,7 @@ def estimate(runs: list[Run], options: Options, images: Images) -> str:
     look_s = _seconds(lambda: measure(module, part, probes=False), module.device)
     probes = -(-options.epochs // probes_every(options))
     run_s = steps_of(options, images) * step_s + probes * probe_s + (options.epochs - probes) * look_s
-    whole = timedelta(seconds=round(len(runs) * run_s))
+    whole = timedelta(seconds=round(len(runs) * run_s / options.jobs))
     name, steps = title(largest, options.recipes), steps_of(options, images)
     return (
         f"about {whole} to go, an estimate: {name}, the largest method, now takes {1e3 * step_s:.3g} ms a step and "

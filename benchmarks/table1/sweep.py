@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -22,16 +16,14 @@ from benchmarks.data import DataError, Images
 from benchmarks.table1 import cli
 from benchmarks.table1.cli import OptionError, Options
 from benchmarks.table1.plan import Run, check, label, loaded, planned
+from benchmarks.table1.pool import finished
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.recipes import UNTRAINED, Recipe
-from benchmarks.table1.rows import OutputError, Records, Row
-from benchmarks.table1.runs import Interrupted, trained
+from benchmarks.table1.rows import OutputError, Records
+from benchmarks.table1.runs import Interrupted
 
 #: share of the training half that the variants are scored on
 VALIDATION_SHARE = 0.2
-
-#: what a worker trains with, given once
-_given: tuple[Options, Images]
 
 
 def sweep(
@@ -43,7 +35,7 @@ def sweep(
     variants: Callable[[list[str]], Mapping[str, Recipe]],
     publish: Callable[[Records, Options, str], str],
 ) -> int:
-    """The program: read the options of Table 1 and `--jobs`, make the runs that are missing, publish.
+    """The program: read the options of Table 1, make the runs that are missing, publish.
 
     Args:
         name: of the module, and of the default folder.
@@ -63,8 +55,8 @@ def sweep(
         options = cli.completed(given)
         recipes = variants([method for method in options.methods if method != UNTRAINED])
         options = replace(options, methods=list(recipes), recipes=recipes)
-        if given.jobs < 1 or options.devices > 1:
-            raise OptionError(f"--jobs must be at least 1 and --devices 1, got {given.jobs} and {options.devices}.")
+        if options.devices > 1:
+            raise OptionError(f"--devices must be 1 here, got {options.devices}. Use --jobs.")
         images = loaded(options).validation(VALIDATION_SHARE)
         check(options, images)
         records = Records(options.output)
@@ -73,7 +65,7 @@ def sweep(
         errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 1
     try:
-        _make(options, images, records, given.jobs, console)
+        _make(options, images, records, console)
     except (Interrupted, KeyboardInterrupt):
         errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
         return 130
@@ -90,51 +82,15 @@ def _parser(name: str, description: str, seeds: int) -> argparse.ArgumentParser:
         parents=[cli.parser(is_parent=True)],
     )
     command.set_defaults(seeds=seeds)
-    command.add_argument("--jobs", type=int, default=1, help="runs at a time, each on one CPU core (default: 1)")
     return command
 
 
-def _make(options: Options, images: Images, records: Records, jobs: int, console: Console) -> None:
+def _make(options: Options, images: Images, records: Records, console: Console) -> None:
     (options.output / "unfinished").mkdir(exist_ok=True)
     pending = [run for run in planned(options) if not records.has(run.method, run.seed)]
     with Bars(console, runs=len(pending), epochs=options.epochs) as bars:
         bars.say(f"{cli.describe(options)}: {len(pending)} of {len(planned(options))} runs to make in {options.output}")
-        for row, curve in _finished(pending, options, images, jobs):
+        for row, curve in finished(pending, options, images, bars):
             records.add(row, curve)
             run = Run(row["method"], row["seed"])
-            bars.run(label(run, options), steps=1)
-            bars.step()
             bars.say(f"{label(run, options)}: linear {100 * row['linear']:.1f} %, {row['seconds']:.0f} s")
-
-
-def _finished(runs: list[Run], options: Options, images: Images, jobs: int) -> Iterator[tuple[Row, list[Row]]]:
-    """Each run's row and curve, as it ends; this process alone writes them."""
-    if jobs == 1:
-        _prepare(options, images)
-        yield from map(_made, runs)
-        return
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _prepare, (options, images)) as pool:
-        try:
-            for done in as_completed([pool.submit(_made, run) for run in runs]):
-                yield done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _prepare(options: Options, images: Images) -> None:
-    """Run first in each worker. One thread always, so that the numbers do not depend on the jobs."""
-    global _given
-    _given = options, images
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # Ctrl-C ends a worker at once; caught, it would only end the run, and the next would begin
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # a worker whose parent was killed would wait for work for ever
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _made(run: Run) -> tuple[Row, list[Row]]:
-    options, images = _given
-    silent = Bars(Console(quiet=True), runs=1, epochs=options.epochs, shown=False)
-    return trained(run, options, images, silent, options.output)
