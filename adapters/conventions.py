@@ -60,10 +60,18 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
     return DEFAULTS[library] | {ours[name]: value for name, value in arguments.items()}
 
 
-def vicreg(library: str, **arguments: object) -> VICReg:
+def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments: object) -> VICReg:
     """The criterion that gives that library's number for that library's arguments.
+
+    Args:
+        library: a key of ARGUMENTS.
+        gather_distributed: whether the statistics are those of all ranks; None for what the library does.
+        arguments: of the library's VICReg.
 
     >>> vicreg("solo-learn", sim_loss_weight=25, var_loss_weight=25, cov_loss_weight=1).convention
     'solo-learn'
     """
-    return VICReg(**translated(library, **arguments))  # type: ignore[arg-type]
+    ours = translated(library, **arguments)
+    if gather_distributed is not None:
+        ours["gather_distributed"] = gather_distributed
+    return VICReg(**ours)  # type: ignore[arg-type]

@@ -28,8 +28,7 @@ class VICRegLoss(nn.Module):
 
     def __init__(self, std_coeff: float = 1.0, cov_coeff: float = 1.0, *, gather_distributed: bool = False) -> None:
         super().__init__()
-        self.criterion = vicreg("eb_jepa", std_coeff=std_coeff, cov_coeff=cov_coeff)
-        self.criterion.gather_distributed = gather_distributed
+        self.criterion = vicreg("eb_jepa", gather_distributed=gather_distributed, std_coeff=std_coeff, cov_coeff=cov_coeff)
 
     def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
         """2 x [batch, dim] -> 4 x [], by name."""

@@ -67,6 +67,4 @@ class VICRegLoss(SelfSupervised):
         **options: Any,
     ) -> None:
         theirs = {"invariance_lambda": invariance_lambda, "variance_mu": variance_mu, "covariance_v": covariance_v, "eps": eps}
-        criterion = vicreg("pytorch-metric-learning", **theirs)
-        criterion.gather_distributed = gather_distributed
-        super().__init__(criterion, **options)
+        super().__init__(vicreg("pytorch-metric-learning", gather_distributed=gather_distributed, **theirs), **options)

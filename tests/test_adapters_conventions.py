@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import ranks
 import torch
+import torch.distributed as dist
 from torch.nn.functional import mse_loss, relu
 
 from it_losses import VICReg
-from it_losses.adapters import compare, conventions, eb_jepa, peers, stable_pretraining
+from it_losses.adapters import compare, conventions, eb_jepa, lightly, peers, stable_pretraining
 from it_losses.adapters.frameworks import framework
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -125,6 +127,65 @@ def test_an_entropy_comes_as_a_dict_too_and_its_loss_back_propagates():
     assert set(found) == {"loss", "invariance_loss", "entropy"}
     found["loss"].backward()
     assert z.grad.isfinite().all() and z.grad.norm() > 0
+
+
+def other_metric_learning(gather):
+    pytest.importorskip("pytorch_metric_learning")
+    from it_losses.adapters.pytorch_metric_learning import VICRegLoss
+
+    criterion = VICRegLoss(gather_distributed=gather)
+    return lambda a, b: criterion(a, ref_emb=b)
+
+
+def attribute_set(gather):
+    criterion = lightly.LogDetLoss(gather_distributed=not gather)
+    criterion.gather_distributed = gather
+    assert criterion.gather_distributed is gather
+    return criterion
+
+
+def eb_jepas(gather):
+    criterion = eb_jepa.VICRegLoss(gather_distributed=gather)
+    return lambda a, b: criterion(a, b)["loss"]
+
+
+#: whoever has the argument, built with it
+GATHERING = {
+    "lightly VICReg": lambda gather: lightly.VICRegLoss(gather_distributed=gather),
+    "lightly pairwise": lambda gather: lightly.PairwiseLoss(gather_distributed=gather),
+    "lightly log-det, set later": attribute_set,
+    "lightly regularizer": lambda gather: lightly.EntropyRegularized(official_of_no_rank, gather_distributed=gather),
+    "solo-learn": lambda gather: conventions.vicreg("solo-learn", gather_distributed=gather),
+    "eb_jepa": eb_jepas,
+    "pytorch-metric-learning": other_metric_learning,
+}
+
+
+def official_of_no_rank(a, b):
+    return a.new_zeros(())
+
+
+def of_two_ranks(name):
+    """Values with and without gathering, of this rank's half; those of the whole and of the half in one process."""
+    whole = torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    half = whole[:, 6 * dist.get_rank() :][:, :6]
+    found = [GATHERING[name](gather)(*half).item() for gather in (True, False)]
+    dist.destroy_process_group()
+    return found, [GATHERING[name](False)(*z).item() for z in (whole, half)]
+
+
+@pytest.mark.parametrize("name", GATHERING)
+def test_gathering_takes_the_batch_of_all_ranks_and_nothing_else_does(name):
+    if name == "pytorch-metric-learning":
+        pytest.importorskip("pytorch_metric_learning")
+    for found, truth in ranks.run(2, of_two_ranks, name):
+        assert found == pytest.approx(truth, rel=1e-12)
+        assert abs(truth[0] - truth[1]) > 1e-3
+
+
+def test_a_library_that_gathers_by_itself_is_followed():
+    gathers = {name for name in conventions.ARGUMENTS if conventions.vicreg(name).gathering.gather_distributed}
+    assert gathers == {"solo-learn", "stable-pretraining"}
 
 
 class HostModule(torch.nn.Module):

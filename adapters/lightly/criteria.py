@@ -19,6 +19,14 @@ def _alias(name: str) -> Any:
     return property(lambda self: getattr(self, name), lambda self, value: setattr(self, name, value), doc=f"`{name}`.")
 
 
+def _set_gather(criterion: Any, gather_distributed: bool) -> None:
+    criterion.gathering = criterion.gathering._replace(gather_distributed=gather_distributed)
+
+
+#: the constant under lightly's name, as its own classes have it
+_GATHER = property(lambda self: self.gathering.gather_distributed, _set_gather, doc="Whether all ranks' views count.")
+
+
 def _check_gather(gather_distributed: bool) -> bool:
     if gather_distributed and not dist.is_available():
         raise ValueError(
@@ -61,6 +69,7 @@ class VICRegLoss(VICReg):
     mu_param = _alias("variance_weight")
     nu_param = _alias("covariance_weight")
     eps = _alias("epsilon")
+    gather_distributed = _GATHER
 
 
 class LogDetLoss(VICRegEntropy):
@@ -90,6 +99,7 @@ class LogDetLoss(VICRegEntropy):
 
     lambda_param = _alias("invariance_weight")
     mu_param = _alias("entropy_weight")
+    gather_distributed = _GATHER
 
 
 class PairwiseLoss(VICRegEntropy):
@@ -122,6 +132,7 @@ class PairwiseLoss(VICRegEntropy):
 
     lambda_param = _alias("invariance_weight")
     mu_param = _alias("entropy_weight")
+    gather_distributed = _GATHER
 
 
 class EntropyRegularized(nn.Module):
