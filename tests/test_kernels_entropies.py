@@ -143,6 +143,14 @@ def test_coincident_samples_have_no_entropy_and_no_gradient(memory_bytes):
     assert gradient.abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("batch", "dim"), [(40, 7), (300, 20), (64, 512)])
+def test_collapsed_samples_do_not_pull_at_each_other_by_rounding(batch, dim, dtype):
+    # the bandwidth of "auto" is as small as the spread, which is that of rounding here
+    z = leaf(torch.randn(1, dim).expand(batch, dim), dtype)
+    assert not torch.autograd.grad(Pairwise()(z), z)[0].any()
+
+
 @pytest.mark.parametrize("memory_bytes", [0, None])
 def test_several_scales_and_groups_equal_one_at_a_time(memory_bytes):
     z = leaf(torch.stack([samples(150, 20), samples(150, 20) * 2]), torch.float64)

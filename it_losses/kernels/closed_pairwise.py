@@ -92,8 +92,11 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
 def _scaled(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`(z - mean) / sqrt(t_0)`, its squared norms [groups, batch, 1], and `t_0 / t` [K, groups]."""
     dtype = accumulation_dtype(z.dtype)
-    # distances do not see the mean, but their rounding does
-    zs = z - z.mean(dim=1, keepdim=True, dtype=dtype)
+    # distances do not see the mean, but their rounding does; that of coincident samples, found as the mean of differences, is
+    # the sample itself, or what rounding left of it would pull at them
+    first = z[:, :1].to(dtype)
+    zs = z - first
+    torch.sub(z, first + zs.mean(dim=1, keepdim=True), out=zs)
     zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
     return zs, torch.linalg.vector_norm(zs, dim=2, keepdim=True).square_(), (scales[:1] / scales).to(dtype)
 
