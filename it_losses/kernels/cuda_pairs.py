@@ -64,7 +64,9 @@ def _operand(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]
     # float16 holds z - mean wherever it holds z, but not at any scale; the others have a range to spare
     unit = torch.ones_like(scales[0]) if z.dtype == torch.float16 else scales[0].rsqrt()
     unit = unit.float()
-    mean = z.mean(dim=1, keepdim=True, dtype=torch.float32)
+    # as in closed_pairwise: the mean of coincident samples is the sample itself
+    first = z[:, :1].float()
+    mean = first + (z - first).mean(dim=1, keepdim=True)
     x, norms = entropy_launches().centred(z, mean, unit)
     return x, norms, (1 / (scales.float() * unit.square())), unit
 
