@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed import cases, clock, memory, report
-from benchmarks.speed.peers import providers
+from benchmarks.speed.peers import is_installed, providers
 from benchmarks.speed.rows import ROOT, Row, circumstances, write
-from benchmarks.speed.step import training_steps
 
 #: what has to hold before a speed means anything
 TESTS = ["tests/test_kernels_vicreg.py", "tests/test_kernels_entropies.py", "tests/test_speed_peers.py"]
@@ -25,6 +24,9 @@ def main() -> int:
     arguments = _arguments()
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
+    for package, part in (("lightly", "its VICRegLoss"), ("timm", "the training step")):
+        if not is_installed(package):
+            print(f"{package} is not installed: {part} is left out")
     print("testing what is to be timed ...", flush=True)
     if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *TESTS], cwd=ROOT, check=False).returncode:
         print("a test failed: no speed is written", file=sys.stderr)
@@ -35,7 +37,7 @@ def main() -> int:
     command = "python -m benchmarks.speed" + (" --full" if arguments.full else "")
     rows: list[Row] = []
     parts = [functools.partial(_op_rows, case) for case in (cases.full() if arguments.full else cases.quick())]
-    for part in parts + ([_step_rows] if arguments.step else []):
+    for part in parts + ([_step_rows] if arguments.step and is_installed("timm") else []):
         rows += part(device, arguments)
         # after every size: who interrupts a long run keeps what it has measured
         write(rows, folder / "rows.csv")
@@ -86,6 +88,8 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
 
 
 def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]:
+    from benchmarks.speed.step import training_steps
+
     batch, dim = cases.STEP
     steps = training_steps(providers("vicreg", dim, compiled=False), batch, dim, device)
     return _time_rows("step", "vicreg", batch, dim, steps, device, arguments)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import VICRegLoss
 from torch import Tensor
 
 from it_losses import LogDet, Pairwise, VICReg
@@ -62,6 +63,15 @@ def cdist_pairwise(z: Tensor) -> Tensor:
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 
 
+def is_installed(package: str) -> bool:
+    """Whether it can be imported; who is missing is left out."""
+    return importlib.util.find_spec(package) is not None
+
+
+def _lightly() -> dict[str, Objective]:
+    return {"lightly": importlib.import_module("lightly.loss").VICRegLoss()} if is_installed("lightly") else {}
+
+
 def providers(objective: str, dim: int, *, compiled: bool) -> dict[str, Objective]:
     """Name -> implementation; ours first."""
     ours: dict[str, Callable[[], Objective]] = {
@@ -70,7 +80,7 @@ def providers(objective: str, dim: int, *, compiled: bool) -> dict[str, Objectiv
         "pairwise": lambda: _over_views(Pairwise(bandwidth=dim**0.5)),
     }
     peers: dict[str, dict[str, Objective]] = {
-        "vicreg": {"lightly": VICRegLoss(), "solo-learn": solo_learn_vicreg, "official": official_vicreg},
+        "vicreg": {**_lightly(), "solo-learn": solo_learn_vicreg, "official": official_vicreg},
         "log_det": {"torch.logdet": _over_views(full_log_det)},
         "pairwise": {
             BOUNDED: _over_views(Pairwise(bandwidth=dim**0.5, memory_mib=0)),

@@ -47,7 +47,7 @@ def circumstances(device: torch.device) -> dict[str, object]:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "lightly": importlib.metadata.version("lightly"),
+        "lightly": _version("lightly"),
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--short=12", "HEAD"),
         "dirty": bool(_git("status", "--porcelain", "--", "it_losses", "benchmarks/speed")),
@@ -60,6 +60,13 @@ def write(rows: list[Row], path: Path) -> None:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _git(*arguments: str) -> str:
