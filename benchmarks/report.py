@@ -121,7 +121,7 @@ def embedded(path: Path, beside: Path) -> list[str]:
     lines = [re.sub(r"^(#+) ", r"#\1 ", line) for line in lines]
     linked = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
     lines = [linked.sub(lambda found: f"]({_relative(path.parent / found[1], beside)})", line) for line in lines]
-    return "\n".join(lines).strip().splitlines()
+    return "\n".join(lines).strip("\n").splitlines()
 
 
 def _origin(folder: Path, beside: Path, rows: list[Row]) -> str:

@@ -98,8 +98,9 @@ def test_rows_that_the_grid_did_not_choose_are_named(tmp_path):
 def test_an_embedded_page_fits_where_it_is_put(tmp_path):
     path = tmp_path / "results" / "a" / "README.md"
     path.parent.mkdir(parents=True)
-    path.write_text("# Title\n\n## Part\n\n![x](x.png), [y](https://y.org/z)\n")
-    assert report.embedded(path, tmp_path / "docs") == ["### Part", "", "![x](../results/a/x.png), [y](https://y.org/z)"]
+    path.write_text("# Title\n\n    command\n\n## Part\n\n![x](x.png), [y](https://y.org/z)\n")
+    links = "![x](../results/a/x.png), [y](https://y.org/z)"
+    assert report.embedded(path, tmp_path / "docs") == ["    command", "", "### Part", "", links]
 
 
 def test_a_figures_command_names_what_differs_from_the_defaults(tmp_path):
