@@ -9,7 +9,21 @@ from benchmarks.table1 import pool, runs
 from benchmarks.table1.__main__ import main
 from benchmarks.table1.rows import Records
 
-TINY = ["--methods", "vicreg", "byol_logdet", "--epochs", "1", "--seeds", "1", "--limit-images", "70", "--image-size", "16"]
+TINY = [
+    "--methods",
+    "vicreg",
+    "byol_logdet",
+    "--epochs",
+    "1",
+    "--seeds",
+    "1",
+    "--limit-images",
+    "70",
+    "--image-size",
+    "16",
+    "--jobs",
+    "1",
+]
 
 
 @pytest.fixture(autouse=True)

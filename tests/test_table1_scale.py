@@ -14,7 +14,22 @@ from benchmarks.table1.plan import Run, module_for
 from benchmarks.table1.presets import PRESETS, SIDES
 from benchmarks.table1.rows import Records
 
-TINY = ["--epochs", "1", "--seeds", "1", "--limit-images", "40", "--batch-size", "20", "--width", "0.125", "--image-size", "16"]
+TINY = [
+    "--epochs",
+    "1",
+    "--seeds",
+    "1",
+    "--limit-images",
+    "40",
+    "--batch-size",
+    "20",
+    "--width",
+    "0.125",
+    "--image-size",
+    "16",
+    "--jobs",
+    "1",
+]
 
 
 def options(*arguments, output="runs/none"):

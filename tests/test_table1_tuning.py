@@ -16,7 +16,7 @@ from benchmarks.table1.report import Statistic
 from benchmarks.table1.rows import Records
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--limit-images", "60", "--batch-size", "32", "--epochs", "1", "--width", "0.125", "--image-size", "16"]
+TINY = ["--limit-images", "60", "--batch-size", "32", "--epochs", "1", "--width", "0.125", "--image-size", "16", "--jobs", "1"]
 
 
 def cell(rate, linear, knn=0.5, method="vicreg"):

@@ -86,7 +86,7 @@ def read(command: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
 
 def completed(given: argparse.Namespace) -> Options:
     """What was given and, for the rest, what suits the data set; each checked, as by `parse`."""
-    name = given.dataset
+    name, accelerator = given.dataset, _accelerator(given.accelerator)
     options = Options(
         dataset=name,
         data_root=given.data_root,
@@ -101,9 +101,9 @@ def completed(given: argparse.Namespace) -> Options:
         precision=given.precision,
         channels_last=given.channels_last,
         compile=given.compile,
-        accelerator=_accelerator(given.accelerator),
+        accelerator=accelerator,
         devices=given.devices,
-        jobs=given.jobs,
+        jobs=(_cores() if accelerator == "cpu" and given.devices == 1 else 1) if given.jobs is None else given.jobs,
         strategy=given.strategy,
         workers=given.workers,
         limit_images=given.limit_images,
@@ -140,7 +140,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
-    add("--jobs", type=int, default=1, help="runs at a time, each a process with one CPU thread (default: 1)")
+    add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
     add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
@@ -162,6 +162,12 @@ def _accelerator(asked: str) -> str:
     if asked == "gpu" and not torch.cuda.is_available():
         raise OptionError("--accelerator gpu: this torch sees no CUDA device. Leave the option out to run on the CPU.")
     return ("gpu" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _cores() -> int:
+    """Cores that this process may use, as far as the memory of a common machine holds a run for each."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 8)
 
 
 def _check(options: Options) -> None:
