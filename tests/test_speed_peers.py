@@ -79,3 +79,11 @@ def test_the_report_shows_what_is_slower(tmp_path):
 
 def test_the_full_grid_holds_the_quick_ones_objectives():
     assert {case.objective for case in quick()} == {case.objective for case in full()}
+
+
+@pytest.mark.parametrize("objective", ["vicreg", "log_det", "pairwise"])
+def test_every_implementation_takes_half_precision(objective):
+    views = [torch.randn(40, 24, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
+    for name, f in providers(objective, 24, compiled=False).items():
+        f(*views).backward()
+        assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name

@@ -34,7 +34,7 @@ def main() -> int:
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
     folder = arguments.out or ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-{kind}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    command = "python -m benchmarks.speed" + (" --full" if arguments.full else "")
+    command = " ".join(["python -m benchmarks.speed", *(["--full"] if arguments.full else []), *_named(arguments.dtype)])
     rows: list[Row] = []
     parts = [functools.partial(_op_rows, case) for case in (cases.full() if arguments.full else cases.quick())]
     for part in parts + ([_step_rows] if arguments.step and is_installed("timm") else []):
@@ -48,12 +48,17 @@ def main() -> int:
     return 0
 
 
+def _named(dtype: str) -> list[str]:
+    return [] if dtype == "float32" else [f"--dtype {dtype}"]
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--full", action="store_true", help="every size at which a target is set; tens of minutes")
     parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the samples")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="folder of the results (default benchmarks/results/<date>-<device>-speed)")
     return parser.parse_args()
@@ -61,7 +66,8 @@ def _arguments() -> argparse.Namespace:
 
 def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespace) -> list[Row]:
     generator = torch.Generator().manual_seed(0)
-    views = [torch.randn(case.batch, case.dim, generator=generator).to(device).requires_grad_() for _ in range(2)]
+    dtype = getattr(torch, arguments.dtype)
+    views = [torch.randn(case.batch, case.dim, generator=generator).to(device, dtype).requires_grad_() for _ in range(2)]
     objectives = providers(case.objective, case.dim, compiled=case.compiled)
 
     def evaluate(name: str) -> torch.Tensor:
@@ -76,14 +82,14 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
     if case.peak:
         eager = [name for name in objectives if not name.startswith("torch.compile")]
         for name in eager:
-            peak = memory.peak_mib(case.objective, case.batch, case.dim, name, device.type)
+            peak = memory.peak_mib(case.objective, case.batch, case.dim, name, device.type, arguments.dtype)
             labels = ("op", case.objective, case.batch, case.dim)
-            rows.append(_row(*labels, name, "both", "peak_mib", (peak, peak, peak), 1, device))
+            rows.append(_row(*labels, name, "both", "peak_mib", (peak, peak, peak), 1, device, arguments.dtype))
     if device.type == "cuda":
         for name, run in implementations.items():
             count = float(clock.launches(run))
             labels = ("op", case.objective, case.batch, case.dim)
-            rows.append(_row(*labels, name, "both", "launches", (count, count, count), 1, device))
+            rows.append(_row(*labels, name, "both", "launches", (count, count, count), 1, device, arguments.dtype))
     return rows
 
 
@@ -96,12 +102,13 @@ def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]
 
 
 def _time_rows(level, objective, batch, dim, implementations, device, arguments) -> list[Row]:  # type: ignore[no-untyped-def]
+    dtype = arguments.dtype if level == "op" else "float32"
     times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(5, 400))
     rows = []
     for name, series in times.items():
         for mode, values in series._asdict().items():
             labels = (level, objective, batch, dim, name, mode)
-            rows.append(_row(*labels, "time_ms", clock.percentiles(values), len(values), device))
+            rows.append(_row(*labels, "time_ms", clock.percentiles(values), len(values), device, dtype))
     medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     print(f"{level} {objective} {batch} x {dim}:", end=" ")
@@ -109,11 +116,11 @@ def _time_rows(level, objective, batch, dim, implementations, device, arguments)
     return rows
 
 
-def _row(level, objective, batch, dim, provider, mode, metric, percentiles, repetitions, device) -> Row:  # type: ignore[no-untyped-def]
+def _row(level, objective, batch, dim, provider, mode, metric, percentiles, repetitions, device, dtype) -> Row:  # type: ignore[no-untyped-def]
     p20, value, p80 = percentiles
     return Row(
         level=level, objective=objective, batch=batch, dim=dim, provider=provider, mode=mode, metric=metric, value=value,
-        p20=p20, p80=p80, repetitions=repetitions, clock=clock.name_of_clock(device), **circumstances(device),
+        p20=p20, p80=p80, repetitions=repetitions, clock=clock.name_of_clock(device), **circumstances(device, dtype),
     )  # fmt: skip
 
 

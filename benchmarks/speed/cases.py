@@ -35,9 +35,9 @@ def full() -> list[Case]:
     compiled = {(n, d) for n, d in [*others, (256, 2048), (512, 2048), (8192, 128)] if min(n, d) >= 128}
     vicreg = [Case("vicreg", n, d, compiled=(n, d) in compiled, peak=d == 8192) for n, d in [*ahead, *others]]
     entropies = [
-        *(Case("log_det", n, d) for n, d in [(256, 2048), (1024, 2048), (1024, 512)]),
+        *(Case("log_det", n, d) for n, d in [(256, 2048), (1024, 2048), (1024, 512), (256, 128), (64, 32)]),
         Case("log_det", 256, 8192, peak=True, timed=False),
-        *(Case("pairwise", n, d) for n, d in [(1024, 512), (4096, 128), (4096, 512)]),
+        *(Case("pairwise", n, d) for n, d in [(1024, 512), (4096, 128), (4096, 512), (256, 512), (256, 128), (64, 32)]),
         Case("pairwise", 8192, 128, peak=True),
     ]
     return [*vicreg[: len(ahead)], *entropies, *vicreg[len(ahead) :]]

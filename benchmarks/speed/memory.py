@@ -11,19 +11,19 @@ import torch
 from benchmarks.speed.peers import providers
 
 
-def peak_mib(objective: str, batch: int, dim: int, provider: str, device: str) -> float:
+def peak_mib(objective: str, batch: int, dim: int, provider: str, device: str, dtype: str = "float32") -> float:
     """Measured by a new interpreter, so that nothing of another run is left in it."""
-    command = [sys.executable, "-m", "benchmarks.speed.memory", objective, str(batch), str(dim), provider, device]
+    command = [sys.executable, "-m", "benchmarks.speed.memory", objective, str(batch), str(dim), provider, device, dtype]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     return float(done.stdout.split()[-1])
 
 
-def _measure(objective: str, batch: int, dim: int, provider: str, device: str) -> float:
+def _measure(objective: str, batch: int, dim: int, provider: str, device: str, dtype: str) -> float:
     torch.set_num_threads(1)
     # libraries load themselves at the first call, which is no part of the answer
-    _evaluate(objective, 192, 160, provider, device)
-    views = _views(batch, dim, device)
+    _evaluate_at(objective, _views(192, 160, device, dtype), provider)
+    views = _views(batch, dim, device, dtype)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -36,12 +36,8 @@ def _measure(objective: str, batch: int, dim: int, provider: str, device: str) -
     return (_status("VmHWM") - before) / 1024
 
 
-def _views(batch: int, dim: int, device: str) -> list[torch.Tensor]:
-    return [torch.randn(batch, dim, device=device, requires_grad=True) for _ in range(2)]
-
-
-def _evaluate(objective: str, batch: int, dim: int, provider: str, device: str) -> None:
-    _evaluate_at(objective, _views(batch, dim, device), provider)
+def _views(batch: int, dim: int, device: str, dtype: str) -> list[torch.Tensor]:
+    return [torch.randn(batch, dim, device=device, dtype=getattr(torch, dtype), requires_grad=True) for _ in range(2)]
 
 
 def _evaluate_at(objective: str, views: list[torch.Tensor], provider: str) -> None:
@@ -57,5 +53,5 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    objective_, batch_, dim_, provider_, device_ = sys.argv[1:]
-    print(_measure(objective_, int(batch_), int(dim_), provider_, device_))
+    objective_, batch_, dim_, *others = sys.argv[1:]
+    print(_measure(objective_, int(batch_), int(dim_), *others))

@@ -52,13 +52,15 @@ def _over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def full_log_det(z: Tensor) -> Tensor:
-    """`1/2 log det(I + Cov)` on the D x D side."""
+    """`1/2 log det(I + Cov)` on the D x D side; torch.logdet takes no half precision."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
     zc = z - z.mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) + zc.T @ zc / len(z)) / 2
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances; torch.cdist takes no half precision."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
     distance = torch.cdist(z, z).square()
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 

@@ -40,10 +40,10 @@ class Row:
     dirty: bool
 
 
-def circumstances(device: torch.device) -> dict[str, object]:
+def circumstances(device: torch.device, dtype: str = "float32") -> dict[str, object]:
     """What is the same in every row of a run."""
     return {
-        "dtype": "float32",
+        "dtype": dtype,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
