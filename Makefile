@@ -39,7 +39,8 @@ test: $(READY)  ## every test, offline
 
 test-gpu: $(READY)  ## the tests that need a GPU, then the speed of its kernels; OUT=folder of the results
 	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
-	$(BIN)/python -m benchmarks.speed --device cuda --out $(OUT)
+	$(BIN)/python -m benchmarks.speed --device cuda --full --out $(OUT)/float32
+	$(BIN)/python -m benchmarks.speed --device cuda --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
 
 test-minimal:  ## import and use the package where torch alone is installed
 	$(PYTHON) -m venv --clear $(MINIMAL)
