@@ -12,7 +12,7 @@ import torch
 from benchmarks import data
 from benchmarks.table1 import pool, tuning
 from benchmarks.table1.recipes import RECIPES
-from benchmarks.table1.report import Statistic
+from benchmarks.table1.report import Statistic, statistic
 from benchmarks.table1.rows import Records
 
 ROOT = Path(__file__).parent.parent
@@ -132,3 +132,9 @@ def test_a_worker_makes_the_same_row_as_this_process(tmp_path, monkeypatch):
         assert tuning.main([*TINY, "--methods", "vicreg", "--seeds", "1", "--jobs", jobs, "--output", str(folder)]) == 0
         rows.append({row["method"]: (row["linear"], row["loss"]) for row in Records(folder).rows})
     assert rows[0] == rows[1]
+
+
+def test_a_diverged_run_shows_in_the_mean_and_in_its_error():
+    whole, broken = statistic([0.5, 0.7, 0.9]), statistic([0.5, float("nan"), 0.9])
+    assert (whole.mean, whole.error) == pytest.approx((0.7, 0.2 / 3**0.5))
+    assert math.isnan(broken.mean) and math.isnan(broken.error)

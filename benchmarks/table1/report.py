@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
@@ -43,9 +44,10 @@ class Line(NamedTuple):
 
 
 def statistic(values: Iterable[float]) -> Statistic:
-    """Mean and s / sqrt(n)."""
+    """Mean and s / sqrt(n); NaN where a run diverged."""
     values = list(values)
-    return Statistic(fmean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None)
+    mean, n = fmean(values), len(values)
+    return Statistic(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n) if n > 1 else None)
 
 
 def lines(rows: list[Row]) -> list[Line]:
