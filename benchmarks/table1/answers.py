@@ -27,9 +27,13 @@ def _sentence(name: str, base: str, runs: dict[str, list[Row]]) -> str:
     said = []
     for score, word in (("linear", "linear"), ("knn", "kNN")):
         apart = difference(*([row[score] for row in runs[method]] for method in (name, base)))
-        chance = "" if apart.p_value is None else f", p = {apart.p_value:.2f}"
+        chance = "" if apart.p_value is None else f", p {_rounded(apart.p_value)}"
         said.append(f"by the {word} probe it {apart.verdict} ({apart.text()} points{chance})")
     return f"- {title(name)} against {title(base)}: {'; '.join(said)}."
+
+
+def _rounded(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.2g}"
 
 
 def tuned(settings: dict[str, Any], grid: Path) -> str:
