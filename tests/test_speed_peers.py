@@ -49,6 +49,20 @@ def test_the_clock_counts_rounds_and_orders_percentiles():
     assert clock.percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
 
 
+def test_what_one_implementation_left_behind_is_freed_outside_the_time_of_the_next():
+    z, order = torch.randn(4, 4, requires_grad=True), []
+
+    def evaluate(name):
+        order.append(name)
+        return z.square().sum()
+
+    implementations = {name: lambda name=name: evaluate(name) for name in "ab"}
+    times = clock.measured(
+        implementations, torch.device("cpu"), seconds=0.0, repetitions=(2, 2), clear=lambda: order.append("clear")
+    )
+    assert order[-8:] == ["clear", "a", "clear", "b"] * 2 and len(times["a"].both) == 2
+
+
 def test_peak_memory_sees_a_matrix_that_ours_does_not_form():
     ours, official = (memory.peak_mib("vicreg", 64, 2048, name, "cpu") for name in (OURS, "official"))
     # the official code holds several D x D matrices of 16 MiB

@@ -15,6 +15,7 @@ from benchmarks.speed import cases, clock, memory, report
 from benchmarks.speed.peers import is_installed, providers
 from benchmarks.speed.rows import ROOT, Row, circumstances, write
 
+OBJECTIVES = ["vicreg", "log_det", "pairwise"]
 #: what has to hold before a speed means anything
 TESTS = ["tests/test_kernels_vicreg.py", "tests/test_kernels_entropies.py", "tests/test_speed_peers.py"]
 
@@ -34,10 +35,11 @@ def main() -> int:
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
     folder = arguments.out or ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-{kind}-speed"
     folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python -m benchmarks.speed", *(["--full"] if arguments.full else []), *_named(arguments.dtype)])
+    command = " ".join(["python -m benchmarks.speed", *_named(arguments)])
     rows: list[Row] = []
-    parts = [functools.partial(_op_rows, case) for case in (cases.full() if arguments.full else cases.quick())]
-    for part in parts + ([_step_rows] if arguments.step and is_installed("timm") else []):
+    grid = [case for case in (cases.full() if arguments.full else cases.quick()) if case.objective in arguments.objectives]
+    has_step = arguments.step and "vicreg" in arguments.objectives and is_installed("timm")
+    for part in [functools.partial(_op_rows, case) for case in grid] + ([_step_rows] if has_step else []):
         rows += part(device, arguments)
         # after every size: who interrupts a long run keeps what it has measured
         write(rows, folder / "rows.csv")
@@ -48,13 +50,17 @@ def main() -> int:
     return 0
 
 
-def _named(dtype: str) -> list[str]:
-    return [] if dtype == "float32" else [f"--dtype {dtype}"]
+def _named(arguments: argparse.Namespace) -> list[str]:
+    """The options that decide what is measured."""
+    only = [] if arguments.objectives == OBJECTIVES else ["--objectives", *arguments.objectives]
+    dtype = [] if arguments.dtype == "float32" else ["--dtype", arguments.dtype]
+    return [*(["--full"] if arguments.full else []), *only, *dtype]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--full", action="store_true", help="every size at which a target is set; tens of minutes")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, help="only these")
     parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
@@ -70,15 +76,14 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
     views = [torch.randn(case.batch, case.dim, generator=generator).to(device, dtype).requires_grad_() for _ in range(2)]
     objectives = providers(case.objective, case.dim, compiled=case.compiled)
 
-    def evaluate(name: str) -> torch.Tensor:
+    def clear() -> None:
         for z in views:
             z.grad = None
-        return objectives[name](*views)
 
-    implementations = {name: lambda name=name: evaluate(name) for name in objectives}
+    implementations = {name: functools.partial(objective, *views) for name, objective in objectives.items()}
     rows = []
     if case.timed:
-        rows = _time_rows("op", case.objective, case.batch, case.dim, implementations, device, arguments)
+        rows = _time_rows("op", case.objective, case.batch, case.dim, implementations, device, arguments, clear)
     if case.peak:
         eager = [name for name in objectives if not name.startswith("torch.compile")]
         for name in eager:
@@ -101,9 +106,9 @@ def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]
     return _time_rows("step", "vicreg", batch, dim, steps, device, arguments)
 
 
-def _time_rows(level, objective, batch, dim, implementations, device, arguments) -> list[Row]:  # type: ignore[no-untyped-def]
+def _time_rows(level, objective, batch, dim, implementations, device, arguments, clear=lambda: None) -> list[Row]:  # type: ignore[no-untyped-def]
     dtype = arguments.dtype if level == "op" else "float32"
-    times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(5, 400))
+    times = clock.measured(implementations, device, seconds=arguments.seconds, repetitions=(5, 400), clear=clear)
     rows = []
     for name, series in times.items():
         for mode, values in series._asdict().items():

@@ -28,9 +28,17 @@ def name_of_clock(device: torch.device) -> str:
 
 
 def measured(
-    implementations: dict[str, Callable[[], Tensor]], device: torch.device, *, seconds: float, repetitions: tuple[int, int]
+    implementations: dict[str, Callable[[], Tensor]],
+    device: torch.device,
+    *,
+    seconds: float,
+    repetitions: tuple[int, int],
+    clear: Callable[[], None] = lambda: None,
 ) -> dict[str, Times]:
-    """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions."""
+    """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions.
+
+    `clear` runs before each, outside the time: to free what one left behind can cost more than the next one takes.
+    """
     for evaluate in implementations.values():
         _warm_up(evaluate)
     times = {name: Times([], [], []) for name in implementations}
@@ -40,6 +48,7 @@ def measured(
         if round_ >= least and time.monotonic() - start > seconds:
             break
         for name, evaluate in implementations.items():
+            clear()
             forward, backward = (_cuda if device.type == "cuda" else _cpu)(evaluate)
             for series, value in zip(times[name], (forward, backward, forward + backward), strict=True):
                 series.append(value)
