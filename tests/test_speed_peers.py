@@ -10,7 +10,7 @@ pytest.importorskip("lightly")
 from benchmarks.speed import clock, memory, report
 from benchmarks.speed.cases import full, quick
 from benchmarks.speed.peers import BOUNDED, OURS, providers
-from benchmarks.speed.rows import Row, circumstances, write
+from benchmarks.speed.rows import Row, circumstances, read, write
 
 
 @pytest.mark.parametrize("objective", ["vicreg", "log_det", "pairwise"])
@@ -87,6 +87,7 @@ def test_the_report_shows_what_is_slower(tmp_path):
     assert "1.50x" in text and "0.50x" in text and "fast 1, ours 2" in text
     write(rows, tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+    assert read(tmp_path / "rows.csv") == rows and read(tmp_path / "none.csv") == []
     report.figure(rows, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 0
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.speed import cases, clock, memory, report
 from benchmarks.speed.peers import is_installed, providers
-from benchmarks.speed.rows import ROOT, Row, circumstances, write
+from benchmarks.speed.rows import ROOT, Row, circumstances, read, write
 
 OBJECTIVES = ["vicreg", "log_det", "pairwise"]
 #: what has to hold before a speed means anything
@@ -36,7 +36,7 @@ def main() -> int:
     folder = arguments.out or ROOT / "benchmarks" / "results" / f"{datetime.date.today()}-{kind}-speed"
     folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python -m benchmarks.speed", *_named(arguments)])
-    rows: list[Row] = []
+    rows = [row for row in read(folder / "rows.csv") if row.objective not in arguments.objectives]
     grid = [case for case in (cases.full() if arguments.full else cases.quick()) if case.objective in arguments.objectives]
     has_step = arguments.step and "vicreg" in arguments.objectives and is_installed("timm")
     for part in [functools.partial(_op_rows, case) for case in grid] + ([_step_rows] if has_step else []):
@@ -60,7 +60,9 @@ def _named(arguments: argparse.Namespace) -> list[str]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--full", action="store_true", help="every size at which a target is set; tens of minutes")
-    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, help="only these")
+    parser.add_argument(
+        "--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, help="only these; a folder keeps its others"
+    )
     parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")

@@ -42,11 +42,11 @@ def slower(rows: list[Row]) -> list[str]:
 def readme(rows: list[Row], command: str) -> str:
     """The README of a folder of results."""
     first = rows[0]
-    state = " with uncommitted changes" if first.dirty else ""
+    commits = ", ".join(dict.fromkeys(row.commit + " with uncommitted changes" * row.dirty for row in rows))
     lines = [
         "# Speed and memory",
         "",
-        f"`{command}` on {first.device}, {first.threads} thread(s), torch {first.torch}, commit {first.commit}{state}.",
+        f"`{command}` on {first.device}, {first.threads} thread(s), torch {first.torch}, commit {commits}.",
         f"Forward and backward, two views, {first.dtype}; all implementations in turn in one process, medians ({first.clock});",
         "20th and 80th percentiles and every other number are in `rows.csv`. A ratio is the other's number over ours.",
         "",

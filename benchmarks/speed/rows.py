@@ -62,6 +62,16 @@ def write(rows: list[Row], path: Path) -> None:
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
 
 
+def read(path: Path) -> list[Row]:
+    """What `write` wrote; nothing where there is no file."""
+    if not path.exists():
+        return []
+    kinds = {"batch": int, "dim": int, "repetitions": int, "threads": int, "value": float, "p20": float, "p80": float}
+    kinds["dirty"] = lambda text: text == "True"
+    with path.open(newline="") as file:
+        return [Row(**{name: kinds.get(name, str)(text) for name, text in row.items()}) for row in csv.DictReader(file)]
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
