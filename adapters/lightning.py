@@ -105,7 +105,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         alarm = diagnostics.collapse_alarm(z)
         measured["collapsed"] = float(alarm is not None)
         collapsed = self._log(trainer, pl_module, measured)["collapsed"]
-        self._plot(trainer, diagnostics.spectrum(z))
+        self._plot(trainer, z)
         # all ranks stop or none: one that went on alone would wait for the others for ever
         if collapsed > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
@@ -137,13 +137,13 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
             self._warned = True
             warnings.warn(message, stacklevel=2)
 
-    def _plot(self, trainer: Any, eigenvalues: Tensor) -> None:
+    def _plot(self, trainer: Any, z: Tensor) -> None:
         sinks = _figure_sinks(trainer, f"{self.prefix}/spectrum")
         if self.spectrum_to is not None and trainer.is_global_zero:
             self.spectrum_to.mkdir(parents=True, exist_ok=True)
             sinks.append(lambda figure: figure.savefig(self.spectrum_to / f"spectrum-{trainer.global_step}.png"))
         if sinks:
-            figure = spectrum_figure(eigenvalues)
+            figure = spectrum_figure(diagnostics.spectrum(z))
             for sink in sinks:
                 sink(figure)
 

@@ -48,6 +48,11 @@ def participation_ratio(z: Embeddings) -> Tensor:
     return matrix.diagonal().sum().square() / _positive(matrix.square().sum())
 
 
+def participation_ratio_of_spectrum(eigenvalues: Tensor) -> Tensor:
+    """`(sum eigenvalue)^2 / sum eigenvalue^2`: [dim] -> []."""
+    return eigenvalues.sum().square() / _positive(eigenvalues.square().sum())
+
+
 @torch.no_grad()
 def alpha_req(z: Embeddings, *, first: int = 1, last: int | None = None) -> Tensor:
     """Exponent of the power law `eigenvalue_i ~ i^-alpha`, least squares of the logarithms: [batch, dim] -> [].

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from it_losses.diagnostics.entropies import gaussian_entropy_of_spectrum, log_det_entropy_of_spectrum
 from it_losses.diagnostics.moments import Embeddings, mean_and_variance, moments_of
-from it_losses.diagnostics.rank import participation_ratio, rank_me, spectrum, spread
+from it_losses.diagnostics.rank import participation_ratio, participation_ratio_of_spectrum, rank_me, spectrum, spread
 
 
 def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[str, float]:
@@ -21,7 +21,7 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
         "gaussian_entropy_nats": float(gaussian_entropy_of_spectrum(eigenvalues, ridge=ridge)),
         "log_det_entropy_nats": float(log_det_entropy_of_spectrum(eigenvalues, beta=beta)),
         "rank_me": float(rank_me(z)),
-        "participation_ratio": float(participation_ratio(z)),
+        "participation_ratio": float(participation_ratio_of_spectrum(eigenvalues)),
         "spread": float(spread(z)),
         "std": float(variance.mean().sqrt()),
         "mean_norm": float(mean.norm()),
