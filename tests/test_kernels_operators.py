@@ -16,7 +16,7 @@ from twins import leaf
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, kernels
 from it_losses.__main__ import report
 from it_losses.entropy import saturation
-from it_losses.kernels import operators
+from it_losses.kernels import closed_pairwise, operators
 from it_losses.kernels.choice import VARIABLE
 
 WEIGHTS = (25.0, 25.0, 1.0)
@@ -235,3 +235,14 @@ def test_an_estimator_bounds_the_memory_of_its_pairs():
     free, bound = (Pairwise(2.0, memory_mib=mib)(z) for mib in (1.0, 0.0))
     torch.testing.assert_close(free, bound)
     torch.testing.assert_close(*(torch.autograd.grad(value, z)[0] for value in (free, bound)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mib", "formed"), [(torch.float32, 1.0, 0), (torch.float32, 0.0, 1), (torch.bfloat16, 1.0, 1)]
+)
+def test_where_pairs_are_kept_so_are_the_centred_samples(dtype, mib, formed, monkeypatch):
+    value = Pairwise(2.0, memory_mib=mib)(torch.randn(20, 8, dtype=dtype, requires_grad=True))
+    centre, calls = closed_pairwise._scaled, []
+    monkeypatch.setattr(closed_pairwise, "_scaled", lambda *arguments: calls.append(1) or centre(*arguments))
+    value.backward()
+    assert len(calls) == formed

@@ -10,7 +10,7 @@ Only the lower triangle is formed, in strips of rows. Several t share the produc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,8 @@ class Saved(NamedTuple):
     #: the lower triangle, in strips, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, batch, batch], or empty;
     #: on a GPU the products of the centred samples
     kept: Tensor
+    #: where the triangle is kept, `(z - mean) / sqrt(t_0)` in the dtype of z: [groups, batch, dim], or empty
+    scaled: Tensor
 
 
 def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) -> bool:
@@ -45,33 +47,46 @@ def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) ->
     return groups * batch * batch * itemsize <= memory_bytes
 
 
+def saved_shapes(z: Tensor, scales: int, memory_bytes: int) -> list[tuple[int, ...]]:
+    """Shape of each part of Saved, for whoever has to know them before they are computed."""
+    groups, batch, dim = z.shape
+    dtype = accumulation_dtype(z.dtype)
+    if not keeps_triangle(groups, batch, dtype.itemsize, memory_bytes):
+        return [(scales, groups, batch), (0,), (0,)]
+    # a GPU makes them anew at the speed of its memory, and a copy of half precision would take twice as much as z
+    scaled = (0,) if cuda_products.serves(z) or z.dtype != dtype else (groups, batch, dim)
+    return [(scales, groups, batch), (groups, batch, batch), scaled]
+
+
 def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved]:
     """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for scales t [K, groups]: [groups, batch, dim] -> [K, groups]."""
     groups, batch, _ = z.shape
     if cuda_products.serves(z):
         keep = keeps_triangle(groups, batch, 4, memory_bytes)
-        value, *parts = cuda_pairs.forward(z, scales, memory_bytes, keep=keep)
-        return value, Saved(*parts)
-    zs, norms, ratios = _scaled(z, scales)
-    kept = zs.new_empty(0)
-    if keeps_triangle(groups, batch, zs.element_size(), memory_bytes):
-        kept = zs.new_empty(groups, batch, batch)
-    sums = zs.new_zeros(len(scales), groups, batch)
+        value, sums, kept = cuda_pairs.forward(z, scales, memory_bytes, keep=keep)
+        return value, Saved(sums, kept, value.new_empty(0))
+    zs, ratios = _scaled(z, scales), _ratios(z, scales)
+    norms = _squared_norms(zs)
+    _, triangle, samples = saved_shapes(z, len(scales), memory_bytes)
+    kept, scaled = zs.new_empty(triangle), zs if samples == zs.shape else zs.new_empty(0)
+    # the similarity of each to itself
+    sums = zs.new_ones(len(scales), groups, batch)
     for rows in _strips(z):
         exponents = _exponents(zs, norms, rows, kept)
         for total, ratio in zip(sums, ratios, strict=True):
             similarities = _similarities(exponents, ratio, in_place=len(sums) == 1)
             total[:, rows] += similarities.sum(dim=2)
             total[:, : rows.start] += similarities[:, :, : rows.start].sum(dim=1)
-    return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept)
+    return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept, scaled)
 
 
 def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes: int) -> Tensor:
     """Gradient of z for the values' gradient `grad` [K, groups]: [groups, batch, dim], in the dtype of z."""
     groups, batch, _ = z.shape
     if cuda_products.serves(z):
-        return cuda_pairs.backward(grad, z, scales, *saved, memory_bytes)
-    zs, norms, ratios = _scaled(z, scales)
+        return cuda_pairs.backward(grad, z, scales, saved.sums, saved.kept, memory_bytes)
+    zs = saved.scaled if saved.scaled.numel() else _scaled(z, scales)
+    ratios, recall = _ratios(z, scales), _recall(zs, saved)
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
     pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
     weight = zs.new_zeros(groups, batch, 1)
@@ -80,7 +95,7 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     # fresh pages for every strip would cost as much as its arithmetic
     scratch = zs.new_empty(groups * strips[0].stop * batch)
     for rows in strips:
-        pairs = _pair_weights(zs, norms, rows, ratios, pulls, saved.kept, scratch)
+        pairs = _pair_weights(recall(rows), rows, ratios, pulls, scratch)
         weight[:, rows] += pairs.sum(dim=2, keepdim=True)
         weight[:, : rows.start] += pairs[:, :, : rows.start].sum(dim=1)[:, :, None]
         add_product_(out[:, rows], pairs, zs[:, : rows.stop], alpha=-1, beta=0)
@@ -89,16 +104,26 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     return out.addcmul_(zs, weight).to(z.dtype)
 
 
-def _scaled(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`(z - mean) / sqrt(t_0)`, its squared norms [groups, batch, 1], and `t_0 / t` [K, groups]."""
+def _scaled(z: Tensor, scales: Tensor) -> Tensor:
+    """`(z - mean) / sqrt(t_0)`: [groups, batch, dim]."""
     dtype = accumulation_dtype(z.dtype)
     # distances do not see the mean, but their rounding does; that of coincident samples, found as the mean of differences, is
     # the sample itself, or what rounding left of it would pull at them
     first = z[:, :1].to(dtype)
     zs = z - first
     torch.sub(z, first + zs.mean(dim=1, keepdim=True), out=zs)
-    zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
-    return zs, torch.linalg.vector_norm(zs, dim=2, keepdim=True).square_(), (scales[:1] / scales).to(dtype)
+    return zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
+
+
+def _ratios(z: Tensor, scales: Tensor) -> Tensor:
+    """`t_0 / t`: [K, groups]."""
+    return (scales[:1] / scales).to(accumulation_dtype(z.dtype))
+
+
+def _squared_norms(zs: Tensor) -> Tensor:
+    """[groups, batch, dim] -> [groups, batch, 1]."""
+    norms: Tensor = torch.linalg.vector_norm(zs, dim=2, keepdim=True)
+    return norms.square_()
 
 
 def strip_height(shape: Sequence[int], device: torch.device) -> int:
@@ -114,20 +139,16 @@ def _strips(z: Tensor) -> list[slice]:
 
 
 def _exponents(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor) -> Tensor:
-    """`-|z_i - z_j|^2 / t_0` for the rows i and all j before their end: [groups, rows, rows.stop]."""
+    """`-|z_i - z_j|^2 / t_0` for the rows i and all j before their end, -inf for j = i: [groups, rows, rows.stop]."""
     before = slice(0, rows.stop)
     out = kept[:, rows, before] if kept.numel() else zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
     torch.add(norms[:, rows], norms[:, before].mT, out=out)
     add_product_(out, zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
-    # a distance is no less than zero, and zero to itself, whatever rounding says
+    # a distance is no less than zero, whatever rounding says
     out.clamp_max_(0)
-    _itself(out, rows).zero_()
+    # a point does not move its own similarity to itself, which would drown all others in the difference
+    out[:, :, rows].diagonal(dim1=1, dim2=2).fill_(-math.inf)
     return out
-
-
-def _itself(strip: Tensor, rows: slice) -> Tensor:
-    """The pairs (i, i) of a strip: [groups, rows]."""
-    return strip[:, :, rows].diagonal(dim1=1, dim2=2)
 
 
 def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor:
@@ -135,21 +156,26 @@ def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor
     return exponents.exp_() if in_place else (exponents * ratio[:, None, None]).exp_()
 
 
-def _pair_weights(
-    zs: Tensor, norms: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, kept: Tensor, scratch: Tensor
-) -> Tensor:
+def _recall(zs: Tensor, saved: Saved) -> Callable[[slice], Tensor]:
+    """What the forward pass knew of a strip: similarities for one scale, exponents for several; [groups, rows, rows.stop]."""
+    if saved.kept.numel():
+        return lambda rows: saved.kept[:, rows, : rows.stop]
+    norms = _squared_norms(zs)
+    if len(saved.sums) > 1:
+        return lambda rows: _exponents(zs, norms, rows, saved.kept)
+    return lambda rows: _exponents(zs, norms, rows, saved.kept).exp_()
+
+
+def _pair_weights(known: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, scratch: Tensor) -> Tensor:
     """W of a strip, each scale weighted by its upstream gradient: [groups, rows, rows.stop]."""
     before = slice(0, rows.stop)
-    known = kept[:, rows, before] if kept.numel() else _exponents(zs, norms, rows, kept)
     total = scratch[: known.numel()].view(known.shape)
     if len(ratios) == 1:
         torch.add(pulls[0][:, rows, None], pulls[0][:, None, before], out=total)
-        total.mul_(known if kept.numel() else known.exp_())
+        total.mul_(known)
     else:
         total.zero_()
         for ratio, pull in zip(ratios, pulls, strict=True):
             similarities = _similarities(known, ratio, in_place=False)
             total.addcmul_(similarities, pull[:, rows, None] + pull[:, None, before])
-    # a point does not move its own similarity to itself, which would drown all others in the difference
-    _itself(total, rows).zero_()
     return total

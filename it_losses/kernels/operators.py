@@ -230,40 +230,35 @@ class Pairwise(torch.autograd.Function):
 @torch.library.custom_op(
     "it_losses::pairwise",
     mutates_args=(),
-    schema="(Tensor z, Tensor scales, int memory_bytes) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor z, Tensor scales, int memory_bytes) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Values, and the two parts of Saved."""
+def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Values, and the three parts of Saved."""
     with without_autocast(z):
         value, saved = closed_pairwise.forward(z, scales, memory_bytes)
     return value, *saved
 
 
 @pairwise_op.register_fake
-def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor]:
-    groups, batch, _ = z.shape
+def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, ...]:
     dtype = accumulation_dtype(z.dtype)
-    kept = (groups, batch, batch) if closed_pairwise.keeps_triangle(groups, batch, dtype.itemsize, memory_bytes) else (0,)
-    return (
-        z.new_empty(len(scales), groups, dtype=dtype),
-        z.new_empty(len(scales), groups, batch, dtype=dtype),
-        z.new_empty(kept, dtype=dtype),
-    )
+    shapes = [(len(scales), z.shape[0]), *closed_pairwise.saved_shapes(z, len(scales), memory_bytes)]
+    return tuple(z.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
 @torch.library.custom_op(
     "it_losses::pairwise_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor z, Tensor scales, Tensor sums, Tensor kept, int memory_bytes) -> Tensor",
+    schema="(Tensor grad, Tensor z, Tensor scales, Tensor[] saved, int memory_bytes) -> Tensor",
 )
-def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor, memory_bytes: int) -> Tensor:
+def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, saved: Sequence[Tensor], memory_bytes: int) -> Tensor:
     """Gradient of z."""
     with without_autocast(z):
-        return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(sums, kept), memory_bytes)
+        return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved), memory_bytes)
 
 
 @pairwise_backward_op.register_fake
-def _(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor, memory_bytes: int) -> Tensor:
+def _(grad: Tensor, z: Tensor, scales: Tensor, saved: Sequence[Tensor], memory_bytes: int) -> Tensor:
     return z.new_empty(z.shape)
 
 
@@ -274,8 +269,10 @@ def _save_pairwise(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _pairwise_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:
-    gradient = None if grad is None else pairwise_backward_op(grad, *ctx.saved_tensors, ctx.memory_bytes)
-    return gradient, None, None
+    if grad is None:
+        return None, None, None
+    z, scales, *saved = ctx.saved_tensors
+    return pairwise_backward_op(grad, z, scales, saved, ctx.memory_bytes), None, None
 
 
 pairwise_op.register_autograd(_pairwise_gradient, setup_context=_save_pairwise)
