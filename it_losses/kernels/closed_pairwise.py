@@ -88,7 +88,7 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     zs = saved.scaled if saved.scaled.numel() else _scaled(z, scales)
     ratios, recall = _ratios(z, scales), _recall(zs, saved)
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
-    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
+    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * _narrowest(scales, zs).sqrt()[None, :, None])
     weight = zs.new_zeros(groups, batch, 1)
     out = torch.empty_like(zs)
     strips = _strips(z)
@@ -112,12 +112,17 @@ def _scaled(z: Tensor, scales: Tensor) -> Tensor:
     first = z[:, :1].to(dtype)
     zs = z - first
     torch.sub(z, first + zs.mean(dim=1, keepdim=True), out=zs)
-    return zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
+    return zs.mul_(_narrowest(scales, zs).rsqrt()[:, None, None])
 
 
 def _ratios(z: Tensor, scales: Tensor) -> Tensor:
-    """`t_0 / t`: [K, groups]."""
-    return (scales[:1] / scales).to(accumulation_dtype(z.dtype))
+    """`t_0 / t`, at most 1: [K, groups]."""
+    return (scales.amin(dim=0) / scales).to(accumulation_dtype(z.dtype))
+
+
+def _narrowest(scales: Tensor, like: Tensor) -> Tensor:
+    """t_0, the narrowest scale of each group, in the dtype of like: [K, groups] -> [groups]."""
+    return scales.amin(dim=0).to(like.dtype)
 
 
 def _squared_norms(zs: Tensor) -> Tensor:
@@ -153,7 +158,10 @@ def _exponents(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor) -> Tensor:
 
 def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor:
     """`exp(ratio * exponents)`; ratio is [groups]. In place only for a ratio of one."""
-    return exponents.exp_() if in_place else (exponents * ratio[:, None, None]).exp_()
+    if in_place:
+        return exponents.exp_()
+    # an exponent of -inf stays what it is however far apart the scales are
+    return (exponents * ratio.clamp_min(torch.finfo(ratio.dtype).tiny)[:, None, None]).exp_()
 
 
 def _recall(zs: Tensor, saved: Saved) -> Callable[[slice], Tensor]:
