@@ -53,7 +53,7 @@ table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TAB
 tune: $(READY)  ## give every method of Table 1 the same search for its settings; TUNE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.tuning $(TUNE)
 
-ablations: $(READY)  ## change one thing at a time in the rows with an entropy; ABLATE='--help' for its options
+ablations: $(READY)  ## change one thing at a time in the rows of VICReg and BYOL; ABLATE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
 
 figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its options

@@ -65,6 +65,21 @@ def test_every_variant_can_be_built_and_differs_from_its_baseline():
             METHODS[recipe.method](16, **recipe.arguments)
 
 
+def test_a_variant_changes_nothing_but_what_its_title_names():
+    for ablation in ablations():
+        baseline, *others = ablation.recipes
+        for name in others:
+            recipe = ablation.recipes[name]
+            if name in RECIPES:
+                assert recipe == RECIPES[name]
+                continue
+            whole = RECIPES[baseline]
+            changed = {key for key, value in recipe.arguments.items() if whole.arguments.get(key, ...) != value}
+            assert all(key.replace("_", " ") in recipe.title for key in changed - {"entropy"}), name
+            assert recipe.learning_rate.value == whole.learning_rate.value, name
+            assert set(whole.arguments) <= set(recipe.arguments), name
+
+
 def test_one_window_gives_both_divergences_the_same_criterion_but_for_the_name():
     ablation = next(a for a in ablations() if a.question.startswith("KL or Bhattacharyya, with one window"))
     kl, same_window, same_component = (METHODS[r.method](16, **r.arguments).criterion for r in ablation.recipes.values())

@@ -18,6 +18,7 @@ class Line(NamedTuple):
 
     question: str
     title: str
+    rate: float
     seeds: int
     linear: Statistic
     knn: Statistic
@@ -36,7 +37,8 @@ def answered(ablation: Ablation, rows: list[Row]) -> list[Line]:
             linear, reference = ([row["linear"] for row in side] for side in (found, runs[baseline]))
             apart = None if name == baseline else difference(linear, reference)
             scores = statistic(linear), statistic(row["knn"] for row in found)
-            lines.append(Line(ablation.question, ablation.recipes[name].title, len(found), *scores, apart))
+            recipe = ablation.recipes[name]
+            lines.append(Line(ablation.question, recipe.title, recipe.learning_rate.value, len(found), *scores, apart))
     return lines
 
 
@@ -71,19 +73,19 @@ def markdown(answers: list[list[Line]], description: str, commits: str, command:
         "",
         f"{description}; commit {commits}. Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with a "
         "fixed seed; nothing here saw the test half. Mean ± standard error over seeds at the last epoch. Each question's first "
-        "row is its baseline; difference: of linear accuracies, in points, with its standard error and Welch's p-value, not "
-        "corrected for the number of comparisons.",
+        "row is its baseline. A variant has all settings of the row that it is named after but those in its name; a row of the "
+        "table that is named alone has its own, the learning rate too. Difference: of linear accuracies, in points, with its "
+        "standard error and Welch's p-value, not corrected for the number of comparisons.",
     ]
     for lines in filter(None, answers):
         text += ["", f"## {lines[0].question}", "", finding(lines), ""]
-        text += ["| variant | seeds | linear % | kNN % | difference | p |", "|---|---:|---:|---:|---:|---:|"]
+        text += ["| variant | rate | seeds | linear % | kNN % | difference | p |", "|---|---:|---:|---:|---:|---:|---:|"]
         for line in lines:
             apart = "baseline" if line.difference is None else line.difference.text()
             p_value = None if line.difference is None else line.difference.p_value
             chance = "" if p_value is None else f"{p_value:.3f}"
-            text.append(
-                f"| {line.title} | {line.seeds} | {line.linear.text(100)} | {line.knn.text(100)} | {apart} | {chance} |"
-            )
+            scores = f"{line.linear.text(100)} | {line.knn.text(100)}"
+            text.append(f"| {line.title} | {line.rate:g} | {line.seeds} | {scores} | {apart} | {chance} |")
     return "\n".join(text) + "\n"
 
 
@@ -93,10 +95,10 @@ def publish(records: Records, options: Options, command: str) -> str:
     commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
     text = markdown(answers, describe(options), commits, command)
     write(records.folder / "README.md", text)
-    fields = ["question", "variant", "seeds", "linear", "linear_standard_error", "knn", "knn_standard_error"]
+    fields = ["question", "variant", "learning_rate", "seeds", "linear", "linear_standard_error", "knn", "knn_standard_error"]
     fields += ["difference", "difference_standard_error", "p_value"]
     values = [
-        (line.question, line.title, line.seeds, *line.linear, *line.knn, *(line.difference or (None, None, None)))
+        (line.question, line.title, line.rate, line.seeds, *line.linear, *line.knn, *(line.difference or (None, None, None)))
         for lines in answers
         for line in lines
     ]
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
     return sweep(
         "ablations",
-        "Change one thing at a time in the rows with an entropy; --methods names the rows to start from.",
+        "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from.",
         arguments,
         seeds=3,
         variants=variants,

@@ -58,6 +58,7 @@ def ablations() -> list[Ablation]:
         ),
         _replaced_or_added("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
         _replaced_or_added("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        *(_of_width(method) for method in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
         *(_beside_byol(method) for method in ("byol_pairdist", "byol_logdet")),
         *(_of_which_tensor(method) for method in ("byol_pairdist", "byol_logdet")),
         _ablation(
@@ -75,15 +76,21 @@ def variants(methods: list[str]) -> Mapping[str, Recipe]:
 
 
 def _replaced_or_added(method: str, entropy: str, weights: tuple[float, ...]) -> Ablation:
-    """VICReg's variance and covariance replaced by the entropy, kept without it, or kept beside it."""
-    recipes = {method: RECIPES[method], "vicreg": RECIPES["vicreg"]}
+    """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
+    vicreg = RECIPES["vicreg"]
+    recipes = {"vicreg": vicreg, method: RECIPES[method]}
     for weight in weights:
         settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
         title = f"{RECIPES[method].title}, added to all of VICReg, entropy weight {weight:g}"
-        vicreg = RECIPES["vicreg"]
         recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
         recipes[f"{method}-added-entropy_weight{weight:g}"] = recipe
     return Ablation(f"{RECIPES[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
+
+
+def _of_width(method: str) -> Ablation:
+    """A quarter and four times the dimension of the projection."""
+    own = RECIPES[method].arguments["output"]
+    return _ablation(f"{RECIPES[method].title}: dimension of the projection", method, {"output": own // 4}, {"output": 4 * own})
 
 
 def _beside_byol(method: str) -> Ablation:
