@@ -73,25 +73,22 @@ def test_diagonality_shows_where_the_smallest_perturbation_leaves_a_diagonal():
 
 
 def test_collapse_shows_where_trainable_inputs_alone_become_one():
-    def rows(trainable, fixed):
-        ends = {"trainable": trainable, "fixed": fixed}
+    point = math.log(2 * math.pi * math.e * collapse.BANDWIDTH**2)
+
+    def rows(**left):
         return [
-            {
-                "inputs": i,
-                "component_std": std,
-                "trial": 0,
-                "step": step,
-                "entropy_nats": 0.0,
-                "spread": 1.0 if step == 0 else ends[i],
-            }
-            for i in ends
-            for std in collapse.COMPONENT_STDS
+            {"inputs": inputs, "component_std": std, "step": step, "entropy_nats": point + (3.0 if step == 0 else 3.0 * share)}
+            for inputs, shares in left.items()
+            for std, share in zip(collapse.COMPONENT_STDS, shares, strict=True)
             for step in (0, 10)
         ]
 
-    assert SHOWS in collapse.caption(rows(trainable=0.001, fixed=0.9))
-    assert DOES_NOT in collapse.caption(rows(trainable=0.5, fixed=0.9))
-    assert DOES_NOT in collapse.caption(rows(trainable=0.001, fixed=0.001))
+    everywhere = collapse.caption(rows(trainable=[0, 0, 0], fixed=[0.9, 0.9, 0.6]))
+    assert SHOWS in everywhere and "Only" not in everywhere
+    assert "90% of it left with fixed inputs, 0% with trainable" in everywhere
+    assert "Only with component std 0.3:" in collapse.caption(rows(trainable=[0.9, 0, 0], fixed=[1, 0.6, 0.4]))
+    assert DOES_NOT in collapse.caption(rows(trainable=[0.5, 0.5, 0.02], fixed=[0.9, 0.9, 0.9]))
+    assert DOES_NOT in collapse.caption(rows(trainable=[0, 0, 0], fixed=[0.4, 0.1, 0]))
 
 
 def test_generalization_shows_where_our_bound_follows_the_gap_best():
@@ -133,6 +130,8 @@ def test_every_figure_runs_at_its_smallest(tmp_path, capsys):
         text = (tmp_path / f"figure{name}.md").read_text()
         assert "The claim " in text
         assert '"epochs": 1' in text
+        # what trained a network is told with it; figure 4 trains none
+        assert ('"learning_rate"' in text) == (name != "4")
         assert f"Figure {name}" in printed
 
 

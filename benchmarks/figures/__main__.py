@@ -84,10 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _draw(name: str, networks: Networks, out: Path, console: Console) -> None:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    networks.used.clear()
     start = time.perf_counter()
     with Progress(*columns, console=console) as progress:
         rows = FIGURES[name].rows(networks, lambda cases, description: progress.track(cases, description=description))
-    caption = write(out, f"figure{name}", FIGURES[name], rows, networks.setup, time.perf_counter() - start)
+    caption = write(out, f"figure{name}", FIGURES[name], rows, networks, time.perf_counter() - start)
     console.print(f"[bold]Figure {name}[/bold] {out / f'figure{name}.png'}")
     console.print(caption + "\n", markup=False, highlight=False)
 

@@ -51,10 +51,11 @@ class Trained:
 
 @dataclass
 class Networks:
-    """Networks by method and trial."""
+    """Networks by method and trial, and the rows of Table 1 that were asked for since `used` was last cleared."""
 
     setup: Setup
     images: data.Images = field(init=False)
+    used: set[str] = field(default_factory=set)
     _trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,12 +64,14 @@ class Networks:
 
     def get(self, method: str, trial: int) -> Trained:
         """The network of a row of Table 1, trained at the first call."""
+        self.used.add(method)
         if (method, trial) not in self._trained:
             self._trained[method, trial] = self._pretrained(method, trial)
         return self._trained[method, trial]
 
     def untrained(self, method: str, trial: int, **changed: float) -> Pretraining:
         """The same network before training; `changed` hyper-parameters take the place of the row's."""
+        self.used.add(method)
         torch.manual_seed(self.setup.seed + trial)
         images, setup = self.images, self.setup
         backbone = backbones.create(setup.backbone, channels=images.channels, side=setup.side, width=setup.width)

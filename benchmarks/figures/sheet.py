@@ -13,11 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.commit import COMMIT
-from benchmarks.figures.networks import Setup
+from benchmarks.figures.networks import Networks
 from benchmarks.figures.statistics import Row
+from benchmarks.table1.recipes import RECIPES
 
 
-def write(folder: Path, name: str, module: ModuleType, rows: list[Row], setup: Setup, seconds: float) -> str:
+def write(folder: Path, name: str, module: ModuleType, rows: list[Row], networks: Networks, seconds: float) -> str:
     """All three files; returns the caption."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
@@ -30,15 +31,17 @@ def write(folder: Path, name: str, module: ModuleType, rows: list[Row], setup: S
     module.plot(rows, figure)
     figure.savefig(folder / f"{name}.png", dpi=150)
     caption = module.caption(rows)
-    settings = json.dumps(settings_of(setup) | {"seconds": round(seconds)})
+    settings = json.dumps(settings_of(networks) | {"seconds": round(seconds)})
     (folder / f"{name}.md").write_text(
         f"![{name}]({name}.png)\n\n{caption}\n\nRows: [{name}.csv]({name}.csv). Settings: `{settings}`\n"
     )
     return caption
 
 
-def settings_of(setup: Setup) -> dict[str, object]:
-    """What the numbers depend on: the setup, torch, the device, the commit."""
+def settings_of(networks: Networks) -> dict[str, object]:
+    """What the numbers depend on: the setup, the rows of Table 1 that were trained, torch, the device, the commit."""
+    setup = networks.setup
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(setup).items()}
+    recipes = {name: {"learning_rate": RECIPES[name].learning_rate.value} | RECIPES[name].arguments for name in networks.used}
     accelerator = torch.cuda.get_device_name() if setup.device.startswith("cuda") else setup.device
-    return values | {"torch": torch.__version__, "accelerator": accelerator, "commit": COMMIT}
+    return values | {"recipes": recipes, "torch": torch.__version__, "accelerator": accelerator, "commit": COMMIT}
