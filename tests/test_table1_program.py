@@ -1,12 +1,14 @@
 """Table 1 from the command line: what it refuses, what it writes, and that it goes on after a kill."""
 
 import json
+import math
 import signal
 
 import pytest
 
 from benchmarks.table1 import pool, runs
 from benchmarks.table1.__main__ import main
+from benchmarks.table1.cli import PRECISIONS
 from benchmarks.table1.rows import Records
 
 TINY = [
@@ -46,7 +48,9 @@ def clean(monkeypatch):
         (["--backbone", "resnet_18"], "timm has no model"),
         (["--dataset", "fashion_mnist"], "needs --data-root"),
         (["--data-root", "/nowhere"], "is not a folder"),
-        (["--strategy", "no_such"], "--strategy"),
+        (["--strategy", "no_such"], "auto and ddp have"),
+        (["--strategy", "fsdp", "--devices", "2"], "auto and ddp have"),
+        (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
         (["--dataset", "image_folder", "--data-root", "."], "folder train is missing"),
     ],
 )
@@ -55,6 +59,14 @@ def test_what_cannot_work_is_refused_before_any_training(tmp_path, monkeypatch, 
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_on_offer_trains_on_a_cpu_or_is_refused_there(tmp_path, precision):
+    arguments = [*TINY, "--methods", "vicreg", "--precision", precision, "--accelerator", "cpu", "--output", str(tmp_path)]
+    refused = precision == "16-mixed"
+    assert main(arguments) == refused
+    assert [math.isfinite(row["loss"]) for row in Records(tmp_path).rows[1:]] == [True] * (not refused)
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):

@@ -19,7 +19,9 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint
 
 #: the smallest values that can be meant
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "workers": 0, "limit_images": 2}
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+#: those that keep the whole network on every process, since the first alone measures it
+STRATEGIES = ("auto", "ddp")
 
 
 class OptionError(Exception):
@@ -141,7 +143,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
-    add("--strategy", default="auto", help="Lightning's: auto, ddp, fsdp, ...")
+    add("--strategy", default="auto", help="Lightning's: auto or ddp, which it is on several devices")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
@@ -180,6 +182,10 @@ def _check(options: Options) -> None:
         raise OptionError(f"--width must be at least 0.125, got {options.width}.")
     if options.batch_size % options.devices or options.batch_size // options.devices < 2:
         raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
+    if options.strategy not in STRATEGIES:
+        raise OptionError(f"--strategy {options.strategy} has not been tried here: {' and '.join(STRATEGIES)} have.")
+    if options.precision == "16-mixed" and options.accelerator == "cpu":
+        raise OptionError("--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that.")
     if options.jobs > 1 and options.devices > 1:
         raise OptionError(f"--jobs {options.jobs} is for runs of one device each, got --devices {options.devices}.")
     if options.accelerator == "gpu" and options.devices > torch.cuda.device_count():
