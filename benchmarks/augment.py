@@ -23,8 +23,10 @@ class Views(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One call for both views: every image of a batch draws its own parameters anyway."""
-        pixels = (images.float() / 255).repeat(2, 1, 1, 1)
-        view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
+        # colours are turned by products of matrices, which autocast would round to eight bits
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = (images.float() / 255).repeat(2, 1, 1, 1)
+            view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
         return view_a, view_b
 
 

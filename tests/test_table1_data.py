@@ -151,6 +151,19 @@ def test_every_recipe_gives_two_different_views_of_each_image(dataset, channels)
     assert ((view_a - view_b).flatten(1).abs().amax(dim=1) > 0.1).all()
 
 
+@pytest.mark.parametrize(("dataset", "channels"), [("digits", 1), ("fashion_mnist", 1), ("cifar10", 3)])
+def test_views_are_the_same_under_autocast(dataset, channels):
+    images = torch.randint(0, 256, (32, channels, 16, 16), dtype=torch.uint8)
+    views = Views(recipe_for(dataset, channels), 16, *channel_moments(images))
+    drawn = []
+    for mixed in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            drawn.append(torch.cat(views(images)))
+    assert drawn[1].dtype == torch.float32
+    assert torch.equal(*drawn)
+
+
 def test_standardised_images_have_mean_0_and_variance_1():
     images = torch.randint(0, 200, (64, 3, 8, 8), dtype=torch.uint8)
     pixels = Views("colour", 8, *channel_moments(images)).standardised(images)
