@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.conventions import VICRegWeights
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
-from it_losses.entropy.pairwise import SPREAD_FRACTION
+from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.invariance import mean_squared_distance
 from it_losses.views import check_views, full_precision, samples
 
@@ -37,7 +37,7 @@ def vicreg(
 
 
 def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False) -> Tensor:
-    """`1/2 log det(I + beta Cov(z))` in nats, as LogDet defines it: [batch, ..., dim] -> []."""
+    """`1/2 log det(I + beta Cov(z))` in nats of the whole, LogDet's of each dimension where asked: [batch, ..., dim] -> []."""
     entropy: Tensor = LogDet(beta, per_dimension=per_dimension)(z)
     return entropy
 
@@ -48,9 +48,10 @@ def pairwise_entropy(
     bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
     divergence: Literal["kl", "bhattacharyya"] = "kl",
     spread_fraction: float = SPREAD_FRACTION,
+    memory_mib: float = MEMORY_MIB,
 ) -> Tensor:
     """Bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`, see Pairwise: [batch, ..., dim] -> []."""
-    entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction)(z)
+    entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
     return entropy
 
 

@@ -203,3 +203,8 @@ def test_a_few_steps_of_descent_spread_a_collapsed_pair_of_views(name):
         criterion(z_a, z_a + 1e-3 * batch(32, 8, seed=2)).backward()
         optimiser.step()
     assert z_a.detach().std(dim=0).mean() > before
+
+
+def test_an_estimator_without_an_entropy_cannot_be_made():
+    with pytest.raises(TypeError, match="abstract"):
+        EntropyEstimator()

@@ -216,6 +216,8 @@ def test_bad_views_are_refused_with_advice(criterion, case):
         (lambda: VarianceCovariance(variance_weight=float("inf")), "variance_weight"),
         (lambda: LogDet(beta=0), "beta"),
         (lambda: Pairwise(bandwidth=0), "bandwidth"),
+        (lambda: Pairwise(bandwidth=1e-13), "between 1e-12 and 1e\\+12"),
+        (lambda: Pairwise(bandwidth=(1.0, 1e13)), "Rescale the embeddings"),
         (lambda: Pairwise(bandwidth=[1.0, -1.0]), "bandwidth"),
         (lambda: Pairwise(bandwidth=[]), "bandwidth"),
         (lambda: Pairwise(bandwidth="silverman"), "auto"),

@@ -246,3 +246,20 @@ def test_where_pairs_are_kept_so_are_the_centred_samples(dtype, mib, formed, mon
     monkeypatch.setattr(closed_pairwise, "_scaled", lambda *arguments: calls.append(1) or centre(*arguments))
     value.backward()
     assert len(calls) == formed
+
+
+@pytest.mark.parametrize("mib", [0.0, 0.1, 0.24, 0.26, 8.2, 8.3])
+def test_what_waits_for_the_backward_pass_of_pairs_is_bounded(mib):
+    z, saved = torch.randn(256, 8192, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        Pairwise(64.0, memory_mib=mib)(z)
+    kept = sum(t.nbytes for t in saved if t.untyped_storage().data_ptr() != z.untyped_storage().data_ptr())
+    assert kept <= mib * 2**20 + 8 * 256
+    assert (kept > 2**17) == (mib > 0.25) and (kept > 2**22) == (mib > 8.25)
+
+
+def test_a_fixed_bandwidth_runs_under_vmap_with_the_reference(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "reference")
+    z = torch.randn(3, 8, 5)
+    each = torch.stack([Pairwise(2.0)(one) for one in z])
+    torch.testing.assert_close(torch.func.vmap(Pairwise(2.0))(z), each)

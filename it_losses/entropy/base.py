@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class BoundWeights(NamedTuple):
     entropy: float | None
 
 
-class EntropyEstimator(nn.Module):
+class EntropyEstimator(nn.Module, ABC):
     """H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher where the batch is more spread.
 
     A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]`,

@@ -20,6 +20,10 @@ from it_losses.views import check_positive, check_weight
 
 #: what "auto" takes for s^2, in units of the total variance: within the window (.05, 1) and away from both its ends
 SPREAD_FRACTION = 0.2
+#: what the pairs of 8192 samples take in float32
+MEMORY_MIB = 256.0
+#: of a bandwidth: its square, and that of an embedding divided by it, are numbers that float32 holds
+SMALLEST, LARGEST = 1e-12, 1e12
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 
@@ -55,11 +59,13 @@ class Pairwise(EntropyEstimator):
     Bhattacharyya distance (lower bound). The second part alone has a gradient; it lies within [0, log batch].
 
     Args:
-        bandwidth: s, the standard deviation of a component, in the unit of z; of several, the entropies are averaged. "auto"
-            follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, and no gradient flows through it.
+        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12; of several, the
+            entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, and no gradient
+            flows through it.
         divergence: "kl" or "bhattacharyya".
         spread_fraction: what "auto" takes; near .05 the second part stands at log batch, above 1 it vanishes.
-        memory_mib: what the pairs may take between forward and backward; beyond it they are computed twice, in strips.
+        memory_mib: what the pairs, and the centred samples, may take between forward and backward; what does not fit is
+            computed twice, the pairs in strips.
 
     Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4; the data-driven bandwidth is derived.
     """
@@ -74,7 +80,7 @@ class Pairwise(EntropyEstimator):
         divergence: Literal["kl", "bhattacharyya"] = "kl",
         *,
         spread_fraction: float = SPREAD_FRACTION,
-        memory_mib: float = 256.0,
+        memory_mib: float = MEMORY_MIB,
     ) -> None:
         super().__init__()
         if divergence not in DIVERGENCES:
@@ -131,7 +137,8 @@ class Pairwise(EntropyEstimator):
 
     def extra_repr(self) -> str:
         """The constants."""
-        return f"bandwidth={self.bandwidth!r}, divergence={self.divergence!r}, spread_fraction={self.spread_fraction}"
+        constants = f"bandwidth={self.bandwidth!r}, divergence={self.divergence!r}, spread_fraction={self.spread_fraction}"
+        return constants if self.memory_mib == MEMORY_MIB else f"{constants}, memory_mib={self.memory_mib}"
 
 
 def _checked_bandwidth(bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
@@ -142,4 +149,7 @@ def _checked_bandwidth(bandwidth: str | float | Sequence[float]) -> Literal["aut
     several = (bandwidth,) if isinstance(bandwidth, int | float) else tuple(bandwidth)
     if len(several) == 0:
         raise ValueError("bandwidth must name at least one number, got none.")
-    return tuple(check_positive("bandwidth", s) for s in several)
+    for s in several:
+        if check_positive("bandwidth", s) != min(max(s, SMALLEST), LARGEST):
+            raise ValueError(f"bandwidth must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
+    return tuple(map(float, several))

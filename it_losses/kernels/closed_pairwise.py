@@ -10,7 +10,7 @@ Only the lower triangle is formed, in strips of rows. Several t share the produc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,7 +54,8 @@ def saved_shapes(z: Tensor, scales: int, memory_bytes: int) -> list[tuple[int, .
     if not keeps_triangle(groups, batch, dtype.itemsize, memory_bytes):
         return [(scales, groups, batch), (0,), (0,)]
     # a GPU makes them anew at the speed of its memory, and a copy of half precision would take twice as much as z
-    scaled = (0,) if cuda_products.serves(z) or z.dtype != dtype else (groups, batch, dim)
+    fits = groups * batch * (batch + dim) * dtype.itemsize <= memory_bytes
+    scaled = (groups, batch, dim) if fits and z.dtype == dtype and not cuda_products.serves(z) else (0,)
     return [(scales, groups, batch), (groups, batch, batch), scaled]
 
 
@@ -72,9 +73,9 @@ def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved
     # the similarity of each to itself
     sums = zs.new_ones(len(scales), groups, batch)
     for rows in _strips(z):
-        exponents = _exponents(zs, norms, rows, kept)
+        known = _known(zs, norms, rows, kept, alone=len(scales) == 1)
         for total, ratio in zip(sums, ratios, strict=True):
-            similarities = _similarities(exponents, ratio, in_place=len(sums) == 1)
+            similarities = known if len(scales) == 1 else _similarities(known, rows, ratio)
             total[:, rows] += similarities.sum(dim=2)
             total[:, : rows.start] += similarities[:, :, : rows.start].sum(dim=1)
     return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept, scaled)
@@ -86,7 +87,8 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     if cuda_products.serves(z):
         return cuda_pairs.backward(grad, z, scales, saved.sums, saved.kept, memory_bytes)
     zs = saved.scaled if saved.scaled.numel() else _scaled(z, scales)
-    ratios, recall = _ratios(z, scales), _recall(zs, saved)
+    norms = zs.new_empty(0) if saved.kept.numel() else _squared_norms(zs)
+    ratios = _ratios(z, scales)
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
     pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * _narrowest(scales, zs).sqrt()[None, :, None])
     weight = zs.new_zeros(groups, batch, 1)
@@ -95,7 +97,7 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     # fresh pages for every strip would cost as much as its arithmetic
     scratch = zs.new_empty(groups * strips[0].stop * batch)
     for rows in strips:
-        pairs = _pair_weights(recall(rows), rows, ratios, pulls, scratch)
+        pairs = _pair_weights(_recalled(zs, norms, rows, saved), rows, ratios, pulls, scratch)
         weight[:, rows] += pairs.sum(dim=2, keepdim=True)
         weight[:, : rows.start] += pairs[:, :, : rows.start].sum(dim=1)[:, :, None]
         add_product_(out[:, rows], pairs, zs[:, : rows.stop], alpha=-1, beta=0)
@@ -143,35 +145,33 @@ def _strips(z: Tensor) -> list[slice]:
     return [slice(start, min(start + height, batch)) for start in range(0, batch, height)]
 
 
-def _exponents(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor) -> Tensor:
-    """`-|z_i - z_j|^2 / t_0` for the rows i and all j before their end, -inf for j = i: [groups, rows, rows.stop]."""
+def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool) -> Tensor:
+    """Of the rows i and all j before their end: `-|z_i - z_j|^2 / t_0`, or of t_0 alone its similarities, in kept if any."""
     before = slice(0, rows.stop)
     out = kept[:, rows, before] if kept.numel() else zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
     torch.add(norms[:, rows], norms[:, before].mT, out=out)
     add_product_(out, zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
     # a distance is no less than zero, whatever rounding says
     out.clamp_max_(0)
-    # a point does not move its own similarity to itself, which would drown all others in the difference
-    out[:, :, rows].diagonal(dim1=1, dim2=2).fill_(-math.inf)
-    return out
+    return _of_others_(out.exp_(), rows) if alone else out
 
 
-def _similarities(exponents: Tensor, ratio: Tensor, *, in_place: bool) -> Tensor:
-    """`exp(ratio * exponents)`; ratio is [groups]. In place only for a ratio of one."""
-    if in_place:
-        return exponents.exp_()
-    # an exponent of -inf stays what it is however far apart the scales are
-    return (exponents * ratio.clamp_min(torch.finfo(ratio.dtype).tiny)[:, None, None]).exp_()
-
-
-def _recall(zs: Tensor, saved: Saved) -> Callable[[slice], Tensor]:
-    """What the forward pass knew of a strip: similarities for one scale, exponents for several; [groups, rows, rows.stop]."""
+def _recalled(zs: Tensor, norms: Tensor, rows: slice, saved: Saved) -> Tensor:
+    """What the forward pass knew of a strip, kept or formed again."""
     if saved.kept.numel():
-        return lambda rows: saved.kept[:, rows, : rows.stop]
-    norms = _squared_norms(zs)
-    if len(saved.sums) > 1:
-        return lambda rows: _exponents(zs, norms, rows, saved.kept)
-    return lambda rows: _exponents(zs, norms, rows, saved.kept).exp_()
+        return saved.kept[:, rows, : rows.stop]
+    return _known(zs, norms, rows, saved.kept, alone=len(saved.sums) == 1)
+
+
+def _similarities(exponents: Tensor, rows: slice, ratio: Tensor) -> Tensor:
+    """`exp(ratio * exponents)` of a strip, for a ratio [groups]: [groups, rows, rows.stop]."""
+    return _of_others_((exponents * ratio[:, None, None]).exp_(), rows)
+
+
+def _of_others_(similarities: Tensor, rows: slice) -> Tensor:
+    """Without a point's own, which does not move it and would drown all others in the difference of two pulls."""
+    similarities[:, :, rows].diagonal(dim1=1, dim2=2).zero_()
+    return similarities
 
 
 def _pair_weights(known: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, scratch: Tensor) -> Tensor:
@@ -179,11 +179,8 @@ def _pair_weights(known: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, scr
     before = slice(0, rows.stop)
     total = scratch[: known.numel()].view(known.shape)
     if len(ratios) == 1:
-        torch.add(pulls[0][:, rows, None], pulls[0][:, None, before], out=total)
-        total.mul_(known)
-    else:
-        total.zero_()
-        for ratio, pull in zip(ratios, pulls, strict=True):
-            similarities = _similarities(known, ratio, in_place=False)
-            total.addcmul_(similarities, pull[:, rows, None] + pull[:, None, before])
+        return torch.add(pulls[0][:, rows, None], pulls[0][:, None, before], out=total).mul_(known)
+    total.zero_()
+    for ratio, pull in zip(ratios, pulls, strict=True):
+        total.addcmul_(_similarities(known, rows, ratio), pull[:, rows, None] + pull[:, None, before])
     return total
