@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import csv
 import platform
-import subprocess
 from pathlib import Path
 
 import torch
 
+from benchmarks.commit import COMMIT
 from benchmarks.distributed import model
 from benchmarks.distributed.measure import Machine, Row, can_measure, measured
 
@@ -73,9 +73,8 @@ def plot(rows: list[Row], machines: dict[int, Machine], path: Path) -> None:
 
 def machine_in_words() -> str:
     """What the numbers belong to."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     cpu = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    return f"{cpu[0] if cpu else platform.processor()}, {len(cpu)} cores, torch {torch.__version__}, commit {commit}"
+    return f"{cpu[0] if cpu else platform.processor()}, {len(cpu)} cores, torch {torch.__version__}, commit {COMMIT}"
 
 
 def main() -> None:

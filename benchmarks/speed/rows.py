@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import platform
-import subprocess
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+
+from benchmarks.commit import COMMIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,8 +50,8 @@ def circumstances(device: torch.device, dtype: str = "float32") -> dict[str, obj
         "torch": torch.__version__,
         "lightly": _version("lightly"),
         "python": platform.python_version(),
-        "commit": _git("rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "it_losses", "benchmarks/speed")),
+        "commit": (COMMIT or "").removesuffix("-dirty"),
+        "dirty": (COMMIT or "").endswith("-dirty"),
     }
 
 
@@ -77,11 +78,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 def _processor() -> str:
