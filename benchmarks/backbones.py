@@ -105,8 +105,3 @@ def _tried(model: nn.Module, channels: int, side: int) -> nn.Module:
     if features.shape != (2, width_of(model)):
         raise ValueError(f"its features have shape {tuple(features.shape)}, not (2, {width_of(model)})")
     return model.train(training)
-
-
-def parameters_in_millions(backbone: nn.Module) -> float:
-    """Trained numbers, 10^6."""
-    return sum(parameter.numel() for parameter in backbone.parameters()) / 1e6
