@@ -5,8 +5,9 @@ import math
 import signal
 
 import pytest
+import torch
 
-from benchmarks.table1 import pool, runs
+from benchmarks.table1 import pool, pretrain, runs
 from benchmarks.table1.__main__ import main
 from benchmarks.table1.cli import PRECISIONS
 from benchmarks.table1.rows import Records
@@ -122,4 +123,35 @@ def test_a_killed_table_goes_on_with_the_run_it_was_in(tmp_path, capsys, monkeyp
     assert "going on: 2 of 3 runs are on disk already" in printed
     assert "BYOL+LogDet, seed 0: goes on from" in printed
     assert [point["epoch"] for point in Records(tmp_path).curve("byol_logdet", 0)] == [1, 2, 3, 4, 5, 6]
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path, monkeypatch):
+    arguments = [*TINY, "--methods", "vicreg", "--epochs", "2", "--accelerator", "cpu", "--output", str(tmp_path)]
+    train, measure = pretrain.Pretraining.training_step, pretrain.measure
+    steps, probes = [], []
+
+    def stepped(*given):
+        steps.append(train(*given))
+        return steps[-1]
+
+    def measured(*given, **options):
+        probes.append(options)
+        # the first look at each of the two epochs
+        if len(probes) in (1, 3):
+            raise torch.OutOfMemoryError
+        return measure(*given, **options)
+
+    monkeypatch.setattr(pretrain.Pretraining, "training_step", stepped)
+    monkeypatch.setattr(pretrain, "measure", measured)
+    for epochs in (1, 2):
+        with pytest.raises(torch.OutOfMemoryError):
+            main(arguments)
+        assert len(steps) == epochs
+    assert main(arguments) == 0
+    assert len(steps) == 2 and len(probes) == 4
+    curve = Records(tmp_path).curve("vicreg", 0)
+    assert [point["epoch"] for point in curve] == [1, 2]
+    assert [point["loss"] for point in curve] == [step.item() for step in steps]
+    assert all("linear" in point for point in curve)
     assert not list((tmp_path / "unfinished").iterdir())

@@ -32,9 +32,9 @@ class Checkpoint(L.Callback):
         self.path, self.every = path, every
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """After the probes of that epoch; not after the last, whose row follows at once."""
+        """Before the probes of that epoch, which take the most memory; after the last too, whose probes are not there yet."""
         epoch = loop.current_epoch + 1
-        if epoch % self.every == 0 and epoch < loop.max_epochs:
+        if epoch % self.every == 0 or epoch == loop.max_epochs:
             beside = self.path.with_suffix(".part")
             loop.save_checkpoint(beside)
             if loop.is_global_zero:

@@ -70,6 +70,14 @@ class Pretraining(L.LightningModule):
         """The backbone and, where the method has one, its slow copy."""
         return [self.backbone, *([self.method.target[0]] if isinstance(self.method, Momentum) else [])]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The losses of the epoch which is not measured yet."""
+        checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Back in their place."""
+        self.epoch_losses = list(checkpoint["epoch_losses"])
+
     def training_step(self, images: Tensor, batch_index: int) -> Tensor:
         """uint8 [batch, channels, side, side] -> []."""
         schedule = Schedule(self.global_step, int(self.trainer.estimated_stepping_batches))
@@ -109,13 +117,20 @@ class Evaluation(L.Callback):
         """Go on after them."""
         self.curve = state["curve"]
 
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Measure an epoch whose checkpoint was written before it was measured; it may be the last."""
+        assert isinstance(module, Pretraining)
+        if module.epoch_losses:
+            self.on_train_epoch_end(trainer, module)
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Measure."""
         assert isinstance(module, Pretraining)
-        losses, module.epoch_losses = torch.stack(module.epoch_losses), []
+        losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if not trainer.is_global_zero:
             return
-        epoch = trainer.current_epoch + 1
+        # the trainer's own count is not restored yet when fitting starts
+        epoch = len(self.curve) + 1
         row: dict[str, float] = {"epoch": epoch, "loss": losses.mean().item()}
         row |= measure(module, self.images, probes=epoch % self.every == 0 or epoch == trainer.max_epochs)
         self.curve.append(row)
