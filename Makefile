@@ -8,10 +8,11 @@ TABLE ?=
 TUNE ?= --jobs 2
 ABLATE ?= --jobs 2
 FIGURES ?=
+THEOREMS ?=
 BENCH ?=
 OUT ?= build/gpu
 
-.PHONY: help setup check fix test test-gpu test-minimal table tune ablations figures report bench clean
+.PHONY: help setup check fix test test-gpu test-minimal table tune ablations figures theorems report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -58,6 +59,9 @@ ablations: $(READY)  ## change one thing at a time in the rows of VICReg and BYO
 
 figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its options
 	$(BIN)/python -m benchmarks.figures $(FIGURES)
+
+theorems: $(READY)  ## recompute the paper's theorems on small networks: a minute; THEOREMS='1 --help' for its options
+	$(BIN)/python -m benchmarks.theorems $(THEOREMS)
 
 report: $(READY)  ## write docs/report.md from the newest rows in benchmarks/results
 	$(BIN)/python -m benchmarks.report
