@@ -72,6 +72,17 @@ def test_the_mixture_is_the_law_of_the_output_by_monte_carlo():
     assert abs(log_density.mean() + mixture.conditional_entropy()) < 5 * log_density.std() / math.sqrt(200_000)
 
 
+@pytest.mark.parametrize("std", [1e-3, 1e-2])
+def test_surprise_of_real_outputs_lies_between_the_entropy_bounds(std):
+    network, prototypes = relu_network(), torch.randn(8, 6, dtype=F64)
+    mixture = theory.output_mixture(network, prototypes, std**2)
+    lower, upper = mixture.entropy_bounds()
+    samples = prototypes.repeat(2500, 1) + std * torch.randn(20_000, 6, dtype=F64)
+    surprise = -mixture.log_density(network(samples).detach())
+    error = surprise.std() / math.sqrt(len(surprise))
+    assert lower - 4 * error <= surprise.mean() <= upper + 4 * error
+
+
 def test_moments_of_the_mixture_are_those_of_its_samples():
     mixture = theory.OutputMixture(torch.randn(5, 3, dtype=F64), positive_definite(3, 5))
     z = mixture.sample(200_000)
