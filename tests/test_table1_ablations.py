@@ -9,6 +9,7 @@ from scipy.stats import ttest_ind
 from benchmarks.methods import METHODS
 from benchmarks.table1 import ablations as program
 from benchmarks.table1.comparison import difference
+from benchmarks.table1.long import long_runs
 from benchmarks.table1.questions import Ablation, ablations, variants
 from benchmarks.table1.recipes import RECIPES
 from benchmarks.table1.rows import Records
@@ -80,6 +81,16 @@ def test_a_variant_changes_nothing_but_what_its_title_names():
             assert set(whole.arguments) <= set(recipe.arguments), name
 
 
+def test_a_long_run_asks_the_same_of_its_own_rows():
+    rows = long_runs("resnet18")
+    short, long = ablations(), ablations(rows)
+    assert [ablation.question for ablation in short] == [ablation.question for ablation in long]
+    for ablation in long:
+        baseline = next(iter(ablation.recipes))
+        assert ablation.recipes[baseline] == rows[baseline] != RECIPES[baseline]
+        assert all(recipe.learning_rate.value == 1e-3 for recipe in ablation.recipes.values())
+
+
 def test_one_window_gives_both_divergences_the_same_criterion_but_for_the_name():
     ablation = next(a for a in ablations() if a.question.startswith("KL or Bhattacharyya, with one window"))
     kl, same_window, same_component = (METHODS[r.method](16, **r.arguments).criterion for r in ablation.recipes.values())
@@ -118,8 +129,8 @@ def test_findings_follow_from_the_rows():
 
 def test_a_tiny_ablation_is_made_and_written(tmp_path, capsys, monkeypatch):
     kept = [next(a for a in ablations() if "with one window" in a.question)]
-    monkeypatch.setattr("benchmarks.table1.questions.ablations", lambda: kept)
-    monkeypatch.setattr(program, "ablations", lambda: kept)
+    monkeypatch.setattr("benchmarks.table1.questions.ablations", lambda rows: kept)
+    monkeypatch.setattr(program, "ablations", lambda rows: kept)
     tiny = ["--limit-images", "60", "--batch-size", "32", "--epochs", "1", "--width", "0.125", "--image-size", "16"]
     assert program.main([*tiny, "--seeds", "1", "--output", str(tmp_path)]) == 0
     kl, same_window, same_component = Records(tmp_path).rows

@@ -91,7 +91,7 @@ def markdown(answers: list[list[Line]], description: str, commits: str, command:
 
 def publish(records: Records, options: Options, command: str) -> str:
     """Write `README.md` and `ablations.csv`; returns the Markdown."""
-    answers = [answered(ablation, records.rows) for ablation in ablations()]
+    answers = [answered(ablation, records.rows) for ablation in ablations(options.recipes)]
     commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
     text = markdown(answers, describe(options), commits, command)
     write(records.folder / "README.md", text)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
         "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from.",
         arguments,
         seeds=3,
-        variants=variants,
+        variants=lambda options: variants(options.methods, options.recipes),
         publish=publish,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
+from benchmarks.table1.long import chosen, long_runs
 from benchmarks.table1.presets import BATCHES, EPOCHS, PRESETS, SIDES, WIDTHS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint
 
@@ -52,6 +54,7 @@ class Options:
     workers: int
     limit_images: int | None
     output: Path
+    long: bool = False
     recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
 
     def settings(self) -> dict[str, Any]:
@@ -110,6 +113,8 @@ def completed(given: argparse.Namespace) -> Options:
         workers=given.workers,
         limit_images=given.limit_images,
         output=given.output or Path("runs") / f"table1-{given.preset or name}",
+        long=given.long,
+        recipes=_recipes(given),
     )
     _check(options)
     return options
@@ -124,7 +129,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
         "goes on where it was.",
         epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
     )
-    add = parser.add_argument
+    add, on_or_off = parser.add_argument, argparse.BooleanOptionalAction
     add("--preset", choices=list(PRESETS), metavar="NAME", help=f"options for: {', '.join(PRESETS)}")
     add("--dataset", choices=list(DATASETS), default="digits", help="default: digits, which needs no download")
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
@@ -135,9 +140,10 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, help="images a step, over all devices (default: 64 on digits, else 256)")
+    add("--long", action=on_or_off, default=False, help="the constants of a long run, not those of the digits (default: no)")
+    add("--grid", type=Path, metavar="FOLDER", help="each row's best setting in what the tuning wrote there")
     add("--seeds", type=int, default=3, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
-    on_or_off = argparse.BooleanOptionalAction
     add("--channels-last", action=on_or_off, default=True, help="memory format of the backbone (default: channels last)")
     add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
@@ -158,6 +164,22 @@ def _methods(names: list[str]) -> list[str]:
     if unknown or not chosen:
         raise OptionError(f"--methods knows {', '.join(RECIPES)}; got {', '.join(unknown) or 'nothing'}.")
     return [UNTRAINED, *(name for name in RECIPES if name in chosen)]
+
+
+def _recipes(given: argparse.Namespace) -> Mapping[str, Recipe]:
+    rows = long_runs(given.backbone) if given.long else RECIPES
+    if given.grid is None:
+        return rows
+    table = given.grid / "tuning.csv"
+    if not table.is_file():
+        raise OptionError(f"--grid {given.grid} has no tuning.csv. Name the folder that benchmarks.table1.tuning wrote to.")
+    with table.open(newline="") as file:
+        best = {row["method"]: row for row in csv.DictReader(file) if row["best"] == "True"}
+    asked = {name: rows[name] for name in _methods(given.methods) if name != UNTRAINED}
+    try:
+        return rows | chosen(asked, best, f"best of the grid in {given.grid}")
+    except ValueError as problem:
+        raise OptionError(f"--grid {given.grid} {problem}. Tune these too, or leave them out.") from problem
 
 
 def _accelerator(asked: str) -> str:

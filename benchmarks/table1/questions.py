@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks.methods import METHODS
@@ -19,49 +20,50 @@ class Ablation(NamedTuple):
     recipes: dict[str, Recipe]
 
 
-def ablations() -> list[Ablation]:
-    """All of them, around the rows of Table 1 as they are now."""
-    log_det, pairwise = _criterion("vicreg_logdet"), _criterion("vicreg_pairdist")
+def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
+    """All of them, around these rows of Table 1."""
+    log_det, pairwise = (_criterion(rows[name]) for name in ("vicreg_logdet", "vicreg_pairdist"))
+    about = partial(_varied, rows)
     beta, log_det_weight = log_det.entropy.beta, log_det.entropy_weight
     spread = pairwise.entropy.spread_fraction
     betas = _others((0.1, 1.0, 10.0, 100.0), beta)
     # the two divergences differ by a factor of 4 in what they take for the component's variance
     wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * spread}
-    byol_spread = RECIPES["byol_pairdist"].arguments.get("spread_fraction", 0.2)
-    byol_beta = RECIPES["byol_logdet"].arguments["beta"]
+    byol_spread = rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)
+    byol_beta = rows["byol_logdet"].arguments["beta"]
     return [
-        _ablation(
+        about(
             "beta of LogDet, entropy weight in proportion to 1 / beta",
             "vicreg_logdet",
             *({"beta": value, "entropy_weight": log_det_weight * beta / value} for value in betas),
         ),
-        _ablation(
+        about(
             "beta of LogDet, weights fixed",
             "vicreg_logdet",
             *({"beta": value, "entropy_weight": log_det_weight} for value in betas),
         ),
-        _ablation(
+        about(
             "bandwidth of PairDist as a share of the total variance, weights by the default law",
             "vicreg_pairdist",
             *({"spread_fraction": value} for value in _others((0.05, 0.1, 0.2, 0.3, 0.5), spread)),
         ),
-        _ablation(
+        about(
             "KL or Bhattacharyya, with one window (the same gradient) or one component",
             "vicreg_pairdist",
             {"divergence": "bhattacharyya"},
             wider | {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight},
         ),
-        _ablation(
+        about(
             "KL or Bhattacharyya with one component, beside BYOL",
             "byol_pairdist",
             wider | {"spread_fraction": 4 * byol_spread},
         ),
-        _replaced_or_added("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
-        _replaced_or_added("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
-        *(_of_width(method) for method in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
-        *(_beside_byol(method) for method in ("byol_pairdist", "byol_logdet")),
-        *(_of_which_tensor(method) for method in ("byol_pairdist", "byol_logdet")),
-        _ablation(
+        _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
+        _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        *(_of_width(rows, method) for method in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
+        *(_beside_byol(rows, method) for method in ("byol_pairdist", "byol_logdet")),
+        *(_of_which_tensor(rows, method) for method in ("byol_pairdist", "byol_logdet")),
+        about(
             "beta of LogDet beside BYOL, from a quarter of the dimension to four times",
             "byol_logdet",
             *({"beta": value} for value in _others((64.0, 256.0, 1024.0), byol_beta)),
@@ -69,43 +71,45 @@ def ablations() -> list[Ablation]:
     ]
 
 
-def variants(methods: list[str]) -> Mapping[str, Recipe]:
+def variants(methods: list[str], rows: Mapping[str, Recipe] = RECIPES) -> Mapping[str, Recipe]:
     """Every recipe whose baseline is among the methods; one that answers two questions is trained once."""
-    chosen = [ablation.recipes for ablation in ablations() if next(iter(ablation.recipes)) in methods]
+    chosen = [ablation.recipes for ablation in ablations(rows) if next(iter(ablation.recipes)) in methods]
     return {name: recipe for recipes in chosen for name, recipe in recipes.items()}
 
 
-def _replaced_or_added(method: str, entropy: str, weights: tuple[float, ...]) -> Ablation:
+def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, weights: tuple[float, ...]) -> Ablation:
     """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
-    vicreg = RECIPES["vicreg"]
-    recipes = {"vicreg": vicreg, method: RECIPES[method]}
+    vicreg = rows["vicreg"]
+    recipes = {"vicreg": vicreg, method: rows[method]}
     for weight in weights:
         settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
-        title = f"{RECIPES[method].title}, added to all of VICReg, entropy weight {weight:g}"
+        title = f"{rows[method].title}, added to all of VICReg, entropy weight {weight:g}"
         recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
         recipes[f"{method}-added-entropy_weight{weight:g}"] = recipe
-    return Ablation(f"{RECIPES[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
+    return Ablation(f"{rows[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
 
 
-def _of_width(method: str) -> Ablation:
+def _of_width(rows: Mapping[str, Recipe], method: str) -> Ablation:
     """A quarter and four times the dimension of the projection."""
-    own = RECIPES[method].arguments["output"]
-    return _ablation(f"{RECIPES[method].title}: dimension of the projection", method, {"output": own // 4}, {"output": 4 * own})
+    own = rows[method].arguments["output"]
+    return _varied(
+        rows, f"{rows[method].title}: dimension of the projection", method, {"output": own // 4}, {"output": 4 * own}
+    )
 
 
-def _beside_byol(method: str) -> Ablation:
-    weights = _others((0.02, 0.05, 0.1, 0.2, 0.5), RECIPES[method].arguments["entropy_weight"])
-    ablation = _ablation(f"{RECIPES[method].title}: entropy weight", method, *({"entropy_weight": value} for value in weights))
-    return ablation._replace(recipes=ablation.recipes | {"byol": RECIPES["byol"]})
+def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
+    weights = _others((0.02, 0.05, 0.1, 0.2, 0.5), rows[method].arguments["entropy_weight"])
+    ablation = _varied(rows, f"{rows[method].title}: entropy weight", method, *({"entropy_weight": value} for value in weights))
+    return ablation._replace(recipes=ablation.recipes | {"byol": rows["byol"]})
 
 
-def _of_which_tensor(method: str) -> Ablation:
+def _of_which_tensor(rows: Mapping[str, Recipe], method: str) -> Ablation:
     changes: list[dict[str, Any]] = [{"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False}]
-    return _ablation(f"{RECIPES[method].title}: which tensor's entropy, on the unit sphere or not", method, *changes)
+    return _varied(rows, f"{rows[method].title}: which tensor's entropy, on the unit sphere or not", method, *changes)
 
 
-def _ablation(question: str, baseline: str, *changes: dict[str, Any]) -> Ablation:
-    recipe = RECIPES[baseline]
+def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, *changes: dict[str, Any]) -> Ablation:
+    recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
         words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
@@ -114,9 +118,9 @@ def _ablation(question: str, baseline: str, *changes: dict[str, Any]) -> Ablatio
     return Ablation(question, recipes)
 
 
-def _criterion(method: str) -> VICRegEntropy:
+def _criterion(row: Recipe) -> VICRegEntropy:
     """What the row's settings and the criterion's own defaults make of its constants."""
-    criterion = METHODS[RECIPES[method].method](8, **RECIPES[method].arguments).criterion
+    criterion = METHODS[row.method](8, **row.arguments).criterion
     assert isinstance(criterion, VICRegEntropy)
     return criterion
 

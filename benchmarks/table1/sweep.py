@@ -32,7 +32,7 @@ def sweep(
     arguments: list[str] | None,
     *,
     seeds: int,
-    variants: Callable[[list[str]], Mapping[str, Recipe]],
+    variants: Callable[[Options], Mapping[str, Recipe]],
     publish: Callable[[Records, Options, str], str],
 ) -> int:
     """The program: read the options of Table 1, make the runs that are missing, publish.
@@ -42,8 +42,8 @@ def sweep(
         description: for the help.
         arguments: the command line.
         seeds: runs a variant where the user names no number.
-        variants: from the chosen methods to recipes, by a name that can be part of a file's.
-        publish: from the finished runs, the options and the command line to a page of Markdown.
+        variants: from the options to recipes, by a name that can be part of a file's.
+        publish: from the finished runs, these options and the command line to a page of Markdown.
 
     Returns:
         Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
@@ -53,8 +53,9 @@ def sweep(
     given.output = given.output or Path("runs") / f"{name}-{given.preset or given.dataset}"
     try:
         options = cli.completed(given)
-        recipes = variants([method for method in options.methods if method != UNTRAINED])
-        options = replace(options, methods=list(recipes), recipes=recipes)
+        asked = replace(options, methods=[name for name in options.methods if name != UNTRAINED])
+        recipes = variants(asked)
+        options = replace(asked, methods=list(recipes), recipes=recipes)
         if options.devices > 1:
             raise OptionError(f"--devices must be 1 here, got {options.devices}. Use --jobs.")
         images = loaded(options).validation(VALIDATION_SHARE)
@@ -70,7 +71,7 @@ def sweep(
         errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
         return 130
     words = " ".join(sys.argv[1:] if arguments is None else arguments)
-    console.print(Markdown(publish(records, options, f"python -m benchmarks.table1.{name} {words}".strip())))
+    console.print(Markdown(publish(records, asked, f"python -m benchmarks.table1.{name} {words}".strip())))
     console.print(f"written: {options.output}/README.md, {name}.csv, rows.jsonl, curves/", soft_wrap=True)
     return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from benchmarks.table1.cli import Options, describe
@@ -13,8 +14,9 @@ from benchmarks.table1.report import Statistic, statistic
 from benchmarks.table1.rows import Records, write, write_csv
 from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
 
-#: for all methods alike; with one more here, the same command makes the runs that are missing
+#: for all methods alike, and for those of a long run; with one more here, the same command makes the runs that are missing
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 #: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
 CONSTANTS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
@@ -29,6 +31,34 @@ CONSTANTS: dict[str, tuple[str, tuple[float, float, float]]] = {
     "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
 }
+#: where a long run takes others
+LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
+
+
+class Search(NamedTuple):
+    """What is tried: learning rates, and of each method its main constant."""
+
+    rates: tuple[float, ...]
+    constants: Mapping[str, tuple[str, tuple[float, ...]]]
+
+    def settings(self, method: str) -> list[tuple[str, float, float]]:
+        """Every pair of a rate and a value of the constant."""
+        return [(method, rate, value) for rate, value in itertools.product(self.rates, self.constants[method][1])]
+
+    def name(self, method: str, rate: float, value: float) -> str:
+        """Of a run with that setting."""
+        return f"{method}-rate{rate:g}-{self.constants[method][0]}{value:g}"
+
+    def varied(self, recipe: Recipe, method: str, rate: float, value: float) -> Recipe:
+        """The row with that setting."""
+        constant = self.constants[method][0]
+        title = f"{recipe.title}, rate {rate:g}, {constant} {value:g}"
+        return recipe.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
+
+
+def search(options: Options) -> Search:
+    """That of a short or of a long run."""
+    return Search(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else Search(LEARNING_RATES, CONSTANTS)
 
 
 class Cell(NamedTuple):
@@ -43,19 +73,21 @@ class Cell(NamedTuple):
     knn: Statistic
 
 
-def grid(methods: list[str]) -> dict[str, Recipe]:
+def grid(options: Options) -> dict[str, Recipe]:
     """As many settings for each method: name -> recipe."""
-    return {_name(*setting): _varied(*setting) for method in methods for setting in _settings(method)}
+    tried, rows = search(options), options.recipes
+    settings = itertools.chain.from_iterable(map(tried.settings, options.methods))
+    return {tried.name(*setting): tried.varied(rows[setting[0]], *setting) for setting in settings}
 
 
-def cells(records: Records, methods: list[str]) -> list[Cell]:
+def cells(records: Records, tried: Search) -> list[Cell]:
     """The settings that have runs."""
     found = []
-    for method, rate, value in itertools.chain.from_iterable(map(_settings, methods)):
-        runs = [row for row in records.rows if row["method"] == _name(method, rate, value)]
+    for method, rate, value in itertools.chain.from_iterable(map(tried.settings, tried.constants)):
+        runs = [row for row in records.rows if row["method"] == tried.name(method, rate, value)]
         if runs:
             scores = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
-            found.append(Cell(method, CONSTANTS[method][0], value, rate, len(runs), *scores))
+            found.append(Cell(method, tried.constants[method][0], value, rate, len(runs), *scores))
     return found
 
 
@@ -64,7 +96,7 @@ def best(found: list[Cell], method: str) -> Cell:
     return max((cell for cell in found if cell.method == method), key=lambda cell: (cell.linear.mean, cell.knn.mean))
 
 
-def markdown(found: list[Cell], description: str, commits: str, command: str) -> str:
+def markdown(found: list[Cell], tried: Search, description: str, commits: str, command: str) -> str:
     """A table of methods and settings, the best of each in bold; then what was chosen, and whether at the grid's edge."""
     methods = list(dict.fromkeys(cell.method for cell in found))
     chosen = {method: best(found, method) for method in methods}
@@ -78,22 +110,22 @@ def markdown(found: list[Cell], description: str, commits: str, command: str) ->
         f"seeds ({' or '.join(map(str, sorted({cell.seeds for cell in found})))} each) at the last epoch; in bold the best, of "
         "equals that with the higher kNN.",
         "",
-        "| method | constant | " + " | ".join(f"rate {rate:g}" for rate in LEARNING_RATES) + " |",
-        "|---|---|" + "---:|" * len(LEARNING_RATES),
+        "| method | constant | " + " | ".join(f"rate {rate:g}" for rate in tried.rates) + " |",
+        "|---|---|" + "---:|" * len(tried.rates),
     ]
     lines: dict[tuple[str, float], dict[float, Cell]] = defaultdict(dict)
     for cell in found:
         lines[cell.method, cell.value][cell.learning_rate] = cell
     for (method, value), line in lines.items():
-        texts = [_text(line.get(rate), chosen[method]) for rate in LEARNING_RATES]
-        text.append(f"| {RECIPES[method].title} | {CONSTANTS[method][0]} {value:g} | " + " | ".join(texts) + " |")
+        texts = [_text(line.get(rate), chosen[method]) for rate in tried.rates]
+        text.append(f"| {RECIPES[method].title} | {tried.constants[method][0]} {value:g} | " + " | ".join(texts) + " |")
     text += ["", "Chosen:", ""]
     for cell in chosen.values():
-        values = CONSTANTS[cell.method][1]
+        values = tried.constants[cell.method][1]
         edges = [
             name
-            for name, value, tried in (("rate", cell.learning_rate, LEARNING_RATES), (cell.constant, cell.value, values))
-            if value in (tried[0], tried[-1])
+            for name, value, span in (("rate", cell.learning_rate, tried.rates), (cell.constant, cell.value, values))
+            if value in (span[0], span[-1])
         ]
         at_edge = f"; the {' and the '.join(edges)} at the edge of the grid" if edges else ""
         text.append(
@@ -105,9 +137,10 @@ def markdown(found: list[Cell], description: str, commits: str, command: str) ->
 
 def publish(records: Records, options: Options, command: str) -> str:
     """Write `README.md` and `tuning.csv`; returns the Markdown."""
-    found = cells(records, list(RECIPES))
+    tried = search(options)
+    found = cells(records, tried)
     commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
-    text = markdown(found, describe(options), commits, command)
+    text = markdown(found, tried, describe(options), commits, command)
     write(records.folder / "README.md", text)
     rows = [
         cell._asdict()
@@ -118,20 +151,6 @@ def publish(records: Records, options: Options, command: str) -> str:
     ]
     write_csv(records.folder / "tuning.csv", list(rows[0]), rows)
     return text
-
-
-def _settings(method: str) -> list[tuple[str, float, float]]:
-    return [(method, rate, value) for rate, value in itertools.product(LEARNING_RATES, CONSTANTS[method][1])]
-
-
-def _name(method: str, rate: float, value: float) -> str:
-    return f"{method}-rate{rate:g}-{CONSTANTS[method][0]}{value:g}"
-
-
-def _varied(method: str, rate: float, value: float) -> Recipe:
-    constant, recipe = CONSTANTS[method][0], RECIPES[method]
-    title = f"{recipe.title}, rate {rate:g}, {constant} {value:g}"
-    return recipe.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
 
 
 def _text(cell: Cell | None, chosen: Cell) -> str:
