@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.figures.networks import Setup
 from benchmarks.table1.answers import compared, tuned
+from benchmarks.table1.command import command_line
 from benchmarks.table1.comparison import LEVEL
 from benchmarks.table1.rows import Row, write
 
@@ -28,8 +29,15 @@ FIGURES = {
     "4": "mixture collapse",
     "5": "generalization bound",
 }
-#: options of Table 1 that its numbers depend on, as its settings.json holds them
-TABLE_OPTIONS = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
+THEOREMS = {"1": "the output as a mixture", "2": "the optimum of the likelihood", "3": "the generalization bound"}
+#: what the paper says of its own settings; figures say it in their captions
+KNOWN = """\
+Of the paper's Table 1 the data sets are known: CIFAR-10, CIFAR-100 and Tiny-ImageNet. Its networks (ResNet-18, a ConvNeXt,
+a ViT), its ten rows, that it averages three trials, and that an entropy replaces VICReg's variance and covariance but is added
+to BYOL's loss, are as recalled, to be checked against the paper. Not known are epochs, batch size and learning rates, every
+weight, beta, bandwidth and divergence, and which tensor of BYOL is regularized: what is taken here stands with its source,
+value by value, in `benchmarks/table1/recipes.py` and, for long runs, `benchmarks/table1/long.py`. What Tables 2 and 3 hold is
+not known, and nothing here stands for them."""
 
 
 def page(results: Path, beside: Path) -> str:
@@ -37,14 +45,20 @@ def page(results: Path, beside: Path) -> str:
     text = [
         "# Report",
         "",
-        "Made by `make report` from the newest rows in `benchmarks/results`; nothing here is written by hand. What is known of",
-        "the paper's own settings, and what is not, stands beside each command; no number is the paper's.",
+        "Made by `make report` from the newest rows in `benchmarks/results`: tables, figures and verdicts follow from them, the",
+        "pages of the folders are embedded as they are. No number is the paper's.",
+        "",
+        *KNOWN.splitlines(),
     ]
     text += _tables(results, beside)
     text += _section("Equal tuning", results, beside, "tuning.csv", "README.md", "make tune")
     text += _section("Ablations", results, beside, "ablations.csv", "README.md", "make ablations")
     for number, subject in FIGURES.items():
         text += _figure(number, subject, results, beside)
+    for number, subject in THEOREMS.items():
+        text += _section(
+            f"Theorem {number}: {subject}", results, beside, f"theorem{number}.md", f"theorem{number}.md", "make theorems"
+        )
     text += _section("Speed and memory", results, beside, "speed.png", "README.md", "make bench")
     text += _section("Distributed", results, beside, "model.png", "README.md", "python -m benchmarks.distributed")
     return "\n".join(text) + "\n"
@@ -61,17 +75,13 @@ def _tables(results: Path, beside: Path) -> list[str]:
     text = [] if folders else ["", "## Table 1", "", "Not recorded yet: `make table`."]
     for folder in folders:
         settings, rows = _settings(folder), _rows(folder)
-        seeds = max(row["seed"] for row in rows) + 1
-        options = [f"--{name.replace('_', '-')} {settings[name]}" for name in TABLE_OPTIONS] + [f"--seeds {seeds}"]
-        options += ["--compile"] * settings.get("compile", False)
-        options += ["--no-channels-last"] * (not settings.get("channels_last", True))
         grids = [grid for grid in newest(results, "tuning.csv") if _dataset(grid) == settings["dataset"]]
         answers = compared(rows) or ["- No row with an entropy has its base beside it yet."]
         text += [
             "",
             f"## Table 1: {settings['dataset']}",
             "",
-            f"    python -m benchmarks.table1 {' '.join(options)}",
+            f"    {command_line(settings, rows)}",
             "",
             _origin(folder, beside, rows),
             "",

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from benchmarks import report
-from benchmarks.table1 import answers
+from benchmarks.table1 import answers, cli
+from benchmarks.table1.command import NAMED, command_line
 
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
 
@@ -22,7 +23,7 @@ def folder(results, name, files):
 
 def table(rows, rates=None, dataset="digits"):
     names = dict.fromkeys(row["method"] for row in rows)
-    settings = dict.fromkeys(report.TABLE_OPTIONS, 1) | {"dataset": dataset, "budget": {}}
+    settings = dict.fromkeys(NAMED, 1) | {"dataset": dataset, "budget": {}}
     settings["rows"] = {name: {"learning_rate": (rates or {}).get(name, 2e-3), "momentum": 0.9} for name in names}
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     return {"table1.md": "the table\n", "table1.png": "", "settings.json": json.dumps(settings), "rows.jsonl": lines}
@@ -109,3 +110,22 @@ def test_a_figures_command_names_what_differs_from_the_defaults(tmp_path):
     page = report.page(tmp_path, tmp_path)
     settings = json.loads(re.search(r"Settings: `(.*)`", (recorded / "figure4.md").read_text())[1])
     assert f"    python -m benchmarks.figures 4 --epochs {settings['epochs']} --trials {settings['trials']}" in page
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "--seeds 2",
+        "--dataset fashion_mnist --epochs 3 --methods vicreg byol --limit-images 90 --no-channels-last",
+        "--preset cifar10-vit --devices 2 --seeds 4",
+        "--methods untrained --seeds 1",
+    ],
+)
+def test_a_tables_command_asks_for_what_made_it(asked, tmp_path):
+    options = cli.parse(asked.split())
+    settings = json.loads(json.dumps(options.settings()))
+    made = [{"method": method, "seed": seed} for method in options.methods for seed in range(options.seeds)]
+    again = command_line(settings, made).replace("DATA", str(tmp_path)).split()[3:]
+    assert cli.parse(again).settings() == options.settings()
+    assert (cli.parse(again).seeds, cli.parse(again).methods) == (options.seeds, options.methods)
+    assert ("--data-root" in again) == (options.dataset != "digits")

@@ -65,6 +65,8 @@ class Options:
         }
         for name in ("devices", "limit_images", "channels_last", "compile"):
             table[name] = getattr(self, name)
+        if self.long:
+            table["long"] = True
         table["probe"] = {
             "weight_decay": PROBE_WEIGHT_DECAY,
             "knn_neighbours": KNN_NEIGHBOURS,
