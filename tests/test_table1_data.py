@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import random
 import struct
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks import data
-from benchmarks.augment import Views, channel_moments, recipe_for
+from benchmarks.augment import RECIPES, Views, channel_moments, recipe_for
 from benchmarks.idx import read_idx
 
 RANDOM = np.random.default_rng(0)
@@ -162,6 +163,18 @@ def test_views_are_the_same_under_autocast(dataset, channels):
             drawn.append(torch.cat(views(images)))
     assert drawn[1].dtype == torch.float32
     assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_views_draw_from_torchs_generator_alone_whose_state_a_checkpoint_keeps(recipe):
+    channels = 3 if recipe == "colour" else 1
+    images = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8)
+    views = Views(recipe, 16, *channel_moments(images))
+    states = [torch.get_rng_state(), random.getstate(), str(np.random.get_state())]
+    first = torch.cat(views(images))
+    assert (random.getstate(), str(np.random.get_state())) == (states[1], states[2])
+    torch.set_rng_state(states[0])
+    assert torch.equal(torch.cat(views(images)), first)
 
 
 def test_standardised_images_have_mean_0_and_variance_1():

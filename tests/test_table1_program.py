@@ -6,10 +6,13 @@ import signal
 
 import pytest
 import torch
+from rich.console import Console
 
 from benchmarks.table1 import pool, pretrain, runs
 from benchmarks.table1.__main__ import main
-from benchmarks.table1.cli import PRECISIONS
+from benchmarks.table1.cli import PRECISIONS, parse
+from benchmarks.table1.plan import Run, loaded
+from benchmarks.table1.progress import Bars
 from benchmarks.table1.rows import Records
 
 TINY = [
@@ -155,3 +158,31 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
     assert [point["loss"] for point in curve] == [step.item() for step in steps]
     assert all("linear" in point for point in curve)
     assert not list((tmp_path / "unfinished").iterdir())
+
+
+@pytest.mark.parametrize("method", ["vicreg", "moco", "byol_logdet"])
+def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkeypatch, method):
+    options = parse([*TINY, "--epochs", "3", "--batch-size", "32", "--accelerator", "cpu", "--output", str(tmp_path)])
+    images, bars = loaded(options), Bars(Console(quiet=True), runs=1, epochs=3, shown=False)
+    (tmp_path / "unfinished").mkdir()
+    networks, build, train = [], runs.module_for, pretrain.Pretraining.training_step
+
+    def built(*given):
+        networks.append(build(*given))
+        return networks[-1]
+
+    def killed(module, *given):
+        if module.current_epoch == 2:
+            raise RuntimeError("killed")
+        return train(module, *given)
+
+    monkeypatch.setattr(runs, "module_for", built)
+    whole, curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(pretrain.Pretraining, "training_step", killed)
+        runs.trained(Run(method, 0), options, images, bars, tmp_path)
+    resumed, its_curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
+    assert its_curve == curve
+    assert [resumed[name] for name in ("loss", "linear", "knn")] == [whole[name] for name in ("loss", "linear", "knn")]
+    first, _, last = (dict([*module.named_parameters(), *module.named_buffers()]) for module in networks)
+    assert all(torch.equal(first[name], last[name]) for name in first)

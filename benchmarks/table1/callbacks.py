@@ -1,10 +1,14 @@
-"""What happens between the steps of a run: its bars move, its state is kept."""
+"""What happens between the steps of a run: its bars move, its state and its draws are kept."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 from benchmarks.table1.progress import Bars
 
@@ -25,6 +29,18 @@ class Steps(L.Callback):
         self.bars.step()
 
 
+class Generator(L.Callback):
+    """What a run draws from, which is torch's generator alone: a run that was killed goes on with the draws that were next."""
+
+    def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The states of all ranks."""
+        checkpoint["generators"] = _of_all_ranks(_states(loop.strategy.root_device))
+
+    def on_load_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """At once: the loader draws when the optimiser is made, which asks how many steps there will be."""
+        _set(checkpoint["generators"][loop.global_rank], loop.strategy.root_device)
+
+
 class Checkpoint(L.Callback):
     """The state of an unfinished run, every few epochs, in one file that is replaced whole."""
 
@@ -39,3 +55,23 @@ class Checkpoint(L.Callback):
             loop.save_checkpoint(beside)
             if loop.is_global_zero:
                 beside.replace(self.path)
+
+
+def _states(device: torch.device) -> dict[str, Tensor]:
+    """Of the CPU's generator, and of the device's."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def _set(states: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _of_all_ranks(states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    if not dist.is_initialized():
+        return [states]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, states)
+    return gathered

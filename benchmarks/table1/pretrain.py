@@ -71,12 +71,15 @@ class Pretraining(L.LightningModule):
         return [self.backbone, *([self.method.target[0]] if isinstance(self.method, Momentum) else [])]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The losses of the epoch which is not measured yet."""
+        """The losses of an epoch that is not measured yet, and buffers that are in no state, as lightly's queue is."""
         checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
+        checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Back in their place."""
+        """Back in their places."""
         self.epoch_losses = list(checkpoint["epoch_losses"])
+        for name, held in checkpoint["buffers"].items():
+            self.get_buffer(name).copy_(held)
 
     def training_step(self, images: Tensor, batch_index: int) -> Tensor:
         """uint8 [batch, channels, side, side] -> []."""

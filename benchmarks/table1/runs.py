@@ -15,7 +15,7 @@ from benchmarks import backbones
 from benchmarks.commit import COMMIT
 from benchmarks.data import Images
 from benchmarks.probes import Features, linear_accuracy
-from benchmarks.table1.callbacks import Checkpoint, Steps
+from benchmarks.table1.callbacks import Checkpoint, Generator, Steps
 from benchmarks.table1.cli import Options
 from benchmarks.table1.plan import Run, label, module_for, probes_every, steps_of, trainer
 from benchmarks.table1.pretrain import Evaluation, loader, measure
@@ -61,7 +61,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     evaluation = Evaluation(images, probes_every(options))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
-    loop = trainer(options, [Steps(bars), checkpoint, evaluation])
+    loop = trainer(options, [Steps(bars), Generator(), checkpoint, evaluation])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
         bars.say(f"{label(run, options)}: goes on from {resumed}")
