@@ -45,8 +45,8 @@ def page(results: Path, beside: Path) -> str:
     text = [
         "# Report",
         "",
-        "Made by `make report` from the newest rows in `benchmarks/results`: tables, figures and verdicts follow from them, the",
-        "pages of the folders are embedded as they are. No number is the paper's.",
+        "Made by `make report` from the newest rows in `benchmarks/results`: tables, figures and verdicts follow from them,",
+        "the pages of the folders are embedded as they are. No number is the paper's.",
         "",
         *KNOWN.splitlines(),
     ]
