@@ -73,6 +73,15 @@ def test_every_precision_on_offer_trains_on_a_cpu_or_is_refused_there(tmp_path, 
     assert [math.isfinite(row["loss"]) for row in Records(tmp_path).rows[1:]] == [True] * (not refused)
 
 
+def test_torchrun_is_refused_on_every_rank_with_what_to_do_instead(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("IT_LOSSES_TABLE1_PENDING")
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*TINY, "--devices", "2", "--batch-size", "20", "--output", str(tmp_path / "out")]) == 1
+    assert "run this without torchrun" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     path = tmp_path / "file"
     path.write_text("")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS
@@ -206,6 +207,8 @@ def _check(options: Options) -> None:
         raise OptionError(f"--width must be at least 0.125, got {options.width}.")
     if options.batch_size % options.devices or options.batch_size // options.devices < 2:
         raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
+    if dist.is_torchelastic_launched():
+        raise OptionError("--devices N starts the processes itself: run this without torchrun, as `python -m` alone.")
     if options.strategy not in STRATEGIES:
         raise OptionError(f"--strategy {options.strategy} has not been tried here: {' and '.join(STRATEGIES)} have.")
     if options.precision == "16-mixed" and options.accelerator == "cpu":
