@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,7 +31,18 @@ class Steps(L.Callback):
 
 
 class Generator(L.Callback):
-    """What a run draws from, which is torch's generator alone: a run that was killed goes on with the draws that were next."""
+    """What a run draws from, which is torch's generator alone: other views on each rank, and after a kill those that were next.
+
+    Before fitting all ranks have the same seed, so that they build the same network.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def setup(self, loop: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """The first rank goes on as a run on one device would."""
+        if loop.global_rank:
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """The states of all ranks."""

@@ -61,7 +61,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     evaluation = Evaluation(images, probes_every(options))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
-    loop = trainer(options, [Steps(bars), Generator(), checkpoint, evaluation])
+    loop = trainer(options, [Steps(bars), Generator(run.seed), checkpoint, evaluation])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
         bars.say(f"{label(run, options)}: goes on from {resumed}")
