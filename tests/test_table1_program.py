@@ -189,9 +189,11 @@ def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkey
     whole, curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(pretrain.Pretraining, "training_step", killed)
+        patch.setattr(runs.Stopwatch, "read", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
         runs.trained(Run(method, 0), options, images, bars, tmp_path)
     resumed, its_curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
     assert its_curve == curve
     assert [resumed[name] for name in ("loss", "linear", "knn")] == [whole[name] for name in ("loss", "linear", "knn")]
+    assert 1e6 <= resumed["seconds"] < 1.1e6 and 2e6 <= resumed["core_seconds"] < 2.1e6
     first, _, last = (dict([*module.named_parameters(), *module.named_buffers()]) for module in networks)
     assert all(torch.equal(first[name], last[name]) for name in first)

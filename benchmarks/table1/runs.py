@@ -8,6 +8,7 @@ import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 
+import lightning as L
 import torch
 
 import it_losses
@@ -30,8 +31,11 @@ class Interrupted(Exception):
     """The user stopped the run."""
 
 
-class Stopwatch:
-    """Seconds on the wall and of this process's cores since it was made: on a busy machine the two drift apart."""
+class Stopwatch(L.Callback):
+    """Seconds on the wall and of this process's cores since it was made: on a busy machine the two drift apart.
+
+    A checkpoint keeps them, so that those of a run in several sittings are of all the work that its row stands on.
+    """
 
     def __init__(self) -> None:
         self.wall, self.cores = time.monotonic(), time.process_time()
@@ -40,6 +44,14 @@ class Stopwatch:
         """Columns for a row."""
         wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
+
+    def state_dict(self) -> dict[str, float]:
+        """What it reads."""
+        return self.read()
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Begin so much earlier."""
+        self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
 
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
@@ -61,7 +73,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     evaluation = Evaluation(images, probes_every(options))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
-    loop = trainer(options, [Steps(bars), Generator(run.seed), checkpoint, evaluation])
+    loop = trainer(options, [watch, Steps(bars), Generator(run.seed), checkpoint, evaluation])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
         bars.say(f"{label(run, options)}: goes on from {resumed}")
