@@ -169,7 +169,8 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
     assert not list((tmp_path / "unfinished").iterdir())
 
 
-@pytest.mark.parametrize("method", ["vicreg", "moco", "byol_logdet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["moco", "byol_logdet"])
 def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkeypatch, method):
     options = parse([*TINY, "--epochs", "3", "--batch-size", "32", "--accelerator", "cpu", "--output", str(tmp_path)])
     images, bars = loaded(options), Bars(Console(quiet=True), runs=1, epochs=3, shown=False)
