@@ -92,6 +92,72 @@ def test_one_dominant_feature_does_not_cancel_the_others(place):
     assert_exact(z_a, z_b, torch.float32, weights=(0.0, 0.0, 1.0))
 
 
+def dominated(batch: int, dim: int, count: int, sigma: float, seed: int = 0) -> Tensor:
+    """White samples whose first features are `sigma` times as large, and decorrelated among themselves, in float32."""
+    generator = torch.Generator().manual_seed(seed + count)
+    z = torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+    few = torch.randn(batch, count, generator=generator, dtype=torch.float64)
+    z[:, :count] = torch.linalg.qr(few - few.mean(dim=0))[0] * sigma * (batch - 1) ** 0.5
+    return z.float().double()
+
+
+@pytest.mark.parametrize("sigma", [30.0, 100.0, 1e4])
+@pytest.mark.parametrize(("batch", "dim", "count"), [(100, 300, 2), (100, 300, 4), (100, 300, 7), (520, 640, 15)])
+def test_a_few_dominant_decorrelated_features_do_not_cancel_the_others(batch, dim, count, sigma):
+    assert forms.columns_apart(batch) >= count
+    views = dominated(batch, dim, count, sigma), dominated(batch, dim, count, sigma, seed=99).flip(1)
+    assert_exact(*views, torch.float32, weights=(0.0, 0.0, 1.0), upstream=-1.7)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_dominant_features_of_any_view_and_group_are_its_own(count):
+    # in each group of each view others dominate
+    views = [torch.stack([dominated(60, 200, 5, 1e3, seed).roll(7 * seed, 1) for seed in (v, v + 9)]) for v in range(count)]
+    results = []
+    for dtype, fused in ((torch.float32, True), (torch.float32, False), (torch.float64, False)):
+        own = [leaf(z, dtype) for z in views]
+        if fused:
+            value = kernels.vicreg(own, weights=(0.0, 0.0, 1.0))[0]
+        else:
+            value = sum(vicreg_terms(group, group)[2] for z in own for group in z) / (2 * count)
+        results.append((value, torch.stack(torch.autograd.grad(value, own))))
+    for got, plain, truth in zip(*results, strict=True):
+        assert_no_worse(got, plain, truth, tolerance=TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("sigma", [10.0, 100.0, 1e3])
+@pytest.mark.parametrize("count", [8, 20, 60])
+def test_more_dominant_features_cost_no_more_digits_than_the_documented_bound(count, sigma):
+    batch, dim, eps = 100, 300, torch.finfo(torch.float32).eps
+    z = dominated(batch, dim, count, sigma)
+    own, exact = leaf(z, torch.float32), leaf(z, torch.float64)
+    term, truth = kernels.vicreg((own, own.detach()), weights=(0.0, 0.0, 1.0))[0], vicreg_terms(exact, exact.detach())[2]
+    covariance = z.T.cov()
+    left = covariance.diagonal().argsort(descending=True)[forms.columns_apart(batch) :]
+    squares = 2 * covariance[left][:, left].square().sum() / dim
+    assert (term - truth).abs() <= eps * dim**0.5 * squares
+    gradient, slope = torch.autograd.grad(term, own)[0].double(), torch.autograd.grad(truth, exact)[0]
+    reference = leaf(z, torch.float32)
+    (plain,) = torch.autograd.grad(vicreg_terms(reference, reference.detach())[2], reference)
+    pushed = 4 * torch.linalg.matrix_norm(covariance[left][:, left], 2) * z[:, left].norm(dim=0).max() / ((batch - 1) * dim)
+    allowed = eps * batch**0.5 * pushed
+    assert (gradient - slope).norm(dim=0).max() <= allowed + (plain - slope).norm(dim=0).max()
+
+
+@pytest.mark.parametrize("offset", [100.0, 1e3, 1e4])
+@pytest.mark.parametrize(("batch", "dim"), [(40, 20), (256, 64), (300, 140), (1024, 200), (40, 200), (96, 400)])
+def test_the_rounding_of_a_mean_moves_no_gradient(batch, dim, offset):
+    # left in the centred samples it would be one vector for all of them; the gradient of what does not see the mean has none
+    z = torch.randn(batch, dim, dtype=torch.float64) + offset
+    assert_exact(z, z.flip(0), torch.float32, weights=(0.0, 25.0, 1.0))
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(40, 12), (40, 200), (300, 140)])
+def test_near_collapse_the_rounding_of_a_mean_moves_no_gradient(batch, dim):
+    z = 1e-3 * torch.randn(batch, dim, dtype=torch.float64) + 1
+    assert_exact(z, z.flip(0), torch.float32, weights=(0.0, 25.0, 1.0))
+
+
 def test_white_samples_keep_the_digits_of_their_small_covariances():
     z = torch.linalg.qr(torch.randn(2048, 257, dtype=torch.float64) - 0.0)[0] * 2048**0.5
     z = z - z.mean(dim=0)

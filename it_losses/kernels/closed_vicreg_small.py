@@ -56,6 +56,8 @@ def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsil
     shares = len(zc)
     pull, invariance = _pull(views, zc, weights[0])
     zc.sub_(zc.mean(dim=1, keepdim=True))
+    # once more: what rounding left of the mean would push all samples alike
+    zc.sub_(zc.mean(dim=1, keepdim=True))
     covariance = torch.baddbmm(zc.new_empty(1), zc.mT, zc, alpha=1 / (batch - 1), beta=0)
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     std = (diagonal + epsilon).sqrt_()
