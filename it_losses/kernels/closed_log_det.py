@@ -81,9 +81,18 @@ def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
         for cols in blocks(dim, batch * groups, z.device):
             _product(inverse, centred([z], saved.mean, EVERYTHING, cols, scratch), out[:, :, cols])
     else:
+        strips = list(blocks(batch, dim * groups, z.device))
         scratch = scratch_for(batch, dim * groups, saved.mean)
-        for rows in blocks(batch, dim * groups, z.device):
-            _product(centred([z], saved.mean, rows, EVERYTHING, scratch), inverse, out[:, rows])
+        # what rounding left of the means would add one vector to the gradient of all samples, whose sum is zero
+        residual = torch.zeros_like(saved.mean)
+        for rows in strips:
+            zc = centred([z], saved.mean, rows, EVERYTHING, scratch)
+            residual += zc.sum(dim=1, keepdim=True)
+        residual /= batch
+        for rows in strips:
+            if len(strips) > 1:
+                zc = centred([z], saved.mean, rows, EVERYTHING, scratch)
+            _product(zc.sub_(residual), inverse, out[:, rows])
     return out
 
 

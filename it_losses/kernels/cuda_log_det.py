@@ -40,6 +40,9 @@ def backward(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float
     unit = inverse.diagonal(dim1=1, dim2=2).amax(dim=1) if z.dtype == torch.float16 else None
     operand = launch.scaled_inverse(inverse, means, weight if unit is None else unit.reciprocal(), z.dtype)
     zc, _ = launch.centred(z, mean)
+    if z.dtype == torch.float32 and not uses_gram:
+        # what rounding left of the means would add one vector to the gradient of all samples, whose sum is zero
+        zc.sub_(zc.mean(dim=1, keepdim=True))
     left, right = (operand, zc) if uses_gram else (zc, operand)
     if unit is None:
         return torch.bmm(left, right)

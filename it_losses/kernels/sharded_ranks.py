@@ -77,8 +77,13 @@ def centred_batches(views: Sequence[Tensor], ranks: Ranks) -> Iterator[Tensor]:
 def centred_samples(views: Sequence[Tensor], ranks: Ranks) -> Tensor:
     """The samples of this rank less the column means of all: V x [n, groups, dim] -> [V groups, n, dim]."""
     own = torch.cat([z.movedim(1, 0) for z in views]).to(accumulation_dtype(views[0].dtype))
-    mean = ranks.summed(own.sum(dim=1, keepdim=True))() / ranks.samples
-    return own.sub_(mean)
+    # differences from a sample are of the order of sigma, and so is what is left to subtract: the mean itself, of many sigma,
+    # would be rounded to a shift of all samples, which the gradient would show
+    first = own[:, :1].clone()
+    own.sub_(first)
+    first = first.double()
+    total = own.sum(dim=1, keepdim=True).double() + own.shape[1] * first
+    return own.sub_((ranks.summed(total)() / ranks.samples - first).to(own.dtype))
 
 
 def per_view(stacked: Tensor, views: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from it_losses.kernels.closed_vicreg import APART
 from it_losses.kernels.sharded_ranks import Evaluation, Form, Ranks, centred_batches, centred_samples, per_view
 
 
@@ -25,23 +26,32 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
     share = 1 / (len(views) * groups)
     hinges, energies, apart, gradients = [], [], [], []
     for z in centred_batches(views, ranks):  # [groups, samples, dim]
+        # once more: what rounding left of the mean would push all samples alike
+        z.sub_(z.mean(dim=1, keepdim=True))
         # not `vector_norm`, ten times slower down the columns on a CPU
         variance = z.square().sum(dim=1, keepdim=True).div_(freedom)  # [groups, 1, dim]
         hinge, slope = _hinge(variance, margin, epsilon, freedom)
         hinges.append(hinge.mean())
-        # one dominant feature would fill |G|^2 and cancel against its own variance: its products are taken apart
-        top = variance.argmax(dim=2, keepdim=True)  # [groups, 1, 1]
-        column = z.gather(2, top.expand(-1, z.shape[1], 1))  # [groups, samples, 1]
+        # dominant features would fill |G|^2 and cancel against their own variances: their products are taken apart
+        top = variance.topk(min(APART, ranks.samples, dim), dim=2).indices  # [groups, 1, apart]
+        columns = z.gather(2, top.expand(-1, z.shape[1], -1))  # [groups, samples, apart]
+        exact = columns.double()
+        exact = exact - exact.mean(dim=1, keepdim=True)
+        # few, so in float64: decorrelated, they push each other with the rounding of their products times their size
+        among = torch.bmm(exact.mT, exact).div_(freedom)  # [groups, apart, apart]
+        among.diagonal(dim1=1, dim2=2).zero_()
         variance.scatter_(2, top, 0)
-        row = torch.bmm(column.mT, z).div_(freedom).scatter_(2, top, 0)  # [groups, 1, dim]
+        crossed = torch.bmm(columns.mT, z).div_(freedom)  # [groups, apart, dim]
+        crossed.scatter_(2, top.expand_as(among), 0)
         own = z[:, ranks.own]
-        gram = torch.bmm(own.scatter(2, top.expand(-1, own.shape[1], 1), 0), z.mT).div_(freedom)  # [groups, n, samples]
+        gram = torch.bmm(own.scatter(2, top.expand(-1, own.shape[1], -1), 0), z.mT).div_(freedom)  # [groups, n, samples]
         energies.append(torch.linalg.vector_norm(gram, dim=(1, 2)).square_())
-        apart.append((2 * row.square() - variance.square()).sum())
+        apart.append((2 * crossed.square()).sum() + among.square().sum() - variance.square().sum())
         push = -2 * covariance_weight * 4 / (freedom * dim) * share
         gradient = own * (slope * (-variance_weight * share) - push * variance)
-        gradient.addcmul_(column[:, ranks.own], row, value=push)
-        gradients.append(gradient.baddbmm_(gram, z, alpha=push).movedim(0, 1))
+        gradient.baddbmm_(columns[:, ranks.own], crossed, alpha=push).baddbmm_(gram, z, alpha=push)
+        between = torch.bmm(exact[:, ranks.own], among).mul_(push).to(z.dtype)
+        gradients.append(gradient.scatter_add_(2, top.expand_as(between), between).movedim(0, 1))
     # every rank has its own part of |G|^2, and all of what is taken apart
     energy = ranks.summed(torch.stack(energies).sum())() + torch.stack(apart).sum()
     return _evaluation(torch.stack(hinges).mean(), energy * (share / dim), torch.stack(gradients), constants)
