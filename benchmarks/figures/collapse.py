@@ -48,8 +48,8 @@ def plot(rows: list[Row], figure: Figure) -> None:
         style = "-" if inputs == "fixed" else "--"
         axes.errorbar(steps, means, errors, label=f"{inputs} inputs, component std {std}", linestyle=style, errorevery=5)
     axes.set(xlabel="step", ylabel="entropy of the centres, nats (KL bound)")
-    # the steepest curve falls through the lower left corner
-    axes.legend(loc="upper right")
+    # curves end in every corner
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def caption(rows: list[Row]) -> str:
