@@ -99,7 +99,8 @@ class Pairwise(EntropyEstimator):
     def variances(self, z: Tensor) -> list[Tensor | float]:
         """`s^2`, one for each bandwidth: from samples [..., batch, dim], each a number or [...]."""
         if self.bandwidth != "auto":
-            return [s * s for s in self.bandwidth]
+            # the narrowest first, which is the unit of the fused twin
+            return [s * s for s in sorted(self.bandwidth)]
         full = torch.promote_types(z.dtype, torch.float32)
         centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
         # the total variance; of each column apart, var() takes ten times as long on a CPU

@@ -4,7 +4,8 @@
     value       log N - mean_i log s_i
     gradient    2 / (N t) (w_i z_i - (W Z)_i),   W_ij = e_ij (1/s_i + 1/s_j) off the diagonal and 0 on it,   w = W 1
 
-Only the lower triangle is formed, in strips of rows. Several t share the products: W is the sum of theirs. Derived.
+Only the lower triangle is formed, in strips of rows. Several t share the products: W is the sum of theirs. The first is the
+unit of all; with the narrowest first none overflows. Derived.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     norms = zs.new_empty(0) if saved.kept.numel() else _squared_norms(zs)
     ratios = _ratios(z, scales)
     # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
-    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * _narrowest(scales, zs).sqrt()[None, :, None])
+    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
     weight = zs.new_zeros(groups, batch, 1)
     out = torch.empty_like(zs)
     strips = _strips(z)
@@ -114,17 +115,12 @@ def _scaled(z: Tensor, scales: Tensor) -> Tensor:
     first = z[:, :1].to(dtype)
     zs = z - first
     torch.sub(z, first + zs.mean(dim=1, keepdim=True), out=zs)
-    return zs.mul_(_narrowest(scales, zs).rsqrt()[:, None, None])
+    return zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
 
 
 def _ratios(z: Tensor, scales: Tensor) -> Tensor:
-    """`t_0 / t`, at most 1: [K, groups]."""
-    return (scales.amin(dim=0) / scales).to(accumulation_dtype(z.dtype))
-
-
-def _narrowest(scales: Tensor, like: Tensor) -> Tensor:
-    """t_0, the narrowest scale of each group, in the dtype of like: [K, groups] -> [groups]."""
-    return scales.amin(dim=0).to(like.dtype)
+    """`t_0 / t`: [K, groups]."""
+    return (scales[:1] / scales).to(accumulation_dtype(z.dtype))
 
 
 def _squared_norms(zs: Tensor) -> Tensor:

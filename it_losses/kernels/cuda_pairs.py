@@ -62,8 +62,7 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, sums: Tensor, kept: Tensor
 def _operand(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`unit (z - mean)`, its squared norms [groups, batch], `1 / (t unit^2)` [K, groups], and the unit [groups]."""
     # float16 holds z - mean wherever it holds z, but not at any scale; the others have a range to spare
-    narrowest = scales.amin(dim=0)
-    unit = torch.ones_like(narrowest) if z.dtype == torch.float16 else narrowest.rsqrt()
+    unit = torch.ones_like(scales[0]) if z.dtype == torch.float16 else scales[0].rsqrt()
     unit = unit.float()
     # as in closed_pairwise: the mean of coincident samples is the sample itself
     first = z[:, :1].float()

@@ -46,7 +46,8 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
         own = z[:, ranks.own]
         gram = torch.bmm(own.scatter(2, top.expand(-1, own.shape[1], -1), 0), z.mT).div_(freedom)  # [groups, n, samples]
         energies.append(torch.linalg.vector_norm(gram, dim=(1, 2)).square_())
-        apart.append((2 * crossed.square()).sum() + among.square().sum() - variance.square().sum())
+        energy_apart = (2 * crossed.square()).sum() + among.square().sum() - variance.square().sum()
+        apart.append(energy_apart.to(z.dtype))
         push = -2 * covariance_weight * 4 / (freedom * dim) * share
         gradient = own * (slope * (-variance_weight * share) - push * variance)
         gradient.baddbmm_(columns[:, ranks.own], crossed, alpha=push).baddbmm_(gram, z, alpha=push)
