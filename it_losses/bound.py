@@ -106,14 +106,14 @@ def _fused_vicreg(views: Sequence[Tensor], weights: VICRegWeights, margin: float
     """VICReg by its fused twin, which knows the invariance of two views and the entropies of any number of them."""
     if len(views) != 2:
         views = _rounded_after_the_sum(views)
-    stacks = [z.movedim(0, -2) for z in views]
+    stacks = [z if z.ndim == 2 else z.movedim(0, -2) for z in views]
     loss, terms = kernels.vicreg(stacks, weights=weights, margin=margin, epsilon=epsilon)
     invariance, variance, covariance = terms.unbind()
     if len(views) != 2:
         with full_precision(views[0]):
             distance = mean_squared_distance([samples(z) for z in views])
         loss, invariance = loss + weights.invariance * distance, distance.detach()
-    entropy = -(weights.variance * variance + weights.covariance * covariance)
+    entropy = torch.sub(-weights.variance * variance, covariance, alpha=weights.covariance)
     return VICRegTerms(loss, invariance, entropy, variance, covariance)
 
 

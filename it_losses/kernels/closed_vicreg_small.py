@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import accumulation_dtype
+from it_losses.kernels.blocks import accumulation_dtype, squared_norm
 
 Weights = tuple[float, float, float]
 Result = tuple[Tensor, Tensor, Tensor]
@@ -54,35 +54,29 @@ def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsil
     _, batch, dim = views[0].shape
     zc = torch.cat(tuple(views)).to(accumulation_dtype(views[0].dtype))
     shares = len(zc)
-    pull, invariance = _pull(views, zc, weights[0])
-    zc.sub_(zc.mean(dim=1, keepdim=True))
-    # once more: what rounding left of the mean would push all samples alike
-    zc.sub_(zc.mean(dim=1, keepdim=True))
+    gradient, invariance = _difference(views, zc)
+    # twice: what rounding left of the mean would push all samples alike
+    for _ in range(2):
+        zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / batch)
     covariance = torch.baddbmm(zc.new_empty(1), zc.mT, zc, alpha=1 / (batch - 1), beta=0)
     diagonal = covariance.diagonal(dim1=1, dim2=2)
-    std = (diagonal + epsilon).sqrt_()
+    std = torch.add(diagonal, epsilon).sqrt_()
     diagonal.zero_()
-    hinge = torch.relu(margin - std)
-    variance = hinge.mean()
-    energy = _squared_norm(covariance).mul_(2 / (shares * dim))
+    hinge = torch.rsub(std, margin).relu_()
+    variance = hinge.sum().div_(hinge.numel())
+    energy = squared_norm(covariance).mul_(2 / (shares * dim))
     loss = torch.add(weights[0] * invariance, variance, alpha=weights[1]).add_(energy, alpha=weights[2])
-    pull.addcmul_(zc, hinge.sign().div_(std)[:, None], value=-weights[1] / (shares * dim * (batch - 1)))
-    pull.baddbmm_(zc, covariance, alpha=8 * weights[2] / (shares * (batch - 1) * dim))
-    return loss, torch.stack((invariance, variance, energy)), pull
+    # Zc slope and Zc covariance are one product: the slope takes the place of the variances
+    covariance.mul_(8 * weights[2] / (shares * (batch - 1) * dim))
+    torch.mul(hinge.sign_().div_(std), -weights[1] / (shares * dim * (batch - 1)), out=diagonal)
+    gradient.baddbmm_(zc, covariance, beta=4 * weights[0] / zc.numel())
+    return loss, torch.stack((invariance, variance, energy)), gradient
 
 
-def _pull(views: Sequence[Tensor], z: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """Gradient [V groups, batch, dim] and value [] of the invariance of two views; zeros for any other number of them."""
+def _difference(views: Sequence[Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+    """`Z - Z'` of each of two views [V groups, batch, dim] and its mean square []; zeros for any other number of them."""
     if len(views) != 2:
         return torch.zeros_like(z), z.new_zeros(())
     z_a, z_b = z.chunk(2)
     difference = z_a - z_b
-    invariance = _squared_norm(difference).div_(difference.numel())
-    pull = torch.cat((difference, difference.neg())).mul_(2 * weight / difference.numel())
-    return pull, invariance
-
-
-def _squared_norm(x: Tensor) -> Tensor:
-    """Sum of the squares, in one operator: [...] -> []."""
-    line = x.reshape(-1)
-    return torch.dot(line, line)
+    return torch.cat((difference, z_b - z_a)), squared_norm(difference).div_(difference.numel())

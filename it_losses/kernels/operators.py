@@ -15,6 +15,7 @@ from torch import Tensor
 
 from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import accumulation_dtype, under_torch_func, without_autocast
+from it_losses.kernels.closed_vicreg_parts import Saved
 
 Weights = tuple[float, float, float]
 
@@ -73,7 +74,7 @@ class VICReg(torch.autograd.Function):
         """Gradient of the samples."""
         if grad is None:
             return (None, None, None, *([None] * ctx.count))
-        views, parts = saved[: ctx.count], closed_vicreg.Saved(*saved[ctx.count :])
+        views, parts = saved[: ctx.count], Saved(*saved[ctx.count :])
         with without_autocast(views[0]):
             gradients = closed_vicreg.backward(grad, views, parts, ctx.weights)
         return None, None, None, *gradients.unbind()
@@ -107,7 +108,7 @@ def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon:
 def vicreg_backward_op(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Gradient of the views: [V, groups, batch, dim]."""
     with without_autocast(views[0]):
-        return closed_vicreg.backward(grad, views, closed_vicreg.Saved(*saved), _three(weights))
+        return closed_vicreg.backward(grad, views, Saved(*saved), _three(weights))
 
 
 @vicreg_backward_op.register_fake
