@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from twins import assert_no_worse, log_det, pairwise, vicreg_terms
+from twins import assert_no_worse, leaf, log_det, pairwise, vicreg_terms
 
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
 from it_losses.kernels import (
     closed_log_det,
     closed_pairwise,
+    closed_vicreg,
     cuda_log_det,
     cuda_pairs,
     cuda_products,
@@ -99,6 +100,47 @@ def test_one_dominant_feature_does_not_cancel_the_others(dtype):
     z_a[:, 7] *= 200
     z_b[:, 7] *= 200
     assert_vicreg(z_a.to(dtype), z_b.to(dtype), uses_gram=True, tolerance=GRADIENT[dtype])
+
+
+@pytest.mark.parametrize("dtype", GRADIENT, ids=str)
+@pytest.mark.parametrize(("batch", "dim"), [(33, 70), (70, 33)])
+def test_what_waits_for_the_backward_pass_is_what_a_compiler_is_told(batch, dim, dtype):
+    _, _, saved = cuda_vicreg.forward(*views(batch, dim, dtype), WEIGHTS, 1.0, 1e-4, uses_gram=batch < dim)
+    told = closed_vicreg.saved_shapes("cuda", dtype, 2, 1, batch, dim)[1:]
+    assert [(part.shape, part.dtype) for part in saved] == told
+
+
+def assert_no_worse_than_the_reference(z_a, z_b, weights, *, uses_gram):
+    """Loss and gradient in float32, of samples that are exact in it."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        own = [leaf(z, dtype) for z in (z_a, z_b)]
+        loss = sum(w * term for w, term in zip(weights, vicreg_terms(*own), strict=True))
+        results.append((loss, torch.stack(torch.autograd.grad(-1.7 * loss, own))))
+    loss, _, saved = cuda_vicreg.forward(z_a, z_b, weights, 1.0, 1e-4, uses_gram=uses_gram)
+    got = loss, cuda_vicreg.backward(torch.tensor(-1.7), z_a, z_b, saved, weights)
+    for mine, plain, truth in zip(got, *results, strict=True):
+        assert_no_worse(mine, plain, truth, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [30.0, 1e4])
+@pytest.mark.parametrize("count", [2, 7, 16])
+def test_a_few_dominant_decorrelated_features_do_not_cancel_the_others(count, sigma):
+    views = []
+    for columns in (slice(0, count), slice(-count, None)):
+        z, few = torch.randn(2, 60, 100, dtype=torch.float64)
+        z[:, columns] = torch.linalg.qr(few - few.mean(dim=0))[0][:, :count] * sigma * 59**0.5
+        views.append(z.float())
+    assert_no_worse_than_the_reference(*views, (0.0, 0.0, 1.0), uses_gram=True)
+
+
+@pytest.mark.parametrize("uses_gram", [True, False])
+@pytest.mark.parametrize("offset", [100.0, 1e3, 1e4])
+def test_the_rounding_of_a_mean_moves_no_gradient(offset, uses_gram):
+    # two chunks of rows, whose means are joined
+    batch, dim = (2 * triton_launches.CHUNK - 200, 20) if not uses_gram else (300, 350)
+    z = torch.randn(batch, dim) + offset
+    assert_no_worse_than_the_reference(z, z.flip(0), (0.0, 25.0, 1.0), uses_gram=uses_gram)
 
 
 @pytest.mark.parametrize("uses_gram", [True, False])

@@ -26,12 +26,14 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
     tile = {"TILE_ROWS": vicreg.TILE_ROWS, "TILE_COLS": vicreg.TILE_COLS}
     many = {"num_warps": vicreg.EIGHT_WARPS["num_warps"]}
     pairs = {"TILE_ROWS": entropy.PAIR_ROWS, "TILE_COLS": entropy.PAIR_COLS}
-    yield "column_statistics", [z, z, i, i, f, f, f, i, i], {"CHUNK": vicreg.CHUNK, **tile}
-    for flag in (True, False):
-        yield "centre", [z, z, i, i, f, "*i64", z, f, f, f, i, i], {"HAS_TOP": flag, **tile, **many}
+    yield "column_statistics", [z, z, i, i, f, f, f, f, i, i], {"CHUNK": vicreg.CHUNK, **tile}
+    for lines in (vicreg.LINES, 0):
+        yield "centre", [z, z, i, i, f, "*i64", z, f, i, i, i], {"LINES": lines, **tile, **many}
+    line = {"LINES": vicreg.LINES, "TILE_ROWS": vicreg.LINE_ROWS}
+    yield "take_apart", [z, z, i, i, f, "*i64", f, z, i, i, i], line
     yield "scaled", [z, f, s, z, i], {"TILE": vicreg.TOTAL_TILE}
-    for has_column in (True, False):
-        constants = {"HAS_COLUMN": has_column, "HAS_PRODUCT": dtype == torch.float16, **tile, **many}
+    for lines in (vicreg.LINES, 0):
+        constants = {"LINES": lines, "HAS_PRODUCT": dtype == torch.float16, **tile, **many}
         constants["TILE_ROWS"] = vicreg.GRADIENT_ROWS
         yield "gradient_pass", [z, z, i, i, f, f, s, f, f, f, s, f, s, z, i, i, z, i, i], constants
     for flag in (True, False):
@@ -49,10 +51,10 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
         yield "pair_sums", [z, f, f, f, i, i, i], options
     if dtype == torch.float32:
         yield (
-            "finish_statistics", [f, f, f, f, f, f, i, i, i, s, s, s],
+            "finish_statistics", [f, f, f, f, f, f, f, i, i, i, s, s, s],
             {"CHUNK": vicreg.CHUNK, "TILE_COLS": vicreg.TILE_COLS},
         )  # fmt: skip
-        yield "finish_columns", [f, f, f, f, f, i, i, s, s], {"TILE_COLS": vicreg.TILE_COLS}
+        yield "finish_columns", [f, f, f, "*i64", f, f, i, i, i, i, s, s], {**line, "TILE_COLS": vicreg.TILE_COLS}
         yield "total", [f] * 6 + [i] * 4 + [s] * 7, {"TILE": vicreg.TOTAL_TILE}
         for flag in (True, False):
             constants = {"CENTRED": flag, "TILE": entropy.DIAGONAL_TILE}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from it_losses.kernels import closed_vicreg_covariance, closed_vicreg_gram, cuda_vicreg
 from it_losses.kernels.closed_vicreg_gram import columns_apart
-from it_losses.kernels.closed_vicreg_parts import Saved
+from it_losses.kernels.closed_vicreg_parts import LINES, Saved
 from it_losses.kernels.closed_vicreg_small import in_one_block, in_the_authors_order
 from it_losses.kernels.optional_triton import is_installed
 
@@ -82,9 +82,10 @@ def saved_shapes(
     if name in _AT_ONCE:
         return [((stacks, batch, dim), full), nothing, nothing, nothing, nothing, nothing]
     if name == "triton gram":
-        return [nothing, line, ((stacks, batch, batch), dtype), line, ((stacks, batch, 1), full), line]
+        apart = [((stacks, LINES, length), full) for length in (batch, dim)]
+        return [nothing, means, ((stacks, batch, batch), dtype), line, *apart]
     if name == "triton covariance":
-        return [nothing, line, ((stacks, dim, dim), dtype), line, nothing, nothing]
+        return [nothing, means, ((stacks, dim, dim), dtype), line, nothing, nothing]
     if name == "covariance":
         return [nothing, means, ((stacks, dim, dim), full), line, nothing, nothing]
     apart = [((stacks, columns_apart(batch), batch), full), ((stacks, columns_apart(batch), 1), torch.int64)]

@@ -8,22 +8,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+#: columns that the Triton kernels may take apart: the smallest side of a product on a GPU
+LINES = 16
+
 
 class Saved(NamedTuple):
     """What the backward pass needs beside the views: the first alone or the others, empty where there is none; new memory."""
 
     #: the gradient itself, where the batch is small: [V groups, batch, dim]
     gradient: Tensor
-    #: column means, and without Triton the mean of what is left less them, their rounding: [V groups, 1 or 2, dim]
+    #: column means, and the mean of what is left less them, their rounding: [V groups, 2, dim]
     mean: Tensor
     #: [V groups, dim, dim] with a zero diagonal, or [V groups, batch, batch]
     matrix: Tensor
     #: coefficient of Zc, per column: [V groups, 1, dim]
     slope: Tensor
     #: for the N x N side, the gradient of the columns of the largest variances, finished: [V groups, apart, batch];
-    #: with Triton the column of the largest variance itself, which stays out of the matrix: [2, batch, 1]
+    #: with Triton these columns themselves, which stay out of the matrix: [2, lines, batch]
     apart: Tensor
-    #: and which columns they are: [V groups, apart, 1]; with Triton the covariances with that column: [2, 1, dim]
+    #: and which columns they are: [V groups, apart, 1]; with Triton their products with all: [2, lines, dim]
     place: Tensor
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.blocks import EVERYTHING
+from it_losses.kernels.closed_vicreg_parts import LINES
 from it_losses.kernels.cuda_products import gram, product
 from it_losses.kernels.optional_triton import launches
 
@@ -22,12 +23,12 @@ PART_BYTES = 32 * 2**20
 class Saved(NamedTuple):
     """What backward needs beside the views."""
 
-    mean: Tensor  # [2, 1, dim]
+    mean: Tensor  # and its rounding: [2, 2, dim]
     #: covariances with a zero diagonal [2, dim, dim], or products of samples / dim [2, batch, batch]; in the views' dtype
     matrix: Tensor
     slope: Tensor  # [2, 1, dim]
-    column: Tensor  # [2, batch, 1], or empty
-    row: Tensor  # [2, 1, dim], or empty
+    lines: Tensor  # the columns of the largest variances, centred: [2, LINES, batch], or empty
+    rows: Tensor  # their products with all columns: [2, LINES, dim], or empty
 
 
 def forward(
@@ -40,25 +41,27 @@ def forward(
     # energy / dim is the sum of the parts of two kinds times their factors
     factors = 1 / z_a.numel(), 1 / (2 * dim), 1 / dim, 0.0
     if uses_gram:
-        # the column of the largest variance stays out, see closed_vicreg
-        top = variance.argmax(dim=2)
-        pull = 4 * weights[2] / ((batch - 1) * dim)
-        zc, column, row, others = launch.centred_without_top(z_a, z_b, mean, top, slope, pull=pull)
+        # the columns of the largest variances stay out, see closed_vicreg_gram
+        top = variance.topk(min(LINES, batch, dim), dim=2).indices
+        zc, squares = launch.centred_without(z_a, z_b, mean, top)
+        lines, operands = launch.taken_apart(z_a, z_b, mean, top)
+        rows = product(operands, zc)
+        others = launch.finish_columns(squares, lines, rows, top, slope, pull=4 * weights[2] / ((batch - 1) * dim))
         # divided by dim the products are of the order of a variance, in float16 too
         matrix, energies = launch.squared(gram(zc), 1 / dim, z_a.dtype, zero_diagonal=False)
         factors = *factors[:2], dim / (batch - 1) ** 2, 1 / dim
     else:
         zc = launch.centred(z_a, z_b, mean)
         matrix, energies = launch.squared(product(zc.mT, zc), 1 / (batch - 1), z_a.dtype, zero_diagonal=True)
-        column, row, others = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)
+        lines, rows, others = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)
     loss, terms = launch.total((distances, hinges, energies, others), factors, weights)
-    return loss, terms, Saved(mean, matrix, slope, column, row)
+    return loss, terms, Saved(mean, matrix, slope, lines, rows)
 
 
 def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """Gradient of both views: [2, batch, dim], in their dtype."""
     launch, (batch, dim) = launches(), z_a.shape
-    uses_gram = saved.column.numel() > 0
+    uses_gram = saved.lines.numel() > 0
     force, pull = 4 * weights[2] / ((batch - 1) * dim), 2 * weights[0] / z_a.numel()
     weight = force * (dim / (batch - 1)) if uses_gram else force
     # weighted before it is rounded; but in float16 that would underflow
@@ -67,7 +70,7 @@ def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tupl
     for rows, cols in _parts(z_a, by_columns=uses_gram):
         views, out = (z_a[rows, cols], z_b[rows, cols]), gradient[:, rows, cols]
         mean, slope = saved.mean[..., cols].contiguous(), saved.slope[..., cols].contiguous()
-        outer = (saved.column, saved.row[..., cols].contiguous(), force) if uses_gram else None
+        outer = (saved.lines, saved.rows[..., cols].contiguous(), force / (batch - 1)) if uses_gram else None
         if weighted is None:
             zc = launch.centred(*views, mean)
             change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)

@@ -14,10 +14,10 @@ import triton.language as tl
 
 @triton.jit
 def column_statistics(
-    a, b, a_stride, b_stride, means, squares, distances, rows, cols,
+    a, b, a_stride, b_stride, shifts, means, squares, distances, rows, cols,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """mean_i z_id, sum_i (z_id - mean)^2 of both views, sum (a - b)^2, for one chunk of rows and one tile of columns."""
+    """A sample, the mean less it, sum_i (z_id - mean)^2 of both views, sum (a - b)^2, of a chunk of rows, a tile of columns."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     chunk = tl.program_id(1)
     first = chunk * CHUNK
@@ -45,8 +45,10 @@ def column_statistics(
         square_b += tl.sum(from_b * from_b, axis=0)
     count = tl.minimum(rows - first, CHUNK).to(tl.float32)
     line = chunk * 2 * cols
-    tl.store(means + line + col, shift_a + sum_a / count, mask=in_cols)
-    tl.store(means + line + cols + col, shift_b + sum_b / count, mask=in_cols)
+    tl.store(shifts + line + col, shift_a, mask=in_cols)
+    tl.store(shifts + line + cols + col, shift_b, mask=in_cols)
+    tl.store(means + line + col, sum_a / count, mask=in_cols)
+    tl.store(means + line + cols + col, sum_b / count, mask=in_cols)
     tl.store(squares + line + col, square_a - sum_a * sum_a / count, mask=in_cols)
     tl.store(squares + line + cols + col, square_b - sum_b * sum_b / count, mask=in_cols)
     tl.store(distances + chunk * tl.num_programs(0) + tl.program_id(0), tl.sum(distance, axis=0))
@@ -54,20 +56,25 @@ def column_statistics(
 
 @triton.jit
 def finish_statistics(
-    means, squares, mean, variance, slope, hinges, rows, cols, chunks, margin, epsilon, push,
+    shifts, means, squares, mean, variance, slope, hinges, rows, cols, chunks, margin, epsilon, push,
     CHUNK: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Mean and variance of all rows from those of chunks; sum of relu(margin - std); its slope push / std where it acts."""
+    """Mean and variance of all rows from those of chunks; sum of relu(margin - std); its slope push / std where it acts.
+
+    The mean comes as a number and its rounding, which far from zero is more than the rounding of a deviation.
+    """
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     view = tl.program_id(1)
     in_cols = col < cols
     count = 0.0
+    origin = tl.load(shifts + view * cols + col, mask=in_cols, other=0.0)
     average = tl.zeros((TILE_COLS,), tl.float32)
     total = tl.zeros((TILE_COLS,), tl.float32)
     for chunk in range(chunks):
         line = (chunk * 2 + view) * cols + col
         n = tl.minimum(rows - chunk * CHUNK, CHUNK).to(tl.float32)
-        delta = tl.load(means + line, mask=in_cols, other=0.0) - average
+        moved = tl.load(shifts + line, mask=in_cols, other=0.0) - origin
+        delta = moved + tl.load(means + line, mask=in_cols, other=0.0) - average
         total += tl.load(squares + line, mask=in_cols, other=0.0) + delta * delta * (count * n / (count + n))
         average += delta * (n / (count + n))
         count += n
@@ -76,68 +83,119 @@ def finish_statistics(
     gap = margin - std
     # written so that NaN is not at rest
     hinge = tl.where(gap <= 0, 0.0, gap)
-    tl.store(mean + view * cols + col, average, mask=in_cols)
+    whole = origin + average
+    moved = whole - origin
+    rounding = (origin - (whole - moved)) + (average - moved)
+    tl.store(mean + 2 * view * cols + col, whole, mask=in_cols)
+    tl.store(mean + (2 * view + 1) * cols + col, rounding, mask=in_cols)
     tl.store(variance + view * cols + col, spread, mask=in_cols)
     tl.store(slope + view * cols + col, tl.where(gap > 0, push / std, 0.0), mask=in_cols)
     tl.store(hinges + view * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.where(in_cols, hinge, 0.0), axis=0))
 
 
 @triton.jit
+def deviation(tile, mean, view, col, cols, mask):
+    """A tile less the means of its columns in a view, and less their rounding."""
+    whole = tl.load(mean + 2 * view * cols + col, mask=mask, other=0.0)
+    return (tile - whole[None, :]) - tl.load(mean + (2 * view + 1) * cols + col, mask=mask, other=0.0)[None, :]
+
+
+@triton.jit
+def is_apart(top, view, count, col, LINES: tl.constexpr):
+    """Which columns are among the `count` of a view that are taken apart."""
+    line = tl.arange(0, LINES)
+    places = tl.load(top + view * count + line, mask=line < count, other=-1)
+    return tl.max((col[:, None] == places[None, :]).to(tl.int32), axis=1) > 0
+
+
+@triton.jit
 def centre(
-    a, b, a_stride, b_stride, mean, top, out, squares, lines, column, rows, cols,
-    HAS_TOP: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+    a, b, a_stride, b_stride, mean, top, out, squares, rows, cols, count,
+    LINES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """Views less their means, rounded once to the operand's dtype, in one buffer: zc.
 
-    HAS_TOP: the column `top` of a view stays out of it, zero, and goes to `column`; and for each tile of rows the sums of
-    squares of what was rounded, and its products with that column.
+    With LINES, zeros in the columns `top`, and for each tile of rows the sums of squares of what was rounded.
     """
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     in_cols = col < cols
     mask = (row < rows)[:, None] & in_cols[None, :]
     for view in tl.static_range(2):
-        source = (a if view == 0 else b) + row.to(tl.int64) * (a_stride if view == 0 else b_stride)
-        tile = tl.load(source[:, None] + col[None, :], mask=mask, other=0.0).to(tl.float32)
-        average = tl.load(mean + view * cols + col, mask=in_cols, other=0.0)
-        centred = tl.where(mask, tile - average[None, :], 0.0).to(out.dtype.element_ty)
-        if HAS_TOP:
-            place = tl.load(top + view)
-            apart = tl.load(source + place, mask=row < rows, other=0.0).to(tl.float32) - tl.load(mean + view * cols + place)
-            own = tl.where(row < rows, apart, 0.0).to(out.dtype.element_ty).to(tl.float32)
-            centred = tl.where((col == place)[None, :], 0.0, centred.to(tl.float32)).to(out.dtype.element_ty)
+        source = (a if view == 0 else b) + row.to(tl.int64)[:, None] * (a_stride if view == 0 else b_stride)
+        tile = tl.load(source + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        centred = tl.where(mask, deviation(tile, mean, view, col, cols, in_cols), 0.0)
+        if LINES:
+            centred = tl.where(is_apart(top, view, count, col, LINES)[None, :], 0.0, centred)
+        operand = centred.to(out.dtype.element_ty)
+        if LINES:
             # variances that are subtracted from a product must come from what the product saw
-            rounded = centred.to(tl.float32)
+            rounded = operand.to(tl.float32)
             line = (tl.program_id(1) * 2 + view) * cols + col
             tl.store(squares + line, tl.sum(rounded * rounded, axis=0), mask=in_cols)
-            tl.store(lines + line, tl.sum(rounded * own[:, None], axis=0), mask=in_cols)
-            if tl.program_id(0) == 0:
-                tl.store(column + view * rows + row, own, mask=row < rows)
-        tl.store(out + (view * rows + row.to(tl.int64)[:, None]) * cols + col[None, :], centred, mask=mask)
+        tl.store(out + (view * rows + row.to(tl.int64)[:, None]) * cols + col[None, :], operand, mask=mask)
+
+
+@triton.jit
+def take_apart(
+    a, b, a_stride, b_stride, mean, top, lines, operands, rows, cols, count,
+    LINES: tl.constexpr, TILE_ROWS: tl.constexpr,
+):  # fmt: skip
+    """The columns `top` of each view less their means, as lines, zeros after the last; and rounded to the operand's dtype."""
+    line = tl.program_id(0)
+    row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    mask = row < tl.where(line < count, rows, 0)
+    for view in tl.static_range(2):
+        place = tl.load(top + view * count + tl.minimum(line, count - 1))
+        source = (a if view == 0 else b) + row.to(tl.int64) * (a_stride if view == 0 else b_stride)
+        column = tl.load(source + place, mask=mask, other=0.0).to(tl.float32)
+        whole, rounding = tl.load(mean + 2 * view * cols + place), tl.load(mean + (2 * view + 1) * cols + place)
+        column = tl.where(mask, (column - whole) - rounding, 0.0)
+        here = (view * LINES + line) * rows + row
+        tl.store(lines + here, column, mask=row < rows)
+        tl.store(operands + here, column.to(operands.dtype.element_ty), mask=row < rows)
 
 
 @triton.jit
 def finish_columns(
-    squares, lines, slope, row, energies, cols, tiles, over, pull,
-    TILE_COLS: tl.constexpr,
+    squares, lines, products, top, slope, energies, rows, cols, tiles, count, over, pull,
+    LINES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Sums over tiles of rows: row = over sum lines, var = over sum squares, slope - pull var, and sum_d (2 row^2 - var^2)."""
-    col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+    """Columns not apart: var = over sum squares, slope - pull var, and sum_d (2 sum_k (over products_kd)^2 - var^2).
+
+    The last LINES programs write the products of the lines among themselves, off the diagonal, where those of their columns
+    stand, and the sums of their squares. They are summed in float64: decorrelated columns would push each other with rounding.
+    """
+    blocks = tl.num_programs(0) - LINES
     view = tl.program_id(1)
-    in_cols = col < cols
-    variance = tl.zeros((TILE_COLS,), tl.float32)
-    product = tl.zeros((TILE_COLS,), tl.float32)
-    for tile in range(tiles):
-        line = (tile * 2 + view) * cols + col
-        variance += tl.load(squares + line, mask=in_cols, other=0.0)
-        product += tl.load(lines + line, mask=in_cols, other=0.0)
-    variance *= over
-    product *= over
-    here = view * cols + col
-    tl.store(row + here, product, mask=in_cols)
-    tl.store(slope + here, tl.load(slope + here, mask=in_cols, other=0.0) - pull * variance, mask=in_cols)
-    energy = tl.sum(2 * product * product - variance * variance, axis=0)
-    tl.store(energies + view * tl.num_programs(0) + tl.program_id(0), energy)
+    line = tl.arange(0, LINES)
+    if tl.program_id(0) < blocks:
+        col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
+        in_cols = col < cols
+        variance = tl.zeros((TILE_COLS,), tl.float32)
+        for tile in range(tiles):
+            variance += tl.load(squares + (tile * 2 + view) * cols + col, mask=in_cols, other=0.0)
+        variance *= over
+        here = view * cols + col
+        tl.store(slope + here, tl.load(slope + here, mask=in_cols, other=0.0) - pull * variance, mask=in_cols)
+        others = in_cols & (is_apart(top, view, count, col, LINES) == 0)
+        crossed = products + (view * LINES + line)[:, None] * cols + col[None, :]
+        crossed = over * tl.load(crossed, mask=others[None, :], other=0.0)
+        energy = tl.sum(2 * tl.sum(crossed * crossed, axis=0) - variance * variance, axis=0)
+        tl.store(energies + view * tl.num_programs(0) + tl.program_id(0), energy)
+    else:
+        own = tl.program_id(0) - blocks
+        among = tl.zeros((LINES,), tl.float64)
+        for start in range(0, rows, TILE_ROWS):
+            row = start + tl.arange(0, TILE_ROWS)
+            mine = tl.load(lines + (view * LINES + own) * rows + row, mask=row < rows, other=0.0).to(tl.float64)
+            every = lines + (view * LINES + line)[:, None] * rows + row[None, :]
+            every = tl.load(every, mask=(row < rows)[None, :], other=0.0).to(tl.float64)
+            among += tl.sum(every * mine[None, :], axis=1)
+        apart = tl.where(line == own, 0.0, among).to(tl.float32)
+        place = tl.load(top + view * count + tl.minimum(own, count - 1))
+        tl.store(products + (view * LINES + line) * cols + place, apart, mask=line < tl.where(own < count, LINES, 0))
+        tl.store(energies + view * tl.num_programs(0) + tl.program_id(0), tl.sum(over * apart * (over * apart), axis=0))
 
 
 @triton.jit
@@ -194,11 +252,11 @@ def square_pass(matrix, out, energies, side, factor, ZERO_DIAGONAL: tl.constexpr
 
 @triton.jit
 def gradient_pass(
-    a, b, a_stride, b_stride, mean, grad, pull, slope, column, line, force, product, weight,
+    a, b, a_stride, b_stride, mean, grad, pull, slope, lines, products, force, product, weight,
     out, out_view_stride, out_stride, centred, rows, cols,
-    HAS_COLUMN: tl.constexpr, HAS_PRODUCT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+    LINES: tl.constexpr, HAS_PRODUCT: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """(+-pull (a - b) + zc slope [+ force column line] [+ weight product]) grad of both views; and zc, if a product follows."""
+    """(+-pull (a - b) + zc slope [+ force lines^T products] [+ weight product]) grad of the views; zc if a product follows."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     in_cols = col < cols
@@ -211,12 +269,14 @@ def gradient_pass(
     for view in tl.static_range(2):
         tile = tile_a if view == 0 else tile_b
         sign = 1.0 if view == 0 else -1.0
-        zc = tile - tl.load(mean + view * cols + col, mask=in_cols, other=0.0)[None, :]
+        zc = deviation(tile, mean, view, col, cols, in_cols)
         here = (view * rows + offsets) * cols + col[None, :]
         result = sign * pulled + zc * tl.load(slope + view * cols + col, mask=in_cols, other=0.0)[None, :]
-        if HAS_COLUMN:
-            own = force * tl.load(column + view * rows + row, mask=row < rows, other=0.0)
-            result += own[:, None] * tl.load(line + view * cols + col, mask=in_cols, other=0.0)[None, :]
+        if LINES:
+            line = view * LINES + tl.arange(0, LINES)
+            own = tl.load(lines + line[None, :] * rows + row[:, None], mask=(row < rows)[:, None], other=0.0)
+            crossed = tl.load(products + line[:, None] * cols + col[None, :], mask=in_cols[None, :], other=0.0)
+            result += force * tl.dot(own, crossed, input_precision="ieee")
         if HAS_PRODUCT:
             result += weight * tl.load(product + here, mask=mask, other=0.0)
         else:

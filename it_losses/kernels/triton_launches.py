@@ -9,11 +9,14 @@ import triton
 from torch import Tensor
 
 from it_losses.kernels import triton_kernels as kernels
+from it_losses.kernels.closed_vicreg_parts import LINES
 
 #: rows of a chunk of statistics, tile of elementwise kernels, tile of products and their depth
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
 #: rows of a tile of the gradient, which reads the most and would spill with more
 GRADIENT_ROWS = 16
+#: samples of a column taken apart at a time
+LINE_ROWS = 128
 SQUARE_TILE, PRODUCT_TILE, DEPTH, TOTAL_TILE = 64, 64, 64, 1024
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
@@ -22,7 +25,7 @@ EIGHT_WARPS = OPTIONS | {"num_warps": 8}
 #: columns that one program of a split product takes at least
 SPLIT = 512
 
-#: column, row, and the factor of their product
+#: lines, rows, and the factor of their product
 Outer = tuple[Tensor, Tensor, float]
 
 
@@ -39,20 +42,22 @@ def unit_columns(z: Tensor) -> Tensor:
 def statistics(
     z_a: Tensor, z_b: Tensor, *, margin: float, epsilon: float, push: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Mean, variance, slope of the hinge [2, 1, dim]; parts of the sums of the hinge and of (z_a - z_b)^2: 2 x [batch, dim]."""
+    """Mean and its rounding [2, 2, dim], variance, slope of the hinge [2, 1, dim]; parts of the sums of the hinge and of
+    (z_a - z_b)^2: 2 x [batch, dim].
+    """
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
     chunks, blocks = triton.cdiv(batch, CHUNK), triton.cdiv(dim, TILE_COLS)
-    means, squares = z_a.new_empty(2, chunks, 2, dim, dtype=torch.float32)
+    shifts, means, squares = z_a.new_empty(3, chunks, 2, dim, dtype=torch.float32)
     distances = means.new_empty(chunks, blocks)
     kernels.column_statistics[(blocks, chunks)](
-        z_a, z_b, z_a.stride(0), z_b.stride(0), means, squares, distances, batch, dim,
+        z_a, z_b, z_a.stride(0), z_b.stride(0), shifts, means, squares, distances, batch, dim,
         CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
-    mean, variance, slope = (means.new_empty(2, 1, dim) for _ in range(3))
+    mean, variance, slope = (means.new_empty(2, parts, dim) for parts in (2, 1, 1))
     hinges = means.new_empty(2, blocks)
     kernels.finish_statistics[(blocks, 2)](
-        means, squares, mean, variance, slope, hinges, batch, dim, chunks, margin, epsilon, push,
+        shifts, means, squares, mean, variance, slope, hinges, batch, dim, chunks, margin, epsilon, push,
         CHUNK=CHUNK, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
     return mean, variance, slope, hinges, distances
@@ -61,40 +66,54 @@ def statistics(
 def centred(z_a: Tensor, z_b: Tensor, mean: Tensor) -> Tensor:
     """Both views less their means, in their dtype: [2, batch, dim]."""
     out = z_a.new_empty(2, *z_a.shape)
-    _centre(z_a, z_b, mean, mean, out, mean, mean, mean, has_top=False)
+    _centre(z_a, z_b, mean, mean, out, mean, lines=0)
     return out
 
 
-def centred_without_top(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor, slope: Tensor, *, pull: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Zc with zeros in the columns `top` [2]; these columns; row; parts of `sum_d (2 row_d^2 - var_d^2)`.
-
-    Zc [2, batch, dim] in the dtype of the views, columns [2, batch, 1] and `row = column^T Zc / (batch - 1)` [2, 1, dim] in
-    float32; var is that of what was rounded. `pull var` is taken from slope, in place.
-    """
-    batch, dim = z_a.shape
-    tiles, blocks = triton.cdiv(batch, TILE_ROWS), triton.cdiv(dim, TILE_COLS)
-    out, column, row = z_a.new_empty(2, batch, dim), mean.new_empty(2, batch, 1), mean.new_empty(2, 1, dim)
-    squares, lines = mean.new_empty(2, tiles, 2, dim)
-    energies = mean.new_empty(2, blocks)
-    _centre(z_a, z_b, mean, top, out, squares, lines, column, has_top=True)
-    kernels.finish_columns[(blocks, 2)](
-        squares, lines, slope, row, energies, dim, tiles, 1 / (batch - 1), pull, TILE_COLS=TILE_COLS, **OPTIONS
-    )
-    return out, column, row, energies
+def centred_without(z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Zc [2, batch, dim] with zeros in the columns `top` [2, 1, k], and parts of the sums of squares of what was rounded."""
+    out = z_a.new_empty(2, *z_a.shape)
+    squares = mean.new_empty(triton.cdiv(len(z_a), TILE_ROWS), 2, z_a.shape[1])
+    _centre(z_a, z_b, mean, top, out, squares, lines=LINES)
+    return out, squares
 
 
-def _centre(
-    z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor, out: Tensor, squares: Tensor, lines: Tensor, column: Tensor,
-    *, has_top: bool,
-) -> None:  # fmt: skip
+def _centre(z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor, out: Tensor, squares: Tensor, *, lines: int) -> None:
     z_a, z_b = unit_columns(z_a), unit_columns(z_b)
     batch, dim = z_a.shape
     kernels.centre[(triton.cdiv(dim, TILE_COLS), triton.cdiv(batch, TILE_ROWS))](
-        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, top, out, squares, lines, column, batch, dim,
-        HAS_TOP=has_top, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, top, out, squares, batch, dim, top.shape[-1],
+        LINES=lines, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
     )  # fmt: skip
+
+
+def taken_apart(z_a: Tensor, z_b: Tensor, mean: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """The columns `top` [2, 1, k] of the views less their means, then zeros: [2, LINES, batch], in float32 and in theirs."""
+    z_a, z_b = unit_columns(z_a), unit_columns(z_b)
+    batch, dim = z_a.shape
+    lines = mean.new_empty(2, LINES, batch)
+    operands = lines if z_a.dtype == torch.float32 else z_a.new_empty(lines.shape)
+    kernels.take_apart[(LINES, triton.cdiv(batch, LINE_ROWS))](
+        z_a, z_b, z_a.stride(0), z_b.stride(0), mean, top, lines, operands, batch, dim, top.shape[-1],
+        LINES=LINES, TILE_ROWS=LINE_ROWS, **OPTIONS,
+    )  # fmt: skip
+    return lines, operands
+
+
+def finish_columns(squares: Tensor, lines: Tensor, products: Tensor, top: Tensor, slope: Tensor, *, pull: float) -> Tensor:
+    """Parts of `sum_d (2 |row_d|^2 - var_d^2)` and of the squared covariances among the columns taken apart.
+
+    Of the `products` [2, LINES, dim] of the lines and Zc, which lacks their columns, those of these columns are filled in;
+    `row = products / (batch - 1)`, var is that of what was rounded, and `pull var` is taken from slope; both in place.
+    """
+    batch, dim = lines.shape[2], slope.shape[2]
+    blocks = triton.cdiv(dim, TILE_COLS)
+    energies = slope.new_empty(2, blocks + LINES)
+    kernels.finish_columns[(blocks + LINES, 2)](
+        squares, lines, products, top, slope, energies, batch, dim, len(squares), top.shape[-1], 1 / (batch - 1), pull,
+        LINES=LINES, TILE_ROWS=LINE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+    )  # fmt: skip
+    return energies
 
 
 def squared(matrix: Tensor, factor: float, dtype: torch.dtype, *, zero_diagonal: bool) -> tuple[Tensor, Tensor]:
@@ -141,7 +160,7 @@ def gram(x: Tensor) -> Tensor:
 def gradient(
     z_a: Tensor, z_b: Tensor, mean: Tensor, grad: Tensor, pull: float, slope: Tensor, outer: Outer | None, *, out: Tensor
 ) -> Tensor:
-    """`grad (+-pull (z_a - z_b) + Zc slope + force column row)` into out, a part of a gradient; and Zc in the views' dtype."""
+    """`grad (+-pull (z_a - z_b) + Zc slope + force lines^T rows)` into out, part of a gradient; and Zc in the views' dtype."""
     centred_ = z_a.new_empty(2, *z_a.shape)
     _gradient(z_a, z_b, mean, grad, pull, slope, outer, None, out, centred_)
     return centred_
@@ -165,7 +184,7 @@ def _gradient(
     kernels.gradient_pass[grid](
         z_a, z_b, z_a.stride(0), z_b.stride(0), mean, grad, pull, slope, *(outer or (mean, mean, 0.0)),
         *(product or (mean, 0.0)), out, out.stride(0), out.stride(1), centred_, batch, dim,
-        HAS_COLUMN=outer is not None, HAS_PRODUCT=product is not None,
+        LINES=LINES if outer else 0, HAS_PRODUCT=product is not None,
         TILE_ROWS=GRADIENT_ROWS, TILE_COLS=TILE_COLS, **EIGHT_WARPS,
     )  # fmt: skip
 
