@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-#: elements of a working block on a CPU: 2 MiB of float32, which the last-level cache of one core holds
-CPU_BLOCK = 1 << 19
+#: elements of a working block of one or of two stacks on a CPU: up to 2 MiB of float32, which the cache of one core holds.
+#: One stack has half: scratch memory of 2 MiB beside a gradient of 2 MiB went back to the system, and came again page by page
+CPU_BLOCK = 1 << 18
 #: sides from which strips of a symmetric product are large enough for the matrix library to run at full speed
 STRIP_SIDE = 128
 #: multiplications from which a product is worth a call of its own
@@ -22,9 +23,9 @@ LARGE_PRODUCT = 1 << 24
 EVERYTHING = slice(None)
 
 
-def blocks(length: int, width: int, device: torch.device) -> Iterator[slice]:
-    """Slices of `length` whose product with `width` fits the cache; one slice on a GPU, which hides its own latency."""
-    step = length if device.type != "cpu" else max(CPU_BLOCK // max(width, 1), 64)
+def blocks(length: int, width: int, stacks: int, device: torch.device) -> Iterator[slice]:
+    """Slices of `length` whose product with `width` and `stacks` fits the cache; one on a GPU, which hides its own latency."""
+    step = length if device.type != "cpu" else max(CPU_BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)
     # a last block of a few rows would waste a product: spread the rows evenly
     count = max(round(length / step), 1)
     step = -(-length // count)
@@ -54,10 +55,10 @@ def centred(views: Sequence[Tensor], mean: Tensor, rows: slice, cols: slice, scr
     return block
 
 
-def scratch_for(length: int, width: int, like: Tensor) -> Tensor:
-    """Memory for the largest of `blocks(length, width)`, of like's dtype: fresh pages for each cost as much again."""
-    first = next(blocks(length, width, like.device))
-    return like.new_empty((first.stop - first.start) * width)
+def scratch_for(length: int, width: int, stacks: int, like: Tensor) -> Tensor:
+    """Memory for the largest of `blocks(length, width, stacks)`, of like's dtype: fresh pages for each cost as much again."""
+    first = next(blocks(length, width, stacks, like.device))
+    return like.new_empty((first.stop - first.start) * width * stacks)
 
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:

@@ -40,13 +40,13 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     mean = column_means([z])
     if uses_gram(batch, dim):
         matrix = mean.new_empty(groups, batch, batch)
-        scratch = scratch_for(dim, batch * groups, mean)
-        for cols in blocks(dim, batch * groups, z.device):
+        scratch = scratch_for(dim, batch, groups, mean)
+        for cols in blocks(dim, batch, groups, z.device):
             add_gram_(matrix, centred([z], mean, EVERYTHING, cols, scratch), alpha=scale, fresh=cols.start == 0)
     else:
         matrix = mean.new_empty(groups, dim, dim)
-        scratch = scratch_for(batch, dim * groups, mean)
-        for rows in blocks(batch, dim * groups, z.device):
+        scratch = scratch_for(batch, dim, groups, mean)
+        for rows in blocks(batch, dim, groups, z.device):
             add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
     if uses_gram(batch, dim):
@@ -77,12 +77,12 @@ def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
     inverse.mul_((grad * scale)[:, None, None])
     out = torch.empty_like(z, memory_format=torch.contiguous_format)
     if uses_gram(batch, dim):
-        scratch = scratch_for(dim, batch * groups, saved.mean)
-        for cols in blocks(dim, batch * groups, z.device):
+        scratch = scratch_for(dim, batch, groups, saved.mean)
+        for cols in blocks(dim, batch, groups, z.device):
             _product(inverse, centred([z], saved.mean, EVERYTHING, cols, scratch), out[:, :, cols])
     else:
-        strips = list(blocks(batch, dim * groups, z.device))
-        scratch = scratch_for(batch, dim * groups, saved.mean)
+        strips = list(blocks(batch, dim, groups, z.device))
+        scratch = scratch_for(batch, dim, groups, saved.mean)
         # what rounding left of the means would add one vector to the gradient of all samples, whose sum is zero
         residual = torch.zeros_like(saved.mean)
         for rows in strips:

@@ -29,8 +29,8 @@ def forward(
     mean = column_means(views)
     covariance = mean.new_empty(len(mean), dim, dim)
     residual, distance = torch.zeros_like(mean), mean.new_zeros(())
-    scratch = scratch_for(batch, dim * len(mean), mean)
-    for rows in blocks(batch, dim * len(mean), mean.device):
+    scratch = scratch_for(batch, dim, len(mean), mean)
+    for rows in blocks(batch, dim, len(mean), mean.device):
         zc = centred(views, mean, rows, EVERYTHING, scratch)
         residual += zc.sum(dim=1, keepdim=True)
         add_gram_(covariance, zc.mT, alpha=1 / (batch - 1), fresh=rows.start == 0)
@@ -57,8 +57,8 @@ def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple
     mean, residual = saved.mean.chunk(2, dim=1)
     line = torch.bmm(residual, matrix).neg_()
     out = views[0].new_empty(len(mean), batch, dim)
-    scratch = scratch_for(batch, dim * len(mean), mean)
-    for rows in blocks(batch, dim * len(mean), mean.device):
+    scratch = scratch_for(batch, dim, len(mean), mean)
+    for rows in blocks(batch, dim, len(mean), mean.device):
         zc = centred(views, mean, rows, EVERYTHING, scratch)
         block = out[:, rows] if out.dtype == mean.dtype else torch.empty_like(zc)
         fill_with_pull(block, views, rows, EVERYTHING, pull, line)

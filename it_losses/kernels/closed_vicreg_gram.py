@@ -49,8 +49,8 @@ def forward(
     mean = column_means(views)
     variance = torch.empty_like(mean)
     distance = mean.new_zeros(())
-    strips = list(blocks(dim, batch * len(mean), mean.device))
-    scratch = scratch_for(dim, batch * len(mean), mean)
+    strips = list(blocks(dim, batch, len(mean), mean.device))
+    scratch = scratch_for(dim, batch, len(mean), mean)
     for cols in strips:
         zc = centred(views, mean, EVERYTHING, cols, scratch)
         torch.sum(zc.square_() if len(strips) > 1 else zc.square(), dim=1, keepdim=True, out=variance[:, :, cols])
@@ -115,8 +115,8 @@ def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple
     mean, residual = saved.mean.chunk(2, dim=1)
     line = residual * -slope
     out = views[0].new_empty(len(mean), batch, dim)
-    scratch = scratch_for(dim, batch * len(mean), mean)
-    for cols in blocks(dim, batch * len(mean), mean.device):
+    scratch = scratch_for(dim, batch, len(mean), mean)
+    for cols in blocks(dim, batch, len(mean), mean.device):
         zc = centred(views, mean, EVERYTHING, cols, scratch)
         block = out[:, :, cols] if out.dtype == zc.dtype else torch.empty_like(zc)
         fill_with_pull(block, views, EVERYTHING, cols, pull, line[:, :, cols])
