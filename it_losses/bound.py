@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
+from it_losses.autocast import full_precision
 from it_losses.conventions import VICRegWeights, official_weights
 from it_losses.distributed import LOCAL, Gathering, gathering
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import VarianceCovariance, off_diagonal_energy, variance_hinge
 from it_losses.global_batch import gathered, shared_loss
 from it_losses.invariance import mean_squared_distance
-from it_losses.views import check_views, full_precision, samples
+from it_losses.views import check_views, samples
 
 __all__ = ["LOCAL", "Gathering", "Terms", "VICRegTerms", "entropy_of", "gathering", "lower_bound", "vicreg_bound"]
 

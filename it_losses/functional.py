@@ -8,11 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from it_losses import bound
+from it_losses.autocast import full_precision
 from it_losses.conventions import VICRegWeights
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.invariance import mean_squared_distance
-from it_losses.views import check_views, full_precision, samples
+from it_losses.views import check_views, samples
 
 
 def vicreg(

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from it_losses.autocast import full_precision
 from it_losses.distributed import Gathering, agreed
 from it_losses.kernels import sharded
 from it_losses.kernels.sharded_ranks import Layout
-from it_losses.views import full_precision
 
 #: "rows" or "covariance" overrides `kernels.sharded_ranks.Form.cheaper`; the same on all ranks
 LAYOUT_VARIABLE = "IT_LOSSES_LAYOUT"

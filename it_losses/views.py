@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -57,15 +56,6 @@ def samples(z: Tensor) -> Tensor:
     """`[batch, ..., dim] -> [..., batch, dim]` in the precision of the statistics: float32, or float64 for float64."""
     # half precision overflows in N * covariance and loses the small eigenvalues that log det needs
     return z.movedim(0, -2).to(torch.promote_types(z.dtype, torch.float32))
-
-
-def full_precision(z: Tensor) -> AbstractContextManager[object]:
-    """Context without autocast on the device of z, so that no product inside falls back to half precision."""
-    kind = z.device.type
-    # named, not asked for: older compilers cannot trace the question
-    if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
 
 
 def check_weight(name: str, value: float) -> float:

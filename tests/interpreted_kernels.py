@@ -10,7 +10,6 @@ from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
 from it_losses.kernels import (
     closed_log_det,
-    closed_pairwise,
     closed_vicreg,
     cuda_log_det,
     cuda_pairs,
@@ -321,4 +320,3 @@ def test_strips_stay_within_the_memory_that_is_allowed():
     assert cuda_pairs._height(z, 2 * 300 * row_bytes, row_bytes=row_bytes) == 300
     assert cuda_pairs._height(z, 0, row_bytes=row_bytes) == cuda_pairs.FEWEST_ROWS
     assert cuda_pairs._height(z, 1 << 40, row_bytes=row_bytes) == 1000
-    assert closed_pairwise.keeps_triangle(2, 1000, 4, 2 * 4 * 10**6)

@@ -18,16 +18,17 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
 #: what a layer of it_losses may import of it_losses; who stands above a layer may import it, never the reverse
 BELOW = {
-    "kernels": set(),
+    "autocast": set(),
+    "kernels": {"autocast"},
     "views": set(),
     "conventions": set(),
     "distributed": {"views"},
-    "global_batch": {"distributed", "kernels", "views"},
+    "global_batch": {"autocast", "distributed", "kernels", "views"},
     "invariance": {"kernels", "views"},
-    "entropy": {"kernels", "views"},
-    "bound": {"conventions", "distributed", "entropy", "global_batch", "invariance", "kernels", "views"},
+    "entropy": {"autocast", "kernels", "views"},
+    "bound": {"autocast", "conventions", "distributed", "entropy", "global_batch", "invariance", "kernels", "views"},
     "criteria": {"bound", "conventions", "entropy", "views"},
-    "functional": {"bound", "conventions", "entropy", "invariance", "views"},
+    "functional": {"autocast", "bound", "conventions", "entropy", "invariance", "views"},
     "diagnostics": {"bound", "criteria", "entropy", "functional", "invariance", "kernels", "views"},
     "theory": {"bound", "criteria", "diagnostics", "entropy", "functional", "invariance", "kernels", "views"},
 }

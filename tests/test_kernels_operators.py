@@ -258,6 +258,16 @@ def test_what_waits_for_the_backward_pass_of_pairs_is_bounded(mib):
     assert (kept > 2**17) == (mib > 0.25) and (kept > 2**22) == (mib > 8.25)
 
 
+@pytest.mark.parametrize("batch", [64, 256, 300, 1024])
+def test_only_the_lower_triangle_of_pairs_waits(batch):
+    z, saved = torch.randn(batch, 2, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        Pairwise(2.0)(z)
+    pairs = max(t.numel() for t in saved)
+    height = closed_pairwise.CPU_ROWS
+    assert pairs == sum((min(i + height, batch) - i) * min(i + height, batch) for i in range(0, batch, height))
+
+
 def test_a_fixed_bandwidth_runs_under_vmap_with_the_reference(monkeypatch):
     monkeypatch.setenv(VARIABLE, "reference")
     z = torch.randn(3, 8, 5)

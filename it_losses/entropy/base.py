@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from it_losses import kernels
-from it_losses.views import check_views, full_precision, samples
+from it_losses.autocast import full_precision
+from it_losses.views import check_views, samples
 
 
 class BoundWeights(NamedTuple):

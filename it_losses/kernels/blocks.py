@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -36,6 +35,11 @@ def blocks(length: int, width: int, stacks: int, device: torch.device) -> Iterat
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def rounding_of_products(side: int, dtype: torch.dtype) -> float:
+    """How far rounding may lower the spectrum of a symmetric product of some side, as a share of its largest diagonal."""
+    return float(2 * side**0.5 * torch.finfo(dtype).eps)
 
 
 def column_means(views: Sequence[Tensor]) -> Tensor:
@@ -100,15 +104,6 @@ def squared_norm(x: Tensor) -> Tensor:
     """Sum of all squares, row by row: one running sum of many millions in float32 would lose four digits."""
     norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norms.square_().sum()
-
-
-def without_autocast(z: Tensor) -> AbstractContextManager[object]:
-    """Context in which products on the device of z keep their precision; the backward pass may run under anything."""
-    kind = z.device.type
-    # named, not asked for: older compilers cannot trace the question
-    if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
 
 
 def under_torch_func() -> bool:

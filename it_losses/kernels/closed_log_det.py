@@ -16,7 +16,17 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels import cuda_log_det, cuda_products
-from it_losses.kernels.blocks import EVERYTHING, add_gram_, add_product_, blocks, centred, column_means, mirror_, scratch_for
+from it_losses.kernels.blocks import (
+    EVERYTHING,
+    add_gram_,
+    add_product_,
+    blocks,
+    centred,
+    column_means,
+    mirror_,
+    rounding_of_products,
+    scratch_for,
+)
 
 
 class Saved(NamedTuple):
@@ -33,66 +43,94 @@ def uses_gram(batch: int, dim: int) -> bool:
 
 def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     """`1/2 log det(I + scale Zc^T Zc)` and Saved: [groups, batch, dim] -> [groups]."""
-    groups, batch, dim = z.shape
+    _, batch, dim = z.shape
     if cuda_products.serves(z):
         value, *parts = cuda_log_det.forward(z, scale, uses_gram=uses_gram(batch, dim))
         return value, Saved(*parts)
     mean = column_means([z])
-    if uses_gram(batch, dim):
-        matrix = mean.new_empty(groups, batch, batch)
-        scratch = scratch_for(dim, batch, groups, mean)
-        for cols in blocks(dim, batch, groups, z.device):
-            add_gram_(matrix, centred([z], mean, EVERYTHING, cols, scratch), alpha=scale, fresh=cols.start == 0)
-    else:
-        matrix = mean.new_empty(groups, dim, dim)
-        scratch = scratch_for(batch, dim, groups, mean)
-        for rows in blocks(batch, dim, groups, z.device):
-            add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
-    mirror_(matrix)
-    if uses_gram(batch, dim):
-        _centre_(matrix)
+    if not uses_gram(batch, dim):
+        matrix = _covariance(z, mean, scale)
+        _add_identity_(matrix)
+        value, factor = _half_log_det(matrix)
+        return value, Saved(mean, factor)
+    matrix = _gram(z, mean, scale)
+    _centre_(matrix)
     null = _add_identity_(matrix)
-    if uses_gram(batch, dim):
-        raised = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
-        # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
-        matrix.add_((raised / batch)[:, None, None])
+    # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
+    raised = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
+    value, factor = _half_log_det(matrix.add_((raised / batch)[:, None, None]))
+    # and what became of it is taken out again, the lift by the rounding included
+    return value.sub_(torch.log(raised + null), alpha=0.5), Saved(mean, factor)
+
+
+def _gram(z: Tensor, mean: Tensor, scale: float) -> Tensor:
+    """`scale Zc Zc^T`: [groups, batch, batch]."""
+    groups, batch, dim = z.shape
+    matrix = mean.new_empty(groups, batch, batch)
+    scratch = scratch_for(dim, batch, groups, mean)
+    for cols in blocks(dim, batch, groups, z.device):
+        add_gram_(matrix, centred([z], mean, EVERYTHING, cols, scratch), alpha=scale, fresh=cols.start == 0)
+    mirror_(matrix)
+    return matrix
+
+
+def _covariance(z: Tensor, mean: Tensor, scale: float) -> Tensor:
+    """`scale Zc^T Zc`: [groups, dim, dim]."""
+    groups, batch, dim = z.shape
+    matrix = mean.new_empty(groups, dim, dim)
+    scratch = scratch_for(batch, dim, groups, mean)
+    for rows in blocks(batch, dim, groups, z.device):
+        add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
+    mirror_(matrix)
+    return matrix
+
+
+def _half_log_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """`1/2 log det` [groups] and the Cholesky factor; both NaN where it is not positive definite."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     # a failed factorization leaves finite numbers behind: make value and gradient say so
     factor.masked_fill_((failed != 0)[:, None, None], torch.nan)
-    value = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-    if uses_gram(batch, dim):
-        # and what became of it is taken out again, the lift by the rounding included
-        value.sub_(torch.log(raised + null), alpha=0.5)
-    return value, Saved(mean, factor)
+    return factor.diagonal(dim1=1, dim2=2).log().sum(dim=1), factor
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
     """Gradient of z for the values' gradient `grad` [groups]: [groups, batch, dim], in the dtype of z."""
-    groups, batch, dim = z.shape
+    _, batch, dim = z.shape
     if cuda_products.serves(z):
         return cuda_log_det.backward(grad, z, *saved, scale, uses_gram=uses_gram(batch, dim))
     inverse = torch.cholesky_inverse(saved.factor)
     if uses_gram(batch, dim):
         _centre_(inverse)
     inverse.mul_((grad * scale)[:, None, None])
+    return (_from_gram if uses_gram(batch, dim) else _from_covariance)(z, saved.mean, inverse)
+
+
+def _from_gram(z: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """`inverse Zc`: [groups, batch, dim], in the dtype of z."""
+    groups, batch, dim = z.shape
     out = torch.empty_like(z, memory_format=torch.contiguous_format)
-    if uses_gram(batch, dim):
-        scratch = scratch_for(dim, batch, groups, saved.mean)
-        for cols in blocks(dim, batch, groups, z.device):
-            _product(inverse, centred([z], saved.mean, EVERYTHING, cols, scratch), out[:, :, cols])
-    else:
-        strips = list(blocks(batch, dim, groups, z.device))
-        scratch = scratch_for(batch, dim, groups, saved.mean)
-        # what rounding left of the means would add one vector to the gradient of all samples, whose sum is zero
-        residual = torch.zeros_like(saved.mean)
-        for rows in strips:
-            zc = centred([z], saved.mean, rows, EVERYTHING, scratch)
-            residual += zc.sum(dim=1, keepdim=True)
-        residual /= batch
-        for rows in strips:
-            if len(strips) > 1:
-                zc = centred([z], saved.mean, rows, EVERYTHING, scratch)
-            _product(zc.sub_(residual), inverse, out[:, rows])
+    scratch = scratch_for(dim, batch, groups, mean)
+    for cols in blocks(dim, batch, groups, z.device):
+        _product(inverse, centred([z], mean, EVERYTHING, cols, scratch), out[:, :, cols])
+    return out
+
+
+def _from_covariance(z: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """`Zc inverse`: [groups, batch, dim], in the dtype of z."""
+    groups, batch, dim = z.shape
+    out = torch.empty_like(z, memory_format=torch.contiguous_format)
+    strips = list(blocks(batch, dim, groups, z.device))
+    scratch = scratch_for(batch, dim, groups, mean)
+    # what rounding left of the means would add one vector to the gradient of all samples, whose sum is zero
+    residual = torch.zeros_like(mean)
+    for rows in strips:
+        zc = centred([z], mean, rows, EVERYTHING, scratch)
+        residual += zc.sum(dim=1, keepdim=True)
+    residual /= batch
+    for rows in strips:
+        if len(strips) > 1:
+            zc = centred([z], mean, rows, EVERYTHING, scratch)
+        _product(zc.sub_(residual), inverse, out[:, rows])
     return out
 
 
@@ -118,7 +156,6 @@ def _add_identity_(matrix: Tensor) -> Tensor:
     Returns what was added to the diagonal: [groups].
     """
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    rounding = 2 * matrix.shape[1] ** 0.5 * torch.finfo(matrix.dtype).eps
-    added = diagonal.amax(dim=1).mul_(rounding).add_(1)
+    added = diagonal.amax(dim=1).mul_(rounding_of_products(matrix.shape[1], matrix.dtype)).add_(1)
     diagonal.add_(added[:, None])
     return added

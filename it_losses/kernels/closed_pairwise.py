@@ -36,35 +36,37 @@ class Saved(NamedTuple):
     """What the backward pass needs beside z."""
 
     sums: Tensor  # [K, groups, batch]
-    #: the lower triangle, in strips, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, batch, batch], or empty;
-    #: on a GPU the products of the centred samples
+    #: the lower triangle, strip by strip, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, triangle], or empty;
+    #: with Triton the products of the centred samples: [groups, batch, batch]
     kept: Tensor
     #: where the triangle is kept, `(z - mean) / sqrt(t_0)` in the dtype of z: [groups, batch, dim], or empty
     scaled: Tensor
 
 
-def keeps_triangle(groups: int, batch: int, itemsize: int, memory_bytes: int) -> bool:
-    """Whether the pairs are kept for the backward pass; it forms them again otherwise, for a third more time."""
-    return groups * batch * batch * itemsize <= memory_bytes
-
-
 def saved_shapes(z: Tensor, scales: int, memory_bytes: int) -> list[tuple[int, ...]]:
-    """Shape of each part of Saved, for whoever has to know them before they are computed."""
+    """Shape of each part of Saved, for whoever has to know them before they are computed.
+
+    What does not fit into memory_bytes is empty, and formed again for the backward pass: the pairs for a third more time.
+    """
     groups, batch, dim = z.shape
-    dtype = accumulation_dtype(z.dtype)
-    if not keeps_triangle(groups, batch, dtype.itemsize, memory_bytes):
-        return [(scales, groups, batch), (0,), (0,)]
-    # a GPU makes them anew at the speed of its memory, and a copy of half precision would take twice as much as z
-    fits = groups * batch * (batch + dim) * dtype.itemsize <= memory_bytes
-    scaled = (groups, batch, dim) if fits and z.dtype == dtype and not cuda_products.serves(z) else (0,)
-    return [(scales, groups, batch), (groups, batch, batch), scaled]
+    sums = (scales, groups, batch)
+    if cuda_products.serves(z):
+        # a GPU centres the samples anew at the speed of its memory
+        pairs = (groups, batch, batch)
+        return [sums, pairs if 4 * math.prod(pairs) <= memory_bytes else (0,), (0,)]
+    dtype, triangle = accumulation_dtype(z.dtype), (groups, _triangle(z))
+    if dtype.itemsize * math.prod(triangle) > memory_bytes:
+        return [sums, (0,), (0,)]
+    # of half precision a copy would take twice as much as z
+    fits = dtype.itemsize * (math.prod(triangle) + groups * batch * dim) <= memory_bytes and z.dtype == dtype
+    return [sums, triangle, (groups, batch, dim) if fits else (0,)]
 
 
 def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved]:
     """`log N - mean_i log sum_j exp(-|z_i - z_j|^2 / t)` for scales t [K, groups]: [groups, batch, dim] -> [K, groups]."""
     groups, batch, _ = z.shape
     if cuda_products.serves(z):
-        keep = keeps_triangle(groups, batch, 4, memory_bytes)
+        keep = len(saved_shapes(z, len(scales), memory_bytes)[1]) > 1
         value, sums, kept = cuda_pairs.forward(z, scales, memory_bytes, keep=keep)
         return value, Saved(sums, kept, value.new_empty(0))
     zs, ratios = _scaled(z, scales), _ratios(z, scales)
@@ -141,10 +143,26 @@ def _strips(z: Tensor) -> list[slice]:
     return [slice(start, min(start + height, batch)) for start in range(0, batch, height)]
 
 
+def _triangle(z: Tensor) -> int:
+    """Elements of the strips of a group."""
+    height, batch = strip_height(z.shape, z.device), z.shape[1]
+    whole = batch // height
+    return height * height * whole * (whole + 1) // 2 + (batch - whole * height) * batch
+
+
+def _strip(kept: Tensor, rows: slice, height: int) -> Tensor:
+    """The pairs of rows i and all j before their end, in the triangle: [groups, rows, rows.stop]."""
+    start = rows.start * (rows.start + height) // 2
+    return kept[:, start : start + (rows.stop - rows.start) * rows.stop].view(len(kept), -1, rows.stop)
+
+
 def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool) -> Tensor:
     """Of the rows i and all j before their end: `-|z_i - z_j|^2 / t_0`, or of t_0 alone its similarities, in kept if any."""
     before = slice(0, rows.stop)
-    out = kept[:, rows, before] if kept.numel() else zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
+    if kept.numel():
+        out = _strip(kept, rows, strip_height(zs.shape, zs.device))
+    else:
+        out = zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
     torch.add(norms[:, rows], norms[:, before].mT, out=out)
     add_product_(out, zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
     # a distance is no less than zero, whatever rounding says
@@ -155,7 +173,7 @@ def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool)
 def _recalled(zs: Tensor, norms: Tensor, rows: slice, saved: Saved) -> Tensor:
     """What the forward pass knew of a strip, kept or formed again."""
     if saved.kept.numel():
-        return saved.kept[:, rows, : rows.stop]
+        return _strip(saved.kept, rows, strip_height(zs.shape, zs.device))
     return _known(zs, norms, rows, saved.kept, alone=len(saved.sums) == 1)
 
 

@@ -65,7 +65,8 @@ def hinge_and_slope(variance: Tensor, weight: float, margin: float, epsilon: flo
 
 def _hinge_slope(std: Tensor, weight: float, margin: float, batch: int, *, shares: int) -> Tensor:
     push = std.reciprocal().mul_(-weight / (shares * std.shape[1] * (batch - 1)))
-    return torch.where(std < margin, push, 0.0)[:, None]
+    # not `std < margin`: a NaN must not pass for a spread that needs no push
+    return torch.where(std >= margin, 0.0, push)[:, None]
 
 
 def total(invariance: Tensor, hinge: Tensor, energy: Tensor, weights: tuple[float, float, float]) -> tuple[Tensor, Tensor]:

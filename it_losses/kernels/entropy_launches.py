@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from it_losses.kernels import triton_entropies as kernels
+from it_losses.kernels.blocks import rounding_of_products
 from it_losses.kernels.triton_launches import (
     EIGHT_WARPS,
     OPTIONS,
@@ -42,7 +43,7 @@ def gram_constants(matrix: Tensor, means: Tensor | None, scale: float) -> Tensor
     """What `doubly_centred` needs to turn a Gram matrix into `I + scale H G H`: [groups, side, side] -> [groups, 4]."""
     groups, side, _ = matrix.shape
     constants = matrix.new_empty(groups, 4)
-    rounding = 2 * side**0.5 * torch.finfo(torch.float32).eps
+    rounding = rounding_of_products(side, torch.float32)
     kernels.gram_constants[(groups,)](
         matrix, matrix if means is None else means, constants, side, scale, rounding,
         CENTRED=means is not None, TILE=DIAGONAL_TILE, **OPTIONS,

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from it_losses.autocast import full_precision
 from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
-from it_losses.kernels.blocks import accumulation_dtype, under_torch_func, without_autocast
+from it_losses.kernels.blocks import accumulation_dtype, under_torch_func
 from it_losses.kernels.closed_vicreg_parts import Saved
 
 Weights = tuple[float, float, float]
@@ -60,7 +61,7 @@ class VICReg(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Weights, margin: float, epsilon: float, *views: Tensor) -> tuple[Tensor, Tensor]:
         """Value, and what backward will need."""
-        with without_autocast(views[0]):
+        with full_precision(views[0]):
             loss, terms, saved = closed_vicreg.forward(views, weights, margin, epsilon)
         ctx.save_for_backward(*views, *saved)
         ctx.weights, ctx.count = weights, len(views)
@@ -75,7 +76,7 @@ class VICReg(torch.autograd.Function):
         if grad is None:
             return (None, None, None, *([None] * ctx.count))
         views, parts = saved[: ctx.count], Saved(*saved[ctx.count :])
-        with without_autocast(views[0]):
+        with full_precision(views[0]):
             gradients = closed_vicreg.backward(grad, views, parts, ctx.weights)
         return None, None, None, *gradients.unbind()
 
@@ -88,7 +89,7 @@ class VICReg(torch.autograd.Function):
 )
 def vicreg_op(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
     """Loss, terms, and the six parts of Saved, empty where there is none."""
-    with without_autocast(views[0]):
+    with full_precision(views[0]):
         loss, terms, saved = closed_vicreg.forward(views, _three(weights), margin, epsilon)
     return loss, terms, *(part if part.numel() else part.clone() for part in saved)
 
@@ -107,7 +108,7 @@ def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon:
 )
 def vicreg_backward_op(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Gradient of the views: [V, groups, batch, dim]."""
-    with without_autocast(views[0]):
+    with full_precision(views[0]):
         return closed_vicreg.backward(grad, views, Saved(*saved), _three(weights))
 
 
@@ -144,7 +145,7 @@ class LogDet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
         """Value, and what backward will need."""
-        with without_autocast(z):
+        with full_precision(z):
             value, saved = closed_log_det.forward(z, scale)
         ctx.save_for_backward(z, *saved)
         ctx.scale = scale
@@ -155,14 +156,14 @@ class LogDet(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, None]:
         """Gradient of the samples."""
         z, *parts = saved
-        with without_autocast(z):
+        with full_precision(z):
             return closed_log_det.backward(grad, z, closed_log_det.Saved(*parts), ctx.scale), None
 
 
 @torch.library.custom_op("it_losses::log_det", mutates_args=(), schema="(Tensor z, float scale) -> (Tensor, Tensor, Tensor)")
 def log_det_op(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """Value, and the two parts of Saved."""
-    with without_autocast(z):
+    with full_precision(z):
         value, saved = closed_log_det.forward(z, scale)
     return value, *saved
 
@@ -184,7 +185,7 @@ def _(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
 )
 def log_det_backward_op(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
     """Gradient of z."""
-    with without_autocast(z):
+    with full_precision(z):
         return closed_log_det.backward(grad, z, closed_log_det.Saved(mean, factor), scale)
 
 
@@ -212,7 +213,7 @@ class Pairwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, scales: Tensor, memory_bytes: int) -> Tensor:
         """Value, and what backward will need."""
-        with without_autocast(z):
+        with full_precision(z):
             value, saved = closed_pairwise.forward(z, scales, memory_bytes)
         ctx.save_for_backward(z, scales, *saved)
         ctx.memory_bytes = memory_bytes
@@ -223,7 +224,7 @@ class Pairwise(torch.autograd.Function):
     def backward(ctx: Any, saved: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, None, None]:
         """Gradient of the samples."""
         z, scales, *parts = saved
-        with without_autocast(z):
+        with full_precision(z):
             gradient = closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*parts), ctx.memory_bytes)
         return gradient, None, None
 
@@ -235,7 +236,7 @@ class Pairwise(torch.autograd.Function):
 )
 def pairwise_op(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Values, and the three parts of Saved."""
-    with without_autocast(z):
+    with full_precision(z):
         value, saved = closed_pairwise.forward(z, scales, memory_bytes)
     return value, *saved
 
@@ -254,7 +255,7 @@ def _(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, ...]:
 )
 def pairwise_backward_op(grad: Tensor, z: Tensor, scales: Tensor, saved: Sequence[Tensor], memory_bytes: int) -> Tensor:
     """Gradient of z."""
-    with without_autocast(z):
+    with full_precision(z):
         return closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*saved), memory_bytes)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from it_losses.kernels.blocks import rounding_of_products
 from it_losses.kernels.sharded_ranks import Evaluation, Form, Ranks, centred_batches, centred_samples, per_view
 
 
@@ -54,8 +55,7 @@ def _half_log_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """`1/2 log det(I + matrix)` [...] and the Cholesky factor; both NaN where it is not positive definite."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     # lifted by the rounding of its own products, without which singular data may lose definiteness
-    rounding = 2 * matrix.shape[-1] ** 0.5 * torch.finfo(matrix.dtype).eps
-    diagonal.add_(1 + rounding * diagonal.amax(dim=-1, keepdim=True))
+    diagonal.add_(1 + rounding_of_products(matrix.shape[-1], matrix.dtype) * diagonal.amax(dim=-1, keepdim=True))
     factor, failed = torch.linalg.cholesky_ex(matrix)
     factor = torch.where(failed[..., None, None] == 0, factor, torch.nan)
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1), factor

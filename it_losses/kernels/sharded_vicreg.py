@@ -24,7 +24,8 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
     _, groups, dim = views[0].shape
     freedom = ranks.samples - 1
     share = 1 / (len(views) * groups)
-    hinges, energies, apart, gradients = [], [], [], []
+    push = -2 * covariance_weight * 4 / (freedom * dim) * share
+    hinges, energies, aside, gradients = [], [], [], []
     for z in centred_batches(views, ranks):  # [groups, samples, dim]
         # once more: what rounding left of the mean would push all samples alike
         z.sub_(z.mean(dim=1, keepdim=True))
@@ -32,30 +33,36 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
         variance = z.square().sum(dim=1, keepdim=True).div_(freedom)  # [groups, 1, dim]
         hinge, slope = _hinge(variance, margin, epsilon, freedom)
         hinges.append(hinge.mean())
-        # dominant features would fill |G|^2 and cancel against their own variances: their products are taken apart
-        top = variance.topk(min(APART, ranks.samples, dim), dim=2).indices  # [groups, 1, apart]
-        columns = z.gather(2, top.expand(-1, z.shape[1], -1))  # [groups, samples, apart]
-        exact = columns.double()
-        exact = exact - exact.mean(dim=1, keepdim=True)
-        # few, so in float64: decorrelated, they push each other with the rounding of their products times their size
-        among = torch.bmm(exact.mT, exact).div_(freedom)  # [groups, apart, apart]
-        among.diagonal(dim1=1, dim2=2).zero_()
+        top, columns, among, crossed = _apart(z, variance, freedom)
         variance.scatter_(2, top, 0)
-        crossed = torch.bmm(columns.mT, z).div_(freedom)  # [groups, apart, dim]
-        crossed.scatter_(2, top.expand_as(among), 0)
         own = z[:, ranks.own]
         gram = torch.bmm(own.scatter(2, top.expand(-1, own.shape[1], -1), 0), z.mT).div_(freedom)  # [groups, n, samples]
         energies.append(torch.linalg.vector_norm(gram, dim=(1, 2)).square_())
-        energy_apart = (2 * crossed.square()).sum() + among.square().sum() - variance.square().sum()
-        apart.append(energy_apart.to(z.dtype))
-        push = -2 * covariance_weight * 4 / (freedom * dim) * share
+        aside.append(((2 * crossed.square()).sum() + among.square().sum() - variance.square().sum()).to(z.dtype))
         gradient = own * (slope * (-variance_weight * share) - push * variance)
-        gradient.baddbmm_(columns[:, ranks.own], crossed, alpha=push).baddbmm_(gram, z, alpha=push)
-        between = torch.bmm(exact[:, ranks.own], among).mul_(push).to(z.dtype)
+        gradient.baddbmm_(columns[:, ranks.own].to(z.dtype), crossed, alpha=push).baddbmm_(gram, z, alpha=push)
+        between = torch.bmm(columns[:, ranks.own], among).mul_(push).to(z.dtype)
         gradients.append(gradient.scatter_add_(2, top.expand_as(between), between).movedim(0, 1))
     # every rank has its own part of |G|^2, and all of what is taken apart
-    energy = ranks.summed(torch.stack(energies).sum())() + torch.stack(apart).sum()
+    energy = ranks.summed(torch.stack(energies).sum())() + torch.stack(aside).sum()
     return _evaluation(torch.stack(hinges).mean(), energy * (share / dim), torch.stack(gradients), constants)
+
+
+def _apart(z: Tensor, variance: Tensor, freedom: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The columns of the largest variances, which would fill |G|^2 and cancel against their own variances.
+
+    Their places [groups, 1, k], themselves [groups, samples, k] and their covariances [groups, k, k], off the diagonal, in
+    float64: decorrelated, they push each other with the rounding of their products times their size. And their covariances with
+    all others [groups, k, dim].
+    """
+    top = variance.topk(min(APART, *z.shape[1:]), dim=2).indices
+    columns = z.gather(2, top.expand(-1, z.shape[1], -1)).double()
+    columns -= columns.mean(dim=1, keepdim=True)
+    among = torch.bmm(columns.mT, columns).div_(freedom)
+    among.diagonal(dim1=1, dim2=2).zero_()
+    crossed = torch.bmm(columns.mT.to(z.dtype), z).div_(freedom)
+    crossed.scatter_(2, top.expand_as(among), 0)
+    return top, columns, among, crossed
 
 
 def covariance(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> Evaluation:
