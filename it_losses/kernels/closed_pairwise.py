@@ -79,8 +79,9 @@ def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved
         known = _known(zs, norms, rows, kept, alone=len(scales) == 1)
         for total, ratio in zip(sums, ratios, strict=True):
             similarities = known if len(scales) == 1 else _similarities(known, rows, ratio)
-            total[:, rows] += similarities.sum(dim=2)
-            total[:, : rows.start] += similarities[:, :, : rows.start].sum(dim=1)
+            total[:, rows].add_(similarities.sum(dim=2))
+            if rows.start > 0:
+                total[:, : rows.start].add_(similarities[:, :, : rows.start].sum(dim=1))
     return math.log(batch) - sums.log().mean(dim=2), Saved(sums, kept, scaled)
 
 
@@ -101,10 +102,10 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     scratch = zs.new_empty(groups * strips[0].stop * batch)
     for rows in strips:
         pairs = _pair_weights(_recalled(zs, norms, rows, saved), rows, ratios, pulls, scratch)
-        weight[:, rows] += pairs.sum(dim=2, keepdim=True)
-        weight[:, : rows.start] += pairs[:, :, : rows.start].sum(dim=1)[:, :, None]
+        weight[:, rows].add_(pairs.sum(dim=2, keepdim=True))
         add_product_(out[:, rows], pairs, zs[:, : rows.stop], alpha=-1, beta=0)
         if rows.start > 0:
+            weight[:, : rows.start].add_(pairs[:, :, : rows.start].sum(dim=1)[:, :, None])
             add_product_(out[:, : rows.start], pairs[:, :, : rows.start].mT, zs[:, rows], alpha=-1)
     return out.addcmul_(zs, weight).to(z.dtype)
 
@@ -153,7 +154,7 @@ def _triangle(z: Tensor) -> int:
 def _strip(kept: Tensor, rows: slice, height: int) -> Tensor:
     """The pairs of rows i and all j before their end, in the triangle: [groups, rows, rows.stop]."""
     start = rows.start * (rows.start + height) // 2
-    return kept[:, start : start + (rows.stop - rows.start) * rows.stop].view(len(kept), -1, rows.stop)
+    return kept[:, start : start + (rows.stop - rows.start) * rows.stop].view(kept.shape[0], -1, rows.stop)
 
 
 def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool) -> Tensor:
@@ -164,7 +165,12 @@ def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool)
     else:
         out = zs.new_empty(len(zs), rows.stop - rows.start, rows.stop)
     torch.add(norms[:, rows], norms[:, before].mT, out=out)
-    add_product_(out, zs[:, rows], zs[:, before].mT, beta=-1, alpha=2)
+    # the upper half of the rows needs no pair with the lower half, which has it
+    half = (rows.stop - rows.start) // 2
+    middle = rows.start + half
+    add_product_(out[:, :half, :middle], zs[:, rows.start : middle], zs[:, :middle].mT, beta=-1, alpha=2)
+    add_product_(out[:, half:], zs[:, middle : rows.stop], zs[:, before].mT, beta=-1, alpha=2)
+    out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
     # a distance is no less than zero, whatever rounding says
     out.clamp_max_(0)
     return _of_others_(out.exp_(), rows) if alone else out
