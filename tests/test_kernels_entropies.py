@@ -11,7 +11,7 @@ from it_losses import EntropyRegularizer, LogDet, Pairwise, kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
 
-SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64)]
+SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64), (513, 3)]
 
 
 @pytest.fixture(autouse=True)
