@@ -1,6 +1,6 @@
 """VICReg by its covariance, D x D: `dL/dZ = pull (Z - Z') + Zc matrix`, the slopes on the diagonal of the matrix.
 
-Products of dominant features that are decorrelated among themselves are rounding, here as in the reference: of the same size, so
+Products of dominant features that are decorrelated among themselves are rounding, here as in the reference: of like size, so
 that the error of such a gradient is above or below the reference's by chance.
 """
 
