@@ -114,7 +114,7 @@ def _fused_vicreg(views: Sequence[Tensor], weights: VICRegWeights, margin: float
         with full_precision(views[0]):
             distance = mean_squared_distance([samples(z) for z in views])
         loss, invariance = loss + weights.invariance * distance, distance.detach()
-    entropy = torch.sub(-weights.variance * variance, covariance, alpha=weights.covariance)
+    entropy = (-weights.variance * variance).sub_(covariance, alpha=weights.covariance)
     return VICRegTerms(loss, invariance, entropy, variance, covariance)
 
 

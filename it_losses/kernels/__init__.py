@@ -12,6 +12,7 @@ imports the rest of the package, and the rest works without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from it_losses.kernels import operators
 from it_losses.kernels.choice import Choice, choose, is_fused
+from it_losses.kernels.operators import grouped
 
 __all__ = ["Choice", "choose", "is_fused", "log_det", "pairwise", "vicreg"]
 
@@ -33,21 +35,21 @@ def vicreg(
 
     The invariance is that of two views; for any other number of them it is 0, and its weight has no effect.
     """
-    stacks = [_grouped(z) for z in views]
     if operators.is_compiling():
-        loss, terms = operators.vicreg_op(stacks, list(weights), margin, epsilon)[:2]
+        loss, terms = operators.vicreg_op([grouped(z) for z in views], list(weights), margin, epsilon)[:2]
         return loss, terms.detach()
-    loss, terms = operators.VICReg.apply(weights, margin, epsilon, *stacks)
+    loss, terms = operators.VICReg.apply(weights, margin, epsilon, *views)
     return loss, terms
 
 
 def log_det(z: Tensor, *, beta: float) -> Tensor:
     """`1/2 log det(I + beta Zc^T Zc / batch)` in nats: [..., batch, dim] -> [...]."""
-    scale, groups = beta / z.shape[-2], _grouped(z)
-    value: Tensor = (
-        operators.log_det_op(groups, scale)[0] if operators.is_compiling() else operators.LogDet.apply(groups, scale)
-    )
-    return value.reshape(z.shape[:-2])
+    scale = beta / z.shape[-2]
+    if operators.is_compiling():
+        value: Tensor = operators.log_det_op(grouped(z), scale)[0].reshape(z.shape[:-2])
+    else:
+        value = operators.LogDet.apply(z, scale)
+    return value
 
 
 def pairwise(z: Tensor, scales: Sequence[Tensor | float], *, memory_bytes: int | None = None) -> Tensor:
@@ -56,24 +58,18 @@ def pairwise(z: Tensor, scales: Sequence[Tensor | float], *, memory_bytes: int |
     A scale is a number or one number a group, [...]; none receives a gradient. The pairs are kept for the backward pass if they
     take no more than memory_bytes (default 256 MiB), and computed again otherwise.
     """
-    groups = _grouped(z)
-    lines = torch.stack([_line(scale, groups) for scale in scales])
+    lines = torch.stack([_line(scale, z) for scale in scales])
     bound = PAIRS_BYTES if memory_bytes is None else memory_bytes
     if operators.is_compiling():
-        values: Tensor = operators.pairwise_op(groups, lines, bound)[0]
+        values: Tensor = operators.pairwise_op(grouped(z), lines, bound)[0].reshape(len(lines), *z.shape[:-2])
     else:
-        values = operators.Pairwise.apply(groups, lines, bound)
-    return values.reshape(len(lines), *z.shape[:-2])
+        values = operators.Pairwise.apply(z, lines, bound)
+    return values
 
 
-def _grouped(z: Tensor) -> Tensor:
-    """`[..., batch, dim] -> [groups, batch, dim]`."""
-    return z[None] if z.ndim == 2 else z.flatten(0, -3)
-
-
-def _line(scale: Tensor | float, groups: Tensor) -> Tensor:
+def _line(scale: Tensor | float, z: Tensor) -> Tensor:
     """One scale for each group, [groups]."""
-    dtype = torch.promote_types(groups.dtype, torch.float32)
+    dtype, groups = torch.promote_types(z.dtype, torch.float32), math.prod(z.shape[:-2])
     if isinstance(scale, Tensor):
-        return scale.detach().to(dtype).expand(groups.shape[0]) if scale.ndim == 0 else scale.detach().to(dtype).flatten()
-    return groups.new_full((len(groups),), scale, dtype=dtype)
+        return scale.detach().to(dtype).expand(groups) if scale.ndim == 0 else scale.detach().to(dtype).flatten()
+    return z.new_full((groups,), scale, dtype=dtype)

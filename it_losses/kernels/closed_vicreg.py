@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels import closed_vicreg_covariance, closed_vicreg_gram, cuda_vicreg
-from it_losses.kernels.closed_vicreg_gram import columns_apart
+from it_losses.kernels.closed_vicreg_apart import columns_apart
 from it_losses.kernels.closed_vicreg_parts import LINES, Saved
 from it_losses.kernels.closed_vicreg_small import in_one_block, in_the_authors_order
 from it_losses.kernels.optional_triton import is_installed

@@ -1,8 +1,4 @@
-"""VICReg by its covariance, D x D: `dL/dZ = pull (Z - Z') + Zc matrix`, the slopes on the diagonal of the matrix.
-
-Products of dominant features that are decorrelated among themselves are rounding, here as in the reference: of like size, so
-that the error of such a gradient is above or below the reference's by chance.
-"""
+"""VICReg by its covariance, D x D: `dL/dZ = pull (Z - Z') + Zc matrix`, the slopes on the diagonal of the matrix."""
 
 from __future__ import annotations
 
@@ -22,6 +18,7 @@ from it_losses.kernels.blocks import (
     scratch_for,
     squared_norm,
 )
+from it_losses.kernels.closed_vicreg_apart import write_among_
 from it_losses.kernels.closed_vicreg_parts import Saved, fill_with_pull, hinge_and_slope, per_view, squared_distance, total
 
 
@@ -32,18 +29,20 @@ def forward(
     _, batch, dim = views[0].shape
     mean = column_means(views)
     covariance = mean.new_empty(len(mean), dim, dim)
-    residual, distance = torch.zeros_like(mean), mean.new_zeros(())
+    residual, variance, distance = torch.zeros_like(mean), torch.zeros_like(mean), mean.new_zeros(())
     scratch = scratch_for(batch, dim, len(mean), mean)
     for rows in blocks(batch, dim, len(mean), mean.device):
         zc = centred(views, mean, rows, EVERYTHING, scratch)
         residual += zc.sum(dim=1, keepdim=True)
         add_gram_(covariance, zc.mT, alpha=1 / (batch - 1), fresh=rows.start == 0)
         distance += squared_distance(views, rows, EVERYTHING, mean.dtype)
+        # last, in place: a product adds up its samples one by one, which near the margin costs digits of the hinge
+        variance += zc.square_().sum(dim=1, keepdim=True)
+    variance = variance.div_(batch - 1)[:, 0]
     mirror_(covariance)
-    diagonal = covariance.diagonal(dim1=1, dim2=2)
-    variance = diagonal.clone()
+    write_among_(covariance, views, variance, scale=1 / (batch - 1))
     # zeroed, not subtracted: for decorrelated samples the diagonal is all there is, and the difference has no digits
-    diagonal.zero_()
+    covariance.diagonal(dim1=1, dim2=2).zero_()
     hinge, slope = hinge_and_slope(variance, weights[1], margin, epsilon, batch)
     energy = squared_norm(covariance) * (per_view(views) / dim)
     loss, terms = total(distance / views[0].numel(), hinge, energy, weights)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from it_losses.kernels.blocks import (
     EVERYTHING,
-    accumulation_dtype,
     add_gram_,
     add_product_,
     blocks,
@@ -28,16 +27,8 @@ from it_losses.kernels.blocks import (
     scratch_for,
     squared_norm,
 )
+from it_losses.kernels.closed_vicreg_apart import centred_columns, columns, largest, products_among
 from it_losses.kernels.closed_vicreg_parts import Saved, fill_with_pull, hinge_and_slope, per_view, squared_distance, total
-
-#: columns that the N x N side takes apart below some batch, and from there on: with a row of sums their products have 8 or 16
-#: rows, a few percent of all
-FEW_APART, APART_BATCH, APART = 7, 512, 15
-
-
-def columns_apart(batch: int) -> int:
-    """How many columns the N x N side takes apart."""
-    return APART if batch >= APART_BATCH else min(FEW_APART, batch)
 
 
 def forward(
@@ -55,11 +46,10 @@ def forward(
         zc = centred(views, mean, EVERYTHING, cols, scratch)
         torch.sum(zc.square_() if len(strips) > 1 else zc.square(), dim=1, keepdim=True, out=variance[:, :, cols])
         distance += squared_distance(views, EVERYTHING, cols, mean.dtype)
-    variance.mul_(1 / freedom)
+    variance.div_(freedom)
     # dominant features would fill |G|^2 and cancel against their own variances
-    top = variance[:, 0].topk(columns_apart(batch), dim=1).indices[:, :, None]  # [V groups, apart, 1]
-    exact = _columns(views, top).double()
-    exact.sub_(exact.mean(dim=2, keepdim=True))
+    top = largest(variance[:, 0], batch)  # [V groups, apart, 1]
+    exact = centred_columns(views, top)
     lines = exact.to(mean.dtype)
     others = torch.ones_like(variance).scatter_(2, top.mT, 0)
     # with ones below them, whose products are sums: what rounding of the means left
@@ -72,7 +62,7 @@ def forward(
         add_product_(rows[:, :, cols], left, zc, alpha=1 / freedom, beta=0)
         add_gram_(gram, zc, alpha=1 / freedom, fresh=cols.start == 0)
     mirror_(gram)
-    among = _off_diagonal(exact, freedom)
+    among = products_among(exact).div_(freedom)
     others.mul_(variance)
     energy = squared_norm(gram) - squared_norm(others) + 2 * squared_norm(rows[:, :-1])
     energy += squared_norm(among)
@@ -81,27 +71,13 @@ def forward(
     apart = torch.bmm(among, exact).to(mean.dtype).baddbmm_(lines, gram)
     apart = apart.sub_(apart.mean(dim=2, keepdim=True)).mul_(force).addcmul_(lines, slope.mT.gather(1, top))
     if len(views) == 2:
-        apart.add_(_columns(views, top).sub_(_columns(views[::-1], top)), alpha=2 * weights[0] / views[0].numel())
+        apart.add_(columns(views, top).sub_(columns(views[::-1], top)), alpha=2 * weights[0] / views[0].numel())
     # the others feel all columns, and subtract their own variance alone
     gram.baddbmm_(lines.mT, lines, alpha=1 / freedom)
     slope.sub_(others, alpha=force)
     loss, terms = total(distance / views[0].numel(), hinge, energy * (per_view(views) / dim), weights)
     means = torch.cat((mean, rows[:, -1:] * (freedom / batch)), dim=1)
     return loss, terms, Saved(mean.new_empty(0), means, gram, slope, apart, top)
-
-
-def _columns(views: Sequence[Tensor], places: Tensor) -> Tensor:
-    """Columns of each view: V x [groups, batch, dim], [V groups, k, 1] -> [V groups, k, batch], in the dtype of sums."""
-    parts = places.expand(-1, -1, views[0].shape[1]).chunk(len(views))
-    found = torch.cat([z.mT.gather(1, place) for z, place in zip(views, parts, strict=True)])
-    return found.to(accumulation_dtype(found.dtype))
-
-
-def _off_diagonal(lines: Tensor, freedom: int) -> Tensor:
-    """Covariances of few columns, in float64: decorrelated, they push each other with the rounding times their size."""
-    among = torch.bmm(lines, lines.mT).div_(freedom)
-    among.diagonal(dim1=1, dim2=2).zero_()
-    return among
 
 
 def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:

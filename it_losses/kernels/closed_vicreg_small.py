@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.blocks import accumulation_dtype, squared_norm
+from it_losses.kernels.closed_vicreg_apart import write_among_
 
 Weights = tuple[float, float, float]
 Result = tuple[Tensor, Tensor, Tensor]
@@ -41,7 +42,8 @@ def in_the_authors_order(views: Sequence[Tensor], weights: Weights, margin: floa
         # what rounding left of the mean would push both ways of a narrow column alike
         zc.sub_(rounding)
         pulled.addcmul_(zc, hinge.sign_().div_(std), value=-weights[1] / (2 * dim * (batch - 1)))
-        pulled.addmm_(zc, covariance.fill_diagonal_(0), alpha=4 * weights[2] / ((batch - 1) * dim))
+        # a product of its own: added up one by one onto what is larger, its small terms would round it at each step
+        pulled.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * weights[2] / ((batch - 1) * dim))
         gradients.append(pulled)
     # halving is exact, so the sum of halves is half of the sum
     variance, energy = (means[0] + means[1]).div_(2), energies[0] + energies[1]
@@ -52,31 +54,34 @@ def in_the_authors_order(views: Sequence[Tensor], weights: Weights, margin: floa
 def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsilon: float) -> Result:
     """Loss [], terms [3] and gradient [V groups, batch, dim], all views and groups in each operator, by the D x D side."""
     _, batch, dim = views[0].shape
-    zc = torch.cat(tuple(views)).to(accumulation_dtype(views[0].dtype))
-    shares = len(zc)
+    full = accumulation_dtype(views[0].dtype)
+    if views[0].dtype != full:
+        views = [z.to(full) for z in views]
+    zc = torch.cat(tuple(views))
+    shares, freedom = len(zc), batch - 1
     gradient, invariance = _difference(views, zc)
     # twice: what rounding left of the mean would push all samples alike
     for _ in range(2):
         zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / batch)
-    covariance = torch.baddbmm(zc.new_empty(1), zc.mT, zc, alpha=1 / (batch - 1), beta=0)
-    diagonal = covariance.diagonal(dim1=1, dim2=2)
-    std = torch.add(diagonal, epsilon).sqrt_()
-    diagonal.zero_()
-    hinge = torch.rsub(std, margin).relu_()
-    variance = hinge.sum().div_(hinge.numel())
-    energy = squared_norm(covariance).mul_(2 / (shares * dim))
-    loss = torch.add(weights[0] * invariance, variance, alpha=weights[1]).add_(energy, alpha=weights[2])
-    # Zc slope and Zc covariance are one product: the slope takes the place of the variances
-    covariance.mul_(8 * weights[2] / (shares * (batch - 1) * dim))
-    torch.mul(hinge.sign_().div_(std), -weights[1] / (shares * dim * (batch - 1)), out=diagonal)
-    gradient.baddbmm_(zc, covariance, beta=4 * weights[0] / zc.numel())
-    return loss, torch.stack((invariance, variance, energy)), gradient
+    products = torch.bmm(zc.mT, zc)
+    variance = zc.square().sum(dim=1).div_(freedom)
+    write_among_(products, views, variance, scale=1.0)
+    diagonal = products.diagonal(dim1=1, dim2=2).zero_()
+    std = variance.add_(epsilon).sqrt_()
+    hinge = std.neg().add_(margin).relu_()
+    spread = hinge.sum().div_(hinge.numel())
+    energy = squared_norm(products).mul_(2 / (shares * dim * freedom**2))
+    loss = torch.add(weights[0] * invariance, spread, alpha=weights[1]).add_(energy, alpha=weights[2])
+    # Zc slope and Zc C are one product: the slopes take the places of the variances
+    products.mul_(8 * weights[2] / (shares * dim * freedom**2))
+    torch.mul(hinge.sign_().div_(std), -weights[1] / (shares * dim * freedom), out=diagonal)
+    gradient.baddbmm_(zc, products, beta=4 * weights[0] / zc.numel())
+    return loss, torch.stack((invariance, spread, energy)), gradient
 
 
-def _difference(views: Sequence[Tensor], z: Tensor) -> tuple[Tensor, Tensor]:
+def _difference(views: Sequence[Tensor], stack: Tensor) -> tuple[Tensor, Tensor]:
     """`Z - Z'` of each of two views [V groups, batch, dim] and its mean square []; zeros for any other number of them."""
     if len(views) != 2:
-        return torch.zeros_like(z), z.new_zeros(())
-    z_a, z_b = z.chunk(2)
-    difference = z_a - z_b
-    return torch.cat((difference, z_b - z_a)), squared_norm(difference).div_(difference.numel())
+        return torch.zeros_like(stack), stack.new_zeros(())
+    difference = views[0] - views[1]
+    return torch.cat((difference, -difference)), squared_norm(difference).div_(difference.numel())

@@ -55,14 +55,21 @@ def _once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., t
     return guarded
 
 
+def grouped(z: Tensor) -> Tensor:
+    """`[..., batch, dim] -> [groups, batch, dim]`."""
+    return z[None] if z.ndim == 2 else z.flatten(0, -3)
+
+
 class VICReg(torch.autograd.Function):
-    """Loss [] and terms [3] of views [groups, batch, dim]."""
+    """Loss [] and terms [3] of views [..., batch, dim]."""
 
     @staticmethod
     def forward(ctx: Any, weights: Weights, margin: float, epsilon: float, *views: Tensor) -> tuple[Tensor, Tensor]:
         """Value, and what backward will need."""
+        # grouped here, where no derivative of the grouping is recorded
+        stacks = [grouped(z) for z in views]
         with full_precision(views[0]):
-            loss, terms, saved = closed_vicreg.forward(views, weights, margin, epsilon)
+            loss, terms, saved = closed_vicreg.forward(stacks, weights, margin, epsilon)
         ctx.save_for_backward(*views, *saved)
         ctx.weights, ctx.count = weights, len(views)
         ctx.mark_non_differentiable(terms)
@@ -77,8 +84,8 @@ class VICReg(torch.autograd.Function):
             return (None, None, None, *([None] * ctx.count))
         views, parts = saved[: ctx.count], Saved(*saved[ctx.count :])
         with full_precision(views[0]):
-            gradients = closed_vicreg.backward(grad, views, parts, ctx.weights)
-        return None, None, None, *gradients.unbind()
+            gradients = closed_vicreg.backward(grad, [grouped(z) for z in views], parts, ctx.weights)
+        return None, None, None, *gradients.view(ctx.count, *views[0].shape).unbind()
 
 
 @torch.library.custom_op(
@@ -140,16 +147,16 @@ def _three(weights: Sequence[float]) -> Weights:
 
 
 class LogDet(torch.autograd.Function):
-    """Value [groups] of samples [groups, batch, dim]."""
+    """Value [...] of samples [..., batch, dim]."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: float) -> Tensor:
         """Value, and what backward will need."""
         with full_precision(z):
-            value, saved = closed_log_det.forward(z, scale)
+            value, saved = closed_log_det.forward(grouped(z), scale)
         ctx.save_for_backward(z, *saved)
         ctx.scale = scale
-        return value
+        return value.view(z.shape[:-2])
 
     @staticmethod
     @_once
@@ -157,7 +164,8 @@ class LogDet(torch.autograd.Function):
         """Gradient of the samples."""
         z, *parts = saved
         with full_precision(z):
-            return closed_log_det.backward(grad, z, closed_log_det.Saved(*parts), ctx.scale), None
+            gradient = closed_log_det.backward(grad.reshape(-1), grouped(z), closed_log_det.Saved(*parts), ctx.scale)
+        return gradient.view(z.shape), None
 
 
 @torch.library.custom_op("it_losses::log_det", mutates_args=(), schema="(Tensor z, float scale) -> (Tensor, Tensor, Tensor)")
@@ -208,16 +216,16 @@ log_det_op.register_autograd(_log_det_gradient, setup_context=_save_log_det)
 
 
 class Pairwise(torch.autograd.Function):
-    """Values [K, groups] of samples [groups, batch, dim] at scales [K, groups]."""
+    """Values [K, ...] of samples [..., batch, dim] at scales [K, groups]."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scales: Tensor, memory_bytes: int) -> Tensor:
         """Value, and what backward will need."""
         with full_precision(z):
-            value, saved = closed_pairwise.forward(z, scales, memory_bytes)
+            value, saved = closed_pairwise.forward(grouped(z), scales, memory_bytes)
         ctx.save_for_backward(z, scales, *saved)
         ctx.memory_bytes = memory_bytes
-        return value
+        return value.view(len(scales), *z.shape[:-2])
 
     @staticmethod
     @_once
@@ -225,8 +233,10 @@ class Pairwise(torch.autograd.Function):
         """Gradient of the samples."""
         z, scales, *parts = saved
         with full_precision(z):
-            gradient = closed_pairwise.backward(grad, z, scales, closed_pairwise.Saved(*parts), ctx.memory_bytes)
-        return gradient, None, None
+            gradient = closed_pairwise.backward(
+                grad.reshape(scales.shape), grouped(z), scales, closed_pairwise.Saved(*parts), ctx.memory_bytes
+            )
+        return gradient.view(z.shape), None, None
 
 
 @torch.library.custom_op(

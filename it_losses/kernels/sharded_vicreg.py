@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from it_losses.kernels.closed_vicreg_gram import APART
+from it_losses.kernels.closed_vicreg_apart import APART
 from it_losses.kernels.sharded_ranks import Evaluation, Form, Ranks, centred_batches, centred_samples, per_view
 
 
