@@ -105,8 +105,8 @@ def test_one_dominant_feature_does_not_cancel_the_others(dtype):
 @pytest.mark.parametrize(("batch", "dim"), [(33, 70), (70, 33)])
 def test_what_waits_for_the_backward_pass_is_what_a_compiler_is_told(batch, dim, dtype):
     _, _, saved = cuda_vicreg.forward(*views(batch, dim, dtype), WEIGHTS, 1.0, 1e-4, uses_gram=batch < dim)
-    told = closed_vicreg.saved_shapes("cuda", dtype, 2, 1, batch, dim)[1:]
-    assert [(part.shape, part.dtype) for part in saved] == told
+    told = closed_vicreg.saved_shapes("cuda", dtype, 2, 1, batch, dim)
+    assert [(part.shape, part.dtype) for part in saved if part is not None] == told
 
 
 def assert_no_worse_than_the_reference(z_a, z_b, weights, *, uses_gram):

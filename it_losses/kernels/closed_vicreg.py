@@ -10,14 +10,13 @@ those of two views; with V of them the energies are averaged and doubled. Derive
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from it_losses.kernels import closed_vicreg_covariance, closed_vicreg_gram, cuda_vicreg
-from it_losses.kernels.closed_vicreg_apart import columns_apart
-from it_losses.kernels.closed_vicreg_parts import LINES, Saved
+from it_losses.kernels.closed_vicreg_apart import LINES, columns_apart
 from it_losses.kernels.closed_vicreg_small import in_one_block, in_the_authors_order
 from it_losses.kernels.optional_triton import is_installed
 
@@ -52,53 +51,56 @@ def _form_of(views: Sequence[Tensor]) -> str:
 
 #: forms that finish the gradient in the forward pass, and those that leave it to the backward pass
 _AT_ONCE = {"authors' order": in_the_authors_order, "one block": in_one_block}
-_FORWARD = {"gram": closed_vicreg_gram.forward, "covariance": closed_vicreg_covariance.forward}
-_BACKWARD = {"gram": closed_vicreg_gram.backward, "covariance": closed_vicreg_covariance.backward}
+_FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, tuple[Tensor, ...]]]] = {
+    "gram": closed_vicreg_gram.forward,
+    "covariance": closed_vicreg_covariance.forward,
+}
 
 
 def forward(
     views: Sequence[Tensor], weights: tuple[float, float, float], margin: float, epsilon: float
-) -> tuple[Tensor, Tensor, Saved]:
-    """Loss [], terms (invariance, variance, covariance) [3], and Saved: V x [groups, batch, dim]."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Loss [], terms (invariance, variance, covariance) [3], and what backward needs: V x [groups, batch, dim]."""
     name = _form_of(views)
     if name.startswith("triton"):
         uses_gram = name == "triton gram"
         loss, terms, parts = cuda_vicreg.forward(views[0][0], views[1][0], weights, margin, epsilon, uses_gram=uses_gram)
-        return loss, terms, Saved(loss.new_empty(0), *parts)
+        return loss, terms, tuple(part for part in parts if part is not None)
     if name in _AT_ONCE:
         loss, terms, gradient = _AT_ONCE[name](views, weights, margin, epsilon)
-        nothing = gradient.new_empty(0)
-        return loss, terms, Saved(gradient, nothing, nothing, nothing, nothing, nothing)
+        return loss, terms, (gradient,)
     return _FORWARD[name](views, weights, margin, epsilon)
 
 
 def saved_shapes(
     device_type: str, dtype: torch.dtype, views: int, groups: int, batch: int, dim: int
 ) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of each part of Saved, for whoever has to know them before they are computed."""
+    """Shape and dtype of each part of what is saved, for whoever has to know them before they are computed."""
     stacks, full = views * groups, torch.promote_types(dtype, torch.float32)
     name = form(device_type, dtype, views, groups, batch, dim)
-    nothing, line, means = ((0,), full), ((stacks, 1, dim), full), ((stacks, 2, dim), full)
     if name in _AT_ONCE:
-        return [((stacks, batch, dim), full), nothing, nothing, nothing, nothing, nothing]
+        return [((stacks, batch, dim), full)]
+    side, kind = batch if name.endswith("gram") else dim, dtype if name.startswith("triton") else full
+    shared: list[tuple[tuple[int, ...], torch.dtype]] = [
+        ((stacks, 2, dim), full),
+        ((stacks, side, side), kind),
+        ((stacks, 1, dim), full),
+    ]
     if name == "triton gram":
-        apart = [((stacks, LINES, length), full) for length in (batch, dim)]
-        return [nothing, means, ((stacks, batch, batch), dtype), line, *apart]
-    if name == "triton covariance":
-        return [nothing, means, ((stacks, dim, dim), dtype), line, nothing, nothing]
-    if name == "covariance":
-        return [nothing, means, ((stacks, dim, dim), full), line, nothing, nothing]
-    apart = [((stacks, columns_apart(batch), batch), full), ((stacks, columns_apart(batch), 1), torch.int64)]
-    return [nothing, means, ((stacks, batch, batch), full), line, *apart]
+        return [*shared, *(((stacks, LINES, length), full) for length in (batch, dim))]
+    if name == "gram":
+        return [*shared, ((stacks, columns_apart(batch), batch), full), ((stacks, columns_apart(batch), 1), torch.int64)]
+    return shared
 
 
-def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:
+def backward(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: tuple[float, float, float]) -> Tensor:
     """Gradient of every view for the loss's gradient `grad` []: [V, groups, batch, dim], in the views' dtype."""
-    groups, batch, dim = views[0].shape
-    if saved.gradient.numel():
-        return (saved.gradient * grad).to(views[0].dtype).view(len(views), groups, batch, dim)
-    name = _form_of(views)
+    name, shape = _form_of(views), (len(views), *views[0].shape)
+    if name in _AT_ONCE:
+        (gradient,) = saved
+        return (gradient * grad).to(views[0].dtype).view(shape)
     if name.startswith("triton"):
-        parts = cuda_vicreg.Saved(*saved[1:])
-        return cuda_vicreg.backward(grad, views[0][0], views[1][0], parts, weights)[:, None]
-    return _BACKWARD[name](grad, views, saved, weights).view(len(views), groups, batch, dim)
+        return cuda_vicreg.backward(grad, views[0][0], views[1][0], cuda_vicreg.Saved(*saved), weights).view(shape)
+    if name == "gram":
+        return closed_vicreg_gram.backward(grad, views, closed_vicreg_gram.Saved(*saved), weights).view(shape)
+    return closed_vicreg_covariance.backward(grad, views, closed_vicreg_covariance.Saved(*saved), weights).view(shape)

@@ -16,6 +16,8 @@ from it_losses.kernels.blocks import accumulation_dtype
 #: columns that are taken apart below some batch, and from there on: with a row of sums their products have 8 or 16 rows, a few
 #: percent of all
 FEW_APART, APART_BATCH, APART = 7, 512, 15
+#: columns that the Triton kernels may take apart: the smallest side of a product on a GPU
+LINES = 16
 #: times the smallest variance, from which on a CPU the largest is dominant: below, rounding is within the reference's
 DOMINANT = 16.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +20,18 @@ from it_losses.kernels.blocks import (
     squared_norm,
 )
 from it_losses.kernels.closed_vicreg_apart import write_among_
-from it_losses.kernels.closed_vicreg_parts import Saved, fill_with_pull, hinge_and_slope, per_view, squared_distance, total
+from it_losses.kernels.closed_vicreg_parts import fill_with_pull, hinge_and_slope, per_view, squared_distance, total
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs beside the views."""
+
+    #: column means, and the mean of what is left less them, their rounding: [V groups, 2, dim]
+    mean: Tensor
+    #: with a zero diagonal: [V groups, dim, dim]
+    covariance: Tensor
+    #: coefficient of Zc, per column: [V groups, 1, dim]
+    slope: Tensor
 
 
 def forward(
@@ -46,15 +58,14 @@ def forward(
     hinge, slope = hinge_and_slope(variance, weights[1], margin, epsilon, batch)
     energy = squared_norm(covariance) * (per_view(views) / dim)
     loss, terms = total(distance / views[0].numel(), hinge, energy, weights)
-    nothing = mean.new_empty(0)
-    return loss, terms, Saved(nothing, torch.cat((mean, residual / batch), dim=1), covariance, slope, nothing, nothing)
+    return loss, terms, Saved(torch.cat((mean, residual / batch), dim=1), covariance, slope)
 
 
 def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """`grad dL/dZ`, block of rows by block of rows: [V groups, batch, dim]."""
     _, batch, dim = views[0].shape
     # the upstream gradient goes into the small tensors, before anything is rounded to the views' dtype
-    matrix = saved.matrix * (grad * (4 * weights[2] / ((batch - 1) * dim) * per_view(views)))
+    matrix = saved.covariance * (grad * (4 * weights[2] / ((batch - 1) * dim) * per_view(views)))
     matrix.diagonal(dim1=1, dim2=2).copy_(saved.slope[:, 0] * grad)
     pull = grad * (2 * weights[0] / views[0].numel())
     mean, residual = saved.mean.chunk(2, dim=1)

@@ -12,6 +12,7 @@ others and are decorrelated among themselves: that takes float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +29,22 @@ from it_losses.kernels.blocks import (
     squared_norm,
 )
 from it_losses.kernels.closed_vicreg_apart import centred_columns, columns, largest, products_among
-from it_losses.kernels.closed_vicreg_parts import Saved, fill_with_pull, hinge_and_slope, per_view, squared_distance, total
+from it_losses.kernels.closed_vicreg_parts import fill_with_pull, hinge_and_slope, per_view, squared_distance, total
+
+
+class Saved(NamedTuple):
+    """What the backward pass needs beside the views."""
+
+    #: column means, and the mean of what is left less them, their rounding: [V groups, 2, dim]
+    mean: Tensor
+    #: products of the samples: [V groups, batch, batch]
+    gram: Tensor
+    #: coefficient of Zc, per column: [V groups, 1, dim]
+    slope: Tensor
+    #: the gradient of the columns of the largest variances, finished: [V groups, apart, batch]
+    apart: Tensor
+    #: and which columns they are: [V groups, apart, 1]
+    place: Tensor
 
 
 def forward(
@@ -77,7 +93,7 @@ def forward(
     slope.sub_(others, alpha=force)
     loss, terms = total(distance / views[0].numel(), hinge, energy * (per_view(views) / dim), weights)
     means = torch.cat((mean, rows[:, -1:] * (freedom / batch)), dim=1)
-    return loss, terms, Saved(mean.new_empty(0), means, gram, slope, apart, top)
+    return loss, terms, Saved(means, gram, slope, apart, top)
 
 
 def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple[float, float, float]) -> Tensor:
@@ -86,7 +102,7 @@ def backward(grad: Tensor, views: Sequence[Tensor], saved: Saved, weights: tuple
     # the upstream gradient goes into the small tensors, before anything is rounded to the views' dtype
     force = grad * (4 * weights[2] / ((batch - 1) * dim) * per_view(views))
     # H G: what rounding left of the means is in G too, and would move all samples alike
-    matrix = torch.addcmul(saved.matrix.mean(dim=1, keepdim=True) * -force, saved.matrix, force)
+    matrix = torch.addcmul(saved.gram.mean(dim=1, keepdim=True) * -force, saved.gram, force)
     slope, pull = saved.slope * grad, grad * (2 * weights[0] / views[0].numel())
     mean, residual = saved.mean.chunk(2, dim=1)
     line = residual * -slope

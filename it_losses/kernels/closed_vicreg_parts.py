@@ -1,33 +1,11 @@
-"""What the forms of VICReg for larger inputs share: what they keep, the pull of the other view, the hinge and the sum."""
+"""What the forms of VICReg for larger inputs share: the pull of the other view, the hinge and the sum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-#: columns that the Triton kernels may take apart: the smallest side of a product on a GPU
-LINES = 16
-
-
-class Saved(NamedTuple):
-    """What the backward pass needs beside the views: the first alone or the others, empty where there is none; new memory."""
-
-    #: the gradient itself, where the batch is small: [V groups, batch, dim]
-    gradient: Tensor
-    #: column means, and the mean of what is left less them, their rounding: [V groups, 2, dim]
-    mean: Tensor
-    #: [V groups, dim, dim] with a zero diagonal, or [V groups, batch, batch]
-    matrix: Tensor
-    #: coefficient of Zc, per column: [V groups, 1, dim]
-    slope: Tensor
-    #: for the N x N side, the gradient of the columns of the largest variances, finished: [V groups, apart, batch];
-    #: with Triton these columns themselves, which stay out of the matrix: [2, lines, batch]
-    apart: Tensor
-    #: and which columns they are: [V groups, apart, 1]; with Triton their products with all: [2, lines, dim]
-    place: Tensor
 
 
 def per_view(views: Sequence[Tensor]) -> float:

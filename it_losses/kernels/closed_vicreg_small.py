@@ -74,7 +74,7 @@ def in_one_block(views: Sequence[Tensor], weights: Weights, margin: float, epsil
     loss = torch.add(weights[0] * invariance, spread, alpha=weights[1]).add_(energy, alpha=weights[2])
     # Zc slope and Zc C are one product: the slopes take the places of the variances
     products.mul_(8 * weights[2] / (shares * dim * freedom**2))
-    torch.mul(hinge.sign_().div_(std), -weights[1] / (shares * dim * freedom), out=diagonal)
+    diagonal.addcdiv_(hinge.sign_(), std, value=-weights[1] / (shares * dim * freedom))
     gradient.baddbmm_(zc, products, beta=4 * weights[0] / zc.numel())
     return loss, torch.stack((invariance, spread, energy)), gradient
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.blocks import EVERYTHING
-from it_losses.kernels.closed_vicreg_parts import LINES
+from it_losses.kernels.closed_vicreg_apart import LINES
 from it_losses.kernels.cuda_products import gram, product
 from it_losses.kernels.optional_triton import launches
 
@@ -27,8 +27,9 @@ class Saved(NamedTuple):
     #: covariances with a zero diagonal [2, dim, dim], or products of samples / dim [2, batch, batch]; in the views' dtype
     matrix: Tensor
     slope: Tensor  # [2, 1, dim]
-    lines: Tensor  # the columns of the largest variances, centred: [2, LINES, batch], or empty
-    rows: Tensor  # their products with all columns: [2, LINES, dim], or empty
+    #: on the N x N side, the columns of the largest variances, centred, and their products with all columns
+    lines: Tensor | None = None  # [2, LINES, batch]
+    rows: Tensor | None = None  # [2, LINES, dim]
 
 
 def forward(
@@ -50,18 +51,19 @@ def forward(
         # divided by dim the products are of the order of a variance, in float16 too
         matrix, energies = launch.squared(gram(zc), 1 / dim, z_a.dtype, zero_diagonal=False)
         factors = *factors[:2], dim / (batch - 1) ** 2, 1 / dim
+        saved = Saved(mean, matrix, slope, lines, rows)
     else:
         zc = launch.centred(z_a, z_b, mean)
         matrix, energies = launch.squared(product(zc.mT, zc), 1 / (batch - 1), z_a.dtype, zero_diagonal=True)
-        lines, rows, others = mean.new_empty(0), mean.new_empty(0), mean.new_empty(0)
+        others, saved = mean.new_empty(0), Saved(mean, matrix, slope)
     loss, terms = launch.total((distances, hinges, energies, others), factors, weights)
-    return loss, terms, Saved(mean, matrix, slope, lines, rows)
+    return loss, terms, saved
 
 
 def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tuple[float, float, float]) -> Tensor:
     """Gradient of both views: [2, batch, dim], in their dtype."""
     launch, (batch, dim) = launches(), z_a.shape
-    uses_gram = saved.lines.numel() > 0
+    uses_gram = saved.lines is not None
     force, pull = 4 * weights[2] / ((batch - 1) * dim), 2 * weights[0] / z_a.numel()
     weight = force * (dim / (batch - 1)) if uses_gram else force
     # weighted before it is rounded; but in float16 that would underflow
@@ -70,7 +72,9 @@ def backward(grad: Tensor, z_a: Tensor, z_b: Tensor, saved: Saved, weights: tupl
     for rows, cols in _parts(z_a, by_columns=uses_gram):
         views, out = (z_a[rows, cols], z_b[rows, cols]), gradient[:, rows, cols]
         mean, slope = saved.mean[..., cols].contiguous(), saved.slope[..., cols].contiguous()
-        outer = (saved.lines, saved.rows[..., cols].contiguous(), force / (batch - 1)) if uses_gram else None
+        outer = None
+        if saved.lines is not None and saved.rows is not None:
+            outer = saved.lines, saved.rows[..., cols].contiguous(), force / (batch - 1)
         if weighted is None:
             zc = launch.centred(*views, mean)
             change = product(saved.matrix, zc) if uses_gram else product(zc, saved.matrix)

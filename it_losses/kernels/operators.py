@@ -16,7 +16,6 @@ from torch import Tensor
 from it_losses.autocast import full_precision
 from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import accumulation_dtype, under_torch_func
-from it_losses.kernels.closed_vicreg_parts import Saved
 
 Weights = tuple[float, float, float]
 
@@ -82,7 +81,7 @@ class VICReg(torch.autograd.Function):
         """Gradient of the samples."""
         if grad is None:
             return (None, None, None, *([None] * ctx.count))
-        views, parts = saved[: ctx.count], Saved(*saved[ctx.count :])
+        views, parts = saved[: ctx.count], saved[ctx.count :]
         with full_precision(views[0]):
             gradients = closed_vicreg.backward(grad, [grouped(z) for z in views], parts, ctx.weights)
         return None, None, None, *gradients.view(ctx.count, *views[0].shape).unbind()
@@ -91,21 +90,23 @@ class VICReg(torch.autograd.Function):
 @torch.library.custom_op(
     "it_losses::vicreg",
     mutates_args=(),
-    schema="(Tensor[] views, float[] weights, float margin, float epsilon) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor[] views, float[] weights, float margin, float epsilon) -> (Tensor, Tensor, Tensor[])",
 )
-def vicreg_op(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
-    """Loss, terms, and the six parts of Saved, empty where there is none."""
+def vicreg_op(
+    views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Loss, terms, and what backward needs."""
     with full_precision(views[0]):
         loss, terms, saved = closed_vicreg.forward(views, _three(weights), margin, epsilon)
-    return loss, terms, *(part if part.numel() else part.clone() for part in saved)
+    return loss, terms, list(saved)
 
 
 @vicreg_op.register_fake
-def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, ...]:
+def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon: float) -> tuple[Tensor, Tensor, list[Tensor]]:
     dtype = accumulation_dtype(views[0].dtype)
     saved = closed_vicreg.saved_shapes(views[0].device.type, views[0].dtype, len(views), *views[0].shape)
-    return tuple(views[0].new_empty(shape, dtype=kind) for shape, kind in [((), dtype), ((3,), dtype), *saved])
+    loss, terms, *parts = [views[0].new_empty(shape, dtype=kind) for shape, kind in [((), dtype), ((3,), dtype), *saved]]
+    return loss, terms, parts
 
 
 @torch.library.custom_op(
@@ -116,7 +117,7 @@ def _(views: Sequence[Tensor], weights: Sequence[float], margin: float, epsilon:
 def vicreg_backward_op(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Gradient of the views: [V, groups, batch, dim]."""
     with full_precision(views[0]):
-        return closed_vicreg.backward(grad, views, Saved(*saved), _three(weights))
+        return closed_vicreg.backward(grad, views, saved, _three(weights))
 
 
 @vicreg_backward_op.register_fake
@@ -124,10 +125,10 @@ def _(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], weights: S
     return views[0].new_empty(len(views), *views[0].shape)
 
 
-def _save_vicreg(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_vicreg(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[Tensor]]) -> None:
     views, ctx.weights = inputs[:2]
     ctx.count = len(views)
-    ctx.save_for_backward(*views, *output[2:])
+    ctx.save_for_backward(*views, *output[2])
     ctx.set_materialize_grads(False)
 
 

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from it_losses.kernels import triton_kernels as kernels
-from it_losses.kernels.closed_vicreg_parts import LINES
+from it_losses.kernels.closed_vicreg_apart import LINES
 
 #: rows of a chunk of statistics, tile of elementwise kernels, tile of products and their depth
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
