@@ -124,3 +124,10 @@ def test_a_few_dominant_decorrelated_features_do_not_cancel_the_others_over_rank
     )
     for mine, plain, truth in zip(got, reference, exact, strict=True):
         assert_no_worse(mine, plain, truth, tolerance=TOLERANCE[F32])
+
+
+def test_a_hinge_near_the_margin_of_many_samples_over_ranks_is_exact_to_the_rounding_of_the_margin():
+    z = torch.randn(100_000, 1, 8)
+    exact = variance_hinge(z[:, 0].double(), margin=1.0, epsilon=1e-4)
+    hinge = sharded_vicreg.covariance([z], OneRank(len(z)), (25.0, 0.5, 1.0, 1e-4)).parts[0]
+    assert (hinge - exact).abs() <= torch.finfo(F32).eps

@@ -70,7 +70,10 @@ def covariance(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]
     variance_weight, covariance_weight, margin, epsilon = constants
     dim, freedom = views[0].shape[-1], ranks.samples - 1
     z = centred_samples(views, ranks)  # [V groups, n, dim]
-    matrix = ranks.summed(torch.bmm(z.mT, z).div_(freedom))()
+    products = torch.bmm(z.mT, z)
+    # a product adds up its samples one by one, which near the margin costs digits of the hinge
+    products.diagonal(dim1=1, dim2=2).copy_(z.square().sum(dim=1))
+    matrix = ranks.summed(products.div_(freedom))()
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     hinge, slope = _hinge(diagonal[:, None].clone(), margin, epsilon, freedom)
     # zeroed, not subtracted: for decorrelated samples the diagonal is all there is, and the difference has no digits
