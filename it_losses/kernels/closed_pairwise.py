@@ -128,8 +128,7 @@ def _ratios(z: Tensor, scales: Tensor) -> Tensor:
 
 def _squared_norms(zs: Tensor) -> Tensor:
     """[groups, batch, dim] -> [groups, batch, 1]."""
-    norms: Tensor = torch.linalg.vector_norm(zs, dim=2, keepdim=True)
-    return norms.square_()
+    return zs.square().sum(dim=2, keepdim=True)
 
 
 def strip_height(shape: Sequence[int], device: torch.device) -> int:

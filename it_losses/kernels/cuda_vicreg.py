@@ -1,7 +1,8 @@
 """VICReg of two views on a GPU: elementwise passes fused by Triton, products by cuBLAS on operands in the views' dtype.
 
 The algebra is that of `closed_vicreg`; float32 sums, one rounding of the centred operand, variances that are subtracted taken
-from what was rounded. Nothing waits for the device, and every launch can be captured in a CUDA graph.
+from what was rounded. On the D x D side, unlike on a CPU, covariances of dominant features that are decorrelated are rounding,
+as the reference's. Nothing waits for the device, and every launch can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
