@@ -10,6 +10,7 @@ from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, log_det, pairwise
 from it_losses import EntropyRegularizer, LogDet, Pairwise, kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
+from it_losses.kernels import closed_pairwise
 
 SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64), (513, 3)]
 
@@ -162,6 +163,14 @@ def test_several_scales_and_groups_equal_one_at_a_time(memory_bytes):
     torch.testing.assert_close(together, apart)
     upstream = torch.randn(3, 2, dtype=torch.float64)
     torch.testing.assert_close(*(torch.autograd.grad((x * upstream).sum(), z)[0] for x in (together, apart)))
+
+
+def test_squared_norms_carry_no_rounding_of_a_root():
+    # the exponents of a narrow bandwidth are differences of them
+    z = torch.randn(1, 1000, 64)
+    exact = z.double().square().sum(dim=2, keepdim=True)
+    rooted = z.norm(dim=2, keepdim=True).square()
+    assert (closed_pairwise._squared_norms(z) - exact).norm() < 0.7 * (rooted - exact).norm()
 
 
 def test_the_memory_bound_decides_whether_pairs_are_kept():

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.utils.checkpoint
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from twins import leaf
 
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, kernels
 from it_losses.__main__ import report
 from it_losses.entropy import saturation
-from it_losses.kernels import closed_pairwise, closed_vicreg_apart, operators
+from it_losses.kernels import closed_pairwise, closed_vicreg, closed_vicreg_apart, operators
 from it_losses.kernels.choice import VARIABLE
 
 WEIGHTS = (25.0, 25.0, 1.0)
@@ -52,6 +53,34 @@ def views(batch, dim, *, dtype=torch.float32):
 def test_vicreg_is_a_well_formed_op(batch, dim, dtype):
     stacks = [z[None] for z in views(batch, dim, dtype=dtype)]
     torch.library.opcheck(operators.vicreg_op, (stacks, list(WEIGHTS), 1.0, 1e-4))
+
+
+@OPCHECK
+@pytest.mark.parametrize(("batch", "dim"), [(40, 60), (60, 40)])
+def test_vicreg_of_large_inputs_is_a_well_formed_op(batch, dim, monkeypatch):
+    monkeypatch.setattr(closed_vicreg, "OFFICIAL_ELEMENTS", 0)
+    monkeypatch.setattr(closed_vicreg, "SMALL_ELEMENTS", 0)
+    stacks = [z[None] for z in views(batch, dim)]
+    torch.library.opcheck(operators.vicreg_op, (stacks, list(WEIGHTS), 1.0, 1e-4))
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (40, 60), (700, 400)], ids=str)
+def test_the_fused_twins_run_on_tensors_without_numbers(shape):
+    with FakeTensorMode():
+        z_a, z_b = (torch.randn(shape, requires_grad=True) for _ in range(2))
+        objective(z_a, z_b).backward()
+        assert z_a.grad.shape == shape
+
+
+def test_a_fused_value_may_be_changed_in_place():
+    z_a, z_b = views(10, 15)
+    for value in (
+        kernels.vicreg((z_a, z_b), weights=WEIGHTS)[0],
+        kernels.log_det(z_a, beta=2.0),
+        kernels.pairwise(z_a, [20.0]),
+    ):
+        value *= 2
+        value.sum().backward()
 
 
 @OPCHECK

@@ -102,8 +102,8 @@ def mirror_(out: Tensor) -> None:
 
 def squared_norm(x: Tensor) -> Tensor:
     """Sum of all squares, row by row: one running sum of many millions in float32 would lose four digits."""
-    norms: Tensor = torch.linalg.vector_norm(x, dim=-1).view(-1)
-    return norms.dot(norms)
+    norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return norms.square_().sum()
 
 
 def under_torch_func() -> bool:

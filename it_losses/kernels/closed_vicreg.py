@@ -10,7 +10,7 @@ those of two views; with V of them the energies are averaged and doubled. Derive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,10 +51,7 @@ def _form_of(views: Sequence[Tensor]) -> str:
 
 #: forms that finish the gradient in the forward pass, and those that leave it to the backward pass
 _AT_ONCE = {"authors' order": in_the_authors_order, "one block": in_one_block}
-_FORWARD: dict[str, Callable[..., tuple[Tensor, Tensor, tuple[Tensor, ...]]]] = {
-    "gram": closed_vicreg_gram.forward,
-    "covariance": closed_vicreg_covariance.forward,
-}
+_IN_BLOCKS = {"gram": closed_vicreg_gram, "covariance": closed_vicreg_covariance}
 
 
 def forward(
@@ -69,7 +66,8 @@ def forward(
     if name in _AT_ONCE:
         loss, terms, gradient = _AT_ONCE[name](views, weights, margin, epsilon)
         return loss, terms, (gradient,)
-    return _FORWARD[name](views, weights, margin, epsilon)
+    loss, terms, parts = _IN_BLOCKS[name].forward(views, weights, margin, epsilon)
+    return loss, terms, parts
 
 
 def saved_shapes(
@@ -101,6 +99,6 @@ def backward(grad: Tensor, views: Sequence[Tensor], saved: Sequence[Tensor], wei
         return (gradient * grad).to(views[0].dtype).view(shape)
     if name.startswith("triton"):
         return cuda_vicreg.backward(grad, views[0][0], views[1][0], cuda_vicreg.Saved(*saved), weights).view(shape)
-    if name == "gram":
-        return closed_vicreg_gram.backward(grad, views, closed_vicreg_gram.Saved(*saved), weights).view(shape)
-    return closed_vicreg_covariance.backward(grad, views, closed_vicreg_covariance.Saved(*saved), weights).view(shape)
+    twin = _IN_BLOCKS[name]
+    gradients: Tensor = twin.backward(grad, views, twin.Saved(*saved), weights)
+    return gradients.view(shape)

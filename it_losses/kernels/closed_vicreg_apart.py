@@ -1,7 +1,7 @@
 """VICReg's columns of the largest variances, whose products among themselves are summed in float64.
 
 Where a few dominant features are decorrelated, their covariances are all rounding, eps times a variance, and push them with
-that times their size: more than what the definition asks of every other feature. `products_among` is exact.
+that times their size: more than what the definition asks of every other feature.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def products_among(lines: Tensor) -> Tensor:
 
 
 def write_among_(matrix: Tensor, views: Sequence[Tensor], variance: Tensor, *, scale: float) -> None:
-    """`scale Zc^T Zc` among the columns of the largest variances, over that of one large product: [V groups, dim, dim].
+    """`scale Zc^T Zc` off the diagonal, and 0 on it, among the columns of the largest variances, where one may dominate.
 
-    The variances are [V groups, dim]. Nothing is written where no column is dominant.
+    It is written over what one large product gave: [V groups, dim, dim], contiguous; the variances are [V groups, dim].
     """
     if not may_dominate(variance):
         return
@@ -66,8 +66,13 @@ def write_among_(matrix: Tensor, views: Sequence[Tensor], variance: Tensor, *, s
 
 
 def may_dominate(variance: Tensor) -> bool:
-    """Whether any column may be dominant: on a CPU they are asked; elsewhere the host would have to wait for the answer."""
-    if variance.device.type != "cpu":
+    """Whether any column may be dominant, and its products are not summed in float64 anyway.
+
+    Variances on a CPU are asked; elsewhere the host would have to wait for the answer, and a tensor without numbers has none.
+    """
+    if variance.dtype == torch.float64:
+        return False
+    if variance.device.type != "cpu" or type(variance) is not Tensor:
         return True
     low, high = torch.aminmax(variance)
     return float(high) > DOMINANT * float(low)

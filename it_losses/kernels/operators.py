@@ -157,7 +157,8 @@ class LogDet(torch.autograd.Function):
             value, saved = closed_log_det.forward(grouped(z), scale)
         ctx.save_for_backward(z, *saved)
         ctx.scale = scale
-        return value.view(z.shape[:-2])
+        # memory of its own: what is a view may not be changed in place
+        return value.view(z.shape[:-2]).clone()
 
     @staticmethod
     @_once
@@ -226,7 +227,8 @@ class Pairwise(torch.autograd.Function):
             value, saved = closed_pairwise.forward(grouped(z), scales, memory_bytes)
         ctx.save_for_backward(z, scales, *saved)
         ctx.memory_bytes = memory_bytes
-        return value.view(len(scales), *z.shape[:-2])
+        # memory of its own: what is a view may not be changed in place
+        return value.view(len(scales), *z.shape[:-2]).clone()
 
     @staticmethod
     @_once

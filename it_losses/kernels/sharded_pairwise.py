@@ -47,7 +47,7 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
 
 def _own_distances(z: Tensor, own: slice) -> Tensor:
     """`|z_i - z_j|^2` for own i: [groups, samples, dim] -> [groups, n, samples]."""
-    norms = torch.linalg.vector_norm(z, dim=-1).square_()  # [groups, samples]
+    norms = z.square().sum(dim=-1)  # [groups, samples]
     distances: Tensor = norms[:, own, None] + norms[:, None, :]
     distances.baddbmm_(z[:, own], z.mT, alpha=-2)
     distances.diagonal(offset=own.start, dim1=1, dim2=2).zero_()

@@ -68,8 +68,8 @@ def _apart(z: Tensor, variance: Tensor, freedom: int) -> tuple[Tensor, Tensor, T
 def covariance(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> Evaluation:
     """C [dim, dim], the sum of what the ranks find in their own samples.
 
-    Covariances of dominant features that are decorrelated are rounding, as the reference's: to know which these are, and to add
-    up their products in float64, would be two more collectives in a row.
+    Covariances of dominant features that are decorrelated are rounding, as the reference's: to add up their products in float64
+    would be another collective, after this one has told which they are.
     """
     variance_weight, covariance_weight, margin, epsilon = constants
     dim, freedom = views[0].shape[-1], ranks.samples - 1
