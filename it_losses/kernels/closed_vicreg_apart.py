@@ -18,7 +18,7 @@ from it_losses.kernels.blocks import accumulation_dtype
 FEW_APART, APART_BATCH, APART = 7, 512, 15
 #: columns that the Triton kernels may take apart: the smallest side of a product on a GPU
 LINES = 16
-#: times the smallest variance, from which on a CPU the largest is dominant: below, rounding is within the reference's
+#: times the smallest variance, from which on a CPU the largest is dominant: below, rounding is a few eps of the gradient
 DOMINANT = 16.0
 
 
