@@ -131,10 +131,21 @@ def test_a_few_dominant_decorrelated_features_do_not_push_each_other_with_roundi
         assert_exact(*views, torch.float32, weights=(0.0, 0.0, 1.0))
 
 
+@pytest.mark.parametrize("dim", [2, 3, 7])
+@pytest.mark.parametrize("batch", [2500, 5545])
+def test_few_columns_keep_the_digits_of_their_few_covariances(batch, dim):
+    # white: each covariance is a small sum of large products
+    z_a, z_b = (torch.randn(batch, dim).double() for _ in range(2))
+    loss, gradient = evaluated(z_a, z_b, torch.float32, (0.0, 0.0, 1.0), 1.0, fused=True)
+    exact, truth = evaluated(z_a, z_b, torch.float64, (0.0, 0.0, 1.0), 1.0, fused=False)
+    assert (loss.double() - exact).abs() < 1e-6 * exact
+    assert (gradient.double() - truth).abs().max() < 1e-6 * truth.abs().max()
+
+
 def test_where_asking_would_wait_every_column_may_be_dominant():
     assert closed_vicreg_apart.may_dominate(torch.ones(2, 3, device="meta"))
-    assert not closed_vicreg_apart.may_dominate(torch.ones(2, 3))
-    assert closed_vicreg_apart.may_dominate(torch.tensor([[1.0, 1.0], [20.0, 1.0]]))
+    assert not closed_vicreg_apart.may_dominate(torch.ones(2, 30))
+    assert closed_vicreg_apart.may_dominate(torch.cat((torch.ones(2, 29), torch.full((2, 1), 20.0)), dim=1))
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -330,7 +341,7 @@ def test_low_precision_gradients_come_back_in_their_dtype():
 
 @pytest.mark.parametrize(("batch", "dim"), [(4, 8), (40, 200), (200, 140)])
 def test_nothing_waits_for_the_device(batch, dim, monkeypatch):
-    # on a GPU each of these operators makes the host wait; there the one question that a CPU is asked has its answer
+    # on a GPU each of these operators makes the host wait; what a CPU is asked has this answer there
     monkeypatch.setattr(closed_vicreg_apart, "may_dominate", lambda variance: True)
     a, b = (leaf(z, torch.float32) for z in pair(batch, dim))
     with torch.profiler.profile() as trace:

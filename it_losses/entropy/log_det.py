@@ -25,11 +25,11 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def _regularized(matrix: Tensor) -> Tensor:
-    """`I + matrix`, lifted by the rounding of its own products, without which singular data may lose definiteness."""
+    """`I + matrix`, lifted where rounding of its products may take half of the least eigenvalue, and more, of singular data."""
     side = matrix.shape[-1]
     rounding = 2 * side**0.5 * torch.finfo(matrix.dtype).eps
     largest = matrix.diagonal(dim1=-2, dim2=-1).amax(dim=-1).detach()
-    lift = 1 + rounding * largest[..., None]  # [..., 1]
+    lift = 1 + (rounding * largest - 0.5).clamp_min(0)[..., None]  # [..., 1]
     return matrix + torch.diag_embed(lift.expand(*lift.shape[:-1], side))
 
 

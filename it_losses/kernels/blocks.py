@@ -16,8 +16,8 @@ from torch import Tensor
 CPU_BLOCK = 1 << 18
 #: sides from which strips of a symmetric product are large enough for the matrix library to run at full speed
 STRIP_SIDE = 128
-#: multiplications from which a product is worth a call of its own
-LARGE_PRODUCT = 1 << 24
+#: multiplications from which a product is worth a call of its own, and below which torch has a plain loop for a batch of them
+LARGE_PRODUCT, TINY_PRODUCT = 1 << 24, 400
 #: the whole of an axis, where a block is cut along the other
 EVERYTHING = slice(None)
 
@@ -35,11 +35,6 @@ def blocks(length: int, width: int, stacks: int, device: torch.device) -> Iterat
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def rounding_of_products(side: int, dtype: torch.dtype) -> float:
-    """How far rounding may lower the spectrum of a symmetric product of some side, as a share of its largest diagonal."""
-    return float(2 * side**0.5 * torch.finfo(dtype).eps)
 
 
 def column_means(views: Sequence[Tensor]) -> Tensor:
@@ -67,10 +62,10 @@ def scratch_for(length: int, width: int, stacks: int, like: Tensor) -> Tensor:
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
     """`out = beta out + alpha a b`, through the strides of out: [groups, n, k] x [groups, k, m] -> [groups, n, m]."""
-    if out.device.type != "cpu" or out[0].numel() * a.shape[2] < LARGE_PRODUCT:
+    if out.device.type != "cpu" or TINY_PRODUCT <= out[0].numel() * a.shape[2] < LARGE_PRODUCT:
         out.baddbmm_(a, b, alpha=alpha, beta=beta)
         return
-    # one by one, large products run faster than in a batch
+    # one by one, large products run faster than in a batch, and tiny ones are not summed term by term
     for result, left, right in zip(out, a, b, strict=True):
         result.addmm_(left, right, alpha=alpha, beta=beta)
 
@@ -104,6 +99,11 @@ def squared_norm(x: Tensor) -> Tensor:
     """Sum of all squares, row by row: one running sum of many millions in float32 would lose four digits."""
     norms: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return norms.square_().sum()
+
+
+def may_be_read(x: Tensor) -> bool:
+    """Whether the host can look at the numbers: not on a GPU, where it would wait, nor in a tensor that has none."""
+    return x.device.type == "cpu" and type(x) is Tensor
 
 
 def under_torch_func() -> bool:

@@ -24,9 +24,9 @@ from it_losses.kernels.blocks import (
     centred,
     column_means,
     mirror_,
-    rounding_of_products,
     scratch_for,
 )
+from it_losses.kernels.definite import half_log_det_
 
 
 class Saved(NamedTuple):
@@ -49,18 +49,15 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
         return value, Saved(*parts)
     mean = column_means([z])
     if not uses_gram(batch, dim):
-        matrix = _covariance(z, mean, scale)
-        _add_identity_(matrix)
-        value, factor = _half_log_det(matrix)
+        value, factor, _ = half_log_det_(_covariance(z, mean, scale))
         return value, Saved(mean, factor)
     matrix = _gram(z, mean, scale)
     _centre_(matrix)
-    null = _add_identity_(matrix)
     # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
     raised = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
-    value, factor = _half_log_det(matrix.add_((raised / batch)[:, None, None]))
-    # and what became of it is taken out again, the lift by the rounding included
-    return value.sub_(torch.log(raised + null), alpha=0.5), Saved(mean, factor)
+    value, factor, lift = half_log_det_(matrix.add_((raised / batch)[:, None, None]))
+    # and what became of it is taken out again
+    return value.sub_(raised.add_(lift).log1p_(), alpha=0.5), Saved(mean, factor)
 
 
 def _gram(z: Tensor, mean: Tensor, scale: float) -> Tensor:
@@ -83,14 +80,6 @@ def _covariance(z: Tensor, mean: Tensor, scale: float) -> Tensor:
         add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
     return matrix
-
-
-def _half_log_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`1/2 log det` [groups] and the Cholesky factor; both NaN where it is not positive definite."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    # a failed factorization leaves finite numbers behind: make value and gradient say so
-    factor.masked_fill_((failed != 0)[:, None, None], torch.nan)
-    return factor.diagonal(dim1=1, dim2=2).log().sum(dim=1), factor
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
@@ -148,14 +137,3 @@ def _centre_(matrix: Tensor) -> None:
     whole = row.mean(dim=1, keepdim=True)
     row.sub_(whole / 2)
     matrix.sub_(row).sub_(row.mT)
-
-
-def _add_identity_(matrix: Tensor) -> Tensor:
-    """`I + matrix` in place, lifted by the rounding of its products, without which singular data lose definiteness.
-
-    Returns what was added to the diagonal: [groups].
-    """
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    added = diagonal.amax(dim=1).mul_(rounding_of_products(matrix.shape[1], matrix.dtype)).add_(1)
-    diagonal.add_(added[:, None])
-    return added

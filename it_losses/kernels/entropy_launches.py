@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from it_losses.kernels import triton_entropies as kernels
-from it_losses.kernels.blocks import rounding_of_products
+from it_losses.kernels.definite import rounding_of_products
 from it_losses.kernels.triton_launches import (
     EIGHT_WARPS,
     OPTIONS,

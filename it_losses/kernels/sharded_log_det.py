@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import rounding_of_products
+from it_losses.kernels.definite import half_log_det_
 from it_losses.kernels.sharded_ranks import Evaluation, Form, Ranks, centred_batches, centred_samples, per_view
 
 
@@ -31,7 +31,7 @@ def rows(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]) -> E
     values, gradients = [], []
     for z, rows_of_all in zip(batches, pending, strict=True):
         (gathered,) = rows_of_all
-        value, factor = _half_log_det(_double_centred(gathered.movedim(0, 1)))
+        value, factor, _ = half_log_det_(_double_centred(gathered.movedim(0, 1)))
         inverse = _centred_rows_of_inverse(factor, ranks.own)  # [groups, n, samples]
         values.append(value.sum())
         gradients.append(torch.bmm(inverse, z).mul_(scale * share).movedim(0, 1))
@@ -45,20 +45,10 @@ def covariance(views: Sequence[Tensor], ranks: Ranks, constants: Sequence[float]
     scale = beta / ranks.samples
     z = centred_samples(views, ranks)  # [V groups, n, dim]
     share = (1 / z.shape[-1] if per_dimension else 1.0) / len(z)
-    value, factor = _half_log_det(ranks.summed(torch.bmm(z.mT, z).mul_(scale))())
+    value, factor, _ = half_log_det_(ranks.summed(torch.bmm(z.mT, z).mul_(scale))())
     gradient = torch.bmm(z, torch.cholesky_inverse(factor)).mul_(scale * share)
     value = value.sum() * share
     return Evaluation(value, per_view(gradient, views), value.new_empty(0))
-
-
-def _half_log_det(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """`1/2 log det(I + matrix)` [...] and the Cholesky factor; both NaN where it is not positive definite."""
-    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
-    # lifted by the rounding of its own products, without which singular data may lose definiteness
-    diagonal.add_(1 + rounding_of_products(matrix.shape[-1], matrix.dtype) * diagonal.amax(dim=-1, keepdim=True))
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    factor = torch.where(failed[..., None, None] == 0, factor, torch.nan)
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1), factor
 
 
 def _double_centred(gram: Tensor) -> Tensor:

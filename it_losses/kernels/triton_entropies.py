@@ -43,8 +43,8 @@ def centre_rows(
 def gram_constants(matrix, means, constants, side, scale, rounding, CENTRED: tl.constexpr, TILE: tl.constexpr):
     """(scale, mean, shift, lift) of a group, that `doubly_centred` turns the Gram matrix into I + scale H G H with.
 
-    The lift of the diagonal is 1 and the rounding of the products; the shift raises the vector of ones, the null vector of a
-    centred matrix, to the mean of the diagonal.
+    The lift of the diagonal is 1 and what keeps it definite (`definite`); the shift raises the vector of ones, the
+    null vector of a centred matrix, by the mean of the diagonal.
     """
     group = tl.program_id(0).to(tl.int64)
     base = matrix + group * side * side
@@ -65,10 +65,10 @@ def gram_constants(matrix, means, constants, side, scale, rounding, CENTRED: tl.
         value = tl.where(mask, scale * value, 0.0)
         largest = tl.maximum(largest, tl.max(value, axis=0))
         total += tl.sum(value, axis=0)
-    lift = 1 + rounding * largest
+    lift = 1 + tl.maximum(rounding * largest - 0.5, 0.0)
     tl.store(constants + group * 4, scale)
     tl.store(constants + group * 4 + 1, whole)
-    tl.store(constants + group * 4 + 2, (total / side + lift) / side if CENTRED else 0.0)
+    tl.store(constants + group * 4 + 2, total / side / side if CENTRED else 0.0)
     tl.store(constants + group * 4 + 3, lift)
 
 
