@@ -100,6 +100,27 @@ def test_rank_deficiency_with_a_large_beta_is_finite(batch, dim, rank):
     assert value.isfinite() and gradient.isfinite().all()
 
 
+@pytest.mark.parametrize(("batch", "dim"), [(53, 245), (245, 53)])
+@pytest.mark.parametrize("beta", [1e-3, 0.1, 2.0])
+def test_near_collapse_the_value_keeps_its_digits(batch, dim, beta):
+    # A is nearly I: the logarithm of 1 + x has the digits of 1, not of x
+    z = (1e-2 * samples(batch, dim)).float()
+    torch.testing.assert_close(
+        kernels.log_det(z, beta=beta).double(), log_det(z.double(), beta=beta), rtol=3e-7, atol=0, check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("shape", [(125, 110), (110, 125), (300, 40)])
+def test_nothing_is_lifted_where_rounding_leaves_it_definite(shape):
+    z = samples(*shape).float()
+    gradients = []
+    for x in (z, z.double()):
+        x = x.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(kernels.log_det(x, beta=100.0), x)[0].double())
+    fused, exact = gradients
+    assert (fused - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
 @pytest.mark.parametrize(("batch", "dim"), [(20, 40), (40, 20)])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_bad_input_gives_a_bad_value(batch, dim, bad):
@@ -163,6 +184,14 @@ def test_several_scales_and_groups_equal_one_at_a_time(memory_bytes):
     torch.testing.assert_close(together, apart)
     upstream = torch.randn(3, 2, dtype=torch.float64)
     torch.testing.assert_close(*(torch.autograd.grad((x * upstream).sum(), z)[0] for x in (together, apart)))
+
+
+def test_the_unit_of_length_rounds_nothing():
+    scales = torch.logspace(-24, 24, 499)[None]
+    unit, widths = closed_pairwise._units(torch.empty(0), scales)
+    assert (unit.frexp().mantissa == 0.5).all()
+    assert torch.equal(widths.double(), scales.double() / unit.double().square())
+    assert widths.min() >= 0.5 and widths.max() <= 2
 
 
 def test_squared_norms_carry_no_rounding_of_a_root():

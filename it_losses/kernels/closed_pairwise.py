@@ -4,8 +4,8 @@
     value       log N - mean_i log s_i
     gradient    2 / (N t) (w_i z_i - (W Z)_i),   W_ij = e_ij (1/s_i + 1/s_j) off the diagonal and 0 on it,   w = W 1
 
-Only the lower triangle is formed, in strips of rows. Several t share the products: W is the sum of theirs. The first is the
-unit of all; with the narrowest first none overflows. Derived.
+Only the lower triangle is formed, in strips of rows. Several t share the products: W is the sum of theirs. The unit of length
+is a power of two near the root of the first t, so that it rounds nothing; with the narrowest first none overflows. Derived.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Saved(NamedTuple):
     """What the backward pass needs beside z."""
 
     sums: Tensor  # [K, groups, batch]
-    #: the lower triangle, strip by strip, of `-|z_i - z_j|^2 / t_0` or (K = 1) its exponential: [groups, triangle], or empty;
+    #: the lower triangle, strip by strip, of `-|z_i - z_j|^2` in units or (K = 1) of e_ij: [groups, triangle], or empty;
     #: with Triton the products of the centred samples: [groups, batch, batch]
     kept: Tensor
-    #: where the triangle is kept, `(z - mean) / sqrt(t_0)` in the dtype of z: [groups, batch, dim], or empty
+    #: where the triangle is kept, `z - mean` in units, in the dtype of z: [groups, batch, dim], or empty
     scaled: Tensor
 
 
@@ -69,16 +69,17 @@ def forward(z: Tensor, scales: Tensor, memory_bytes: int) -> tuple[Tensor, Saved
         keep = len(saved_shapes(z, len(scales), memory_bytes)[1]) > 1
         value, sums, kept = cuda_pairs.forward(z, scales, memory_bytes, keep=keep)
         return value, Saved(sums, kept, value.new_empty(0))
-    zs, ratios = _scaled(z, scales), _ratios(z, scales)
+    unit, widths = _units(z, scales)
+    zs = _scaled(z, unit)
     norms = _squared_norms(zs)
     _, triangle, samples = saved_shapes(z, len(scales), memory_bytes)
     kept, scaled = zs.new_empty(triangle), zs if samples == zs.shape else zs.new_empty(0)
     # the similarity of each to itself
     sums = zs.new_ones(len(scales), groups, batch)
     for rows in _strips(z):
-        known = _known(zs, norms, rows, kept, alone=len(scales) == 1)
-        for total, ratio in zip(sums, ratios, strict=True):
-            similarities = known if len(scales) == 1 else _similarities(known, rows, ratio)
+        known = _known(zs, norms, rows, widths, kept)
+        for total, width in zip(sums, widths, strict=True):
+            similarities = known if len(scales) == 1 else _similarities(known, rows, width)
             total[:, rows].add_(similarities.sum(dim=2))
             if rows.start > 0:
                 total[:, : rows.start].add_(similarities[:, :, : rows.start].sum(dim=1))
@@ -90,18 +91,18 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     groups, batch, _ = z.shape
     if cuda_products.serves(z):
         return cuda_pairs.backward(grad, z, scales, saved.sums, saved.kept, memory_bytes)
-    zs = saved.scaled if saved.scaled.numel() else _scaled(z, scales)
+    unit, widths = _units(z, scales)
+    zs = saved.scaled if saved.scaled.numel() else _scaled(z, unit)
     norms = zs.new_empty(0) if saved.kept.numel() else _squared_norms(zs)
-    ratios = _ratios(z, scales)
-    # zs = (z - mean) / sqrt(t_0): one factor of it is here, the other in ratio = t_0 / t
-    pulls = (grad * ratios * (2 / batch))[:, :, None] / (saved.sums * scales[0].to(zs.dtype).sqrt()[None, :, None])
+    # z / t = zs / (width unit)
+    pulls = (grad / (widths * unit) * (2 / batch))[:, :, None] / saved.sums
     weight = zs.new_zeros(groups, batch, 1)
     out = torch.empty_like(zs)
     strips = _strips(z)
     # fresh pages for every strip would cost as much as its arithmetic
     scratch = zs.new_empty(groups * strips[0].stop * batch)
     for rows in strips:
-        pairs = _pair_weights(_recalled(zs, norms, rows, saved), rows, ratios, pulls, scratch)
+        pairs = _pair_weights(_recalled(zs, norms, rows, widths, saved), rows, widths, pulls, scratch)
         weight[:, rows].add_(pairs.sum(dim=2, keepdim=True))
         add_product_(out[:, rows], pairs, zs[:, : rows.stop], alpha=-1, beta=0)
         if rows.start > 0:
@@ -110,20 +111,22 @@ def backward(grad: Tensor, z: Tensor, scales: Tensor, saved: Saved, memory_bytes
     return out.addcmul_(zs, weight).to(z.dtype)
 
 
-def _scaled(z: Tensor, scales: Tensor) -> Tensor:
-    """`(z - mean) / sqrt(t_0)`: [groups, batch, dim]."""
-    dtype = accumulation_dtype(z.dtype)
+def _units(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """The unit of length [groups], and every t in its square [K, groups]."""
+    scales = scales.to(accumulation_dtype(z.dtype))
+    # what rounded it would round every exponent alike, which a narrow bandwidth multiplies
+    unit = scales[0].log2().mul_(0.5).round_().exp2_()
+    return unit, scales / unit.square()
+
+
+def _scaled(z: Tensor, unit: Tensor) -> Tensor:
+    """`(z - mean) / unit`: [groups, batch, dim]."""
     # distances do not see the mean, but their rounding does; that of coincident samples, found as the mean of differences, is
     # the sample itself, or what rounding left of it would pull at them
-    first = z[:, :1].to(dtype)
+    first = z[:, :1].to(unit.dtype)
     zs = z - first
     torch.sub(z, first + zs.mean(dim=1, keepdim=True), out=zs)
-    return zs.mul_(scales[0].to(dtype).rsqrt()[:, None, None])
-
-
-def _ratios(z: Tensor, scales: Tensor) -> Tensor:
-    """`t_0 / t`: [K, groups]."""
-    return (scales[:1] / scales).to(accumulation_dtype(z.dtype))
+    return zs.mul_(unit.reciprocal()[:, None, None])
 
 
 def _squared_norms(zs: Tensor) -> Tensor:
@@ -156,8 +159,8 @@ def _strip(kept: Tensor, rows: slice, height: int) -> Tensor:
     return kept[:, start : start + (rows.stop - rows.start) * rows.stop].view(kept.shape[0], -1, rows.stop)
 
 
-def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool) -> Tensor:
-    """Of the rows i and all j before their end: `-|z_i - z_j|^2 / t_0`, or of t_0 alone its similarities, in kept if any."""
+def _known(zs: Tensor, norms: Tensor, rows: slice, widths: Tensor, kept: Tensor) -> Tensor:
+    """Of the rows i and all j before their end: `-|z_i - z_j|^2`, or where one t is all their e_ij, in kept if any."""
     before = slice(0, rows.stop)
     if kept.numel():
         out = _strip(kept, rows, strip_height(zs.shape, zs.device))
@@ -172,19 +175,19 @@ def _known(zs: Tensor, norms: Tensor, rows: slice, kept: Tensor, *, alone: bool)
     out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
     # a distance is no less than zero, whatever rounding says
     out.clamp_max_(0)
-    return _of_others_(out.exp_(), rows) if alone else out
+    return out if len(widths) > 1 else _of_others_(out.div_(widths[0][:, None, None]).exp_(), rows)
 
 
-def _recalled(zs: Tensor, norms: Tensor, rows: slice, saved: Saved) -> Tensor:
+def _recalled(zs: Tensor, norms: Tensor, rows: slice, widths: Tensor, saved: Saved) -> Tensor:
     """What the forward pass knew of a strip, kept or formed again."""
     if saved.kept.numel():
         return _strip(saved.kept, rows, strip_height(zs.shape, zs.device))
-    return _known(zs, norms, rows, saved.kept, alone=len(saved.sums) == 1)
+    return _known(zs, norms, rows, widths, saved.kept)
 
 
-def _similarities(exponents: Tensor, rows: slice, ratio: Tensor) -> Tensor:
-    """`exp(ratio * exponents)` of a strip, for a ratio [groups]: [groups, rows, rows.stop]."""
-    return _of_others_((exponents * ratio[:, None, None]).exp_(), rows)
+def _similarities(known: Tensor, rows: slice, width: Tensor) -> Tensor:
+    """e_ij of a strip, for one t [groups]: [groups, rows, rows.stop]."""
+    return _of_others_((known / width[:, None, None]).exp_(), rows)
 
 
 def _of_others_(similarities: Tensor, rows: slice) -> Tensor:
@@ -193,13 +196,13 @@ def _of_others_(similarities: Tensor, rows: slice) -> Tensor:
     return similarities
 
 
-def _pair_weights(known: Tensor, rows: slice, ratios: Tensor, pulls: Tensor, scratch: Tensor) -> Tensor:
+def _pair_weights(known: Tensor, rows: slice, widths: Tensor, pulls: Tensor, scratch: Tensor) -> Tensor:
     """W of a strip, each scale weighted by its upstream gradient: [groups, rows, rows.stop]."""
     before = slice(0, rows.stop)
     total = scratch[: known.numel()].view(known.shape)
-    if len(ratios) == 1:
+    if len(widths) == 1:
         return torch.add(pulls[0][:, rows, None], pulls[0][:, None, before], out=total).mul_(known)
     total.zero_()
-    for ratio, pull in zip(ratios, pulls, strict=True):
-        total.addcmul_(_similarities(known, rows, ratio), pull[:, rows, None] + pull[:, None, before])
+    for width, pull in zip(widths, pulls, strict=True):
+        total.addcmul_(_similarities(known, rows, width), pull[:, rows, None] + pull[:, None, before])
     return total
