@@ -58,7 +58,7 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, list[str], dict[str, object
         yield "total", [f] * 6 + [i] * 4 + [s] * 7, {"TILE": vicreg.TOTAL_TILE}
         for flag in (True, False):
             constants = {"CENTRED": flag, "TILE": entropy.DIAGONAL_TILE}
-            yield "gram_constants", [f, f, f, i, s, s], constants
+            yield "gram_constants", [f, f, f, f, i, s], constants
             yield "log_diagonal", [f, f, f, i], constants
         for scales in (1, 4, 16):
             yield "similarity_sums", [f, i, f, f, f, i, i, i, i], {"SCALES": scales, **pairs}

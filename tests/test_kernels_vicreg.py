@@ -131,7 +131,7 @@ def test_a_few_dominant_decorrelated_features_do_not_push_each_other_with_roundi
         assert_exact(*views, torch.float32, weights=(0.0, 0.0, 1.0))
 
 
-@pytest.mark.parametrize("dim", [2, 3, 7])
+@pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("batch", [2500, 5545])
 def test_few_columns_keep_the_digits_of_their_few_covariances(batch, dim):
     # white: each covariance is a small sum of large products

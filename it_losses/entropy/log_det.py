@@ -25,11 +25,12 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def _regularized(matrix: Tensor) -> Tensor:
-    """`I + matrix`, lifted where rounding of its products may take half of the least eigenvalue, and more, of singular data."""
+    """`I + matrix`, lifted where rounding of its products, 8 eps of its norm, may take half of the least eigenvalue."""
     side = matrix.shape[-1]
-    rounding = 2 * side**0.5 * torch.finfo(matrix.dtype).eps
-    largest = matrix.diagonal(dim1=-2, dim2=-1).amax(dim=-1).detach()
-    lift = 1 + (rounding * largest - 0.5).clamp_min(0)[..., None]  # [..., 1]
+    # the norm is no more than that, but its squares may overflow
+    most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
+    rounding = 8 * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix.detach()).minimum(most)
+    lift = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
     return matrix + torch.diag_embed(lift.expand(*lift.shape[:-1], side))
 
 
@@ -41,7 +42,8 @@ class LogDet(EntropyEstimator):
 
     Args:
         beta: inverse of the noise variance: directions whose variance is well below `1 / beta` do not count. In float32 the
-            digits end near `beta * largest variance = 1e5`; take float64 beyond.
+            digits end near `beta * largest variance = 1e5`; beyond, `8 eps beta |Cov|` of more noise keeps the matrix definite,
+            and float64 the digits.
         per_dimension: nats per dimension, so that one weight serves every dim; False for nats.
 
     Source: Zhouyin & Liu (arXiv 2105.03705); same function as the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.

@@ -62,10 +62,11 @@ def scratch_for(length: int, width: int, stacks: int, like: Tensor) -> Tensor:
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
     """`out = beta out + alpha a b`, through the strides of out: [groups, n, k] x [groups, k, m] -> [groups, n, m]."""
-    if out.device.type != "cpu" or TINY_PRODUCT <= out[0].numel() * a.shape[2] < LARGE_PRODUCT:
+    smallest = TINY_PRODUCT if len(out) == 1 else 0
+    if out.device.type != "cpu" or smallest <= out[0].numel() * a.shape[2] < LARGE_PRODUCT:
         out.baddbmm_(a, b, alpha=alpha, beta=beta)
         return
-    # one by one, large products run faster than in a batch, and tiny ones are not summed term by term
+    # one by one, large products run faster than in a batch, and a tiny one is not summed term by term
     for result, left, right in zip(out, a, b, strict=True):
         result.addmm_(left, right, alpha=alpha, beta=beta)
 

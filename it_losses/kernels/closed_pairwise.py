@@ -115,7 +115,7 @@ def _units(z: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """The unit of length [groups], and every t in its square [K, groups]."""
     scales = scales.to(accumulation_dtype(z.dtype))
     # what rounded it would round every exponent alike, which a narrow bandwidth multiplies
-    unit = scales[0].log2().mul_(0.5).round_().exp2_()
+    unit = scales[0].log2().mul_(0.5).ceil_().exp2_()
     return unit, scales / unit.square()
 
 

@@ -18,6 +18,8 @@ from it_losses.kernels.blocks import accumulation_dtype, may_be_read
 FEW_APART, APART_BATCH, APART = 7, 512, 15
 #: columns that the Triton kernels may take apart: the smallest side of a product on a GPU
 LINES = 16
+#: columns of which all are taken apart on the D x D side of a CPU
+FEW_COLUMNS = 3
 #: times the smallest variance, from which on a CPU the largest is dominant: below, rounding is a few eps of the gradient
 DOMINANT = 16.0
 
@@ -68,11 +70,11 @@ def write_among_(matrix: Tensor, views: Sequence[Tensor], variance: Tensor, *, s
 def may_dominate(variance: Tensor) -> bool:
     """Whether any column may be dominant, as far as the host can tell, and its products are not summed in float64 anyway.
 
-    Few columns have few covariances, whose rounding nothing else outweighs.
+    So few columns have so few covariances that nothing outweighs the rounding of one.
     """
     if variance.dtype == torch.float64:
         return False
-    if variance.shape[1] <= FEW_APART or not may_be_read(variance):
+    if variance.shape[1] <= FEW_COLUMNS or not may_be_read(variance):
         return True
     low, high = torch.aminmax(variance)
     return float(high) > DOMINANT * float(low)

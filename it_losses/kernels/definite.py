@@ -11,9 +11,15 @@ from it_losses.kernels.blocks import may_be_read
 SMALL = 1 / 16
 
 
-def rounding_of_products(side: int, dtype: torch.dtype) -> float:
-    """How far rounding may lower the spectrum of a symmetric product of some side, as a share of its largest diagonal."""
-    return float(2 * side**0.5 * torch.finfo(dtype).eps)
+def rounding_of_products(gram: Tensor) -> Tensor:
+    """How far rounding may lower the spectrum of a Gram matrix: [..., side, side] -> [...].
+
+    8 eps of its Frobenius norm: of its largest eigenvalue where one outweighs all, sqrt(side) times that where all are equal.
+    """
+    # whose squares may overflow
+    most = gram.diagonal(dim1=-2, dim2=-1).amax(dim=-1).mul_(gram.shape[-1])
+    norm: Tensor = torch.linalg.matrix_norm(gram)
+    return norm.minimum(most).mul_(8 * torch.finfo(gram.dtype).eps)
 
 
 def half_log_det_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,22 +28,14 @@ def half_log_det_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The matrix is written over G; value and factor are NaN where it is not positive definite.
     """
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    lift = _lift(diagonal)
+    # what keeps it positive definite: nothing until rounding may take half of the least eigenvalue, which is 1
+    lift = rounding_of_products(gram).sub_(0.5).clamp_min_(0)
     excess = diagonal + lift[..., None]
     diagonal.add_(1 + lift[..., None])
     factor, failed = torch.linalg.cholesky_ex(gram)
     # a failed factorization leaves finite numbers behind: make value and gradient say so
     factor.masked_fill_((failed != 0)[..., None, None], torch.nan)
     return _half_log_pivots(factor, excess).sum(dim=-1), factor, lift
-
-
-def _lift(diagonal: Tensor) -> Tensor:
-    """What keeps I + G positive definite, for the diagonal of G [..., side]: [...].
-
-    Nothing until rounding may take half of the least eigenvalue, which is 1: a lift is an error of its own.
-    """
-    rounding = rounding_of_products(diagonal.shape[-1], diagonal.dtype)
-    return diagonal.amax(dim=-1).mul_(rounding).sub_(0.5).clamp_min_(0)
 
 
 def _half_log_pivots(factor: Tensor, excess: Tensor) -> Tensor:

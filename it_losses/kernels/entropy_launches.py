@@ -43,9 +43,9 @@ def gram_constants(matrix: Tensor, means: Tensor | None, scale: float) -> Tensor
     """What `doubly_centred` needs to turn a Gram matrix into `I + scale H G H`: [groups, side, side] -> [groups, 4]."""
     groups, side, _ = matrix.shape
     constants = matrix.new_empty(groups, 4)
-    rounding = rounding_of_products(side, torch.float32)
+    rounding = rounding_of_products(matrix)
     kernels.gram_constants[(groups,)](
-        matrix, matrix if means is None else means, constants, side, scale, rounding,
+        matrix, matrix if means is None else means, rounding, constants, side, scale,
         CENTRED=means is not None, TILE=DIAGONAL_TILE, **OPTIONS,
     )  # fmt: skip
     return constants

@@ -40,7 +40,7 @@ def centre_rows(
 
 
 @triton.jit
-def gram_constants(matrix, means, constants, side, scale, rounding, CENTRED: tl.constexpr, TILE: tl.constexpr):
+def gram_constants(matrix, means, rounding, constants, side, scale, CENTRED: tl.constexpr, TILE: tl.constexpr):
     """(scale, mean, shift, lift) of a group, that `doubly_centred` turns the Gram matrix into I + scale H G H with.
 
     The lift of the diagonal is 1 and what keeps it definite (`definite`); the shift raises the vector of ones, the
@@ -54,7 +54,6 @@ def gram_constants(matrix, means, constants, side, scale, rounding, CENTRED: tl.
             row = start + tl.arange(0, TILE)
             whole += tl.sum(tl.load(means + group * side + row, mask=row < side, other=0.0), axis=0)
         whole = whole / side
-    largest = 0.0
     total = 0.0
     for start in range(0, side, TILE):
         row = start + tl.arange(0, TILE)
@@ -63,9 +62,8 @@ def gram_constants(matrix, means, constants, side, scale, rounding, CENTRED: tl.
         if CENTRED:
             value += whole - 2 * tl.load(means + group * side + row, mask=mask, other=0.0)
         value = tl.where(mask, scale * value, 0.0)
-        largest = tl.maximum(largest, tl.max(value, axis=0))
         total += tl.sum(value, axis=0)
-    lift = 1 + tl.maximum(rounding * largest - 0.5, 0.0)
+    lift = 1 + tl.maximum(scale * tl.load(rounding + group) - 0.5, 0.0)
     tl.store(constants + group * 4, scale)
     tl.store(constants + group * 4 + 1, whole)
     tl.store(constants + group * 4 + 2, total / side / side if CENTRED else 0.0)
