@@ -104,7 +104,7 @@ class Pairwise(EntropyEstimator):
         full = torch.promote_types(z.dtype, torch.float32)
         centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
         # the total variance; of each column apart, var() takes ten times as long on a CPU
-        spread = centred.square().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
+        spread = centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
         # at exact collapse every distance is 0 and any positive scale gives 0
         smallest = torch.finfo(full).tiny ** 0.5
         return [(2 * self.spread_fraction / DIVERGENCES[self.divergence] * spread).clamp_min(smallest)]
