@@ -17,7 +17,7 @@ from twins import leaf
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, kernels
 from it_losses.__main__ import report
 from it_losses.entropy import saturation
-from it_losses.kernels import closed_pairwise, closed_vicreg, closed_vicreg_apart, definite, operators
+from it_losses.kernels import closed_pairwise, closed_vicreg, closed_vicreg_apart, operators
 from it_losses.kernels.choice import VARIABLE
 
 WEIGHTS = (25.0, 25.0, 1.0)
@@ -149,7 +149,6 @@ class NoWaits(TorchDispatchMode):
 def test_no_objective_waits_for_the_device(name, shape, monkeypatch):
     # what a CPU is asked has this answer elsewhere
     monkeypatch.setattr(closed_vicreg_apart, "may_dominate", lambda variance: True)
-    monkeypatch.setattr(definite, "may_be_small", lambda excess: True)
     criterion = OBJECTIVES[name]
     views = [torch.randn(shape, requires_grad=True) for _ in range(3)]
     for few in (views[:2], views):

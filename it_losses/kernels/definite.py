@@ -5,11 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import may_be_read
-
-#: of x: below it, 1 + x has lost more than four bits of x
-SMALL = 1 / 16
-
 
 def rounding_of_products(gram: Tensor) -> Tensor:
     """How far rounding may lower the spectrum of a Gram matrix: [..., side, side] -> [...].
@@ -23,36 +18,23 @@ def rounding_of_products(gram: Tensor) -> Tensor:
 
 
 def half_log_det_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`1/2 log det((1 + lift) I + G)` [...], the Cholesky factor of that matrix, and the lift [...]: [..., side, side].
+    """`1/2 log det((1 + lift) I + G)` [groups], that matrix's Cholesky factor, and the lift [groups]: [groups, side, side].
 
-    The matrix is written over G; value and factor are NaN where it is not positive definite.
+    G is written over; value and factor are NaN where it is not positive definite.
     """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
     # what keeps it positive definite: nothing until rounding may take half of the least eigenvalue, which is 1
     lift = rounding_of_products(gram).sub_(0.5).clamp_min_(0)
-    excess = diagonal + lift[..., None]
-    diagonal.add_(1 + lift[..., None])
+    excess = diagonal + lift[:, None]
+    torch.add(excess, 1, out=diagonal)
     factor, failed = torch.linalg.cholesky_ex(gram)
-    # a failed factorization leaves finite numbers behind: make value and gradient say so
-    factor.masked_fill_((failed != 0)[..., None, None], torch.nan)
-    return _half_log_pivots(factor, excess).sum(dim=-1), factor, lift
-
-
-def _half_log_pivots(factor: Tensor, excess: Tensor) -> Tensor:
-    """`log L_ii`, where `L L^T - I` has the diagonal `excess` [..., side]: [..., side, side] -> [..., side].
-
-    A pivot is `1 + x`, `x = excess_i - sum_{j < i} L_ij^2`; of a small x that sum would leave few digits.
-    """
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    if not may_be_small(excess):
-        return diagonal.log()
-    roots = diagonal.clone()
+    # LAPACK summed these squares to get its pivots, one by one: behind a large one each small one lost to rounding, and of a
+    # pivot 1 + x near 1 its root has few digits of x. A factor is stored column by column
+    torch.mul(factor, factor, out=gram.mT)
     diagonal.zero_()
-    x = excess - torch.linalg.vector_norm(factor, dim=-1).square_()
-    diagonal.copy_(roots)
-    return torch.where(excess < SMALL, x.log1p_().div_(2), roots.log_())
-
-
-def may_be_small(excess: Tensor) -> bool:
-    """Whether any is below SMALL, as far as the host can tell."""
-    return not may_be_read(excess) or bool(excess.amin() < SMALL)
+    x = excess.sub_(gram.sum(dim=1)).clamp_min_(-0.5)
+    value = x.log1p_().sum(dim=1).div_(2)
+    # a failed factorization leaves finite numbers behind: make value and gradient say so
+    bad = failed != 0
+    factor.diagonal(dim1=1, dim2=2).masked_fill_(bad[:, None], torch.nan)
+    return value.masked_fill_(bad, torch.nan), factor, lift
