@@ -11,7 +11,7 @@ from it_losses import EntropyRegularizer, LogDet, Pairwise, kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
 from it_losses.kernels import closed_pairwise
-from it_losses.kernels.definite import rounding_of_products
+from it_losses.kernels.definite import half_log_det_, rounding_of_products
 
 SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64), (513, 3)]
 
@@ -119,6 +119,17 @@ def test_small_pivots_behind_large_ones_keep_their_digits(seed):
     torch.testing.assert_close(kernels.log_det(z, beta=30.0).double(), log_det(z.double(), beta=30.0), rtol=6e-5, atol=0)
 
 
+@pytest.mark.parametrize(("batch", "dim"), [(703, 3), (530, 4), (700, 2), (700, 6), (5000, 8)])
+def test_few_columns_keep_the_digits_of_their_few_covariances(batch, dim):
+    # of one sign and skewed, so that the rounding of a long sum is not shared out among many
+    z = samples(batch, dim).float().relu()
+    fused, exact = leaf(z, torch.float32), leaf(z, torch.float64)
+    value, truth = kernels.log_det(fused, beta=1.0), log_det(exact, beta=1.0)
+    torch.testing.assert_close(value.double(), truth, rtol=2e-7, atol=0)
+    (gradient,), (slope,) = torch.autograd.grad(value, fused), torch.autograd.grad(truth, exact)
+    assert (gradient.double() - slope).abs().max() < 5e-7 * slope.abs().max()
+
+
 @pytest.mark.parametrize("shape", [(125, 110), (110, 125), (300, 40)])
 def test_nothing_is_lifted_where_rounding_leaves_it_definite(shape):
     z = samples(*shape).float()
@@ -128,6 +139,15 @@ def test_nothing_is_lifted_where_rounding_leaves_it_definite(shape):
         gradients.append(torch.autograd.grad(kernels.log_det(x, beta=100.0), x)[0].double())
     fused, exact = gradients
     assert (fused - exact).abs().max() < 1e-5 * exact.abs().max()
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 40, 300])
+def test_what_is_not_definite_gives_nan_in_its_own_group_alone(side):
+    gram = torch.eye(side).repeat(2, 1, 1)
+    gram[0, -1, -1] = -2
+    value, factor, _ = half_log_det_(gram)
+    inverse = torch.cholesky_inverse(factor)
+    assert value[0].isnan() and inverse[0].isnan().all() and value[1].isfinite() and inverse[1].isfinite().all()
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(20, 40), (40, 20)])

@@ -18,6 +18,7 @@ from torch import Tensor
 from it_losses.kernels import cuda_log_det, cuda_products
 from it_losses.kernels.blocks import (
     EVERYTHING,
+    accumulation_dtype,
     add_gram_,
     add_product_,
     blocks,
@@ -27,6 +28,9 @@ from it_losses.kernels.blocks import (
     scratch_for,
 )
 from it_losses.kernels.definite import half_log_det_
+
+#: columns whose covariances are summed in float64: so few have so few that nothing outweighs the rounding of one
+FEW_COLUMNS = 8
 
 
 class Saved(NamedTuple):
@@ -74,12 +78,14 @@ def _gram(z: Tensor, mean: Tensor, scale: float) -> Tensor:
 def _covariance(z: Tensor, mean: Tensor, scale: float) -> Tensor:
     """`scale Zc^T Zc`: [groups, dim, dim]."""
     groups, batch, dim = z.shape
+    if dim <= FEW_COLUMNS:
+        mean = z.mean(dim=1, keepdim=True, dtype=torch.float64)
     matrix = mean.new_empty(groups, dim, dim)
     scratch = scratch_for(batch, dim, groups, mean)
     for rows in blocks(batch, dim, groups, z.device):
         add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
-    return matrix
+    return matrix.to(accumulation_dtype(z.dtype))
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
