@@ -18,7 +18,6 @@ from torch import Tensor
 from it_losses.kernels import cuda_log_det, cuda_products
 from it_losses.kernels.blocks import (
     EVERYTHING,
-    accumulation_dtype,
     add_gram_,
     add_product_,
     blocks,
@@ -29,7 +28,7 @@ from it_losses.kernels.blocks import (
 )
 from it_losses.kernels.definite import half_log_det_
 
-#: columns whose covariances are summed in float64: so few have so few that nothing outweighs the rounding of one
+#: columns that are summed and factorized in float64: so few have so few covariances that nothing outweighs the rounding of one
 FEW_COLUMNS = 8
 
 
@@ -54,7 +53,7 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     mean = column_means([z])
     if not uses_gram(batch, dim):
         value, factor, _ = half_log_det_(_covariance(z, mean, scale))
-        return value, Saved(mean, factor)
+        return value.to(mean.dtype), Saved(mean, factor.to(mean.dtype))
     matrix = _gram(z, mean, scale)
     _centre_(matrix)
     # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
@@ -85,7 +84,7 @@ def _covariance(z: Tensor, mean: Tensor, scale: float) -> Tensor:
     for rows in blocks(batch, dim, groups, z.device):
         add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
-    return matrix.to(accumulation_dtype(z.dtype))
+    return matrix
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
