@@ -6,8 +6,8 @@
     choose      which twin runs for an op, shape, dtype and device, and why
 
 Samples are `[..., batch, dim]` of any floating-point dtype; what is in front of them are groups with statistics of their own.
-Statistics are accumulated in float32 (float64 for float64), the gradient comes in the dtype of the samples. Nothing here
-imports the rest of the package, and the rest works without it.
+Statistics are accumulated in float32 at least (float64 for float64), the gradient comes in the dtype of the samples. Nothing
+here imports the rest of the package, and the rest works without it.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from it_losses.kernels.blocks import (
 )
 from it_losses.kernels.definite import half_log_det_
 
-#: columns that are summed and factorized in float64: so few have so few covariances that nothing outweighs the rounding of one
+#: columns whose covariances are summed in float64: so few have so few that nothing outweighs the rounding of one
 FEW_COLUMNS = 8
 
 
@@ -53,7 +53,7 @@ def forward(z: Tensor, scale: float) -> tuple[Tensor, Saved]:
     mean = column_means([z])
     if not uses_gram(batch, dim):
         value, factor, _ = half_log_det_(_covariance(z, mean, scale))
-        return value.to(mean.dtype), Saved(mean, factor.to(mean.dtype))
+        return value, Saved(mean, factor)
     matrix = _gram(z, mean, scale)
     _centre_(matrix)
     # the vector of ones, whose eigenvalue is 1, is raised from the bottom of the spectrum to its middle
@@ -77,14 +77,13 @@ def _gram(z: Tensor, mean: Tensor, scale: float) -> Tensor:
 def _covariance(z: Tensor, mean: Tensor, scale: float) -> Tensor:
     """`scale Zc^T Zc`: [groups, dim, dim]."""
     groups, batch, dim = z.shape
-    if dim <= FEW_COLUMNS:
-        mean = z.mean(dim=1, keepdim=True, dtype=torch.float64)
-    matrix = mean.new_empty(groups, dim, dim)
-    scratch = scratch_for(batch, dim, groups, mean)
+    exact = torch.float64 if dim <= FEW_COLUMNS else mean.dtype
+    matrix = mean.new_empty(groups, dim, dim, dtype=exact)
+    scratch = scratch_for(batch, dim, groups, matrix)
     for rows in blocks(batch, dim, groups, z.device):
         add_gram_(matrix, centred([z], mean, rows, EVERYTHING, scratch).mT, alpha=scale, fresh=rows.start == 0)
     mirror_(matrix)
-    return matrix
+    return matrix.to(mean.dtype)
 
 
 def backward(grad: Tensor, z: Tensor, saved: Saved, scale: float) -> Tensor:
