@@ -19,7 +19,7 @@ def test_every_implementation_has_the_same_gradient(objective, batch, dim):
     z = torch.randn(batch, dim, dtype=torch.float64)
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {}
-    for name, f in providers(objective, dim, compiled=False).items():
+    for name, f in providers(objective, batch, dim, compiled=False).items():
         value = f(*views)
         if objective == "pairwise" and name in (OURS, BOUNDED):
             # ours is an entropy in nats: with the entropy of its components, which has no gradient
@@ -36,7 +36,7 @@ def test_solo_learns_formula_is_the_official_one_at_twice_the_variance_weight():
     from it_losses import VICReg
 
     z = torch.randn(2, 20, 33, dtype=torch.float64)
-    solo = providers("vicreg", 33, compiled=False)["solo-learn"]
+    solo = providers("vicreg", 20, 33, compiled=False)["solo-learn"]
     torch.testing.assert_close(solo(*z), VICReg(convention="solo-learn")(*z))
 
 
@@ -100,6 +100,6 @@ def test_the_full_grid_holds_the_quick_ones_objectives():
 @pytest.mark.parametrize("objective", ["vicreg", "log_det", "pairwise"])
 def test_every_implementation_takes_half_precision(objective):
     views = [torch.randn(40, 24, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
-    for name, f in providers(objective, 24, compiled=False).items():
+    for name, f in providers(objective, 40, 24, compiled=False).items():
         f(*views).backward()
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name

@@ -76,7 +76,7 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(torch, arguments.dtype)
     views = [torch.randn(case.batch, case.dim, generator=generator).to(device, dtype).requires_grad_() for _ in range(2)]
-    objectives = providers(case.objective, case.dim, compiled=case.compiled)
+    objectives = providers(case.objective, case.batch, case.dim, compiled=case.compiled)
 
     def clear() -> None:
         for z in views:
@@ -104,7 +104,7 @@ def _step_rows(device: torch.device, arguments: argparse.Namespace) -> list[Row]
     from benchmarks.speed.step import training_steps
 
     batch, dim = cases.STEP
-    steps = training_steps(providers("vicreg", dim, compiled=False), batch, dim, device)
+    steps = training_steps(providers("vicreg", batch, dim, compiled=False), batch, dim, device)
     return _time_rows("step", "vicreg", batch, dim, steps, device, arguments)
 
 

@@ -41,7 +41,7 @@ def _views(batch: int, dim: int, device: str, dtype: str) -> list[torch.Tensor]:
 
 
 def _evaluate_at(objective: str, views: list[torch.Tensor], provider: str) -> None:
-    providers(objective, views[0].shape[1], compiled=False)[provider](*views).backward()
+    providers(objective, *views[0].shape, compiled=False)[provider](*views).backward()
 
 
 def _status(field: str) -> int:

@@ -18,6 +18,8 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 OURS = "it-losses"
 #: ours with nothing kept between forward and backward
 BOUNDED = "it-losses, least memory"
+#: what autograd makes of the smaller of the two matrices, in plain torch: nobody ships it, anybody can write it
+SMALLER = "torch, N x N"
 
 
 def official_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -47,6 +49,18 @@ def solo_learn_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
     return 25.0 * invariance + 25.0 * variance + energy
 
 
+def gram_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The official VICReg by the Gram matrix of the samples, whose Frobenius norm is the covariance's."""
+    batch, dim = z_a.shape
+    loss = 25.0 * F.mse_loss(z_a, z_b)
+    for z in (z_a, z_b):
+        zc = z - z.mean(dim=0)
+        variance = zc.square().sum(dim=0) / (batch - 1)
+        energy = ((zc @ zc.T) / (batch - 1)).square().sum() - variance.square().sum()
+        loss = loss + 25.0 * F.relu(1 - torch.sqrt(variance + 1e-4)).mean() / 2 + energy / dim
+    return loss
+
+
 def _over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
     return lambda z_a, z_b: entropy(z_a) + entropy(z_b)
 
@@ -56,6 +70,13 @@ def full_log_det(z: Tensor) -> Tensor:
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     zc = z - z.mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype, device=z.device) + zc.T @ zc / len(z)) / 2
+
+
+def gram_log_det(z: Tensor) -> Tensor:
+    """The same on the N x N side."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    zc = z - z.mean(dim=0)
+    return torch.logdet(torch.eye(len(z), dtype=z.dtype, device=z.device) + zc @ zc.T / len(z)) / 2
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
@@ -74,16 +95,18 @@ def _lightly() -> dict[str, Objective]:
     return {"lightly": importlib.import_module("lightly.loss").VICRegLoss()} if is_installed("lightly") else {}
 
 
-def providers(objective: str, dim: int, *, compiled: bool) -> dict[str, Objective]:
-    """Name -> implementation; ours first."""
+def providers(objective: str, batch: int, dim: int, *, compiled: bool) -> dict[str, Objective]:
+    """Name -> implementation; ours first, last what may be compiled."""
     ours: dict[str, Callable[[], Objective]] = {
         "vicreg": VICReg,
         "log_det": lambda: _over_views(LogDet(per_dimension=False)),
         "pairwise": lambda: _over_views(Pairwise(bandwidth=dim**0.5)),
     }
+    smaller = {"vicreg": gram_vicreg, "log_det": _over_views(gram_log_det)}
+    gram = {SMALLER: smaller[objective]} if batch < dim and objective in smaller else {}
     peers: dict[str, dict[str, Objective]] = {
-        "vicreg": {**_lightly(), "solo-learn": solo_learn_vicreg, "official": official_vicreg},
-        "log_det": {"torch.logdet": _over_views(full_log_det)},
+        "vicreg": {**_lightly(), **gram, "solo-learn": solo_learn_vicreg, "official": official_vicreg},
+        "log_det": {**gram, "torch.logdet": _over_views(full_log_det)},
         "pairwise": {
             BOUNDED: _over_views(Pairwise(bandwidth=dim**0.5, memory_mib=0)),
             "torch.cdist": _over_views(cdist_pairwise),
