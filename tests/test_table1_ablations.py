@@ -57,6 +57,13 @@ def test_a_row_beats_another_where_welchs_test_says_so():
     assert difference([0.5, 0.5], [0.5, 0.5]).verdict == "is within the error"
 
 
+@pytest.mark.parametrize("name", ["byol_pairdist", "byol_logdet"])
+def test_without_its_entropy_a_row_beside_byol_keeps_all_its_other_settings(name):
+    row, without = RECIPES[name], variants([name])[f"{name}-without"]
+    assert without.arguments.items() <= row.arguments.items() and "entropy" not in without.arguments
+    assert without.learning_rate.value == row.learning_rate.value
+
+
 def test_every_variant_can_be_built_and_differs_from_its_baseline():
     for ablation in ablations():
         baseline, *others = ablation.recipes.items()

@@ -100,7 +100,14 @@ def _of_width(rows: Mapping[str, Recipe], method: str) -> Ablation:
 def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
     weights = _others((0.02, 0.05, 0.1, 0.2, 0.5), rows[method].arguments["entropy_weight"])
     ablation = _varied(rows, f"{rows[method].title}: entropy weight", method, *({"entropy_weight": value} for value in weights))
-    return ablation._replace(recipes=ablation.recipes | {"byol": rows["byol"]})
+    return ablation._replace(recipes=ablation.recipes | {"byol": rows["byol"], f"{method}-without": _without(rows, method)})
+
+
+def _without(rows: Mapping[str, Recipe], method: str) -> Recipe:
+    """BYOL with all else as in the row that adds an entropy to it: its own best momentum and rate are others."""
+    row, byol = rows[method], rows["byol"]
+    shared = {name: row.arguments[name] for name in byol.arguments}
+    return byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **shared)
 
 
 def _of_which_tensor(rows: Mapping[str, Recipe], method: str) -> Ablation:
