@@ -14,7 +14,6 @@ from benchmarks.table1.questions import Ablation, ablations, variants
 from benchmarks.table1.recipes import RECIPES
 from benchmarks.table1.rows import Records
 
-
 #: what says how BYOL's entropy is taken
 ENTROPYS = {"entropy_weight", "regularized", "normalized", "beta"}
 
