@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from it_losses import VICReg, VICRegEntropy, diagnostics
 from it_losses.adapters.frameworks import framework
@@ -44,12 +44,15 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     `<prefix>/rank_me`, `/participation_ratio`, `/spread`, `/std`, `/mean_norm`: see diagnostics; `<prefix>/collapsed`: 0 or 1.
 
     Args:
-        module: name of the submodule whose output is the embedding; None takes what our criterion is called with, or else
-            the output of `projector` or `projection_head`.
+        module: name of the submodule whose output is the embedding; None takes what our criterion is called with (or its
+            `terms`), or else the output of `projector` or `projection_head`.
         every_n_steps: how often; the other steps cost nothing.
         spectrum_to: folder for plots of the spectrum, as `spectrum-<step>.png`; loggers with figures get them anyway.
         on_collapse: "warn" once, "stop" the training, or "raise".
         prefix: of the logged names.
+
+    Raises:
+        ValueError: at the first step, where the module has no submodule of that name, or nothing to watch.
     """
 
     def __init__(
@@ -70,9 +73,9 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         self.spectrum_to = None if spectrum_to is None else Path(spectrum_to)
         self.on_collapse = on_collapse
         self._views: dict[str, list[Tensor]] = {}
-        self._hooks: list[RemovableHandle] = []
+        self._watching = ExitStack()
         self._steps = 0
-        self._warned = False
+        self._warned: set[str] = set()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the modules that make or take embeddings, for this step."""
@@ -81,24 +84,24 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if (self._steps - 1) % self.every_n_steps:
             return
         self._views = {"taken": [], "made": []}
-        for criterion in _criteria(pl_module):
-            self._hooks.append(criterion.register_forward_pre_hook(self._keep_arguments, with_kwargs=True))
-        for name in PROJECTORS if self.module is None else (self.module,):
-            watched = dict(pl_module.named_modules()).get(name)
-            if watched is not None:
-                self._hooks.append(watched.register_forward_hook(self._keep_output))
-        if not self._hooks:
+        criteria = _criteria(pl_module)
+        for criterion in criteria:
+            self._watch_criterion(criterion)
+        modules = dict(pl_module.named_modules())
+        names = [name for name in (PROJECTORS if self.module is None else (self.module,)) if name in modules]
+        for name in names:
+            self._watching.callback(modules[name].register_forward_hook(self._keep_output).remove)
+        if not names and (self.module is not None or not criteria):
             known = [name for name, _ in pl_module.named_children()]
             raise ValueError(f"nothing to watch: name the module that makes the embeddings; this one has {known}.")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measure what was seen, log it, and let go."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
+        self._watching.close()
         views = self._views.get("made" if self.module else "taken") or self._views.get("made") or []
         self._views = {}
         if not views:
+            self._warn("EmbeddingMonitor saw no embeddings in this step: name the module that makes them.")
             return
         z = torch.cat([view.reshape(-1, view.shape[-1]) for view in views]).float()
         measured = _terms(pl_module, views) | diagnostics.measure(z) | _pairwise(z)
@@ -110,6 +113,10 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if collapsed > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let go of a step that did not end."""
+        self._watching.close()
+
     def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> dict[str, float]:
         here = torch.tensor(list(measured.values()), device=pl_module.device)
         everywhere = dict(zip(measured, trainer.strategy.reduce(here, reduce_op="mean").tolist(), strict=True))
@@ -119,6 +126,18 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
             logger.log_metrics(named, step=trainer.global_step)
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
         return everywhere
+
+    def _watch_criterion(self, criterion: Any) -> None:
+        self._watching.callback(criterion.register_forward_pre_hook(self._keep_arguments, with_kwargs=True).remove)
+        terms = criterion.terms
+
+        def kept(*args: Any, **kwargs: Any) -> Any:
+            self._keep_arguments(criterion, args, kwargs)
+            return terms(*args, **kwargs)
+
+        # a step that asks for the terms goes past every hook
+        criterion.terms = kept
+        self._watching.callback(delattr, criterion, "terms")
 
     def _keep_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._views["taken"] = [z.detach() for z in (*args, *kwargs.values()) if isinstance(z, Tensor)]
@@ -133,9 +152,13 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
             raise RuntimeError(message)
         if self.on_collapse == "stop":
             trainer.should_stop = True
-        if not self._warned:
-            self._warned = True
-            warnings.warn(message, stacklevel=2)
+        self._warn(message, kind="collapse")
+
+    def _warn(self, message: str, kind: str = "nothing seen") -> None:
+        """Once for each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, stacklevel=3)
 
     def _plot(self, trainer: Any, z: Tensor) -> None:
         sinks = _figure_sinks(trainer, f"{self.prefix}/spectrum")

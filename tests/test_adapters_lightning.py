@@ -90,6 +90,41 @@ def test_it_watches_a_named_module_of_a_model_without_our_criteria():
     assert "z/invariance" not in logged
 
 
+def test_a_step_that_asks_for_the_terms_is_seen_too():
+    class Wordy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = VICRegEntropy("log_det")
+
+        def forward(self, z_a, z_b):
+            return self.inner.terms(z_a, z_b).loss
+
+    module = module_of(lightning, Wordy())
+    module.head = module.projector
+    del module.projector
+    module.projector = lambda x: module.head(x)
+    logged = fit(lightning, module, monitor.EmbeddingMonitor(every_n_steps=1)).callback_metrics
+    assert logged["embeddings/rank_me"].item() == pytest.approx(diagnostics.rank_me(module.seen).item(), rel=1e-5)
+    assert "terms" not in vars(module.criterion.inner)
+
+
+def test_a_step_in_which_nothing_was_seen_is_not_passed_over_in_silence():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = VICReg()
+
+        def forward(self, z_a, z_b):
+            return (z_a - z_b).square().mean()
+
+    module = module_of(lightning, Idle())
+    module.head = module.projector
+    del module.projector
+    module.projector = lambda x: module.head(x)
+    with pytest.warns(UserWarning, match="saw no embeddings"):
+        fit(lightning, module, monitor.EmbeddingMonitor(every_n_steps=1))
+
+
 def test_steps_in_between_are_left_alone():
     module = module_of(lightning, VICReg())
     callback = monitor.EmbeddingMonitor(every_n_steps=2)
@@ -164,7 +199,8 @@ def test_wrong_arguments_say_what_is_needed():
         monitor.EmbeddingMonitor(every_n_steps=0)
     with pytest.raises(ValueError, match="on_collapse"):
         monitor.EmbeddingMonitor(on_collapse="panic")
-    module = module_of(lightning, nn.MSELoss())
-    module.encoder = nn.Linear(6, 5)
-    with pytest.raises(ValueError, match="encoder"):
-        fit(lightning, module, monitor.EmbeddingMonitor("no_such_module"))
+    for criterion in (nn.MSELoss(), VICReg()):
+        module = module_of(lightning, criterion)
+        module.encoder = nn.Linear(6, 5)
+        with pytest.raises(ValueError, match="encoder"):
+            fit(lightning, module, monitor.EmbeddingMonitor("no_such_module"))
