@@ -22,7 +22,8 @@ def peak_mib(objective: str, batch: int, dim: int, provider: str, device: str, d
 def _measure(objective: str, batch: int, dim: int, provider: str, device: str, dtype: str) -> float:
     torch.set_num_threads(1)
     # libraries load themselves at the first call, which is no part of the answer
-    _evaluate_at(objective, _views(192, 160, device, dtype), provider)
+    warm = (160, 192) if batch < dim else (192, 160)
+    _evaluate_at(objective, _views(*warm, device, dtype), provider)
     views = _views(batch, dim, device, dtype)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
