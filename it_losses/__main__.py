@@ -6,10 +6,10 @@ README's table instead.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +22,7 @@ from it_losses.entropy import EntropyEstimator
 from it_losses.kernels.choice import VARIABLE
 
 #: packages whose versions decide how we behave, each optional but torch
-COMPANIONS = ("torch", "triton", "lightly", "lightning", "timm", "hydra-core", "scipy")
+COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
 
 
 def estimator_table() -> str:
@@ -107,5 +107,15 @@ def _backend(name: str) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
+    parser.add_argument("batch", type=int, nargs="?", default=256, help="samples of a view (default: 256)")
+    parser.add_argument("dim", type=int, nargs="?", default=2048, help="dimensions of an embedding (default: 2048)")
+    parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
+    options = parser.parse_args(arguments)
+    print(estimator_table() if options.estimators else report(options.batch, options.dim))
+
+
 if __name__ == "__main__":
-    print(estimator_table() if "--estimators" in sys.argv[1:] else report(*map(int, sys.argv[1:])))
+    main()

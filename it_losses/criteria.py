@@ -77,7 +77,7 @@ class VICRegEntropy(nn.Module):
 
 
 class VICReg(nn.Module):
-    """`invariance_weight * s + variance_weight * v + covariance_weight * c`, in the convention of any of five libraries.
+    """`invariance_weight * s + variance_weight * v + covariance_weight * c`, in the convention of any of five sources.
 
     For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`, v the mean over the views of `mean_j max(0, margin -
     sqrt(Var z_j + epsilon))`, c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. More views: s over all pairs, v

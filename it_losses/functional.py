@@ -13,7 +13,7 @@ from it_losses.conventions import VICRegWeights
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.invariance import mean_squared_distance
-from it_losses.views import check_views, samples
+from it_losses.views import check_positive, check_views, check_weight, samples
 
 
 def vicreg(
@@ -27,13 +27,19 @@ def vicreg(
     epsilon: float = 1e-4,
     convention: str = "official",
 ) -> Tensor:
-    """VICReg of the views held by this process, as VICReg defines it: V x [batch, ..., dim] -> []."""
+    """`invariance_weight s + variance_weight v + covariance_weight c` of this process's views: V x [batch, ..., dim] -> [].
+
+    s is the mean squared distance of the views, v the mean hinge on their standard deviations, c the squared covariances off
+    the diagonal: the arguments, errors and sources are those of the class VICReg, which has the equations.
+    """
+    weights = (invariance_weight, variance_weight, covariance_weight)
+    names = ("invariance_weight", "variance_weight", "covariance_weight")
     return bound.vicreg_bound(
         (z_a, z_b, *more_views),
-        VICRegWeights(invariance_weight, variance_weight, covariance_weight),
+        VICRegWeights(*map(check_weight, names, weights)),
         convention=convention,
-        margin=margin,
-        epsilon=epsilon,
+        margin=check_positive("margin", margin),
+        epsilon=check_positive("epsilon", epsilon),
     ).loss
 
 
@@ -73,7 +79,7 @@ def global_entropy(
 
 
 def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
-    """Mean over the pairs of views of their mean squared difference: V x [batch, ..., dim] -> []."""
+    """`mean over pairs (a, b) of mean (z_a - z_b)^2`, as in the code of VICReg's authors: V x [batch, ..., dim] -> []."""
     views = (z_a, z_b, *more_views)
     check_views(views, at_least=2)
     with full_precision(z_a):

@@ -33,7 +33,7 @@ def _check_view(z: Tensor, fewest: int) -> None:
     if not z.is_floating_point():
         raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
     if z.ndim < 2:
-        raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Add the missing dimension.")
+        raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
     if len(z) < fewest:
         raise ViewError(
             f"needs batch size > {fewest - 1} for its statistics, got z of shape {tuple(z.shape)}. "
@@ -59,14 +59,22 @@ def samples(z: Tensor) -> Tensor:
 
 
 def check_weight(name: str, value: float) -> float:
-    """The weight as a float; ValueError if it is negative or not finite."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}. Terms are added; their sign is fixed.")
+    """The weight as a float; ValueError if it is negative or not a finite number."""
+    if not (_is_finite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}. Terms are added; their sign is fixed.")
     return float(value)
 
 
-def check_positive(name: str, value: float) -> float:
-    """The constant as a float; ValueError unless it is finite and > 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value}.")
+def check_positive(name: str, value: float, *, or_zero: bool = False) -> float:
+    """The constant as a float; ValueError unless it is a finite number > 0, or 0 where that is allowed."""
+    if not (_is_finite(value) and (value > 0 or (or_zero and value == 0))):
+        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.")
     return float(value)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        # a string, None, a tensor of many
+        return False

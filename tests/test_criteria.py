@@ -223,12 +223,25 @@ def test_bad_views_are_refused_with_advice(criterion, case):
         (lambda: Pairwise(bandwidth="silverman"), "auto"),
         (lambda: Pairwise(divergence="chernoff"), "bhattacharyya"),
         (lambda: Pairwise(spread_fraction=0), "spread_fraction"),
+        (lambda: Pairwise(None), "bandwidth"),
+        (lambda: Pairwise(memory_mib=-1), "memory_mib must be a finite number >= 0, got -1.$"),
+        (lambda: LogDet("1"), "beta must be a finite number > 0, got '1'"),
+        (lambda: LogDet(torch.ones(2)), "beta"),
+        (lambda: VICReg("25"), "invariance_weight"),
         (lambda: EntropyRegularizer("pairwise", -0.1), "weight"),
+        (lambda: functional.vicreg(GOOD, GOOD, variance_weight=-1), "variance_weight"),
+        (lambda: functional.vicreg(GOOD, GOOD, margin=float("nan")), "margin"),
     ],
 )
 def test_bad_constants_are_refused_by_name(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_bandwidth_may_be_any_number():
+    z = torch.randn(16, 8)
+    torch.testing.assert_close(Pairwise(torch.tensor(2.0))(z), Pairwise(2)(z))
+    torch.testing.assert_close(Pairwise(torch.tensor([1.0, 2.0]))(z), Pairwise([1, 2])(z))
 
 
 def test_a_saturated_bandwidth_warns_once():

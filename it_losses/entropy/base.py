@@ -13,7 +13,7 @@ from it_losses.views import check_views, samples
 
 
 class BoundWeights(NamedTuple):
-    """Weights that make an estimator train with no tuning: of the invariance term and of the entropy term."""
+    """Weights for a first run with an estimator: of the invariance term and of the entropy term."""
 
     invariance: float
     #: None where no one weight serves every dim: the user has to name it

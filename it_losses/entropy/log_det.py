@@ -49,7 +49,8 @@ class LogDet(EntropyEstimator):
     Source: Zhouyin & Liu (arXiv 2105.03705); same function as the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
 
-    unit, direction, rotation_invariant = "nats", "upper bound on the smoothed entropy", True
+    unit, rotation_invariant = "nats per dimension, or nats", True
+    direction = "upper bound on the smoothed entropy less a constant"
     cost = "N D min(N, D) + min(N, D)^3"
     takes_half = True
 

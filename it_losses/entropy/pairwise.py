@@ -16,7 +16,7 @@ from torch import Tensor
 from it_losses import kernels
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.views import check_positive, check_weight
+from it_losses.views import check_positive
 
 #: what "auto" takes for s^2, in units of the total variance: within the window (.05, 1) and away from both its ends
 SPREAD_FRACTION = 0.2
@@ -88,7 +88,7 @@ class Pairwise(EntropyEstimator):
         self.bandwidth = _checked_bandwidth(bandwidth)
         self.divergence = divergence
         self.spread_fraction = check_positive("spread_fraction", spread_fraction)
-        self.memory_mib = check_weight("memory_mib", memory_mib)
+        self.memory_mib = check_positive("memory_mib", memory_mib, or_zero=True)
         self._saturation = SaturationWarning()
 
     @property
@@ -147,7 +147,10 @@ def _checked_bandwidth(bandwidth: str | float | Sequence[float]) -> Literal["aut
         if bandwidth != "auto":
             raise ValueError(f'bandwidth must be "auto", a number or several, got {bandwidth!r}.')
         return "auto"
-    several = (bandwidth,) if isinstance(bandwidth, int | float) else tuple(bandwidth)
+    try:
+        several = tuple(bandwidth)  # type: ignore[arg-type]
+    except TypeError:
+        several = (bandwidth,)  # type: ignore[assignment]
     if len(several) == 0:
         raise ValueError("bandwidth must name at least one number, got none.")
     for s in several:
