@@ -122,6 +122,9 @@ def test_a_weight_changed_under_lightlys_name_changes_the_loss():
     criterion.lambda_param, criterion.mu_param, criterion.nu_param = 1.0, 2.0, 3.0
     torch.testing.assert_close(criterion(z_a, z_b), ours.VICRegLoss(1.0, 2.0, 3.0)(z_a, z_b))
     assert (criterion.lambda_param, criterion.mu_param, criterion.nu_param, criterion.eps) == (1.0, 2.0, 3.0, 1e-4)
+    for name, value in (("lambda_param", -1.0), ("eps", 0.0)):
+        with pytest.raises(ValueError, match="must be a finite number"):
+            setattr(criterion, name, value)
 
 
 def test_log_det_and_pairwise_are_the_criteria_of_the_same_name():

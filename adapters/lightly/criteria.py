@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch.distributed as dist
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, functional
 from it_losses.adapters.conventions import translated
 from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
-from it_losses.views import samples
+from it_losses.views import check_positive, check_weight, samples
 
 
-def _alias(name: str) -> Any:
+def _alias(name: str, check: Callable[[str, float], float] = check_weight) -> Any:
     """A constant under lightly's name; setting one sets the other."""
-    return property(lambda self: getattr(self, name), lambda self, value: setattr(self, name, value), doc=f"`{name}`.")
+    return property(
+        lambda self: getattr(self, name), lambda self, value: setattr(self, name, check(name, value)), doc=f"`{name}`."
+    )
 
 
 def _set_gather(criterion: Any, gather_distributed: bool) -> None:
@@ -68,7 +70,7 @@ class VICRegLoss(VICReg):
     lambda_param = _alias("invariance_weight")
     mu_param = _alias("variance_weight")
     nu_param = _alias("covariance_weight")
-    eps = _alias("epsilon")
+    eps = _alias("epsilon", check_positive)
     gather_distributed = _GATHER
 
 

@@ -46,7 +46,7 @@ class LogDet(EntropyEstimator):
             and float64 the digits.
         per_dimension: nats per dimension, so that one weight serves every dim; False for nats.
 
-    Source: Zhouyin & Liu (arXiv 2105.03705); same function as the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
+    Source: Zhouyin & Liu (arXiv 2105.03705); on centred samples the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
 
     unit, rotation_invariant = "nats per dimension, or nats", True

@@ -61,7 +61,7 @@ class Pairwise(EntropyEstimator):
     Args:
         bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12; of several, the
             entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, and no gradient
-            flows through it.
+            flows through it. It shrinks with the spread, so that near collapse the gradient grows as 1 / spread: clip it.
         divergence: "kl" or "bhattacharyya".
         spread_fraction: what "auto" takes; near .05 the second part stands at log batch, above 1 it vanishes.
         memory_mib: what the pairs, and the centred samples, may take between forward and backward; what does not fit is
