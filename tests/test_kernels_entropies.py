@@ -10,7 +10,7 @@ from twins import LAYOUTS, TOLERANCE, assert_no_worse, leaf, log_det, pairwise
 from it_losses import EntropyRegularizer, LogDet, Pairwise, kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
-from it_losses.kernels import closed_pairwise
+from it_losses.kernels import closed_log_det, closed_pairwise
 from it_losses.kernels.definite import half_log_det_, rounding_of_products
 
 SHAPES = [(2, 1), (3, 7), (17, 5), (31, 97), (97, 31), (131, 263), (263, 131), (521, 64), (513, 3)]
@@ -22,6 +22,12 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
     monkeypatch.setattr(torch, "empty_like", lambda *args, **kw: empty_like(*args, **kw).fill_(torch.nan))
+
+
+@pytest.fixture(params=[closed_log_det.KEPT, 0], ids=["kept", "centred twice"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-det keeps small samples centred for its backward pass, and centres large ones again."""
+    monkeypatch.setattr(closed_log_det, "KEPT", request.param)
 
 
 def samples(batch: int, dim: int) -> Tensor:
@@ -66,12 +72,14 @@ def assert_pairwise(z: Tensor, dtype: torch.dtype, scale: float, memory_bytes: i
     )
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize(("batch", "dim"), SHAPES)
 def test_log_det_and_its_gradient_are_the_definitions(batch, dim, dtype):
     assert_log_det(samples(batch, dim), dtype, 2.0)
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_strides_do_not_matter(layout):
     for shape in ((31, 97), (263, 64)):
@@ -82,6 +90,7 @@ def test_strides_do_not_matter(layout):
             torch.testing.assert_close(*pair, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("beta", [1e3, 1e6])
 def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
     # 1 is a null vector of it: an inverse that is not centred multiplies the rounding of 1^T Zc by beta
@@ -91,6 +100,7 @@ def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta)
     assert_log_det(z.detach().double(), torch.float32, beta)
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(("batch", "dim"), [(64, 128), (128, 64)])
 @pytest.mark.parametrize("rank", [0, 1, 20])
 def test_rank_deficiency_with_a_large_beta_is_finite(batch, dim, rank):
@@ -142,6 +152,7 @@ def test_few_columns_that_are_all_one_are_lifted_by_the_rounding_of_float32(beta
     assert (gradient - truth).abs().max() < 0.5 * truth.abs().max()
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("shape", [(125, 110), (110, 125), (300, 40)])
 def test_nothing_is_lifted_where_rounding_leaves_it_definite(shape):
     z = samples(*shape).float()
@@ -162,6 +173,7 @@ def test_what_is_not_definite_gives_nan_in_its_own_group_alone(side):
     assert value[0].isnan() and inverse[0].isnan().all() and value[1].isfinite() and inverse[1].isfinite().all()
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(("batch", "dim"), [(20, 40), (40, 20)])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_bad_input_gives_a_bad_value(batch, dim, bad):

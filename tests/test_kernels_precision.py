@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from twins import TOLERANCE, assert_no_worse, leaf, log_det, pairwise, vicreg_te
 from it_losses import kernels
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances
+from it_losses.kernels import closed_log_det
 
 EPS, LEAST = torch.finfo(torch.float32).eps, TOLERANCE[torch.float32]
 KINDS = {
@@ -105,8 +107,8 @@ def test_vicreg(kind, batch, dim, seed, weights):
 
 @pytest.mark.parametrize("kind", KINDS)
 @many
-@given(**sizes, beta=st.sampled_from([0.1, 2.0, 100.0, 1e6]))
-def test_log_det(kind, batch, dim, seed, beta):
+@given(**sizes, beta=st.sampled_from([0.1, 2.0, 100.0, 1e6]), kept=st.sampled_from([closed_log_det.KEPT, 0]))
+def test_log_det(kind, batch, dim, seed, beta, kept):
     def moved(z, value, gradient):
         zc, slopes = z - z.mean(dim=0), gradient
         if batch >= dim:
@@ -120,13 +122,14 @@ def test_log_det(kind, batch, dim, seed, beta):
         pushes += of_sums(len(zc), (beta / batch * inverse.diagonal()[:, None] * zc).abs().amax())
         return values / value.abs().clamp_min(1e-30), pushes / gradient.abs().amax().clamp_min(1e-30)
 
-    assert_as_near(
-        views(batch, dim, kind, seed)[0],
-        lambda z: kernels.log_det(z, beta=beta),
-        lambda z: half_log_det(z, beta=beta),
-        lambda z: log_det(z, beta=beta),
-        moved,
-    )
+    with patch.object(closed_log_det, "KEPT", kept):
+        assert_as_near(
+            views(batch, dim, kind, seed)[0],
+            lambda z: kernels.log_det(z, beta=beta),
+            lambda z: half_log_det(z, beta=beta),
+            lambda z: log_det(z, beta=beta),
+            moved,
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -185,22 +185,23 @@ def _(z: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     dtype = accumulation_dtype(z.dtype)
     # the factor comes from LAPACK column by column
     factor = z.new_empty(groups, side, side, dtype=dtype).mT
-    return z.new_empty(groups, dtype=dtype), z.new_empty(groups, 1, dim, dtype=dtype), factor
+    middle = z.new_empty(groups, batch if closed_log_det.keeps(z) else 1, dim, dtype=dtype)
+    return z.new_empty(groups, dtype=dtype), middle, factor
 
 
 @torch.library.custom_op(
     "it_losses::log_det_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor z, Tensor mean, Tensor factor, float scale) -> Tensor",
+    schema="(Tensor grad, Tensor z, Tensor middle, Tensor factor, float scale) -> Tensor",
 )
-def log_det_backward_op(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
+def log_det_backward_op(grad: Tensor, z: Tensor, middle: Tensor, factor: Tensor, scale: float) -> Tensor:
     """Gradient of z."""
     with full_precision(z):
-        return closed_log_det.backward(grad, z, closed_log_det.Saved(mean, factor), scale)
+        return closed_log_det.backward(grad, z, closed_log_det.Saved(middle, factor), scale)
 
 
 @log_det_backward_op.register_fake
-def _(grad: Tensor, z: Tensor, mean: Tensor, factor: Tensor, scale: float) -> Tensor:
+def _(grad: Tensor, z: Tensor, middle: Tensor, factor: Tensor, scale: float) -> Tensor:
     return z.new_empty(z.shape)
 
 
