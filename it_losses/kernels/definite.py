@@ -20,7 +20,7 @@ def rounding_of_products(gram: Tensor) -> Tensor:
 def half_log_det_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`1/2 log det((1 + lift) I + G)` [groups], that matrix's Cholesky factor, and the lift [groups]: [groups, side, side].
 
-    G is written over; value and factor are NaN where it is not positive definite.
+    G is written over; the value and the factor's diagonal are NaN where it is not positive definite.
     """
     diagonal = gram.diagonal(dim1=1, dim2=2)
     # what keeps it positive definite: nothing until rounding may take half of the least eigenvalue, which is 1
@@ -32,6 +32,7 @@ def half_log_det_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # pivot 1 + x near 1 its root has few digits of x. A factor is stored column by column
     torch.mul(factor, factor, out=gram.mT)
     diagonal.zero_()
+    # without rounding none is below 0
     x = excess.sub_(gram.sum(dim=1)).clamp_min_(-0.5)
     value = x.log1p_().sum(dim=1).div_(2)
     # a failed factorization leaves finite numbers behind: make value and gradient say so
