@@ -9,16 +9,25 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.autocast import full_precision
-from it_losses.conventions import VICRegWeights, official_weights
-from it_losses.distributed import LOCAL, Gathering, gathering
+from it_losses.checks import check_views
+from it_losses.distributed import LOCAL, DistributedOptions, distributed_options
 from it_losses.entropy import EntropyEstimator
-from it_losses.entropy.variance_covariance import VarianceCovariance, off_diagonal_energy, variance_hinge
+from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.global_batch import gathered, shared_loss
-from it_losses.invariance import mean_squared_distance
-from it_losses.views import check_views, samples
+from it_losses.likelihood import mean_squared_distance
+from it_losses.precision import full_precision, samples
+from it_losses.vicreg_conventions import VICRegWeights, official_weights
 
-__all__ = ["LOCAL", "Gathering", "Terms", "VICRegTerms", "entropy_of", "gathering", "lower_bound", "vicreg_bound"]
+__all__ = [
+    "LOCAL",
+    "DistributedOptions",
+    "Terms",
+    "VICRegTerms",
+    "distributed_options",
+    "entropy_of",
+    "lower_bound",
+    "vicreg_bound",
+]
 
 
 class Terms(NamedTuple):
@@ -51,15 +60,15 @@ def lower_bound(
     *,
     invariance_weight: float,
     entropy_weight: float,
-    gathering: Gathering = LOCAL,
+    distributed: DistributedOptions = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
-    shared = estimator.sharded() if _is_shared(views, gathering) else None
+    shared = estimator.sharded() if _is_shared(views, distributed) else None
     if shared is not None:
-        loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), gathering=gathering)
-        estimator.watch(terms[2:])
+        loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), distributed=distributed)
+        estimator.warn_if_saturated(terms[2:])
         return Terms(loss, *terms[:2].unbind())
-    views = everyones(views, gathering)
+    views = gathered_views(views, distributed)
     check_views(views, at_least=2)
     views = _rounded_after_the_sum(views)
     with full_precision(views[0]):
@@ -78,16 +87,16 @@ def vicreg_bound(
     convention: str,
     margin: float,
     epsilon: float,
-    gathering: Gathering = LOCAL,
+    distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
-    if _is_shared(views, gathering):
+    if _is_shared(views, distributed):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         surrogate = VarianceCovariance(weights.variance, weights.covariance, margin=margin, epsilon=epsilon)
-        loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), gathering=gathering)
+        loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), distributed=distributed)
         invariance, entropy, hinge, energy = terms.unbind()
         return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
-    views = everyones(views, gathering)
+    views = gathered_views(views, distributed)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     if kernels.is_fused(views[0]):
@@ -97,7 +106,7 @@ def vicreg_bound(
         invariance = mean_squared_distance(views)
         variance = _mean_over_views([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
         # the authors average the hinges of the two views, but add their covariances
-        covariance = 2 * _mean_over_views([off_diagonal_energy(z) for z in views])
+        covariance = 2 * _mean_over_views([covariance_penalty(z) for z in views])
         loss = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
         entropy = -(weights.variance * variance + weights.covariance * covariance)
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
@@ -118,26 +127,26 @@ def _fused_vicreg(views: Sequence[Tensor], weights: VICRegWeights, margin: float
     return VICRegTerms(loss, invariance, entropy, variance, covariance)
 
 
-def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, gathering: Gathering = LOCAL) -> Tensor:
+def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    shared = estimator.sharded() if _is_shared(views, gathering) else None
+    shared = estimator.sharded() if _is_shared(views, distributed) else None
     if shared is not None:
-        minus_entropy, terms = shared_loss(views, *shared, weights=(0.0, 1.0), gathering=gathering)
-        estimator.watch(terms[2:])
+        minus_entropy, terms = shared_loss(views, *shared, weights=(0.0, 1.0), distributed=distributed)
+        estimator.warn_if_saturated(terms[2:])
         return -minus_entropy
-    views = everyones(views, gathering)
+    views = gathered_views(views, distributed)
     check_views(views)
     return _mean_over_views([estimator.mean_entropy(z) for z in views])
 
 
-def everyones(views: Sequence[Tensor], gathering: Gathering) -> Sequence[Tensor]:
+def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> Sequence[Tensor]:
     """The views with the samples of all ranks: V x [batch, ..., dim] -> V x [global batch, ..., dim]."""
-    return gathered(views, gathering) if gathering.is_active() else views
+    return gathered(views, distributed) if distributed.is_active() else views
 
 
-def _is_shared(views: Sequence[Tensor], gathering: Gathering) -> bool:
+def _is_shared(views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
     """Whether each rank computes its share; the reference is the definition, repeated by each on the samples of all."""
-    return gathering.is_active() and kernels.is_fused(views[0])
+    return distributed.is_active() and kernels.is_fused(views[0])
 
 
 def _rounded_after_the_sum(views: Sequence[Tensor]) -> Sequence[Tensor]:

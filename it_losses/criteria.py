@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from it_losses import bound
 from it_losses.bound import Terms, VICRegTerms
-from it_losses.conventions import VICRegWeights, check_convention
+from it_losses.checks import check_positive, check_weight
 from it_losses.entropy import EntropyEstimator, estimator
-from it_losses.views import check_positive, check_weight
+from it_losses.vicreg_conventions import VICRegWeights, check_convention
 
 
 class VICRegEntropy(nn.Module):
@@ -55,7 +55,7 @@ class VICRegEntropy(nn.Module):
         default = self.entropy.default_weights
         self.invariance_weight = _weight("invariance_weight", invariance_weight, default.invariance)
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
-        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
+        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
@@ -64,7 +64,7 @@ class VICRegEntropy(nn.Module):
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
-            gathering=self.gathering,
+            distributed=self.distributed,
         )
 
     def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class VICRegEntropy(nn.Module):
 
     def extra_repr(self) -> str:
         """The constants."""
-        return f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, {self.gathering}"
+        return f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, {self.distributed}"
 
 
 class VICReg(nn.Module):
@@ -122,7 +122,7 @@ class VICReg(nn.Module):
         self.margin = check_positive("margin", margin)
         self.epsilon = check_positive("epsilon", epsilon)
         self.convention = check_convention(convention)
-        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
+        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
@@ -132,7 +132,7 @@ class VICReg(nn.Module):
             convention=self.convention,
             margin=self.margin,
             epsilon=self.epsilon,
-            gathering=self.gathering,
+            distributed=self.distributed,
         )
 
     def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class VICReg(nn.Module):
         return (
             f"invariance_weight={self.invariance_weight}, variance_weight={self.variance_weight}, "
             f"covariance_weight={self.covariance_weight}, margin={self.margin}, epsilon={self.epsilon}, "
-            f"convention={self.convention!r}, {self.gathering}"
+            f"convention={self.convention!r}, {self.distributed}"
         )
 
 
@@ -181,16 +181,16 @@ class EntropyRegularizer(nn.Module):
         super().__init__()
         self.entropy = estimator(entropy, **estimator_options)
         self.weight = check_weight("weight", weight)
-        self.gathering = bound.gathering(gather_distributed, process_group, gradient_reduction)
+        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
-        entropy = bound.entropy_of((z, *more_views), self.entropy, gathering=self.gathering)
+        entropy = bound.entropy_of((z, *more_views), self.entropy, distributed=self.distributed)
         return -self.weight * entropy
 
     def extra_repr(self) -> str:
         """The constants."""
-        return f"weight={self.weight}, {self.gathering}"
+        return f"weight={self.weight}, {self.distributed}"
 
 
 def _weight(name: str, named: float | None, default: float | None) -> float:

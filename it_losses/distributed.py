@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from it_losses.views import ViewError, check_views
+from it_losses.checks import ViewError, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 _on_hosts: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
-class Gathering(NamedTuple):
+class DistributedOptions(NamedTuple):
     """Which samples a loss is of, and what becomes of its gradient."""
 
     #: whether the loss is that of the samples of all ranks
@@ -40,10 +40,10 @@ class Gathering(NamedTuple):
 
 
 #: the loss of the samples of this process
-LOCAL = Gathering()
+LOCAL = DistributedOptions()
 
 
-def gathering(gather_distributed: bool, process_group: object, gradient_reduction: str) -> Gathering:
+def distributed_options(gather_distributed: bool, process_group: object, gradient_reduction: str) -> DistributedOptions:
     """The arguments of a criterion, checked; of a process group the name is kept, which can be copied and pickled."""
     if gradient_reduction not in ("mean", "sum"):
         raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
@@ -51,7 +51,7 @@ def gathering(gather_distributed: bool, process_group: object, gradient_reductio
         if not isinstance(process_group, dist.ProcessGroup):
             raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.")
         process_group = process_group.group_name
-    return Gathering(bool(gather_distributed), process_group or "", gradient_reduction)
+    return DistributedOptions(bool(gather_distributed), process_group or "", gradient_reduction)
 
 
 class Ranks:
@@ -68,7 +68,7 @@ class Ranks:
         """The sum over the ranks: under way now, there when called."""
         total = own.clone(memory_format=torch.contiguous_format)
         work = dist.all_reduce(total, group=self._group, async_op=True)
-        return lambda: _there(work, total)
+        return lambda: wait_for(work, total)
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
         """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order; all are under way while the first is used."""
@@ -81,8 +81,8 @@ class Ranks:
             # ranks may hold different numbers of rows, collectives may not: pad to the largest, cut off after
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         everyone = own.new_empty(len(self._rows) * largest, *own.shape[1:])
-        work = dist.all_gather_into_tensor(everyone, own.contiguous(), group=self._group, async_op=True)
-        return lambda: self._without_padding(_there(work, everyone), largest)
+        work = _all_gather(everyone, own.contiguous(), group=self._group, async_op=True)
+        return lambda: self._without_padding(wait_for(work, everyone), largest)
 
     def _without_padding(self, everyone: Tensor, largest: int) -> Tensor:
         if len(everyone) == self.samples:
@@ -90,7 +90,14 @@ class Ranks:
         return torch.cat([part[:n] for part, n in zip(torch.split(everyone, largest), self._rows, strict=True)])
 
 
-def _there(work: Any, result: Tensor) -> Tensor:
+def _all_gather(out: Tensor, own: Tensor, *, group: dist.ProcessGroup, async_op: bool = False) -> Any:
+    """Gather into one tensor, by the newest name that the installed torch has for it."""
+    newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    return newest(out, own, group=group, async_op=async_op)
+
+
+def wait_for(work: Any, result: Tensor) -> Tensor:
+    """The result of a collective, once it is there."""
     work.wait()
     return result
 
@@ -107,11 +114,11 @@ def process_group(name: str) -> dist.ProcessGroup:
         ) from error
 
 
-def agreed(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
+def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
     """The ranks and how many samples each holds; ViewError on every rank where anything else differs between them."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
-    everyone = _told_each_other(traits, group)
+    everyone = gather_sizes(traits, group)
     if refusal is not None:
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(everyone) if rows == 0]
@@ -129,7 +136,7 @@ def agreed(views: Sequence[Tensor], group_name: str, *, objective: tuple[object,
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
     """What the ranks must know of each other: (samples, views, groups, dim, dtype, objective); or zeros, and why not."""
     try:
-        check_views(views, fewest=1)
+        check_views(views, min_batch=1)
         stamp = zlib.crc32(repr(objective).encode())
         dtype = _DTYPES.index(views[0].dtype)
     except ValueError as error:
@@ -138,15 +145,15 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
     return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
 
 
-def _told_each_other(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
+def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
     """The numbers of every rank, in rank order."""
     mine = torch.tensor(numbers)
     everyone = mine.new_empty(group.size() * len(mine))
-    dist.all_gather_into_tensor(everyone, mine, group=_between_hosts(group))
+    _all_gather(everyone, mine, group=cpu_group(group))
     return everyone.view(group.size(), -1).tolist()
 
 
-def _between_hosts(group: dist.ProcessGroup) -> dist.ProcessGroup:
+def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
     """The group, or one of the same ranks that speaks over the hosts: to read sizes from a device is to wait for it."""
     if "cpu" in dist.get_backend_config(group):
         return group

@@ -8,12 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from it_losses import bound
-from it_losses.autocast import full_precision
-from it_losses.conventions import VICRegWeights
+from it_losses.checks import check_positive, check_views, check_weight
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
-from it_losses.invariance import mean_squared_distance
-from it_losses.views import check_positive, check_views, check_weight, samples
+from it_losses.likelihood import mean_squared_distance
+from it_losses.precision import full_precision, samples
+from it_losses.vicreg_conventions import VICRegWeights
 
 
 def vicreg(
@@ -74,8 +74,8 @@ def global_entropy(
 
     An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
     """
-    ranks = bound.gathering(True, process_group, gradient_reduction)
-    return bound.entropy_of((z, *more_views), estimator(entropy, **estimator_options), gathering=ranks)
+    ranks = bound.distributed_options(True, process_group, gradient_reduction)
+    return bound.entropy_of((z, *more_views), estimator(entropy, **estimator_options), distributed=ranks)
 
 
 def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:

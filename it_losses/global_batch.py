@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.autocast import full_precision
-from it_losses.distributed import Gathering, agreed
+from it_losses.distributed import DistributedOptions, check_ranks_agree
 from it_losses.kernels import sharded
 from it_losses.kernels.sharded_ranks import Layout
+from it_losses.precision import full_precision
 
 #: "rows" or "covariance" overrides `kernels.sharded_ranks.Form.cheaper`; the same on all ranks
 LAYOUT_VARIABLE = "IT_LOSSES_LAYOUT"
@@ -31,13 +31,13 @@ def shared_loss(
     constants: Sequence[float],
     *,
     weights: tuple[float, float],
-    gathering: Gathering,
+    distributed: DistributedOptions,
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [] of the global batch, and (invariance, entropy, *parts) for logging.
 
     V x [n, ..., dim], the entropy by the name of its form.
     """
-    _, group, reduction = gathering
+    _, group, reduction = distributed
     loss, terms, _ = _shared_loss(list(views), form, list(constants), list(weights), group, reduction)
     return loss, terms.detach()
 
@@ -56,7 +56,7 @@ def _shared_loss(
     """Loss [], terms [2 + parts], gradient [V, n, ..., dim] in full precision: an op, so that compilers see no collective."""
     with full_precision(views[0]):
         asked = os.environ.get(LAYOUT_VARIABLE, "auto")
-        ranks = agreed(views, group, objective=(form, *constants, *weights, asked))
+        ranks = check_ranks_agree(views, group, objective=(form, *constants, *weights, asked))
         evaluate = layout(form, ranks.samples, views[0].shape[-1], asked)
         flat = [z.flatten(1, -2) if z.ndim > 2 else z[:, None] for z in views]
         terms, gradient = sharded.loss(evaluate, flat, ranks, (weights[0], weights[1]), constants)
@@ -91,22 +91,22 @@ def _backward(ctx: Any, grad: Tensor | None, grad_terms: None, grad_gradient: Te
 _shared_loss.register_autograd(_backward, setup_context=_save)
 
 
-def gathered(views: Sequence[Tensor], gathering: Gathering) -> list[Tensor]:
+def gathered(views: Sequence[Tensor], distributed: DistributedOptions) -> list[Tensor]:
     """The views with the samples of all ranks, for an entropy that has no form of its own: V x [n, ...] -> V x [samples, ...].
 
     Every rank then repeats the whole computation; the backward pass takes the rows of this rank.
     """
     if not torch.compiler.is_compiling():
-        return list(_Gather.apply(gathering, *views))
+        return list(_Gather.apply(distributed, *views))
     # no decorator: to disable the compiler at import is to import it
-    return list(torch.compiler.disable(_Gather.apply)(gathering, *views))  # type: ignore[no-untyped-call]
+    return list(torch.compiler.disable(_Gather.apply)(distributed, *views))  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gathering: Gathering, *views: Tensor) -> tuple[Tensor, ...]:
-        ranks = agreed(views, gathering.process_group, objective=())
-        ctx.own, ctx.factor = ranks.own, ranks.world if gathering.gradient_reduction == "mean" else 1
+    def forward(ctx: Any, distributed: DistributedOptions, *views: Tensor) -> tuple[Tensor, ...]:
+        ranks = check_ranks_agree(views, distributed.process_group, objective=())
+        ctx.own, ctx.factor = ranks.own, ranks.world if distributed.gradient_reduction == "mean" else 1
         return tuple(ranks.gathered(views))
 
     @staticmethod

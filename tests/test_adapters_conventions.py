@@ -184,7 +184,7 @@ def test_gathering_takes_the_batch_of_all_ranks_and_nothing_else_does(name):
 
 
 def test_a_library_that_gathers_by_itself_is_followed():
-    gathers = {name for name in conventions.ARGUMENTS if conventions.vicreg(name).gathering.gather_distributed}
+    gathers = {name for name in conventions.ARGUMENTS if conventions.vicreg(name).distributed.gather_distributed}
     assert gathers == {"solo-learn", "stable-pretraining"}
 
 

@@ -18,19 +18,19 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
 #: what a layer of it_losses may import of it_losses; who stands above a layer may import it, never the reverse
 BELOW = {
-    "autocast": set(),
-    "kernels": {"autocast"},
-    "views": set(),
-    "conventions": set(),
-    "distributed": {"views"},
-    "global_batch": {"autocast", "distributed", "kernels", "views"},
-    "invariance": {"kernels", "views"},
-    "entropy": {"autocast", "kernels", "views"},
-    "bound": {"autocast", "conventions", "distributed", "entropy", "global_batch", "invariance", "kernels", "views"},
-    "criteria": {"bound", "conventions", "entropy", "views"},
-    "functional": {"autocast", "bound", "conventions", "entropy", "invariance", "views"},
-    "diagnostics": {"bound", "criteria", "entropy", "functional", "invariance", "kernels", "views"},
-    "theory": {"bound", "criteria", "diagnostics", "entropy", "functional", "invariance", "kernels", "views"},
+    "precision": set(),
+    "kernels": {"precision"},
+    "checks": set(),
+    "vicreg_conventions": set(),
+    "distributed": {"checks"},
+    "global_batch": {"precision", "distributed", "kernels", "checks"},
+    "likelihood": {"kernels", "checks"},
+    "entropy": {"precision", "kernels", "checks"},
+    "bound": {"precision", "vicreg_conventions", "distributed", "entropy", "global_batch", "likelihood", "kernels", "checks"},
+    "criteria": {"bound", "vicreg_conventions", "entropy", "checks"},
+    "functional": {"precision", "bound", "vicreg_conventions", "entropy", "likelihood", "checks"},
+    "diagnostics": {"bound", "criteria", "entropy", "functional", "likelihood", "kernels", "checks"},
+    "theory": {"bound", "criteria", "diagnostics", "entropy", "functional", "likelihood", "kernels", "checks"},
 }
 
 #: the one file that may touch each optional package, as a prefix of its path

@@ -9,7 +9,7 @@ import torch
 from lightly.loss import VICRegLoss
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, Terms, VarianceCovariance, VICReg, VICRegEntropy, functional
-from it_losses.conventions import CONVENTIONS
+from it_losses.vicreg_conventions import CONVENTIONS
 
 F64 = torch.float64
 

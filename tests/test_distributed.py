@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, functional
-from it_losses.conventions import CONVENTIONS
-from it_losses.distributed import _between_hosts
+from it_losses.checks import ViewError
+from it_losses.distributed import cpu_group
 from it_losses.global_batch import LAYOUT_VARIABLE, layout
 from it_losses.kernels.sharded import FORMS
-from it_losses.views import ViewError
+from it_losses.vicreg_conventions import CONVENTIONS
 
 
 class Stranger(LogDet):
@@ -347,10 +347,10 @@ def test_a_bandwidth_without_overlap_warns_on_every_rank():
 
 def host_groups():
     devices_only = dist.new_group([0, 1], backend="cuda:gloo")
-    hosts = _between_hosts(devices_only)
+    hosts = cpu_group(devices_only)
     total = torch.ones(())
     dist.all_reduce(total, group=hosts)
-    return _between_hosts(dist.group.WORLD) is dist.group.WORLD, hosts is _between_hosts(devices_only), total.item()
+    return cpu_group(dist.group.WORLD) is dist.group.WORLD, hosts is cpu_group(devices_only), total.item()
 
 
 def test_sizes_travel_between_hosts_where_the_group_speaks_for_devices_alone():

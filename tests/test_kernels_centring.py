@@ -9,7 +9,7 @@ from twins import TOLERANCE, assert_no_worse, leaf, log_det
 
 from it_losses import kernels
 from it_losses.entropy.log_det import half_log_det
-from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
+from it_losses.entropy.variance_covariance import covariance_penalty, variance_hinge
 from it_losses.kernels import sharded_log_det, sharded_vicreg
 from it_losses.kernels.sharded_ranks import Evaluation, centred_samples
 
@@ -67,7 +67,7 @@ def entropy_of_a_rank(evaluate, z: Tensor, constants: list[float]) -> Evaluation
 LOG_DET, VICREG = [2.0, 0.0], [25.0, 1.0, 1.0, 1e-4]
 PLAIN = {
     sharded_log_det: lambda z: half_log_det(z, beta=2.0),
-    sharded_vicreg: lambda z: -25 * variance_hinge(z, margin=1.0, epsilon=1e-4) - 2 * off_diagonal_energy(z),
+    sharded_vicreg: lambda z: -25 * variance_hinge(z, margin=1.0, epsilon=1e-4) - 2 * covariance_penalty(z),
 }
 
 

@@ -280,10 +280,10 @@ def no_reference(monkeypatch):
 
     def switch(on: bool) -> None:
         for place in (bound, variance_covariance):
-            monkeypatch.setattr(place, "off_diagonal_energy", refuse if on else plain)
+            monkeypatch.setattr(place, "covariance_penalty", refuse if on else plain)
         monkeypatch.setenv(VARIABLE, "fused" if on else "reference")
 
-    plain = variance_covariance.off_diagonal_energy
+    plain = variance_covariance.covariance_penalty
     return switch
 
 

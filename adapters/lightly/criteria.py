@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, functional
 from it_losses.adapters.conventions import translated
-from it_losses.entropy.variance_covariance import off_diagonal_energy, variance_hinge
-from it_losses.views import check_positive, check_weight, samples
+from it_losses.checks import check_positive, check_weight
+from it_losses.entropy.variance_covariance import covariance_penalty, variance_hinge
+from it_losses.precision import samples
 
 
 def _alias(name: str, check: Callable[[str, float], float] = check_weight) -> Any:
@@ -22,11 +23,11 @@ def _alias(name: str, check: Callable[[str, float], float] = check_weight) -> An
 
 
 def _set_gather(criterion: Any, gather_distributed: bool) -> None:
-    criterion.gathering = criterion.gathering._replace(gather_distributed=gather_distributed)
+    criterion.distributed = criterion.distributed._replace(gather_distributed=gather_distributed)
 
 
 #: the constant under lightly's name, as its own classes have it
-_GATHER = property(lambda self: self.gathering.gather_distributed, _set_gather, doc="Whether all ranks' views count.")
+_GATHER = property(lambda self: self.distributed.gather_distributed, _set_gather, doc="Whether all ranks' views count.")
 
 
 def _check_gather(gather_distributed: bool) -> bool:
@@ -181,4 +182,4 @@ def variance_loss(x: Tensor, eps: float = 0.0001) -> Tensor:
 
 def covariance_loss(x: Tensor) -> Tensor:
     """The term of lightly's VICReg, `sum_{i != j} Cov(x)_ij^2 / dim`, mean over groups: [batch, ..., dim] -> []."""
-    return off_diagonal_energy(samples(x)).mean()
+    return covariance_penalty(samples(x)).mean()

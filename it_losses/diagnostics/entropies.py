@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_positive
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
 from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
-from it_losses.views import check_positive
 
 #: rows of the matrix of all pairs that are held at a time
 CHUNK = 1024

@@ -8,8 +8,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from it_losses import kernels
-from it_losses.autocast import full_precision
-from it_losses.views import check_views, samples
+from it_losses.checks import check_views
+from it_losses.precision import full_precision, samples
 
 
 class BoundWeights(NamedTuple):
@@ -69,7 +69,7 @@ class EntropyEstimator(nn.Module, ABC):
             if name not in vars(cls):
                 setattr(cls, name, getattr(EntropyEstimator, name))
 
-    def watch(self, parts: Tensor) -> None:
+    def warn_if_saturated(self, parts: Tensor) -> None:
         """Look at what the entropy consisted of where many ranks computed it, `[parts]`; for warnings."""
 
     def forward(self, z: Tensor) -> Tensor:

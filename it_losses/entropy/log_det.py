@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
+from it_losses.checks import check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.views import check_positive
 
 
 def half_log_det(z: Tensor, *, beta: float) -> Tensor:

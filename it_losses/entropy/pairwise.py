@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
+from it_losses.checks import check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.views import check_positive
 
 #: what "auto" takes for s^2, in units of the total variance: within the window (.05, 1) and away from both its ends
 SPREAD_FRACTION = 0.2
@@ -131,7 +131,7 @@ class Pairwise(EntropyEstimator):
             *(() if self.bandwidth == "auto" else self.bandwidth),
         ]
 
-    def watch(self, parts: Tensor) -> None:
+    def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn where the part with a gradient stands at its limit."""
         if self.bandwidth != "auto":
             self._saturation.look_at([parts], limit=1.0)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
+from it_losses.checks import check_positive, check_weight
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.views import check_positive, check_weight
 
 
 def variance_hinge(z: Tensor, *, margin: float, epsilon: float) -> Tensor:
@@ -20,7 +20,7 @@ def variance_hinge(z: Tensor, *, margin: float, epsilon: float) -> Tensor:
     return torch.relu(margin - std).mean(dim=-1)
 
 
-def off_diagonal_energy(z: Tensor) -> Tensor:
+def covariance_penalty(z: Tensor) -> Tensor:
     """`sum_{i != j} Cov(z)_ij^2 / dim`: [..., batch, dim] -> [...]."""
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
@@ -31,7 +31,7 @@ def off_diagonal_energy(z: Tensor) -> Tensor:
 
 
 class VarianceCovariance(EntropyEstimator):
-    """`H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * off_diagonal_energy(z))`, at most 0.
+    """`H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * covariance_penalty(z))`, at most 0.
 
     Averaged over two views and beside the invariance term this is VICReg with the authors' weights: their code halves the
     variance of a view and does not halve its covariance, hence the 2.
@@ -70,7 +70,7 @@ class VarianceCovariance(EntropyEstimator):
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
-        return -(self.variance_weight * variance + 2 * self.covariance_weight * off_diagonal_energy(z))
+        return -(self.variance_weight * variance + 2 * self.covariance_weight * covariance_penalty(z))
 
     def mean_entropy(self, z: Tensor) -> Tensor:
         """[batch, ..., dim] -> []."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.autocast import full_precision
 from it_losses.kernels import closed_log_det, closed_pairwise, closed_vicreg
 from it_losses.kernels.blocks import accumulation_dtype, under_torch_func
+from it_losses.precision import full_precision
 
 Weights = tuple[float, float, float]
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_positive
 from it_losses.theory.jacobian import Network, jacobians, pushed_forward
-from it_losses.views import check_positive
 
 
 def expected_log_likelihood(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses.views import check_positive
+from it_losses.checks import check_positive
 
 
 def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Tensor) -> Tensor:

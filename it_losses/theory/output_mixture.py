@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_positive
 from it_losses.diagnostics import EntropyBounds
 from it_losses.theory.jacobian import Network, jacobians
-from it_losses.views import check_positive
 
 
 class OutputMixture:

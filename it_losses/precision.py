@@ -1,4 +1,4 @@
-"""Statistics keep their precision under autocast: the one context that every objective computes in."""
+"""The precision of every objective: autocast off, half precision accumulated in float32, samples as `[..., batch, dim]`."""
 
 from __future__ import annotations
 
@@ -15,3 +15,9 @@ def full_precision(z: Tensor) -> AbstractContextManager[object]:
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+def samples(z: Tensor) -> Tensor:
+    """`[batch, ..., dim] -> [..., batch, dim]` in the precision of the statistics: float32, or float64 for float64."""
+    # half precision overflows in N * covariance and loses the small eigenvalues that log det needs
+    return z.movedim(0, -2).to(torch.promote_types(z.dtype, torch.float32))

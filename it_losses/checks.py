@@ -1,15 +1,10 @@
-"""Views of a batch: what may enter an objective, and the precision it is computed in.
-
-Users hold views as `[batch, ..., dim]`, the mathematics reads samples as `[..., batch, dim]`: every
-dimension between batch and dim is a group with statistics of its own.
-"""
+"""What may enter an objective: views of one shape and device, weights that are finite, constants that are positive."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -17,26 +12,26 @@ class ViewError(ValueError, AssertionError):
     """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
 
 
-def check_views(views: Sequence[Tensor], *, at_least: int = 1, fewest: int = 2) -> None:
-    """Raise ViewError unless all views are floating-point `[batch >= fewest, ..., dim >= 1]` of one shape, dtype and device."""
+def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 2) -> None:
+    """Raise ViewError unless all views are floating-point `[batch, ..., dim]` of one shape, dtype and device."""
     if len(views) < at_least:
         raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
     first = views[0]
-    _check_view(first, fewest)
+    _check_view(first, min_batch)
     for other in views[1:]:
         _check_alike(first, other)
 
 
-def _check_view(z: Tensor, fewest: int) -> None:
+def _check_view(z: Tensor, min_batch: int) -> None:
     if not isinstance(z, Tensor):
         raise ViewError(f"needs tensors, got {type(z).__name__}. Convert it with torch.as_tensor.")
     if not z.is_floating_point():
         raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
     if z.ndim < 2:
         raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
-    if len(z) < fewest:
+    if len(z) < min_batch:
         raise ViewError(
-            f"needs batch size > {fewest - 1} for its statistics, got z of shape {tuple(z.shape)}. "
+            f"needs batch size > {min_batch - 1} for its statistics, got z of shape {tuple(z.shape)}. "
             "Raise the batch size, or drop the last batch."
         )
     if z.numel() == 0:
@@ -50,12 +45,6 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
             raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
-
-
-def samples(z: Tensor) -> Tensor:
-    """`[batch, ..., dim] -> [..., batch, dim]` in the precision of the statistics: float32, or float64 for float64."""
-    # half precision overflows in N * covariance and loses the small eigenvalues that log det needs
-    return z.movedim(0, -2).to(torch.promote_types(z.dtype, torch.float32))
 
 
 def check_weight(name: str, value: float) -> float:
