@@ -8,14 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses import kernels
+from it_losses import fused
 from it_losses.checks import check_views
-from it_losses.distributed import LOCAL, DistributedOptions, distributed_options
+from it_losses.distributed import LOCAL, DistributedOptions, distributed_options, gathered_views
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
-from it_losses.global_batch import gathered, shared_loss
 from it_losses.likelihood import mean_squared_distance
-from it_losses.precision import full_precision, samples
+from it_losses.precision import accumulation_dtype, full_precision, samples
 from it_losses.vicreg_conventions import VICRegWeights, official_weights
 
 __all__ = [
@@ -63,16 +62,16 @@ def lower_bound(
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
-    shared = estimator.sharded() if _is_shared(views, distributed) else None
-    if shared is not None:
-        loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), distributed=distributed)
+    if _runs_fused(estimator.fused, views, distributed, at_least=2):
+        weights = invariance_weight, entropy_weight
+        loss, terms = fused.loss(views, estimator.fused, estimator.constants(), weights, distributed)
         estimator.warn_if_saturated(terms[2:])
-        return Terms(loss, *terms[:2].unbind())
+        return Terms(loss, terms[0], terms[1])
     views = gathered_views(views, distributed)
     check_views(views, at_least=2)
-    views = _rounded_after_the_sum(views)
     with full_precision(views[0]):
-        invariance = mean_squared_distance([samples(z) for z in views])
+        views = _full_precision_views(views)
+        invariance = mean_squared_distance(views)
         entropy = _mean_over_views([estimator.mean_entropy(z) for z in views])
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
@@ -90,71 +89,50 @@ def vicreg_bound(
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
-    if _is_shared(views, distributed):
+    if _runs_fused(VarianceCovariance.fused, views, distributed, at_least=2):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
-        surrogate = VarianceCovariance(weights.variance, weights.covariance, margin=margin, epsilon=epsilon)
-        loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), distributed=distributed)
-        invariance, entropy, hinge, energy = terms.unbind()
-        return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
+        constants = weights.variance, weights.covariance, margin, epsilon
+        loss, terms = fused.loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
+        invariance, entropy, variance, penalty = terms.unbind()
+        return VICRegTerms(loss, invariance, entropy, variance, 2 * penalty)
     views = gathered_views(views, distributed)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
-    if kernels.is_fused(views[0]):
-        return _fused_vicreg(views, weights, margin, epsilon)
     with full_precision(views[0]):
-        views = [samples(z) for z in views]
+        views = [samples(z) for z in _full_precision_views(views)]
         invariance = mean_squared_distance(views)
         variance = _mean_over_views([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
         # the authors average the hinges of the two views, but add their covariances
         covariance = 2 * _mean_over_views([covariance_penalty(z) for z in views])
-        loss = weights.invariance * invariance + weights.variance * variance + weights.covariance * covariance
         entropy = -(weights.variance * variance + weights.covariance * covariance)
+        loss = weights.invariance * invariance - entropy
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
 
 
-def _fused_vicreg(views: Sequence[Tensor], weights: VICRegWeights, margin: float, epsilon: float) -> VICRegTerms:
-    """VICReg by its fused twin, which knows the invariance of two views and the entropies of any number of them."""
-    if len(views) != 2:
-        views = _rounded_after_the_sum(views)
-    stacks = [z if z.ndim == 2 else z.movedim(0, -2) for z in views]
-    loss, terms = kernels.vicreg(stacks, weights=weights, margin=margin, epsilon=epsilon)
-    invariance, variance, covariance = terms.unbind()
-    if len(views) != 2:
-        with full_precision(views[0]):
-            distance = mean_squared_distance([samples(z) for z in views])
-        loss, invariance = loss + weights.invariance * distance, distance.detach()
-    entropy = (-weights.variance * variance).sub_(covariance, alpha=weights.covariance)
-    return VICRegTerms(loss, invariance, entropy, variance, covariance)
-
-
-def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
+def entropy_of(
+    views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL
+) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    shared = estimator.sharded() if _is_shared(views, distributed) else None
-    if shared is not None:
-        minus_entropy, terms = shared_loss(views, *shared, weights=(0.0, 1.0), distributed=distributed)
-        estimator.warn_if_saturated(terms[2:])
-        return -minus_entropy
-    views = gathered_views(views, distributed)
-    check_views(views)
-    return _mean_over_views([estimator.mean_entropy(z) for z in views])
+    if not _runs_fused(estimator.fused, views, distributed):
+        views = gathered_views(views, distributed)
+        check_views(views)
+        return _mean_over_views([estimator.mean_entropy(z) for z in views])
+    entropy, terms = fused.loss(views, estimator.fused, estimator.constants(), (0.0, -1.0), distributed)
+    estimator.warn_if_saturated(terms[2:])
+    return entropy
 
 
-def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> Sequence[Tensor]:
-    """The views with the samples of all ranks: V x [batch, ..., dim] -> V x [global batch, ..., dim]."""
-    return gathered(views, distributed) if distributed.is_active() else views
+def _runs_fused(form: str, views: Sequence[Tensor], distributed: DistributedOptions, *, at_least: int = 1) -> bool:
+    """Whether a fused form runs for views that are checked: here, or where ranks share a batch by all of them together."""
+    if not distributed.is_active():
+        check_views(views, at_least=at_least)
+    # anything but a tensor goes on to the errors of `check_views`
+    return isinstance(views[0], Tensor) and fused.is_fused(form, views[0])
 
 
-def _is_shared(views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
-    """Whether each rank computes its share; the reference is the definition, repeated by each on the samples of all."""
-    return distributed.is_active() and kernels.is_fused(views[0])
-
-
-def _rounded_after_the_sum(views: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The views as two terms may take them, whose gradients then are added in full precision and rounded once.
-
-    On a GPU they stay as they come: products of half precision, which are many times as fast, round as much as the sum does.
-    """
-    return [z if z.is_cuda else z.to(torch.promote_types(z.dtype, torch.float32)) for z in views]
+def _full_precision_views(views: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The views in the dtype of sums, once for all terms: their gradients are then added before they are rounded."""
+    return [z.to(accumulation_dtype(z.dtype)) for z in views]
 
 
 def _mean_over_views(values: Sequence[Tensor]) -> Tensor:

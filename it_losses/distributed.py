@@ -55,7 +55,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
 
 
 class Ranks:
-    """The ranks that share one batch, and their collectives; what `kernels.sharded_ranks.Ranks` asks for."""
+    """The ranks that share one batch, and their collectives; a `kernels.batch.Ranks`."""
 
     def __init__(self, group: dist.ProcessGroup, rows: Sequence[int]) -> None:
         self._group, self._rows = group, tuple(rows)
@@ -131,6 +131,32 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
     if sum(rows) < 2:
         raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
     return Ranks(group, rows)
+
+
+def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> Sequence[Tensor]:
+    """The views with the samples of all ranks, for a reference: V x [n, ..., dim] -> V x [samples, ..., dim].
+
+    Every rank then repeats the whole computation; the backward pass takes the rows of this rank.
+    """
+    if not distributed.is_active():
+        return views
+    if not torch.compiler.is_compiling():
+        return list(_Gather.apply(distributed, *views))
+    # no decorator: to disable the compiler at import is to import it
+    return list(torch.compiler.disable(_Gather.apply)(distributed, *views))  # type: ignore[no-untyped-call]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, distributed: DistributedOptions, *views: Tensor) -> tuple[Tensor, ...]:
+        ranks = check_ranks_agree(views, distributed.process_group, objective=())
+        # DDP and FSDP divide the sum of the ranks' gradients by their number
+        ctx.own, ctx.factor = ranks.own, ranks.world if distributed.gradient_reduction == "mean" else 1
+        return tuple(ranks.gathered(views))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(gradient[ctx.own] * ctx.factor for gradient in gradients)
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:

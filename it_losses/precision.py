@@ -20,4 +20,9 @@ def full_precision(z: Tensor) -> AbstractContextManager[object]:
 def samples(z: Tensor) -> Tensor:
     """`[batch, ..., dim] -> [..., batch, dim]` in the precision of the statistics: float32, or float64 for float64."""
     # half precision overflows in N * covariance and loses the small eigenvalues that log det needs
-    return z.movedim(0, -2).to(torch.promote_types(z.dtype, torch.float32))
+    return z.movedim(0, -2).to(accumulation_dtype(z.dtype))
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)

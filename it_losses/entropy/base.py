@@ -1,4 +1,4 @@
-"""EntropyEstimator: what every estimate of H(Z) promises, and the door all of them share."""
+"""EntropyEstimator: what every estimate of H(Z) promises, and what all of them share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from it_losses import kernels
+from it_losses import fused
 from it_losses.checks import check_views
 from it_losses.precision import full_precision, samples
 
@@ -35,8 +35,8 @@ class EntropyEstimator(nn.Module, ABC):
     rotation_invariant: ClassVar[bool]
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
-    #: whether `entropy` takes half precision as it comes where fused twins run, which then use the units made for it
-    takes_half: ClassVar[bool] = False
+    #: name of the module in `kernels` that computes this entropy in closed form; "" where only the reference does
+    fused: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -47,30 +47,23 @@ class EntropyEstimator(nn.Module, ABC):
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy of each group of samples: `[..., batch, dim] -> [...]`."""
 
-    def sharded(self) -> tuple[str, list[float]] | None:
-        """The form in `kernels.sharded.FORMS` that computes this entropy over many ranks, and its constants; None for none.
-
-        Without a form every rank gathers all samples and repeats the whole computation: as exact, and slower.
-        """
-        return None
+    def constants(self) -> list[float]:
+        """The constants of the fused form, in its order."""
+        return []
 
     def mean_entropy(self, z: Tensor) -> Tensor:
-        """Entropy of a view that has been checked, averaged over its groups: `[batch, ..., dim] -> []`."""
+        """The reference for a view that has been checked, averaged over its groups: `[batch, ..., dim] -> []`."""
         with full_precision(z):
-            as_it_comes = self.takes_half and kernels.is_fused(z)
-            return self.entropy(z.movedim(0, -2) if as_it_comes else samples(z)).mean()
+            return self.entropy(samples(z)).mean()
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        if "entropy" not in vars(cls):
-            return
-        # who redefines the entropy of an estimator has not redefined what else computes it
-        for name in ("sharded", "mean_entropy", "takes_half"):
-            if name not in vars(cls):
-                setattr(cls, name, getattr(EntropyEstimator, name))
+        # a subclass that defines another entropy must not inherit the fused form of its parent
+        if "entropy" in vars(cls) and "fused" not in vars(cls):
+            cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Look at what the entropy consisted of where many ranks computed it, `[parts]`; for warnings."""
+        """Warn where the parts [k] that the fused form returns say that the estimate has no gradient or no digits left."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Entropy of the batch this process holds, averaged over its groups: `[batch, ..., dim] -> []`.
@@ -78,4 +71,9 @@ class EntropyEstimator(nn.Module, ABC):
         For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
         """
         check_views([z])
-        return self.mean_entropy(z)
+        if not fused.is_fused(self.fused, z):
+            return self.mean_entropy(z)
+        # the loss 0 * invariance + 1 * entropy
+        entropy, terms = fused.loss([z], self.fused, self.constants(), (0.0, -1.0))
+        self.warn_if_saturated(terms[2:])
+        return entropy

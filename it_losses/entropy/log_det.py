@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses import kernels
 from it_losses.checks import check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
@@ -18,20 +17,20 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     gram = centred @ centred.mT if batch < dim else centred.mT @ centred  # [..., side, side]
-    factor, failed = torch.linalg.cholesky_ex(_regularized(beta / batch * gram))
+    factor, failed = torch.linalg.cholesky_ex(_with_jitter(beta / batch * gram))
     value = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     # a failed factorization leaves a finite number behind; say so instead
     return torch.where(failed == 0, value, torch.nan)
 
 
-def _regularized(matrix: Tensor) -> Tensor:
-    """`I + matrix`, lifted where rounding of its products, 8 eps of its norm, may take half of the least eigenvalue."""
+def _with_jitter(matrix: Tensor) -> Tensor:
+    """`I + matrix`, with jitter where rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
     # the norm is no more than that, but its squares may overflow
     most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
     rounding = 8 * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix.detach()).minimum(most)
-    lift = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
-    return matrix + torch.diag_embed(lift.expand(*lift.shape[:-1], side))
+    jitter = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
+    return matrix + torch.diag_embed(jitter.expand(*jitter.shape[:-1], side))
 
 
 class LogDet(EntropyEstimator):
@@ -52,7 +51,7 @@ class LogDet(EntropyEstimator):
     unit, rotation_invariant = "nats per dimension, or nats", True
     direction = "upper bound on the smoothed entropy less a constant"
     cost = "N D min(N, D) + min(N, D)^3"
-    takes_half = True
+    fused = "log_det"
 
     def __init__(self, beta: float = 1.0, *, per_dimension: bool = True) -> None:
         super().__init__()
@@ -72,12 +71,12 @@ class LogDet(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        nats = kernels.log_det(z, beta=self.beta) if kernels.is_fused(z) else half_log_det(z, beta=self.beta)
+        nats = half_log_det(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
 
-    def sharded(self) -> tuple[str, list[float]]:
-        """See the base class."""
-        return "log_det", [self.beta, float(self.per_dimension)]
+    def constants(self) -> list[float]:
+        """beta, and 1 for nats per dimension."""
+        return [self.beta, float(self.per_dimension)]
 
     def extra_repr(self) -> str:
         """The constants."""

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from it_losses import kernels
 from it_losses.checks import check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
@@ -72,7 +71,7 @@ class Pairwise(EntropyEstimator):
 
     unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
     cost = "N^2 D"
-    takes_half = True
+    fused = "pairwise"
 
     def __init__(
         self,
@@ -99,8 +98,7 @@ class Pairwise(EntropyEstimator):
     def variances(self, z: Tensor) -> list[Tensor | float]:
         """`s^2`, one for each bandwidth: from samples [..., batch, dim], each a number or [...]."""
         if self.bandwidth != "auto":
-            # the narrowest first, which is the unit of the fused twin
-            return [s * s for s in sorted(self.bandwidth)]
+            return [s * s for s in self.bandwidth]
         full = torch.promote_types(z.dtype, torch.float32)
         centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
         # the total variance; of each column apart, var() takes ten times as long on a CPU
@@ -111,25 +109,17 @@ class Pairwise(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        variances = self.variances(z)
-        scales = [DIVERGENCES[self.divergence] * s2 for s2 in variances]
-        if kernels.is_fused(z):
-            spread = kernels.pairwise(z, scales, memory_bytes=int(self.memory_mib * 2**20)).unbind()
-        else:
-            distances = squared_distances(z)
-            spread = tuple(spread_entropy(distances, scale=scale) for scale in scales)
+        variances, distances = self.variances(z), squared_distances(z)
+        spread = [spread_entropy(distances, scale=DIVERGENCES[self.divergence] * s2) for s2 in variances]
         if self.bandwidth != "auto":
             self._saturation.look_at(spread, limit=math.log(z.shape[-2]))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
-    def sharded(self) -> tuple[str, list[float]]:
-        """See the base class."""
-        return "pairwise", [
-            DIVERGENCES[self.divergence],
-            self.spread_fraction,
-            *(() if self.bandwidth == "auto" else self.bandwidth),
-        ]
+    def constants(self) -> list[float]:
+        """c, the spread fraction, bytes for pairs, and the bandwidths; none for those that follow the batch."""
+        bandwidths = () if self.bandwidth == "auto" else self.bandwidth
+        return [DIVERGENCES[self.divergence], self.spread_fraction, self.memory_mib * 2**20, *bandwidths]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn where the part with a gradient stands at its limit."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from it_losses.kernels.blocks import under_torch_func
 
 #: the estimate counts as saturated when what is missing to log N is below this fraction of log N
 MARGIN = 1e-3
@@ -24,7 +23,7 @@ class SaturationWarning:
     def look_at(self, estimates: Sequence[Tensor], *, limit: float) -> None:
         """Warn if every one of the estimates `[...]` stands at the limit."""
         # a compiler and a torch.func transform have no values to look at
-        if self._warned or torch.compiler.is_compiling() or under_torch_func():
+        if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1
         if self._may_wait_for(estimates[0]) and _smallest(estimates) > (1 - MARGIN) * limit:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses import kernels
 from it_losses.checks import check_positive, check_weight
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
@@ -47,6 +46,7 @@ class VarianceCovariance(EntropyEstimator):
 
     unit, direction, rotation_invariant = "surrogate", "upper bound near the identity covariance", False
     cost = "N D min(N, D)"
+    fused = "vicreg"
 
     def __init__(
         self,
@@ -72,16 +72,9 @@ class VarianceCovariance(EntropyEstimator):
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
         return -(self.variance_weight * variance + 2 * self.covariance_weight * covariance_penalty(z))
 
-    def mean_entropy(self, z: Tensor) -> Tensor:
-        """[batch, ..., dim] -> []."""
-        if not kernels.is_fused(z):
-            return super().mean_entropy(z)
-        weights = (0.0, self.variance_weight, self.covariance_weight)
-        return -kernels.vicreg([z.movedim(0, -2)], weights=weights, margin=self.margin, epsilon=self.epsilon)[0]
-
-    def sharded(self) -> tuple[str, list[float]]:
-        """See the base class."""
-        return "variance_covariance", [self.variance_weight, self.covariance_weight, self.margin, self.epsilon]
+    def constants(self) -> list[float]:
+        """The weights of the two terms, margin and epsilon."""
+        return [self.variance_weight, self.covariance_weight, self.margin, self.epsilon]
 
     def extra_repr(self) -> str:
         """The constants."""

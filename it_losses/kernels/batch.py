@@ -1,0 +1,101 @@
+"""The samples of a batch and the ranks that share it: this rank owns n of N samples, and a process alone owns all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+class Ranks(Protocol):
+    """The ranks that share a batch; `it_losses.distributed.Ranks` is one."""
+
+    #: number of ranks, number of samples of all ranks, and the rows that this rank owns
+    world: int
+    samples: int
+    own: slice
+
+    def summed(self, own: Tensor) -> Callable[[], Tensor]:
+        """Start the sum over all ranks; the function returned waits for it."""
+
+    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Each `[n, ...]` of this rank as `[N, ...]`, in rank order."""
+
+
+class SingleRank:
+    """One process is one rank: it owns every row, and a sum over the ranks is what it already has."""
+
+    world = 1
+
+    def __init__(self, samples: int) -> None:
+        self.samples, self.own = samples, slice(0, samples)
+
+    def summed(self, own: Tensor) -> Callable[[], Tensor]:
+        """The tensor itself."""
+        return lambda: own
+
+    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The tensors themselves."""
+        return iter(own)
+
+
+class Batch(NamedTuple):
+    """The samples that this rank owns, one tensor `[groups, n, dim]` a view, and the ranks that share the batch."""
+
+    own: list[Tensor]
+    ranks: Ranks
+
+    @property
+    def samples(self) -> int:
+        """N, the samples of all ranks."""
+        return self.ranks.samples
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self.own[0].shape[2]
+
+    @property
+    def stacks(self) -> int:
+        """S, the number of views times the number of groups."""
+        return len(self.own) * len(self.own[0])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this rank owns every row."""
+        return self.own[0].shape[1] == self.ranks.samples
+
+    def all_samples(self, view: int) -> Tensor:
+        """The samples of all ranks in one view: [groups, N, dim]."""
+        return self.gathered_rows(self.own[view])
+
+    def gathered_rows(self, own: Tensor, dim: int = 1) -> Tensor:
+        """Gather what each rank has of its own rows along `dim`, [..., n, ...] -> [..., N, ...]."""
+        if self.is_whole:
+            return own
+        (everything,) = self.ranks.gathered([own.movedim(dim, 0)])
+        return everything.movedim(0, dim)
+
+
+class Wanted(NamedTuple):
+    """What the caller wants: `difference_weight` and `entropy_weight` scale the gradient, if there is to be one."""
+
+    #: factor of `z - z'` in the gradient of the loss
+    difference_weight: float
+    #: the loss contains `-entropy_weight * H`
+    entropy_weight: float
+    gradient: bool
+
+
+class Evaluation(NamedTuple):
+    """What a fused form computes of the batch of all ranks."""
+
+    #: mean entropy over views and groups: []
+    entropy: Tensor
+    #: further numbers for logging and warnings: k x []
+    parts: tuple[Tensor, ...]
+    #: squared distance between the views of own samples, summed: []
+    distance: Tensor
+    #: gradient of the loss at own samples, [S, n, dim]; empty unless wanted
+    gradient: Tensor

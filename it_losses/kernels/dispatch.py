@@ -1,0 +1,76 @@
+"""The one decision of a call: whether a fused form runs, with whose products, and on which side (N x N or D x D)."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+#: environment variable that overrides the rule, and its values
+VARIABLE = "IT_LOSSES_BACKEND"
+BACKENDS = ("auto", "reference", "fused")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Plan(NamedTuple):
+    """What was decided: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
+
+    products: ModuleType
+    by_gram: bool
+
+
+@functools.cache
+def form_named(name: str) -> ModuleType:
+    """The module beside this one that computes an entropy in closed form: `evaluate`, `prefers_gram`, PARTS."""
+    return importlib.import_module(f"it_losses.kernels.{name}")
+
+
+def plan(form: ModuleType, device: torch.device, *, samples: int, dim: int, world: int) -> Plan:
+    """The products and the side for a batch of N samples on `world` ranks."""
+    # imported when a GPU is used: Triton takes a moment that a CPU need not spend
+    products = importlib.import_module(f"it_losses.kernels.products.{device.type}")
+    return Plan(products, form.prefers_gram(samples, dim, world))
+
+
+def is_fused(form: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the fused form runs; where it does not, the reference does.
+
+    Raises:
+        ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused form.
+    """
+    asked = os.environ.get(VARIABLE, "auto")
+    if asked not in BACKENDS:
+        raise ValueError(f"{VARIABLE} must be one of {list(BACKENDS)}, got {asked!r}. Unset it for the default.")
+    if asked == "reference":
+        return False
+    reason = why_not_fused(form, dtype, device)
+    if reason and asked == "fused":
+        raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to let the reference take over.")
+    return not reason
+
+
+def why_not_fused(form: str, dtype: torch.dtype, device: torch.device) -> str:
+    """The reason, or an empty string where the fused form can run."""
+    if not form:
+        return "this entropy has no fused form"
+    if device.type not in ("cpu", "cuda"):
+        return f"fused forms run on cpu and cuda, not on {device.type}"
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms need an objective made of plain torch operators"
+    if dtype not in DTYPES:
+        return f"fused forms take {', '.join(map(str, DTYPES))}, not {dtype}"
+    if device.type == "cuda" and dtype == torch.float64:
+        return "the fused forms of a GPU compute in float32"
+    if device.type == "cuda" and form == "pairwise" and not _has_triton():
+        return "pairs on a GPU need Triton, which is not installed"
+    return ""
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None

@@ -1,0 +1,88 @@
+"""Log-det entropy with its gradient in closed form: H = 1/2 log det A, A = I + beta/N Zc^T Zc (D x D) or I + beta/N Zc Zc^T (N x N).
+
+    gradient  dH/dZ = beta/N Zc A^-1 (D x D)  =  beta/N A^-1 Zc (N x N)
+
+Both matrices have one determinant, so the smaller one is factorized. On the N x N side the vector of ones is an exact null
+vector of Zc Zc^T. Rounding moves its eigenvalue, which A^-1 would amplify: the Gram matrix is centred again, A is enlarged along
+the ones before the factorization, and A^-1 is centred after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, Evaluation, Wanted
+from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.products.cholesky import add_jitter_
+
+#: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of beta/N Zc Zc^T
+PARTS = 1
+
+
+def prefers_gram(samples: int, dim: int, world: int) -> bool:
+    """Whether the N x N side is the smaller one: the factorization is repeated on every rank and costs the most."""
+    return samples < dim
+
+
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
+    """Entropy and gradient; constants: beta, and 1 for nats per dimension, 0 for nats."""
+    beta, per_dimension = constants
+    products = plan.products
+    share = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
+    if plan.by_gram:
+        matrix, _, centred = products.gram(batch)
+        matrix = _centre_(batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples))
+    else:
+        matrix, centred = products.covariance(batch)
+        matrix.mul_(beta / batch.samples)
+    largest = matrix.diagonal(dim1=1, dim2=2).amax()
+    ones = _enlarge_along_ones_(matrix) if plan.by_gram else None
+    identity = add_jitter_(matrix)
+    factor, failed = products.cholesky(matrix)
+    values = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    if ones is not None:
+        # the eigenvalue along the ones is 1 in A and 1 + ones here
+        values.sub_((identity + ones).log_(), alpha=0.5)
+    # LAPACK leaves finite numbers behind where it fails
+    bad = failed != 0
+    entropy = values.masked_fill_(bad, torch.nan).sum() * share
+    if not wanted.gradient:
+        return Evaluation(entropy, (largest,), products.distance(batch), entropy.new_empty(0))
+    scale = -wanted.entropy_weight * share * beta / batch.samples
+    scale = torch.where(bad, torch.nan, scale)[:, None, None].to(factor.dtype)
+    if plan.by_gram:
+        rows = _rows_of_centred_inverse(factor, batch.ranks.own).mul_(scale)
+        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=rows)
+    else:
+        inverse = torch.cholesky_inverse(factor).mul_(scale)
+        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=inverse)
+    return Evaluation(entropy, (largest,), distance, gradient)
+
+
+def _centre_(matrix: Tensor) -> Tensor:
+    """`H matrix H` in place, with H = I - 1 1^T / side: [S, side, side], symmetric."""
+    row = matrix.mean(dim=2, keepdim=True)
+    row.sub_(row.mean(dim=1, keepdim=True) / 2)
+    return matrix.sub_(row).sub_(row.mT)
+
+
+def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
+    """Add `mean diagonal` to the eigenvalue of the ones, from the bottom of the spectrum to its middle: -> what was added [S]."""
+    ones = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
+    matrix.add_((ones / matrix.shape[1])[:, None, None])
+    return ones
+
+
+def _rows_of_centred_inverse(factor: Tensor, own: slice) -> Tensor:
+    """Own rows of `H A^-1 H`, A = factor factor^T: [S, N, N] -> [S, n, N]."""
+    samples, n = factor.shape[-1], own.stop - own.start
+    if 3 * n >= samples:
+        return _centre_(torch.cholesky_inverse(factor))[:, own]
+    # fewer rows are cheaper to solve for than to cut out of an inverse
+    right = factor.new_full((samples, n), -1 / samples)
+    right[own].diagonal().add_(1)
+    rows = torch.cholesky_solve(right.expand(len(factor), -1, -1), factor).mT
+    return rows - rows.mean(dim=-1, keepdim=True)

@@ -1,0 +1,62 @@
+"""Pairwise entropy with its gradient in closed form: H = dim/2 log(2 pi e s^2) - mean_i log mean_j e_ij.
+
+    e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
+    gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
+
+With several s, H and rate * W are averaged. Own rows of W need own rows of e and the r of all samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, Evaluation, Wanted
+from it_losses.kernels.dispatch import Plan
+
+#: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
+PARTS = 1
+
+
+def prefers_gram(samples: int, dim: int, world: int) -> bool:
+    """Distances between samples are N x N."""
+    return True
+
+
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
+    """Entropy and gradient; constants: c, spread_fraction, bytes for pairs, and the s; no s means that it follows the batch."""
+    factor, spread_fraction, memory, *bandwidths = constants
+    products, groups = plan.products, len(batch.own[0])
+    gradient = products.empty_gradient(batch) if wanted.gradient else None
+    distance = products.distance(batch, wanted.difference_weight, out=gradient)
+    spreads, logarithms = [], []
+    for view in range(len(batch.own)):
+        x = products.centred(batch.all_samples(view))  # [groups, N, dim]
+        scales = _scales(x, factor, spread_fraction, bandwidths)  # c s^2: [K, groups]
+        sums, pairs = products.pair_sums(x, batch.ranks.own, scales.reciprocal(), memory=int(memory) if wanted.gradient else 0)
+        sums = batch.gathered_rows(sums, dim=2)  # [K, groups, N]
+        spreads.append(math.log(batch.samples) - sums.log().mean(dim=2))
+        logarithms.append(scales.log())
+        if gradient is not None:
+            weight = -wanted.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
+            own = gradient[view * groups : (view + 1) * groups]
+            products.add_pair_gradient_(own, pairs, (weight / scales)[:, :, None] / sums)
+    spread, logarithm = torch.stack(spreads), torch.stack(logarithms)
+    component = (logarithm + math.log(2 * math.pi * math.e / factor)).mul_(batch.dim / 2)
+    entropy = (spread + component).mean()
+    parts = (spread.amin() / math.log(batch.samples),)
+    return Evaluation(entropy, parts, distance, entropy.new_empty(0) if gradient is None else gradient)
+
+
+def _scales(x: Tensor, factor: float, spread_fraction: float, bandwidths: Sequence[float]) -> Tensor:
+    """`c s^2` in the dtype of sums: centred samples [groups, N, dim] -> [K, groups]."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if bandwidths:
+        return torch.stack([x.new_full((len(x),), factor * s * s, dtype=dtype) for s in bandwidths])
+    # row by row: one running sum of all would lose two digits, and every exponent with them
+    spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
+    # at exact collapse every distance is 0 and any positive scale gives 0
+    return (2 * spread_fraction * spread).clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]

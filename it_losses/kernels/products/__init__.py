@@ -1,0 +1,14 @@
+"""What the mathematics is made of, once for a CPU (`cpu`) and once for a GPU (`cuda`): two modules with the same functions.
+
+S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples.
+
+    gram             own rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
+    covariance       Zc^T Zc of all ranks [S, dim, dim], and Zc
+    gradient         own squared distance of the views [], and difference_weight (Z - Z') + Zc slope + left Zc or Zc right
+    distance         the squared distance alone, and difference_weight (Z - Z') where it has a place
+    centred          Zc of one view [groups, N, dim]
+    squared_norm     the sum of all squares []
+    cholesky         lower factor, and which factorizations failed
+    pair_sums        sum_j exp(-rate |x_i - x_j|^2) for own i [K, groups, n], and the pairs
+    add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
+"""

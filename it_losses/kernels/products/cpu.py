@@ -1,0 +1,222 @@
+"""Products on a CPU: passes over blocks that stay in the cache, so that large samples are never centred as a whole.
+
+Samples are centred as `(z - origin) - shift` with an origin among them, which rounds differences and not the mean. Few samples
+are centred once and kept; a block of many is centred again, in the cache, wherever it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch
+from it_losses.kernels.products.cholesky import padded_cholesky as cholesky
+from it_losses.kernels.products.matmul import add_own_rows_, add_product_, mirror_
+from it_losses.kernels.products.pairs import add_pair_gradient_, pair_sums
+from it_losses.precision import accumulation_dtype
+
+__all__ = [
+    "add_pair_gradient_",
+    "centred",
+    "cholesky",
+    "covariance",
+    "distance",
+    "empty_gradient",
+    "gradient",
+    "gram",
+    "pair_sums",
+    "squared_norm",
+]
+
+#: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
+BLOCK, KEPT = 1 << 18, 1 << 19
+EVERYTHING = slice(None)
+
+
+class Centred(NamedTuple):
+    """Samples V x [groups, N or n, dim] and where they are centred, [S, 1, dim]; few samples also as they are centred."""
+
+    views: list[Tensor]
+    origin: Tensor
+    shift: Tensor
+    kept: Tensor | None = None  # [S, N or n, dim]
+
+
+def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
+    """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc."""
+    views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
+    if batch.stacks * batch.samples * batch.dim <= KEPT:
+        zc = _centred(views)
+        out = zc.new_empty(len(zc), own.stop - own.start, batch.samples)
+        add_own_rows_(out, zc, own, fresh=True)
+        mirror_(out, own)
+        return out, zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, zc, zc, zc)
+    origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype))
+    shift, norms = torch.empty_like(origin), torch.empty_like(origin)
+    out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
+    columns = _blocks(batch.dim, batch.samples, len(origin))
+    scratch = _scratch(columns, batch.samples, origin)
+    squared = torch.empty_like(scratch) if squares else scratch
+    for cols in columns:
+        zc = _less_origin(views, origin, EVERYTHING, cols, scratch)
+        torch.mean(zc, dim=1, keepdim=True, out=shift[:, :, cols])
+        zc.sub_(shift[:, :, cols])
+        if squares:
+            block = torch.mul(zc, zc, out=squared[: zc.numel()].view(zc.shape))
+            torch.sum(block, dim=1, keepdim=True, out=norms[:, :, cols])
+        add_own_rows_(out, zc, own, fresh=cols.start == 0)
+    mirror_(out, own)
+    return out, norms if squares else None, Centred(views, origin, shift)
+
+
+def covariance(batch: Batch) -> tuple[Tensor, Centred]:
+    """`Zc^T Zc` of all ranks [S, dim, dim], and own Zc."""
+    views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
+    n = views[0].shape[1]
+    if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
+        zc = _centred(views)
+        out = zc.new_empty(len(zc), batch.dim, batch.dim)
+        add_own_rows_(out, zc.mT, whole, fresh=True)
+        mirror_(out, whole)
+        return out, Centred(views, zc, zc, zc)
+    full = accumulation_dtype(views[0].dtype)
+    origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
+    out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
+    parts = _blocks(n, batch.dim, len(origin))
+    scratch = _scratch(parts, batch.dim, origin)
+    for rows in parts:
+        zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
+        # what rounding left of the mean is nothing to the products, but would move all samples alike
+        remainder += zc.sum(dim=1, keepdim=True)
+        add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
+    mirror_(out, whole)
+    if not batch.is_whole:
+        # one collective for both
+        out, remainder = ranks.summed(torch.cat((out, remainder), dim=1))().split((batch.dim, 1), dim=1)
+    return out, Centred(views, origin, remainder / batch.samples)
+
+
+def gradient(
+    batch: Batch,
+    centred: Centred,
+    difference_weight: float,
+    *,
+    left: Tensor | None = None,
+    right: Tensor | None = None,
+    slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
+    own, out, distances = batch.ranks.own, empty_gradient(batch), []
+    # the product scales the differences that are there; one view has none
+    beta = difference_weight if len(batch.own) > 1 else 0.0
+    for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
+        block = _part(out, rows, cols)
+        distances.append(_differences(batch.own, rows, cols, out=block))
+        if right is not None:
+            add_product_(block, zc, right, beta=beta)
+            continue
+        assert left is not None
+        add_product_(block, left, zc, beta=beta)
+        if slope is not None:
+            block.addcmul_(zc if batch.is_whole else zc[:, own], _part(slope, EVERYTHING, cols))
+    return distances[0] if len(distances) == 1 else torch.stack(distances).sum(), out
+
+
+def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = None) -> Tensor:
+    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
+    if out is not None:
+        total = _differences(batch.own, EVERYTHING, EVERYTHING, out=out)
+        if len(batch.own) == 1:
+            out.zero_()
+        else:
+            out.mul_(difference_weight)
+        return total
+    n = batch.own[0].shape[1]
+    parts = _blocks(n, batch.dim, batch.stacks)
+    scratch = batch.own[0].new_empty(batch.stacks, parts[0].stop, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
+    return torch.stack([_differences(batch.own, p, EVERYTHING, out=scratch[:, : p.stop - p.start]) for p in parts]).sum()
+
+
+def centred(z: Tensor) -> Tensor:
+    """Zc of one view [groups, N, dim]."""
+    return _centred([z])
+
+
+def empty_gradient(batch: Batch) -> Tensor:
+    """Memory for the gradient at own samples: [S, n, dim]."""
+    n = batch.own[0].shape[1]
+    return batch.own[0].new_empty(batch.stacks, n, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Sum of all squares [], row by row: one running sum of many millions in float32 would lose four digits."""
+    return torch.linalg.vector_norm(x, dim=-1).square_().sum()
+
+
+def _centred(views: Sequence[Tensor]) -> Tensor:
+    """Zc of all views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
+    (groups, samples, dim), full = views[0].shape, accumulation_dtype(views[0].dtype)
+    zc = views[0].new_empty(len(views) * groups, samples, dim, dtype=full)
+    for z, part in zip(views, zc.chunk(len(views)), strict=True):
+        torch.sub(z, z[:, :1].to(full), out=part)
+    return zc.sub_(zc.mean(dim=1, keepdim=True))
+
+
+def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
+    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], of which it is half the slope."""
+    if len(views) == 1:
+        return out.new_zeros(())
+    parts, blocks = out.chunk(len(views)), [_part(z, rows, cols).to(out.dtype) for z in views]
+    if len(views) == 2:
+        torch.sub(blocks[0], blocks[1], out=parts[0])
+        torch.neg(parts[0], out=parts[1])
+        return squared_norm(parts[0])
+    mean = sum(blocks[1:], blocks[0]) / len(blocks)
+    for part, z in zip(parts, blocks, strict=True):
+        torch.sub(z, mean, out=part)
+    out.mul_(2)
+    return squared_norm(out).div_(2)
+
+
+def _blocks(length: int, width: int, stacks: int) -> list[slice]:
+    """Slices of `length` whose product with `width` and `stacks` fits the cache, of even sizes."""
+    count = max(round(length / max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)), 1)
+    step = -(-length // count)
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _blocks_of(centred: Centred, *, by_columns: bool) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and Zc of each block: [S, rows, columns]."""
+    if centred.kept is not None:
+        yield EVERYTHING, EVERYTHING, centred.kept
+        return
+    (_, rows, dim), stacks = centred.views[0].shape, len(centred.origin)
+    length, width = (dim, rows) if by_columns else (rows, dim)
+    parts = _blocks(length, width, stacks)
+    scratch = _scratch(parts, width, centred.origin)
+    for part in parts:
+        place = (EVERYTHING, part) if by_columns else (part, EVERYTHING)
+        yield *place, _less_origin(centred.views, centred.origin, *place, scratch).sub_(centred.shift[:, :, place[1]])
+
+
+def _part(z: Tensor, rows: slice, cols: slice) -> Tensor:
+    return z if rows is EVERYTHING and cols is EVERYTHING else z[:, rows, cols]
+
+
+def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: slice, scratch: Tensor) -> Tensor:
+    """A block of all views less the origin, in scratch: [S, rows, cols]."""
+    parts = [z[:, rows, cols] for z in views]
+    shape = (len(origin), *parts[0].shape[1:])
+    block = scratch[: math.prod(shape)].view(shape)
+    for part, o, out in zip(parts, origin.chunk(len(views)), block.chunk(len(views)), strict=True):
+        torch.sub(part, o[:, :, cols], out=out)
+    return block
+
+
+def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
+    """Memory for the largest block: fresh pages for every block would cost as much as its arithmetic."""
+    return like.new_empty((parts[0].stop - parts[0].start) * width * len(like))

@@ -1,0 +1,123 @@
+"""Pairs of samples on a CPU, in strips: own rows i against all j, or where this rank owns all rows against j up to the strip's end.
+
+    pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)               [K, groups, n]
+    add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.products.matmul import add_product_
+
+#: most rows and numbers of a strip, and rows below which a product runs at a fraction of its speed
+ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
+
+
+class Pairs(NamedTuple):
+    """Samples, own rows, rates, and what is known of their pairs."""
+
+    x: Tensor  # [groups, N, dim], centred
+    own: slice
+    rates: Tensor  # [K, groups]
+    norms: Tensor  # [groups, N, 1]
+    #: first strips, as many as memory allows: e_ij for one rate, -|x_i - x_j|^2 for several
+    kept: list[Tensor]
+
+    @property
+    def is_triangle(self) -> bool:
+        """Whether own rows are all rows, so that the pairs j > i are known from (j, i)."""
+        return self.own.stop - self.own.start == self.x.shape[1]
+
+    def strips(self) -> list[tuple[slice, slice]]:
+        """Own rows, and the columns that they are paired with."""
+        groups, samples, _ = self.x.shape
+        height = max(min(STRIP // (groups * samples), ROWS), FEWEST_ROWS)
+        rows = [slice(i, min(i + height, self.own.stop)) for i in range(self.own.start, self.own.stop, height)]
+        return [(r, slice(0, r.stop if self.is_triangle else samples)) for r in rows]
+
+
+def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
+    """The sums [K, groups, n], j = i included, and the pairs, of which no more than `memory` bytes are kept."""
+    pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), [])
+    sums = x.new_ones(len(rates), len(x), own.stop - own.start)
+    strips = pairs.strips()
+    scratch = None
+    for rows, cols in strips:
+        memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
+        if memory < 0 and scratch is None:
+            scratch = _scratch(x, strips)
+        known = _known(pairs, rows, cols, scratch)
+        for total, rate in zip(sums, rates, strict=True):
+            e = known if len(rates) == 1 else _similarities(known, rows, rate)
+            total[:, rows.start - own.start : rows.stop - own.start] += e.sum(dim=2)
+            if pairs.is_triangle and rows.start:
+                total[:, : rows.start] += e[:, :, : rows.start].sum(dim=1)
+        if scratch is None:
+            pairs.kept.append(known)
+    return sums, pairs
+
+
+def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
+    x, own, rates = pairs.x, pairs.own, pairs.rates
+    total = x.new_zeros(len(x), own.stop - own.start, 1)
+    strips = pairs.strips()
+    scratch = _scratch(x, strips)
+    again = scratch if len(pairs.kept) == len(strips) else torch.empty_like(scratch)
+    for i, (rows, cols) in enumerate(strips):
+        here = slice(rows.start - own.start, rows.stop - own.start)
+        known = pairs.kept[i] if i < len(pairs.kept) else _known(pairs, rows, cols, again)
+        w = scratch[: known.numel()].view(known.shape)
+        if len(rates) == 1:
+            torch.add(weights[0][:, rows, None], weights[0][:, None, cols], out=w).mul_(known)
+        else:
+            w.zero_()
+            for rate, weight in zip(rates, weights, strict=True):
+                w.addcmul_(_similarities(known, rows, rate), weight[:, rows, None] + weight[:, None, cols])
+        total[:, here] += w.sum(dim=2, keepdim=True)
+        add_product_(out[:, here], w, x[:, cols], alpha=-1)
+        if pairs.is_triangle and rows.start:
+            before = slice(0, rows.start)
+            total[:, before] += w[:, :, before].sum(dim=1)[:, :, None]
+            add_product_(out[:, before], w[:, :, before].mT, x[:, rows], alpha=-1)
+    out.addcmul_(x[:, own], total)
+
+
+def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
+    """Memory for the largest strip: fresh pages for every strip would cost as much as its arithmetic."""
+    return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
+
+
+def _known(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
+    """-|x_i - x_j|^2 of a strip, or for one rate e_ij: [groups, rows, cols]."""
+    x, norms = pairs.x, pairs.norms
+    shape = (len(x), rows.stop - rows.start, cols.stop)
+    out = x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
+    torch.add(norms[:, rows], norms[:, cols].mT, out=out)
+    # the upper half of the rows needs no pair with the lower half, which has it
+    half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
+    middle = rows.start + half
+    if half:
+        add_product_(out[:, :half, :middle], x[:, rows.start : middle], x[:, :middle].mT, beta=-1, alpha=2)
+    add_product_(out[:, half:], x[:, middle : rows.stop], x[:, cols].mT, beta=-1, alpha=2)
+    if half:
+        out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
+    # a distance is at least zero, whatever rounding says
+    out.clamp_max_(0)
+    return out if len(pairs.rates) > 1 else _without_self_(out.mul_(pairs.rates[0][:, None, None]).exp_(), rows)
+
+
+def _similarities(known: Tensor, rows: slice, rate: Tensor) -> Tensor:
+    """e_ij of a strip for one of several rates [groups]."""
+    return _without_self_((known * rate[:, None, None]).exp_(), rows)
+
+
+def _without_self_(e: Tensor, rows: slice) -> Tensor:
+    """Zero for j = i, which has no gradient and would drown all others in `w x - W x`."""
+    e[:, :, rows].diagonal(dim1=1, dim2=2).zero_()
+    return e

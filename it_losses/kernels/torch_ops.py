@@ -1,0 +1,149 @@
+"""The one op: `weights[0] * invariance - weights[1] * entropy`, its terms and its gradient, formed in the forward pass.
+
+The backward pass multiplies the gradient by the upstream gradient and rounds it to the dtype of the views. Eager mode calls an
+autograd function and compilers see an op of torch.library, because such an op costs a call 100 us more; both share `evaluate`
+and `_gradients`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from it_losses.distributed import check_ranks_agree
+from it_losses.kernels import dispatch, vicreg
+from it_losses.kernels.batch import Batch, SingleRank, Wanted
+from it_losses.precision import accumulation_dtype, full_precision
+
+#: in the place of a process group's name: the loss of this process's samples
+NO_GROUP = "-"
+
+
+def loss(
+    views: Sequence[Tensor],
+    form: str,
+    constants: Sequence[float],
+    weights: Sequence[float],
+    *,
+    group: str = NO_GROUP,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
+
+    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. `form` names a module
+    of this folder; `reduction` is what the training loop does with the gradients of the ranks, "mean" or "sum".
+    """
+    gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
+    arguments = form, list(constants), list(weights), group, reduction
+    if torch.compiler.is_compiling():
+        value, terms, _ = _op(list(views), *arguments, gradient)
+        return value, terms.detach()
+    if not gradient:
+        value, terms, _ = evaluate(views, *arguments, False)
+        return value, terms
+    value, terms, _ = _Evaluate.apply(*arguments, *views)
+    return value, terms
+
+
+def evaluate(
+    views: Sequence[Tensor],
+    form: str,
+    constants: Sequence[float],
+    weights: Sequence[float],
+    group: str,
+    reduction: str,
+    gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in float32 (float64 for float64)."""
+    with full_precision(views[0]):
+        module = dispatch.form_named(form)
+        objective = (form, *constants, *weights)
+        ranks = SingleRank(len(views[0])) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
+        batch = Batch([_grouped(z) for z in views], ranks)
+        plan = dispatch.plan(module, views[0].device, samples=batch.samples, dim=batch.dim, world=ranks.world)
+        if module is vicreg and vicreg.is_tiny(batch):
+            value, terms, slopes = vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
+            return value, terms, slopes
+        # the mean over pairs of views of the mean squared distance
+        share = 1 / (max(len(views) - 1, 1) * batch.samples * batch.stacks // len(views) * batch.dim)
+        result = module.evaluate(batch, plan, constants, Wanted(2 * share * weights[0], weights[1], gradient))
+        if ranks.world > 1 and reduction == "mean":
+            # DDP and FSDP divide the sum of the ranks' gradients by their number
+            result.gradient.mul_(ranks.world)
+        invariance = ranks.summed(result.distance)() * share
+        value = (weights[0] * invariance).sub_(result.entropy, alpha=weights[1])
+        return value, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
+
+
+def _grouped(z: Tensor) -> Tensor:
+    """`[n, ..., dim] -> [groups, n, dim]`."""
+    return z[None] if z.ndim == 2 else z.flatten(1, -2).movedim(1, 0)
+
+
+def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.dtype, ctx.shape = view.dtype, view.shape
+    # an output: who differentiates a result of the backward pass arrives there again, and gets an error
+    ctx.save_for_backward(gradient)
+
+
+def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None) -> list[Tensor | None]:
+    """Gradients of the views, V x [n, ..., dim]."""
+    if of_gradient is not None:
+        raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference for one.")
+    (gradient,) = ctx.saved_tensors
+    n, *groups, dim = ctx.shape
+    if upstream is None:
+        return [None] * (len(gradient) // math.prod(groups))
+    # multiplied before it is rounded: in half precision a bare gradient would underflow
+    scaled = (gradient * upstream).to(ctx.dtype)
+    return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
+
+
+class _Evaluate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        form: str,
+        constants: Sequence[float],
+        weights: Sequence[float],
+        group: str,
+        reduction: str,
+        *views: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        value, terms, gradient = evaluate(views, form, constants, weights, group, reduction, True)
+        _save(ctx, views[0], gradient)
+        ctx.mark_non_differentiable(terms)
+        return value, terms, gradient
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor | None, _: None, of_gradient: Tensor | None) -> tuple[Any, ...]:
+        return None, None, None, None, None, *_gradients(ctx, upstream, of_gradient)
+
+
+_op = torch.library.custom_op(
+    "it_losses::evaluate",
+    evaluate,
+    mutates_args=(),
+    # spelled out: older torch cannot read a schema from postponed annotations
+    schema="(Tensor[] views, str form, float[] constants, float[] weights, str group, str reduction, bool gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+
+
+@_op.register_fake
+def _(views, form, constants, weights, group, reduction, gradient):  # type: ignore[no-untyped-def]
+    n, *groups, dim = views[0].shape
+    parts = dispatch.form_named(form).PARTS
+    shapes = (), (2 + parts,), (len(views) * math.prod(groups), n, dim) if gradient else (0,)
+    return tuple(views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in shapes)
+
+
+_op.register_autograd(
+    lambda ctx, upstream, _, of_gradient: (_gradients(ctx, upstream, of_gradient), *[None] * 6),
+    setup_context=lambda ctx, inputs, output: _save(ctx, inputs[0][0], output[2]),
+)

@@ -1,0 +1,101 @@
+"""VICReg's surrogate entropy with its gradient in closed form: H = -(variance_weight * hinge + 2 covariance_weight * energy).
+
+    hinge     mean_d relu(margin - sqrt(var_d + epsilon))
+    energy    sum_{i!=j} C_ij^2 / dim,    C = Zc^T Zc / (N-1)        D x D
+              (|G|^2 - sum_d var_d^2) / dim,    G = Zc Zc^T / (N-1)  N x N, the same number
+    gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;   d energy / dZ = 4 / ((N-1) dim) (G Zc - Zc var)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, Evaluation, Wanted
+from it_losses.kernels.dispatch import Plan
+from it_losses.precision import accumulation_dtype
+
+#: numbers for logging beside the entropy: hinge and energy
+PARTS = 2
+#: up to so many numbers a view, sums come in the order of the authors' code and agree with it to the last bit
+TINY = 2048
+
+
+def prefers_gram(samples: int, dim: int, world: int) -> bool:
+    """Whether the N x N side is cheaper: over ranks by what is sent (2 N dim or dim^2), in one process by the products."""
+    return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
+
+
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
+    """Entropy, (hinge, energy) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
+    variance_weight, covariance_weight, margin, epsilon = constants
+    products, freedom = plan.products, batch.samples - 1
+    if plan.by_gram:
+        matrix, squares, centred = products.gram(batch, squares=True)
+        variance = squares / freedom  # [S, 1, dim]
+        energy = batch.ranks.summed(products.squared_norm(matrix))().sub_(products.squared_norm(variance), alpha=freedom**2)
+    else:
+        matrix, centred = products.covariance(batch)
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        variance = diagonal[:, None] / freedom
+        # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
+        diagonal.zero_()
+        energy = products.squared_norm(matrix)
+    energy = energy / (batch.dim * freedom**2 * batch.stacks)
+    std = (variance + epsilon).sqrt_()
+    gap = (margin - std).relu_()
+    hinge = gap.mean()
+    entropy = (hinge * -variance_weight).sub_(energy, alpha=2 * covariance_weight)
+    if not wanted.gradient:
+        return Evaluation(entropy, (hinge, energy), products.distance(batch), entropy.new_empty(0))
+    scale = wanted.entropy_weight / (freedom * batch.dim * batch.stacks)
+    # sign(gap) rather than a comparison: a NaN stays one
+    slope = gap.sign_().div_(std).mul_(-scale * variance_weight)
+    matrix.mul_(8 * scale * covariance_weight / freedom)
+    if plan.by_gram:
+        slope.sub_(variance, alpha=8 * scale * covariance_weight)
+        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=matrix, slope=slope)
+    else:
+        diagonal.copy_(slope[:, 0])
+        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=matrix)
+    return Evaluation(entropy, (hinge, energy), distance, gradient)
+
+
+def is_tiny(batch: Batch) -> bool:
+    """Whether two views of one process are small enough for the order of the authors' code."""
+    return batch.ranks.world == 1 and batch.stacks == len(batch.own) == 2 and batch.own[0].numel() <= TINY
+
+
+def evaluate_tiny(views: Sequence[Tensor], constants: Sequence[float], weights: Sequence[float], gradient: bool) -> list[Tensor]:
+    """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
+    variance_weight, covariance_weight, margin, epsilon = constants
+    _, batch, dim = views[0].shape
+    mse, hinge, penalty = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
+    z_a, z_b = (z[0].to(accumulation_dtype(z.dtype)) for z in views)
+    difference = z_a - z_b
+    invariance = difference.square().mean()
+    if gradient:
+        difference.mul_(2 * mse / difference.numel())
+    hinges, energies, gradients = [], [], []
+    for z, sign in ((z_a, 1), (z_b, -1)):
+        zc = z - z.mean(dim=0)
+        variance, remainder = torch.var_mean(zc, dim=0)
+        std = variance.add_(epsilon).sqrt_()
+        gap = torch.relu(margin - std)
+        covariance = torch.mm(zc.T, zc).div_(batch - 1)
+        # rows of dim + 1 elements, from the second element on: dim off the diagonal, then one on it
+        off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
+        hinges.append(gap.mean())
+        energies.append(off_diagonal.square().sum().div_(dim))
+        if gradient:
+            zc.sub_(remainder)
+            own = zc * gap.sign_().div_(std).mul_(-hinge / (2 * dim * (batch - 1)))
+            own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * penalty / ((batch - 1) * dim))
+            gradients.append(own.add_(difference, alpha=sign))
+    variance, energy = (hinges[0] + hinges[1]).div_(2), energies[0] + energies[1]
+    loss = mse * invariance + hinge * variance + penalty * energy
+    entropy = -(variance_weight * variance + covariance_weight * energy)
+    terms = torch.stack((invariance, entropy, variance, energy / 2))
+    return [loss, terms, torch.stack(gradients) if gradient else loss.new_empty(0)]
