@@ -109,9 +109,7 @@ def vicreg_bound(
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
 
 
-def entropy_of(
-    views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL
-) -> Tensor:
+def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
     if not _runs_fused(estimator.fused, views, distributed):
         views = gathered_views(views, distributed)

@@ -41,7 +41,5 @@ def loss(
     """
     assert _KERNELS is not None
     group = distributed.process_group if distributed.is_active() else _KERNELS.NO_GROUP
-    value, terms = _KERNELS.loss(
-        views, form, constants, weights, group=group, reduction=distributed.gradient_reduction
-    )
+    value, terms = _KERNELS.loss(views, form, constants, weights, group=group, reduction=distributed.gradient_reduction)
     return value, terms

@@ -30,11 +30,15 @@ def form_named(name: str) -> ModuleType:
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
-def plan(form: ModuleType, device: torch.device, *, samples: int, dim: int, world: int) -> Plan:
-    """The products and the side for a batch of N samples on `world` ranks."""
-    # imported when a GPU is used: Triton takes a moment that a CPU need not spend
-    products = importlib.import_module(f"it_losses.kernels.products.{device.type}")
-    return Plan(products, form.prefers_gram(samples, dim, world))
+@functools.cache
+def _products_of(device: str) -> ModuleType:
+    """The products of a kind of device, imported when they are used: Triton takes a moment that a CPU need not spend."""
+    return importlib.import_module(f"it_losses.kernels.products.{device}")
+
+
+def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
+    """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
+    return Plan(_products_of(device), form.prefers_gram(samples, dim, world))
 
 
 def is_fused(form: str, dtype: torch.dtype, device: torch.device) -> bool:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Wanted
 from it_losses.kernels.dispatch import Plan
-from it_losses.kernels.products.cholesky import add_jitter_
 
 #: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of beta/N Zc Zc^T
 PARTS = 1
@@ -38,21 +37,16 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
     else:
         matrix, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
-    largest = matrix.diagonal(dim1=1, dim2=2).amax()
     ones = _enlarge_along_ones_(matrix) if plan.by_gram else None
-    identity = add_jitter_(matrix)
-    factor, failed = products.cholesky(matrix)
-    values = factor.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    factor, identity, largest = products.factorize_(matrix)
+    value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if ones is not None:
-        # the eigenvalue along the ones is 1 in A and 1 + ones here
-        values.sub_((identity + ones).log_(), alpha=0.5)
-    # LAPACK leaves finite numbers behind where it fails
-    bad = failed != 0
-    entropy = values.masked_fill_(bad, torch.nan).sum() * share
+        # the eigenvalue along the ones is 1 in A, and this in the matrix factorized
+        value.sub_((ones + identity).log_().sum(), alpha=0.5)
+    entropy = value * share
     if not wanted.gradient:
         return Evaluation(entropy, (largest,), products.distance(batch), entropy.new_empty(0))
     scale = -wanted.entropy_weight * share * beta / batch.samples
-    scale = torch.where(bad, torch.nan, scale)[:, None, None].to(factor.dtype)
     if plan.by_gram:
         rows = _rows_of_centred_inverse(factor, batch.ranks.own).mul_(scale)
         distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=rows)

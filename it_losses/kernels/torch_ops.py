@@ -64,17 +64,16 @@ def evaluate(
         objective = (form, *constants, *weights)
         ranks = SingleRank(len(views[0])) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
-        plan = dispatch.plan(module, views[0].device, samples=batch.samples, dim=batch.dim, world=ranks.world)
         if module is vicreg and vicreg.is_tiny(batch):
-            value, terms, slopes = vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-            return value, terms, slopes
+            return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
+        plan = dispatch.plan(module, views[0].device.type, samples=batch.samples, dim=batch.dim, world=ranks.world)
         # the mean over pairs of views of the mean squared distance
         share = 1 / (max(len(views) - 1, 1) * batch.samples * batch.stacks // len(views) * batch.dim)
         result = module.evaluate(batch, plan, constants, Wanted(2 * share * weights[0], weights[1], gradient))
         if ranks.world > 1 and reduction == "mean":
             # DDP and FSDP divide the sum of the ranks' gradients by their number
             result.gradient.mul_(ranks.world)
-        invariance = ranks.summed(result.distance)() * share
+        invariance = ranks.summed(result.distance)().mul_(share)
         value = (weights[0] * invariance).sub_(result.entropy, alpha=weights[1])
         return value, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
 

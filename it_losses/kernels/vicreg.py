@@ -1,9 +1,9 @@
 """VICReg's surrogate entropy with its gradient in closed form: H = -(variance_weight * hinge + 2 covariance_weight * energy).
 
-    hinge     mean_d relu(margin - sqrt(var_d + epsilon))
-    energy    sum_{i!=j} C_ij^2 / dim,    C = Zc^T Zc / (N-1)        D x D
-              (|G|^2 - sum_d var_d^2) / dim,    G = Zc Zc^T / (N-1)  N x N, the same number
-    gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;   d energy / dZ = 4 / ((N-1) dim) (G Zc - Zc var)
+hinge     mean_d relu(margin - sqrt(var_d + epsilon))
+energy    sum_{i!=j} C_ij^2 / dim,    C = Zc^T Zc / (N-1)        D x D
+          (|G|^2 - sum_d var_d^2) / dim,    G = Zc Zc^T / (N-1)  N x N, the same number
+gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;   d energy / dZ = 4 / ((N-1) dim) (G Zc - Zc var)
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def is_tiny(batch: Batch) -> bool:
     return batch.ranks.world == 1 and batch.stacks == len(batch.own) == 2 and batch.own[0].numel() <= TINY
 
 
-def evaluate_tiny(views: Sequence[Tensor], constants: Sequence[float], weights: Sequence[float], gradient: bool) -> list[Tensor]:
+def evaluate_tiny(
+    views: Sequence[Tensor], constants: Sequence[float], weights: Sequence[float], gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
@@ -96,6 +98,6 @@ def evaluate_tiny(views: Sequence[Tensor], constants: Sequence[float], weights: 
             gradients.append(own.add_(difference, alpha=sign))
     variance, energy = (hinges[0] + hinges[1]).div_(2), energies[0] + energies[1]
     loss = mse * invariance + hinge * variance + penalty * energy
-    entropy = -(variance_weight * variance + covariance_weight * energy)
+    entropy = (variance * -variance_weight).sub_(energy, alpha=covariance_weight)
     terms = torch.stack((invariance, entropy, variance, energy / 2))
-    return [loss, terms, torch.stack(gradients) if gradient else loss.new_empty(0)]
+    return loss, terms, torch.stack(gradients) if gradient else loss.new_empty(0)

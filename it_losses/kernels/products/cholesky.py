@@ -9,30 +9,50 @@ from torch import Tensor
 PADDING = 8
 
 
-def add_jitter_(gram: Tensor) -> Tensor:
-    """Add the identity, and jitter where rounding could exceed half of the smallest eigenvalue, which is 1: -> both [S].
+def jitter(gram: Tensor, largest: Tensor) -> Tensor:
+    """What to add to the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
 
-    Rounding may lower the spectrum by 8 eps of the Frobenius norm, whose squares may overflow; `side * max diagonal` bounds it.
+    Rounding may lower the spectrum by 8 eps of the Frobenius norm. Its squares may overflow where it does not; it is at most
+    side times the largest diagonal element [S].
     """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    bound = diagonal.amax(dim=-1).mul_(gram.shape[-1])
-    rounding = torch.linalg.matrix_norm(gram).minimum(bound).mul_(8 * torch.finfo(gram.dtype).eps)
-    identity = rounding.add_(0.5).clamp_min_(1)
+    norm = torch.linalg.vector_norm(gram, dim=(1, 2)).minimum(largest * gram.shape[1])
+    return norm.mul_(8 * torch.finfo(gram.dtype).eps).sub_(0.5).clamp_min_(0)
+
+
+def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: [S, side, side].
+
+    G is written over. The factor's diagonal is NaN where the factorization fails; LAPACK would leave finite numbers.
+    """
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    largest = diagonal.amax(dim=1)
+    identity = jitter(gram, largest).add_(1)
     diagonal.add_(identity[:, None])
-    return identity
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
+    return factor, identity, largest.amax()
 
 
-def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower factor [S, side, side], and an integer other than 0 where it failed [S]."""
-    return torch.linalg.cholesky_ex(matrix)
+def factorize_on_host_(gram: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
+    """The same where reading a number costs nothing, which saves most of its operators."""
+    side = gram.shape[1]
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    largest, identity = diagonal.amax(), 1.0
+    # the jitter's bound; a NaN takes neither branch and fails below
+    if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
+        identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
+    diagonal.add_(identity if isinstance(identity, float) else identity[:, None])
+    factor, failed = torch.linalg.cholesky_ex(_padded(gram))
+    if failed.any():
+        factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
+    return factor[:, :side, :side], identity, largest
 
 
-def padded_cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The same on a CPU, which pads the matrix with an identity where the stride of its rows would be slow."""
+def _padded(matrix: Tensor) -> Tensor:
+    """With an identity below it where the stride of its rows would be slow."""
     side = matrix.shape[1]
     if side % 64 or side < 128:
-        return cholesky(matrix)
+        return matrix
     padded = torch.eye(side + PADDING, dtype=matrix.dtype).repeat(len(matrix), 1, 1)
     padded[:, :side, :side] = matrix
-    factor, failed = cholesky(padded)
-    return factor[:, :side, :side], failed
+    return padded

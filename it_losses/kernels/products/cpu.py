@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch
-from it_losses.kernels.products.cholesky import padded_cholesky as cholesky
-from it_losses.kernels.products.matmul import add_own_rows_, add_product_, mirror_
+from it_losses.kernels.products.cholesky import factorize_on_host_ as factorize_
+from it_losses.kernels.products.matmul import add_own_rows_, add_product_, mirror_, own_rows
 from it_losses.kernels.products.pairs import add_pair_gradient_, pair_sums
 from it_losses.precision import accumulation_dtype
 
 __all__ = [
     "add_pair_gradient_",
     "centred",
-    "cholesky",
     "covariance",
     "distance",
     "empty_gradient",
+    "factorize_",
     "gradient",
     "gram",
     "pair_sums",
@@ -51,10 +51,7 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
         zc = _centred(views)
-        out = zc.new_empty(len(zc), own.stop - own.start, batch.samples)
-        add_own_rows_(out, zc, own, fresh=True)
-        mirror_(out, own)
-        return out, zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, zc, zc, zc)
+        return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, zc, zc, zc)
     origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype))
     shift, norms = torch.empty_like(origin), torch.empty_like(origin)
     out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
@@ -79,10 +76,7 @@ def covariance(batch: Batch) -> tuple[Tensor, Centred]:
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = _centred(views)
-        out = zc.new_empty(len(zc), batch.dim, batch.dim)
-        add_own_rows_(out, zc.mT, whole, fresh=True)
-        mirror_(out, whole)
-        return out, Centred(views, zc, zc, zc)
+        return own_rows(zc.mT, whole), Centred(views, zc, zc, zc)
     full = accumulation_dtype(views[0].dtype)
     origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
     out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
@@ -110,6 +104,9 @@ def gradient(
     slope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
+    if len(batch.own) == 1 and centred.kept is not None and batch.is_whole and slope is None:
+        zc = centred.kept
+        return zc.new_zeros(()), torch.bmm(zc, right) if left is None else torch.bmm(left, zc)
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     # the product scales the differences that are there; one view has none
     beta = difference_weight if len(batch.own) > 1 else 0.0
@@ -154,29 +151,29 @@ def empty_gradient(batch: Batch) -> Tensor:
 
 def squared_norm(x: Tensor) -> Tensor:
     """Sum of all squares [], row by row: one running sum of many millions in float32 would lose four digits."""
-    return torch.linalg.vector_norm(x, dim=-1).square_().sum()
+    return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
-def _centred(views: Sequence[Tensor]) -> Tensor:
+def _centred(views: list[Tensor]) -> Tensor:
     """Zc of all views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
-    (groups, samples, dim), full = views[0].shape, accumulation_dtype(views[0].dtype)
-    zc = views[0].new_empty(len(views) * groups, samples, dim, dtype=full)
-    for z, part in zip(views, zc.chunk(len(views)), strict=True):
-        torch.sub(z, z[:, :1].to(full), out=part)
-    return zc.sub_(zc.mean(dim=1, keepdim=True))
+    zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    for _ in range(2):  # the second time what rounding left of a large mean
+        zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
+    return zc
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
     """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], of which it is half the slope."""
     if len(views) == 1:
         return out.new_zeros(())
-    parts, blocks = out.chunk(len(views)), [_part(z, rows, cols).to(out.dtype) for z in views]
+    blocks = [_part(z, rows, cols).to(out.dtype) for z in views]
     if len(views) == 2:
-        torch.sub(blocks[0], blocks[1], out=parts[0])
-        torch.neg(parts[0], out=parts[1])
-        return squared_norm(parts[0])
+        difference, opposite = out.chunk(2)
+        torch.sub(*blocks, out=difference)
+        torch.neg(difference, out=opposite)
+        return squared_norm(difference)
     mean = sum(blocks[1:], blocks[0]) / len(blocks)
-    for part, z in zip(parts, blocks, strict=True):
+    for part, z in zip(out.chunk(len(views)), blocks, strict=True):
         torch.sub(z, mean, out=part)
     out.mul_(2)
     return squared_norm(out).div_(2)

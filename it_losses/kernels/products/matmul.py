@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 #: rows from which a strip of a symmetric product runs at the full speed of the matrix library
@@ -19,6 +20,16 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
     for result, left, right in zip(out, a, b, strict=True):
         result.addmm_(left, right, alpha=alpha, beta=beta)
+
+
+def own_rows(x: Tensor, own: slice) -> Tensor:
+    """`x_own x^T`: [S, N, k] -> [S, n, N]."""
+    if x.shape[1] < 2 * STRIP_SIDE and TINY_PRODUCT <= x[0].numel() * x.shape[1] < LARGE_PRODUCT:
+        return torch.bmm(x[:, own], x.mT)
+    out = x.new_empty(len(x), own.stop - own.start, x.shape[1])
+    add_own_rows_(out, x, own, fresh=True)
+    mirror_(out, own)
+    return out
 
 
 def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:

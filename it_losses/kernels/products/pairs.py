@@ -1,7 +1,7 @@
 """Pairs of samples on a CPU, in strips: own rows i against all j, or where this rank owns all rows against j up to the strip's end.
 
-    pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)               [K, groups, n]
-    add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
+pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)               [K, groups, n]
+add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
 """
 
 from __future__ import annotations
