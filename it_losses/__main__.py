@@ -1,7 +1,6 @@
-"""The doctor, `python -m it_losses`: versions, devices, which twin runs here and how far it is from the reference.
+"""The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how far it is from the reference.
 
-The first thing to paste into a bug report. `python -m it_losses BATCH DIM` asks about that size; `--estimators` prints the
-README's table instead.
+The first thing to paste into a bug report. `--estimators` prints the README's table instead.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 
 import it_losses
-from it_losses import ESTIMATORS, kernels
+from it_losses import ESTIMATORS, fused
 from it_losses.entropy import EntropyEstimator
-from it_losses.kernels.choice import VARIABLE
 
 #: packages whose versions decide how we behave, each optional but torch
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
@@ -46,22 +44,19 @@ def _devices() -> str:
     return ", ".join(names) if names else f"CPU only, {torch.get_num_threads()} threads"
 
 
-def report(batch: int = 256, dim: int = 2048) -> str:
-    """Everything the doctor has to say, at that size."""
+def report() -> str:
+    """Everything the doctor has to say."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [f"{package} {_version(package)}" for package in COMPANIONS]
-    lines += [f"devices: {_devices()}", "", f"what runs for two views of {batch} x {dim} in float32:", *_twins(batch, dim)]
+    lines += [f"devices: {_devices()}", "", "what runs here:", *_implementations()]
     lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
     return "\n".join(lines)
 
 
-def _twins(batch: int, dim: int) -> list[str]:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = []
-    for op in ("vicreg", "log_det", "pairwise"):
-        choice = kernels.choose(op, (batch, dim), torch.float32, device, views=2 if op == "vicreg" else 1)
-        lines.append(f"  {op:<20} {choice.twin}: {choice.reason}")
-    return lines
+def _implementations() -> list[str]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    reasons = {name: fused.why_not_fused(kind.fused, torch.float32, device) for name, kind in ESTIMATORS.items()}
+    return [f"  {name:<20} {f'reference: {reason}' if reason else 'fused'}" for name, reason in reasons.items()]
 
 
 def _errors() -> list[str]:
@@ -70,13 +65,13 @@ def _errors() -> list[str]:
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor) -> str:
-    """How far the twin that runs is from the reference in float32, and each from float64: worst of value and gradient."""
+    """How far what runs here is from the reference in float32, and each from float64: worst of value and gradient."""
     rounded = z.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
     here = _value_and_gradient(estimator, rounded)
     return (
-        f"between twins {_worst(here, reference):.1e}; "
+        f"from the reference {_worst(here, reference):.1e}; "
         f"from float64 {_worst(here, exact):.1e}, reference {_worst(reference, exact):.1e}"
     )
 
@@ -97,24 +92,22 @@ def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
 @contextmanager
 def _backend(name: str) -> Iterator[None]:
     """IT_LOSSES_BACKEND set to that name for a while."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = name
+    before = os.environ.get(fused.VARIABLE)
+    os.environ[fused.VARIABLE] = name
     try:
         yield
     finally:
-        os.environ.pop(VARIABLE)
+        os.environ.pop(fused.VARIABLE)
         if before is not None:
-            os.environ[VARIABLE] = before
+            os.environ[fused.VARIABLE] = before
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
-    parser.add_argument("batch", type=int, nargs="?", default=256, help="samples of a view (default: 256)")
-    parser.add_argument("dim", type=int, nargs="?", default=2048, help="dimensions of an embedding (default: 2048)")
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
     options = parser.parse_args(arguments)
-    print(estimator_table() if options.estimators else report(options.batch, options.dim))
+    print(estimator_table() if options.estimators else report())
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from it_losses.distributed import LOCAL, DistributedOptions
@@ -20,12 +22,24 @@ def _kernels() -> ModuleType | None:
     return kernels
 
 
+#: environment variable that overrides the rule: auto | reference | fused
+VARIABLE = "IT_LOSSES_BACKEND"
 _KERNELS = _kernels()
 
 
 def is_fused(form: str, z: Tensor) -> bool:
     """Whether a fused form of that name runs for samples like z."""
     return _KERNELS is not None and bool(form) and _KERNELS.is_fused(form, z.dtype, z.device)
+
+
+def why_not_fused(form: str, dtype: torch.dtype, device: torch.device) -> str:
+    """Why the reference runs; an empty string where the fused form can."""
+    if _KERNELS is None:
+        return "the folder kernels is missing"
+    if os.environ.get(VARIABLE) == "reference":
+        return f"{VARIABLE}=reference"
+    reason: str = _KERNELS.why_not_fused(form, dtype, device)
+    return reason
 
 
 def loss(

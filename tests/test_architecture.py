@@ -18,19 +18,19 @@ ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
 #: what a layer of it_losses may import of it_losses; who stands above a layer may import it, never the reverse
 BELOW = {
-    "precision": set(),
-    "kernels": {"precision"},
     "checks": set(),
+    "precision": set(),
     "vicreg_conventions": set(),
     "distributed": {"checks"},
-    "global_batch": {"precision", "distributed", "kernels", "checks"},
-    "likelihood": {"kernels", "checks"},
-    "entropy": {"precision", "kernels", "checks"},
-    "bound": {"precision", "vicreg_conventions", "distributed", "entropy", "global_batch", "likelihood", "kernels", "checks"},
-    "criteria": {"bound", "vicreg_conventions", "entropy", "checks"},
-    "functional": {"precision", "bound", "vicreg_conventions", "entropy", "likelihood", "checks"},
-    "diagnostics": {"bound", "criteria", "entropy", "functional", "likelihood", "kernels", "checks"},
-    "theory": {"bound", "criteria", "diagnostics", "entropy", "functional", "likelihood", "kernels", "checks"},
+    "kernels": {"distributed", "precision"},
+    "fused": {"distributed", "kernels"},
+    "likelihood": set(),
+    "entropy": {"checks", "fused", "precision"},
+    "bound": {"checks", "distributed", "entropy", "fused", "likelihood", "precision", "vicreg_conventions"},
+    "criteria": {"bound", "checks", "entropy", "vicreg_conventions"},
+    "functional": {"bound", "checks", "entropy", "likelihood", "precision", "vicreg_conventions"},
+    "diagnostics": {"checks", "entropy", "functional"},
+    "theory": {"checks", "diagnostics", "functional"},
 }
 
 #: the one file that may touch each optional package, as a prefix of its path

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-
 #: the estimate counts as saturated when what is missing to log N is below this fraction of log N
 MARGIN = 1e-3
 

@@ -1,10 +1,10 @@
-"""Log-det entropy with its gradient in closed form: H = 1/2 log det A, A = I + beta/N Zc^T Zc (D x D) or I + beta/N Zc Zc^T (N x N).
+"""Log-det entropy with its gradient in closed form: H = 1/2 log det A, where A = I + beta/N Zc^T Zc is D x D.
 
-    gradient  dH/dZ = beta/N Zc A^-1 (D x D)  =  beta/N A^-1 Zc (N x N)
+    value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
+    gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
-Both matrices have one determinant, so the smaller one is factorized. On the N x N side the vector of ones is an exact null
-vector of Zc Zc^T. Rounding moves its eigenvalue, which A^-1 would amplify: the Gram matrix is centred again, A is enlarged along
-the ones before the factorization, and A^-1 is centred after it.
+On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, and A^-1 would amplify
+that: the Gram matrix is centred again, A is enlarged along the ones before the factorization, and A^-1 is centred after it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _centre_(matrix: Tensor) -> Tensor:
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add `mean diagonal` to the eigenvalue of the ones, from the bottom of the spectrum to its middle: -> what was added [S]."""
+    """Move the eigenvalue of the ones from the bottom of the spectrum to its middle, and return what was added [S]."""
     ones = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((ones / matrix.shape[1])[:, None, None])
     return ones

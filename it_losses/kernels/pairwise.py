@@ -59,4 +59,5 @@ def _scales(x: Tensor, factor: float, spread_fraction: float, bandwidths: Sequen
     # row by row: one running sum of all would lose two digits, and every exponent with them
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # at exact collapse every distance is 0 and any positive scale gives 0
-    return (2 * spread_fraction * spread).clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]
+    scale: Tensor = 2 * spread_fraction * spread
+    return scale.clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]

@@ -15,7 +15,7 @@ def jitter(gram: Tensor, largest: Tensor) -> Tensor:
     Rounding may lower the spectrum by 8 eps of the Frobenius norm. Its squares may overflow where it does not; it is at most
     side times the largest diagonal element [S].
     """
-    norm = torch.linalg.vector_norm(gram, dim=(1, 2)).minimum(largest * gram.shape[1])
+    norm: Tensor = torch.linalg.vector_norm(gram, dim=(1, 2)).minimum(largest * gram.shape[1])
     return norm.mul_(8 * torch.finfo(gram.dtype).eps).sub_(0.5).clamp_min_(0)
 
 
@@ -33,15 +33,18 @@ def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return factor, identity, largest.amax()
 
 
-def factorize_on_host_(gram: Tensor) -> tuple[Tensor, Tensor | float, Tensor]:
+def factorize_on_host_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same where reading a number costs nothing, which saves most of its operators."""
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    largest, identity = diagonal.amax(), 1.0
-    # the jitter's bound; a NaN takes neither branch and fails below
+    largest = diagonal.amax()
+    # the bound of the jitter; a NaN fails below
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
-    diagonal.add_(identity if isinstance(identity, float) else identity[:, None])
+        diagonal.add_(identity[:, None])
+    else:
+        identity = torch.ones_like(largest)
+        diagonal.add_(1)
     factor, failed = torch.linalg.cholesky_ex(_padded(gram))
     if failed.any():
         factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)

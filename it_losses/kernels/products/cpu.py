@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,8 @@ def covariance(batch: Batch) -> tuple[Tensor, Centred]:
     mirror_(out, whole)
     if not batch.is_whole:
         # one collective for both
-        out, remainder = ranks.summed(torch.cat((out, remainder), dim=1))().split((batch.dim, 1), dim=1)
+        total = ranks.summed(torch.cat((out, remainder), dim=1))()
+        out, remainder = total[:, :-1], total[:, -1:]
     return out, Centred(views, origin, remainder / batch.samples)
 
 
@@ -106,7 +107,7 @@ def gradient(
     """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
     if len(batch.own) == 1 and centred.kept is not None and batch.is_whole and slope is None:
         zc = centred.kept
-        return zc.new_zeros(()), torch.bmm(zc, right) if left is None else torch.bmm(left, zc)
+        return zc.new_zeros(()), torch.bmm(zc, right) if right is not None else torch.bmm(cast(Tensor, left), zc)
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     # the product scales the differences that are there; one view has none
     beta = difference_weight if len(batch.own) > 1 else 0.0
@@ -116,8 +117,7 @@ def gradient(
         if right is not None:
             add_product_(block, zc, right, beta=beta)
             continue
-        assert left is not None
-        add_product_(block, left, zc, beta=beta)
+        add_product_(block, cast(Tensor, left), zc, beta=beta)
         if slope is not None:
             block.addcmul_(zc if batch.is_whole else zc[:, own], _part(slope, EVERYTHING, cols))
     return distances[0] if len(distances) == 1 else torch.stack(distances).sum(), out
@@ -163,7 +163,7 @@ def _centred(views: list[Tensor]) -> Tensor:
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
-    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], of which it is half the slope."""
+    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and their squared distance [], with twice that slope."""
     if len(views) == 1:
         return out.new_zeros(())
     blocks = [_part(z, rows, cols).to(out.dtype) for z in views]

@@ -1,4 +1,4 @@
-"""Pairs of samples on a CPU, in strips: own rows i against all j, or where this rank owns all rows against j up to the strip's end.
+"""Pairs of samples on a CPU, in strips of own rows i against all j; one rank alone takes j up to the end of the strip.
 
 pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)               [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
     @property
     def is_triangle(self) -> bool:
         """Whether own rows are all rows, so that the pairs j > i are known from (j, i)."""
-        return self.own.stop - self.own.start == self.x.shape[1]
+        return bool(self.own.stop - self.own.start == self.x.shape[1])
 
     def strips(self) -> list[tuple[slice, slice]]:
         """Own rows, and the columns that they are paired with."""
