@@ -1,27 +1,36 @@
-"""The fused twins on a GPU: exact, captured, without waiting, within their memory. `make test-gpu` runs them."""
+"""The fused forms on a GPU: exact, captured, without waiting, within their memory. `make test-gpu` runs them."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 from torch import Tensor
-from twins import assert_no_worse, log_det, pairwise, vicreg_terms
 
-from it_losses import ESTIMATORS, LogDet, Pairwise, VICReg, VICRegEntropy, kernels
-from it_losses.entropy.log_det import half_log_det
-from it_losses.entropy.pairwise import spread_entropy, squared_distances
+from it_losses import EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 DEVICE = "cuda"
-WEIGHTS = (25.0, 25.0, 1.0)
-#: error beyond the reference's in float32, of the value and of the gradient, where operands of products are rounded
-ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 1e-2)}
-#: small, odd, both sides of N = D, and few rows with so many columns that their products are split
-SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (520, 1031), (256, 4096)]
+#: error allowed beyond four times that of the reference in float32 on a CPU, of the value and of the largest gradient element
+ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
+#: small, odd, both sides of N = D, and few rows with many columns
+SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (520, 1031), (256, 4096), (40, 3, 20)]
+#: margins above every standard deviation of `samples`, so that rounding switches no hinge on or off
+CRITERIA = {
+    "vicreg": VICReg(margin=4.0),
+    "variance_covariance": VICRegEntropy("variance_covariance", margin=4.0),
+    "log_det": VICRegEntropy("log_det", beta=2.0),
+    "log_det, beta 1000": VICRegEntropy("log_det", beta=1e3),
+    "pairwise": VICRegEntropy("pairwise"),
+    "pairwise, two bandwidths": VICRegEntropy("pairwise", bandwidth=(3.0, 9.0)),
+    "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
+    "regularizer": EntropyRegularizer("log_det"),
+}
 
 every_dtype = pytest.mark.parametrize("dtype", ROUNDED, ids=str)
-every_shape = pytest.mark.parametrize(("batch", "dim"), SHAPES)
+every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
 @pytest.fixture(autouse=True)
@@ -32,72 +41,37 @@ def no_tf32():
     torch.set_float32_matmul_precision(before)
 
 
-def samples(batch: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """Samples whose mean is not zero and whose columns differ, as the dtype holds them."""
-    z = torch.randn(batch, dim, dtype=torch.float64) * torch.linspace(0.3, 1.5, dim, dtype=torch.float64) + 3
-    return z.to(dtype)
+def samples(shape: tuple[int, ...], dtype: torch.dtype, count: int) -> list[Tensor]:
+    """Views whose mean is not zero and whose columns differ, as the dtype holds them."""
+    scales = torch.linspace(0.3, 1.5, shape[-1], dtype=torch.float64)
+    common = torch.randn(shape, dtype=torch.float64)
+    return [((common + 0.3 * torch.randn(shape, dtype=torch.float64)) * scales + 3).to(dtype) for _ in range(count)]
 
 
-def evaluated(function, views: list[Tensor], dtype: torch.dtype, device: str, upstream: float = -1.7) -> tuple[Tensor, Tensor]:
-    """Value and gradients of the same numbers in a dtype on a device, both on the CPU."""
+def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
+    """Value and gradients of the same numbers in a dtype on a device, in float64 on the CPU."""
     own = [z.detach().to(device, dtype).requires_grad_() for z in views]
-    value = function(*own)
-    gradients = torch.autograd.grad(upstream * value.sum(), own)
+    value = criterion(*own)
+    gradients = torch.autograd.grad(-1.7 * value, own)
     assert all(g.dtype == dtype for g in gradients)
-    return value.cpu(), torch.stack(gradients).cpu()
-
-
-def assert_fused(fused, reference, definition, views: list[Tensor], dtype: torch.dtype) -> None:
-    """On the GPU in a dtype: no further from the definition in float64 than the reference in float32, beyond rounding."""
-    got = evaluated(fused, views, dtype, DEVICE)
-    plain = evaluated(reference, views, torch.float32, "cpu")
-    exact = evaluated(definition, views, torch.float64, "cpu")
-    assert_no_worse(1 + got[0], 1 + plain[0], 1 + exact[0], tolerance=ROUNDED[dtype][0])
-    assert_no_worse(got[1], plain[1], exact[1], tolerance=ROUNDED[dtype][1])
-
-
-def plain_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    return sum(weight * term for weight, term in zip(WEIGHTS, vicreg_terms(z_a, z_b), strict=True))
+    return value.detach().cpu().double(), torch.stack(gradients).cpu().double()
 
 
 @every_dtype
-@every_shape
-def test_vicreg_is_the_definition(batch, dim, dtype):
-    z = samples(batch, dim, dtype)
-    views = [z, (z.double() + 0.3 * torch.randn(batch, dim, dtype=torch.float64)).to(dtype)]
-    assert_fused(lambda a, b: kernels.vicreg((a, b), weights=WEIGHTS)[0], plain_vicreg, plain_vicreg, views, dtype)
-
-
-@every_dtype
-@every_shape
-def test_log_det_is_the_definition(batch, dim, dtype):
-    for beta in (2.0, 1e3):
-        assert_fused(
-            lambda z, beta=beta: kernels.log_det(z, beta=beta),
-            lambda z, beta=beta: half_log_det(z, beta=beta),
-            lambda z, beta=beta: log_det(z, beta=beta) if dim < 1000 else half_log_det(z, beta=beta),
-            [samples(batch, dim, dtype)],
-            dtype,
-        )
-
-
-@every_dtype
-@every_shape
-@pytest.mark.parametrize("memory_bytes", [0, None])
-def test_pairwise_is_the_definition(batch, dim, dtype, memory_bytes):
-    scales = [0.6 * dim, 3.0 * dim]
-    assert_fused(
-        lambda z: kernels.pairwise(z, scales, memory_bytes=memory_bytes),
-        lambda z: torch.stack([spread_entropy(squared_distances(z), scale=t) for t in scales]),
-        lambda z: torch.stack(
-            [pairwise(z, scale=t) if batch * dim < 1 << 16 else spread_entropy(squared_distances(z), scale=t) for t in scales]
-        ),
-        [samples(batch, dim, dtype)],
-        dtype,
-    )
-
-
-CRITERIA = {"vicreg": VICReg(), **{name: VICRegEntropy(name) for name in ESTIMATORS}}
+@every_criterion
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_value_and_gradient_are_those_of_float64(shape, name, dtype, monkeypatch):
+    criterion = CRITERIA[name]
+    for count in (2, 3) if len(shape) == 3 else (2,):
+        views = samples(shape, dtype, count)
+        got = evaluated(criterion, views, dtype, DEVICE)
+        monkeypatch.setenv("IT_LOSSES_BACKEND", "reference")
+        plain, exact = (evaluated(criterion, views, kind, "cpu") for kind in (torch.float32, torch.float64))
+        monkeypatch.delenv("IT_LOSSES_BACKEND")
+        for ours, theirs, right, tolerance in zip(got, plain, exact, ROUNDED[dtype], strict=True):
+            scale = right.abs().max().clamp_min(1)
+            error, allowed = (ours - right).abs().max() / scale, (theirs - right).abs().max() / scale
+            assert error <= 4 * allowed + tolerance
 
 
 def views_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, count: int = 2) -> list[Tensor]:
@@ -105,17 +79,7 @@ def views_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, count: 
 
 
 @every_dtype
-@pytest.mark.parametrize("name", CRITERIA)
-@pytest.mark.parametrize("shape", [(70, 33), (33, 70), (40, 3, 20)], ids=str)
-def test_the_criteria_agree_with_themselves_on_a_cpu(shape, name, dtype):
-    criterion = CRITERIA[name]
-    for count in (2, 3):
-        views = views_of(shape, dtype, count)
-        assert_fused(criterion, criterion, criterion, views, dtype)
-
-
-@every_dtype
-@pytest.mark.parametrize("name", CRITERIA)
+@every_criterion
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64)], ids=str)
 def test_a_captured_graph_replays_what_eager_mode_computes(shape, name, dtype):
     criterion, views = CRITERIA[name], views_of(shape, dtype)
@@ -142,11 +106,11 @@ def test_a_captured_graph_replays_what_eager_mode_computes(shape, name, dtype):
 
 
 @every_dtype
-@pytest.mark.parametrize("name", [*CRITERIA, "bandwidth"])
+@pytest.mark.parametrize("name", [*(name for name in CRITERIA if "bandwidths" not in name), "one bandwidth"])
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (256, 4096)], ids=str)
 def test_no_step_waits_for_the_device(shape, name, dtype):
-    # a given bandwidth is looked at, for a warning, at calls 1, 2, 4, 8; with two views a step the third makes calls 5 and 6
-    criterion = CRITERIA.get(name) or VICRegEntropy(Pairwise(shape[1] ** 0.5))
+    # for a warning, the value of a given bandwidth is read at calls 1, 2, 4, 8 of a criterion
+    criterion = copy.deepcopy(CRITERIA[name]) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
     views = views_of(shape, dtype)
     for _ in range(2):
         criterion(*views).backward()
@@ -158,7 +122,7 @@ def test_no_step_waits_for_the_device(shape, name, dtype):
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", CRITERIA)
+@every_criterion
 def test_a_compiled_criterion_gives_the_numbers_of_eager_mode(name):
     torch.compiler.reset()
     criterion, views = CRITERIA[name], views_of((64, 200))
@@ -170,9 +134,9 @@ def test_a_compiled_criterion_gives_the_numbers_of_eager_mode(name):
 @pytest.mark.parametrize(
     ("criterion", "batch", "dim", "most_mib"),
     [
-        (VICReg(), 1024, 8192, 110),
-        (VICReg(), 256, 8192, 30),
-        (LogDet(), 256, 8192, 30),
+        (VICReg(), 1024, 8192, 150),
+        (VICReg(), 256, 8192, 40),
+        (LogDet(), 256, 8192, 40),
         (Pairwise(bandwidth=128**0.5, memory_mib=32), 8192, 128, 64),
     ],
     ids=["vicreg", "vicreg of few", "log_det", "pairwise"],

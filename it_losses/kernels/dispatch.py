@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from it_losses.precision import accumulation_dtype
+
 #: environment variable that overrides the rule, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
 BACKENDS = ("auto", "reference", "fused")
@@ -39,6 +41,11 @@ def _products_of(device: str) -> ModuleType:
 def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
     """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
     return Plan(_products_of(device), form.prefers_gram(samples, dim, world))
+
+
+def gradient_dtype(z: torch.Tensor) -> torch.dtype:
+    """The dtype in which the forward pass forms the gradient: on a GPU bfloat16 stays, all else is float32 at least."""
+    return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)
 
 
 def is_fused(form: str, dtype: torch.dtype, device: torch.device) -> bool:

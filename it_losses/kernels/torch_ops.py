@@ -138,8 +138,9 @@ _op = torch.library.custom_op(
 def _(views, form, constants, weights, group, reduction, gradient):  # type: ignore[no-untyped-def]
     n, *groups, dim = views[0].shape
     parts = dispatch.form_named(form).PARTS
-    shapes = (), (2 + parts,), (len(views) * math.prod(groups), n, dim) if gradient else (0,)
-    return tuple(views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in shapes)
+    value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
+    shape = (len(views) * math.prod(groups), n, dim) if gradient else (0,)
+    return value, terms, views[0].new_empty(shape, dtype=dispatch.gradient_dtype(views[0]) if gradient else value.dtype)
 
 
 _op.register_autograd(

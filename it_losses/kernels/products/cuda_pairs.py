@@ -1,0 +1,147 @@
+"""Pairs of samples on a GPU, in strips of own rows: products by cuBLAS, and one Triton pass over each strip of them.
+
+    similarity_sums   r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                    [K, groups, n]
+    pair_weights      W_ij = sum_k e_kij (weight_ki + weight_kj) in the dtype of x, and its row sums
+
+Norms come from x as it was rounded, and row sums from W as it was rounded: differences of near points would otherwise be those
+of other points. Every size goes, by masks; offsets of rows are int64 before they meet a stride.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from it_losses.kernels.products import cuda
+
+#: rows and columns of a tile of pairs
+TILE_ROWS, TILE_COLS = 8, 128
+#: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
+FEWEST_ROWS = 64
+#: named, or Triton 3.9 warns about its default
+OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
+
+
+class Pairs(NamedTuple):
+    """Samples, own rows, rates, and the products of all strips where they are kept."""
+
+    x: Tensor  # [groups, N, dim], centred
+    own: slice
+    rates: Tensor  # [K, groups]
+    norms: Tensor  # [groups, N]
+    height: int  # of a strip
+    kept: list[Tensor]  # [groups, rows, N] each
+
+    def strips(self) -> list[slice]:
+        """Own rows, strip by strip."""
+        starts = range(self.own.start, self.own.stop, self.height)
+        return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
+
+
+def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
+    """The sums [K, groups, n], j = i included, and the pairs, kept where they take no more than `memory` bytes."""
+    groups, samples, _ = x.shape
+    n = own.stop - own.start
+    # a row takes its products in float32, and its weights
+    height = min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
+    norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
+    pairs = Pairs(x, own, rates, norms, height, [])
+    sums = norms.new_empty(len(rates), groups, n)
+    for rows in pairs.strips():
+        products = cuda.product(x[:, rows], x.mT)
+        grid = (triton.cdiv(products.shape[1], TILE_ROWS), groups)
+        similarity_sums[grid](
+            products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples, len(rates),
+            SCALES=triton.next_power_of_2(len(rates)), TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+        )  # fmt: skip
+        if height == n:
+            pairs.kept.append(products)
+    return sums, pairs
+
+
+def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
+    x, own = pairs.x, pairs.own
+    groups, samples, _ = x.shape
+    # in float16 the largest weight becomes 1, and is multiplied in float32
+    unit = weights.abs().amax() if x.dtype == torch.float16 else None
+    weights = (weights if unit is None else weights / unit).contiguous()
+    for i, rows in enumerate(pairs.strips()):
+        products = pairs.kept[i] if pairs.kept else cuda.product(x[:, rows], x.mT)
+        w = products.new_empty(products.shape, dtype=x.dtype)
+        totals = products.new_empty(groups, products.shape[1], 1)
+        pair_weights[triton.cdiv(products.shape[1], TILE_ROWS), groups](
+            products, pairs.norms, pairs.rates, weights, w, totals, rows.start, products.shape[1], samples, len(pairs.rates),
+            TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+        )  # fmt: skip
+        # the two parts nearly cancel: they are subtracted in float32
+        difference = (x[:, rows] * totals).sub_(cuda.product(w, x))
+        out[:, rows.start - own.start : rows.stop - own.start].add_(difference if unit is None else difference.mul_(unit))
+
+
+@triton.jit
+def similarity_sums(
+    products, norms, rates, sums, first, own_start, own_rows, height, samples, scales,
+    SCALES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """sum_j exp(-rate_k |x_i - x_j|^2), k = 1..scales, for the rows first..first + height, of which products has x_i x_j."""
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    group = tl.program_id(1).to(tl.int64)
+    groups = tl.num_programs(1)
+    own = first + row
+    scale_of = tl.arange(0, SCALES)
+    norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
+    total = tl.zeros((SCALES, TILE_ROWS), tl.float32)
+    for start in range(0, samples, TILE_COLS):
+        col = start + tl.arange(0, TILE_COLS)
+        mask = (row < height)[:, None] & (col < samples)[None, :]
+        here = products + (group * height + row)[:, None] * samples + col[None, :]
+        norm_j = tl.load(norms + group * samples + col, mask=col < samples, other=0.0)
+        distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(here, mask=mask, other=0.0)
+        # at least zero, and zero to itself, whatever rounding says; written so that NaN stays
+        distance = tl.where((distance < 0) | (own[:, None] == col[None, :]), 0.0, distance)
+        for scale in range(scales):
+            rate = tl.load(rates + scale * groups + group)
+            part = tl.sum(tl.where(mask, tl.exp(-rate * distance), 0.0), axis=1)
+            total += tl.where(scale_of[:, None] == scale, part[None, :], 0.0)
+    target = sums + (scale_of.to(tl.int64)[:, None] * groups + group) * own_rows + (own - own_start)[None, :]
+    tl.store(target, total, mask=(scale_of < scales)[:, None] & (row < height)[None, :])
+
+
+@triton.jit
+def pair_weights(
+    products, norms, rates, weights, out, totals, first, height, samples, scales,
+    TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+):  # fmt: skip
+    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 for j = i, rounded once; and row sums of what was rounded."""
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    group = tl.program_id(1).to(tl.int64)
+    groups = tl.num_programs(1)
+    own = first + row
+    norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
+    total = tl.zeros((TILE_ROWS,), tl.float32)
+    for start in range(0, samples, TILE_COLS):
+        col = start + tl.arange(0, TILE_COLS)
+        mask = (row < height)[:, None] & (col < samples)[None, :]
+        place = (group * height + row)[:, None] * samples + col[None, :]
+        norm_j = tl.load(norms + group * samples + col, mask=col < samples, other=0.0)
+        distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(products + place, mask=mask, other=0.0)
+        distance = tl.where(distance < 0, 0.0, distance)
+        w = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
+        for scale in range(scales):
+            rate = tl.load(rates + scale * groups + group)
+            line = weights + (scale * groups + group) * samples
+            weight_i = tl.load(line + own, mask=row < height, other=0.0)
+            weight_j = tl.load(line + col, mask=col < samples, other=0.0)
+            w += tl.exp(-rate * distance) * (weight_i[:, None] + weight_j[None, :])
+        # the pair j = i has no gradient and would drown all others in the difference
+        w = tl.where(mask & (own[:, None] != col[None, :]), w, 0.0).to(out.dtype.element_ty)
+        tl.store(out + place, w, mask=mask)
+        total += tl.sum(w.to(tl.float32), axis=1)
+    tl.store(totals + group * height + row, total, mask=row < height)
