@@ -10,8 +10,8 @@ that: the Gram matrix is centred again, A is enlarged along the ones before the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Wanted
@@ -48,10 +48,10 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
         return Evaluation(entropy, (largest,), products.distance(batch), entropy.new_empty(0))
     scale = -wanted.entropy_weight * share * beta / batch.samples
     if plan.by_gram:
-        rows = _rows_of_centred_inverse(factor, batch.ranks.own).mul_(scale)
+        rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
         distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=rows)
     else:
-        inverse = torch.cholesky_inverse(factor).mul_(scale)
+        inverse = products.inverse(factor).mul_(scale)
         distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=inverse)
     return Evaluation(entropy, (largest,), distance, gradient)
 
@@ -70,13 +70,13 @@ def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
     return ones
 
 
-def _rows_of_centred_inverse(factor: Tensor, own: slice) -> Tensor:
+def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -> Tensor:
     """Own rows of `H A^-1 H`, A = factor factor^T: [S, N, N] -> [S, n, N]."""
     samples, n = factor.shape[-1], own.stop - own.start
     if 3 * n >= samples:
-        return _centre_(torch.cholesky_inverse(factor))[:, own]
+        return _centre_(products.inverse(factor))[:, own]
     # fewer rows are cheaper to solve for than to cut out of an inverse
     right = factor.new_full((samples, n), -1 / samples)
     right[own].diagonal().add_(1)
-    rows = torch.cholesky_solve(right.expand(len(factor), -1, -1), factor).mT
+    rows: Tensor = products.solve(right, factor).mT
     return rows - rows.mean(dim=-1, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,9 @@ def jitter(gram: Tensor, largest: Tensor) -> Tensor:
     return norm.mul_(8 * torch.finfo(gram.dtype).eps).sub_(0.5).clamp_min_(0)
 
 
-def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def factorize_(
+    gram: Tensor, cholesky_ex: Callable[[Tensor], Sequence[Tensor]] = torch.linalg.cholesky_ex
+) -> tuple[Tensor, Tensor, Tensor]:
     """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: [S, side, side].
 
     G is written over. The factor's diagonal is NaN where the factorization fails; LAPACK would leave finite numbers.
@@ -28,7 +32,7 @@ def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest = diagonal.amax(dim=1)
     identity = jitter(gram, largest).add_(1)
     diagonal.add_(identity[:, None])
-    factor, failed = torch.linalg.cholesky_ex(gram)
+    factor, failed = cholesky_ex(gram)
     factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
     return factor, identity, largest.amax()
 

@@ -28,7 +28,9 @@ __all__ = [
     "factorize_",
     "gradient",
     "gram",
+    "inverse",
     "pair_sums",
+    "solve",
     "squared_norm",
 ]
 
@@ -147,6 +149,16 @@ def empty_gradient(batch: Batch) -> Tensor:
     """Memory for the gradient at own samples: [S, n, dim]."""
     n = batch.own[0].shape[1]
     return batch.own[0].new_empty(batch.stacks, n, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
+
+
+def inverse(factor: Tensor) -> Tensor:
+    """`(factor factor^T)^-1`: [S, side, side]."""
+    return torch.cholesky_inverse(factor)
+
+
+def solve(right: Tensor, factor: Tensor) -> Tensor:
+    """`(factor factor^T)^-1 right`, one right-hand side for all: [side, n], [S, side, side] -> [S, side, n]."""
+    return torch.cholesky_solve(right.expand(len(factor), -1, -1), factor)
 
 
 def squared_norm(x: Tensor) -> Tensor:
