@@ -16,6 +16,8 @@ from it_losses.precision import accumulation_dtype
 #: environment variable that overrides the rule, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
 BACKENDS = ("auto", "reference", "fused")
+#: asked once: compilers cannot trace the question
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -77,11 +79,6 @@ def why_not_fused(form: str, dtype: torch.dtype, device: torch.device) -> str:
         return f"fused forms take {', '.join(map(str, DTYPES))}, not {dtype}"
     if device.type == "cuda" and dtype == torch.float64:
         return "the fused forms of a GPU compute in float32"
-    if device.type == "cuda" and form == "pairwise" and not _has_triton():
-        return "pairs on a GPU need Triton, which is not installed"
+    if device.type == "cuda" and not HAS_TRITON:
+        return "the fused forms of a GPU need Triton, which is not installed"
     return ""
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

@@ -1,4 +1,4 @@
-"""Products on a GPU: cuBLAS on operands in the dtype of the views with float32 results, and passes over whole tensors.
+"""Products on a GPU: cuBLAS on operands in the dtype of the views with float32 results, and Triton passes over the samples.
 
 Samples are centred in float32 and rounded once, to the dtype of the views. In bfloat16, whose range is that of float32, the
 gradient is formed in bfloat16 too; in float16 it is formed in float32, so that it does not underflow before the loss scale
@@ -8,17 +8,16 @@ multiplies it. Nothing waits for the device, and no allocation depends on data, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Ranks, SingleRank
+from it_losses.kernels.batch import Batch, Ranks
 from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products import cholesky
-
-if TYPE_CHECKING:
-    from it_losses.kernels.products.cuda_pairs import Pairs
+from it_losses.kernels.products import cuda_passes as passes
+from it_losses.kernels.products.cuda_pairs import add_pair_gradient_, pair_sums, product
 
 __all__ = [
     "add_pair_gradient_",
@@ -36,16 +35,22 @@ __all__ = [
 ]
 
 
-def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc [S, N, dim]."""
-    zc = _centred([batch.all_samples(v) for v in range(len(batch.own))], SingleRank(batch.samples))
-    matrix = product(zc[:, batch.ranks.own], zc.mT)
-    return matrix, _squared_norms(zc, dim=1) if squares else None, zc
+class Centred(NamedTuple):
+    """Zc [S, N, dim], and the squared norms of its columns [S, 1, dim]."""
+
+    zc: Tensor
+    norms: Tensor
+
+
+def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Own rows of `Zc Zc^T` [S, n, N], the squared norms of the columns of Zc [S, 1, dim], and Zc."""
+    zc, norms = _centred([batch.all_samples(v) for v in range(len(batch.own))])
+    return product(zc[:, batch.ranks.own], zc.mT), norms, zc
 
 
 def covariance(batch: Batch) -> tuple[Tensor, Tensor]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], and own Zc [S, n, dim]."""
-    zc = _centred(batch.own, batch.ranks)
+    """`Zc^T Zc` of all ranks [S, dim, dim], and own Zc."""
+    zc = _centred(batch.own).zc if batch.is_whole else _centred_over_ranks(batch.own, batch.ranks)
     return batch.ranks.summed(product(zc.mT, zc))(), zc
 
 
@@ -60,35 +65,27 @@ def gradient(
 ) -> tuple[Tensor, Tensor]:
     """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
     out = empty_gradient(batch)
-    total = _differences(batch.own, out)
-    # the product scales the differences that are there; one view has none
-    beta = difference_weight if len(batch.own) > 1 else 0.0
+    total = _differences(batch, difference_weight, out, centred, slope)
     matrix = cast(Tensor, right if left is None else left)
     # elements of a matrix may be too small for float16: its largest becomes 1, and is multiplied in float32
     unit = _largest(matrix) if centred.dtype == torch.float16 else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
     if unit is None:
-        out.baddbmm_(*factors, beta=beta)
+        out.baddbmm_(*factors)
     else:
-        torch.add(product(*factors).mul_(unit), out, alpha=beta, out=out)
-    if slope is not None:
-        out.addcmul_(centred if batch.is_whole else centred[:, batch.ranks.own], slope)
+        out.addcmul_(product(*factors), unit)
     return total, out
 
 
 def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = None) -> Tensor:
     """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
-    differences = empty_gradient(batch) if out is None else out
-    total = _differences(batch.own, differences)
-    if out is not None:
-        out.mul_(difference_weight) if len(batch.own) > 1 else out.zero_()
-    return total
+    return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
 
 def centred(z: Tensor) -> Tensor:
     """Zc of one view [groups, N, dim]."""
-    return _centred([z], SingleRank(z.shape[1]))
+    return _centred([z]).zc
 
 
 def empty_gradient(batch: Batch) -> Tensor:
@@ -120,55 +117,42 @@ def solve(right: Tensor, factor: Tensor) -> Tensor:
     return result
 
 
-def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
-    """See `cuda_pairs`, which needs Triton."""
-    from it_losses.kernels.products import cuda_pairs
-
-    return cuda_pairs.pair_sums(x, own, rates, memory=memory)
-
-
-def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
-    """See `cuda_pairs`, which needs Triton."""
-    from it_losses.kernels.products import cuda_pairs
-
-    cuda_pairs.add_pair_gradient_(out, pairs, weights)
+def _centred(views: list[Tensor]) -> Centred:
+    """Views [groups, N, dim] less their means, in their dtype."""
+    groups, samples, dim = views[0].shape
+    zc = views[0].new_empty(len(views) * groups, samples, dim)
+    norms = [passes.centre_into(out, z, passes.moments(z)) for z, out in zip(views, zc.chunk(len(views)), strict=True)]
+    return Centred(zc, torch.cat(norms))
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` [S, n, m] in float32: rounding it to the operands' dtype costs two digits of a loss."""
-    return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
+def _centred_over_ranks(views: list[Tensor], ranks: Ranks) -> Tensor:
+    """Views [groups, n, dim] less the means of all ranks, in their dtype: [S, n, dim]."""
+    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in views])
+    means = (ranks.summed(sums)() / ranks.samples).chunk(len(views))
+    return torch.cat([(z - mean).to(z.dtype) for z, mean in zip(views, means, strict=True)])
 
 
-def _centred(views: list[Tensor], ranks: Ranks) -> Tensor:
-    """Zc in the dtype of the views: V x [groups, n, dim] -> [S, n, dim]."""
-    groups, n, dim = views[0].shape
-    zc = views[0].new_empty(len(views) * groups, n, dim)
-    # in float64, which costs a pass that waits for memory nothing: a rounded mean would move all samples alike
-    mean = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float64) for z in views]))() / ranks.samples
-    for z, average, part in zip(views, mean.chunk(len(views)), zc.chunk(len(views)), strict=True):
-        torch.sub(z, average, out=part)
-    return zc
-
-
-def _differences(views: list[Tensor], out: Tensor) -> Tensor:
-    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and their squared distance [], with twice that slope."""
-    parts = out.chunk(len(views))
-    if len(views) == 1:
-        return out.new_zeros((), dtype=torch.float32)
+def _differences(
+    batch: Batch, weight: float, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
+) -> Tensor:
+    """`weight (Z - Z') + Zc slope` into out, of more than two views `2 weight (Z - mean view)`; and the squared distance []."""
+    views = batch.own
+    if centred is not None and slope is not None and not batch.is_whole:
+        centred = centred[:, batch.ranks.own].contiguous()
     if len(views) == 2:
-        torch.sub(views[0], views[1], out=parts[0])
-        torch.neg(parts[0], out=parts[1])
-        return squared_norm(parts[0])
-    mean = torch.stack(views).mean(dim=0, dtype=torch.float32)
-    for z, part in zip(views, parts, strict=True):
-        torch.sub(z, mean, out=part)
-    return squared_norm(out.mul_(2)) / 2
-
-
-def _squared_norms(x: Tensor, *, dim: int) -> Tensor:
-    """Squared norms of what a product sees: [S, n, dim] -> the same with one entry along `dim`."""
-    norms: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
-    return norms.square_()
+        return passes.differences_into(out, views[0], views[1], weight, centred, slope)
+    total = out.new_zeros((), dtype=torch.float32)
+    if len(views) == 1:
+        out.zero_()
+    else:
+        mean = torch.stack(views).mean(dim=0, dtype=torch.float32)
+        for z, part in zip(views, out.chunk(len(views)), strict=True):
+            torch.sub(z, mean, out=part)
+        total = 2 * squared_norm(out)
+        out.mul_(2 * weight)
+    if centred is not None and slope is not None:
+        out.addcmul_(centred, slope)
+    return total
 
 
 def _largest(matrix: Tensor) -> Tensor:

@@ -18,8 +18,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from it_losses.kernels.products import cuda
-
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
 #: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
@@ -44,23 +42,29 @@ class Pairs(NamedTuple):
         return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a b` [S, n, m] in float32: rounding it to the operands' dtype costs two digits of a loss."""
+    return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
+
+
 def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
     """The sums [K, groups, n], j = i included, and the pairs, kept where they take no more than `memory` bytes."""
     groups, samples, _ = x.shape
     n = own.stop - own.start
-    # a row takes its products in float32, and its weights
-    height = min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
+    # a row takes its products in float32, and its weights, which are there for a strip at a time
+    fits = 4 * groups * n * samples <= memory
+    height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
     norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
     pairs = Pairs(x, own, rates, norms, height, [])
     sums = norms.new_empty(len(rates), groups, n)
     for rows in pairs.strips():
-        products = cuda.product(x[:, rows], x.mT)
+        products = product(x[:, rows], x.mT)
         grid = (triton.cdiv(products.shape[1], TILE_ROWS), groups)
         similarity_sums[grid](
             products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples, len(rates),
             SCALES=triton.next_power_of_2(len(rates)), TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
-        if height == n:
+        if fits:
             pairs.kept.append(products)
     return sums, pairs
 
@@ -73,7 +77,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     unit = weights.abs().amax() if x.dtype == torch.float16 else None
     weights = (weights if unit is None else weights / unit).contiguous()
     for i, rows in enumerate(pairs.strips()):
-        products = pairs.kept[i] if pairs.kept else cuda.product(x[:, rows], x.mT)
+        products = pairs.kept[i] if pairs.kept else product(x[:, rows], x.mT)
         w = products.new_empty(products.shape, dtype=x.dtype)
         totals = products.new_empty(groups, products.shape[1], 1)
         pair_weights[triton.cdiv(products.shape[1], TILE_ROWS), groups](
@@ -81,7 +85,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
             TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
         # the two parts nearly cancel: they are subtracted in float32
-        difference = (x[:, rows] * totals).sub_(cuda.product(w, x))
+        difference = (x[:, rows] * totals).sub_(product(w, x))
         out[:, rows.start - own.start : rows.stop - own.start].add_(difference if unit is None else difference.mul_(unit))
 
 
