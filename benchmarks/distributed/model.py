@@ -16,6 +16,8 @@ import argparse
 import math
 from typing import NamedTuple
 
+from it_losses.kernels import vicreg
+
 VIEWS = 2
 WIDE = 4  # bytes of a float32, in which statistics are kept
 
@@ -94,11 +96,8 @@ def covariance(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
 
 
 def ours(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
-    """The layout that `it_losses` takes."""
-    from it_losses.kernels.sharded import FORMS
-
-    chosen = FORMS["variance_covariance"].cheaper(samples, dim)
-    return (rows if chosen == "rows" else covariance)(world, samples, dim, payload)
+    """The side that `it_losses` takes."""
+    return (rows if vicreg.prefers_gram(samples, dim, max(world, 2)) else covariance)(world, samples, dim, payload)
 
 
 SCHEMES = {"it-losses": ours, "rows": rows, "covariance": covariance, "gather and repeat": gather_and_repeat}

@@ -3,8 +3,8 @@
     value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
     gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
-On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, and A^-1 would amplify
-that: the Gram matrix is centred again, A is enlarged along the ones before the factorization, and A^-1 is centred after it.
+On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, the smallest of A, and
+A^-1 would amplify that: A is enlarged along the ones before the factorization, and A^-1 is centred after it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
     share = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
     if plan.by_gram:
         matrix, _, centred = products.gram(batch)
-        matrix = _centre_(batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples))
+        matrix = batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples)
+        ones = _enlarge_along_ones_(matrix)
     else:
         matrix, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
-    ones = _enlarge_along_ones_(matrix) if plan.by_gram else None
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
-    if ones is not None:
+    if plan.by_gram:
         # the eigenvalue along the ones is 1 in A, and this in the matrix factorized
         value.sub_((ones + identity).log_().sum(), alpha=0.5)
     entropy = value * share

@@ -33,18 +33,20 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
     gradient = products.empty_gradient(batch) if wanted.gradient else None
     distance = products.distance(batch, wanted.difference_weight, out=gradient)
     spreads, logarithms = [], []
-    for view in range(len(batch.own)):
-        x = products.centred(batch.all_samples(view))  # [groups, N, dim]
-        scales = _scales(x, factor, spread_fraction, bandwidths)  # c s^2: [K, groups]
+    # small views together: fewer operators
+    together = len(batch.own) if batch.stacks * batch.samples**2 <= products.PAIRS_TOGETHER else 1
+    for first in range(0, len(batch.own), together):
+        x = products.centred([batch.all_samples(view) for view in range(first, first + together)])  # [stacks, N, dim]
+        scales = _scales(x, factor, spread_fraction, bandwidths)  # c s^2: [K, stacks]
         sums, pairs = products.pair_sums(x, batch.ranks.own, scales.reciprocal(), memory=int(memory) if wanted.gradient else 0)
-        sums = batch.gathered_rows(sums, dim=2)  # [K, groups, N]
+        sums = batch.gathered_rows(sums, dim=2)  # [K, stacks, N]
         spreads.append(math.log(batch.samples) - sums.log().mean(dim=2))
         logarithms.append(scales.log())
         if gradient is not None:
             weight = -wanted.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
-            own = gradient[view * groups : (view + 1) * groups]
+            own = gradient[first * groups : (first + together) * groups]
             products.add_pair_gradient_(own, pairs, (weight / scales)[:, :, None] / sums)
-    spread, logarithm = torch.stack(spreads), torch.stack(logarithms)
+    spread, logarithm = torch.cat(spreads, dim=1), torch.cat(logarithms, dim=1)
     component = (logarithm + math.log(2 * math.pi * math.e / factor)).mul_(batch.dim / 2)
     entropy = (spread + component).mean()
     parts = (spread.amin() / math.log(batch.samples),)

@@ -6,7 +6,7 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
     covariance       Zc^T Zc of all ranks [S, dim, dim], and Zc
     gradient         own squared distance of the views [], and difference_weight (Z - Z') + Zc slope + left Zc or Zc right
     distance         the squared distance alone, and difference_weight (Z - Z') where it has a place
-    centred          Zc of one view [groups, N, dim]
+    centred          Zc of views as a whole [S, N, dim]
     squared_norm     the sum of all squares []
     factorize_       lower factor of I + G, what stands for the identity in it, and the largest diagonal element of G
     inverse, solve    of a factor

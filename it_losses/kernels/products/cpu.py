@@ -34,6 +34,8 @@ __all__ = [
     "squared_norm",
 ]
 
+#: pairs up to which all views are computed together
+PAIRS_TOGETHER = 1 << 20
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
 EVERYTHING = slice(None)
@@ -52,7 +54,7 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
     """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc."""
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
-        zc = _centred(views)
+        zc = centred(views)
         return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, zc, zc, zc)
     origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype))
     shift, norms = torch.empty_like(origin), torch.empty_like(origin)
@@ -77,7 +79,7 @@ def covariance(batch: Batch) -> tuple[Tensor, Centred]:
     views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
-        zc = _centred(views)
+        zc = centred(views)
         return own_rows(zc.mT, whole), Centred(views, zc, zc, zc)
     full = accumulation_dtype(views[0].dtype)
     origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
@@ -140,11 +142,6 @@ def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = 
     return torch.stack([_differences(batch.own, p, EVERYTHING, out=scratch[:, : p.stop - p.start]) for p in parts]).sum()
 
 
-def centred(z: Tensor) -> Tensor:
-    """Zc of one view [groups, N, dim]."""
-    return _centred([z])
-
-
 def empty_gradient(batch: Batch) -> Tensor:
     """Memory for the gradient at own samples: [S, n, dim]."""
     n = batch.own[0].shape[1]
@@ -166,8 +163,8 @@ def squared_norm(x: Tensor) -> Tensor:
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
-def _centred(views: list[Tensor]) -> Tensor:
-    """Zc of all views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
+def centred(views: list[Tensor]) -> Tensor:
+    """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
     zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
     for _ in range(2):  # the second time what rounding left of a large mean
         zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+#: pairs up to which all views are computed together
+PAIRS_TOGETHER = 1 << 26
+
+
 class Centred(NamedTuple):
     """Zc [S, N, dim], and the squared norms of its columns [S, 1, dim]."""
 
@@ -83,9 +87,9 @@ def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = 
     return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
 
-def centred(z: Tensor) -> Tensor:
-    """Zc of one view [groups, N, dim]."""
-    return _centred([z]).zc
+def centred(views: list[Tensor]) -> Tensor:
+    """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
+    return _centred(views).zc
 
 
 def empty_gradient(batch: Batch) -> Tensor:
