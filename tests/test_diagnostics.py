@@ -1,13 +1,16 @@
 """Diagnostics against closed forms, outside libraries and laws; a batch, a loader and a stream give one number."""
 
+import itertools
 import math
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import eigh
 from scipy.spatial.distance import pdist
 from scipy.stats import multivariate_normal
+from torch.utils._pytree import tree_map_only
 
 from it_losses import LogDet, Pairwise, diagnostics, functional
 from it_losses.diagnostics import Moments
@@ -41,7 +44,7 @@ OF_COVARIANCE = [
     diagnostics.gaussian_entropy,
     diagnostics.log_det_entropy,
 ]
-OF_PAIRS = [diagnostics.uniformity, diagnostics.pairwise_entropy_bounds]
+OF_PAIRS = [diagnostics.uniformity, diagnostics.pairwise_entropy_bounds, diagnostics.sphere_entropy_bounds]
 
 
 @pytest.mark.parametrize("measured", OF_COVARIANCE, ids=lambda f: f.__name__)
@@ -122,6 +125,21 @@ def test_participation_ratio_of_two_eigenvalues():
     assert_close(diagnostics.participation_ratio(batch_with_spectrum([2.0] * 5)), 5)
 
 
+@pytest.mark.parametrize(("rows", "dim"), [(256, 64), (256, 512), (512, 2048), (1024, 128), (4096, 32)])
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 2.0])
+def test_alpha_req_of_samples_of_a_power_law(alpha, rows, dim):
+    law = torch.arange(1, dim + 1, dtype=F64) ** -alpha
+    found = [float(diagnostics.alpha_req(torch.randn(rows, dim, dtype=F64) * law.sqrt() + 3)) for _ in range(3)]
+    assert sum(found) / 3 == pytest.approx(alpha, rel=0.1)
+
+
+def test_alpha_req_needs_as_many_rows_as_the_tail_of_a_flat_law():
+    law = torch.arange(1, 257, dtype=F64) ** -0.5
+    z = torch.randn(20_000, 256, dtype=F64) * law.sqrt()
+    assert float(diagnostics.alpha_req(z)) == pytest.approx(0.5, rel=0.1)
+    assert float(diagnostics.alpha_req(z.split(999))) == pytest.approx(0.5, rel=0.1)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.5])
 def test_alpha_req_of_a_power_law(alpha):
     law = torch.arange(1, 13, dtype=F64) ** -alpha
@@ -150,6 +168,35 @@ def test_lidar_of_exact_covariances():
     p = torch.tensor([4.0, 1.0, 1.0], dtype=F64) / 6
     assert_close(diagnostics.lidar(views, ridge=1.0), (-(p * p.log()).sum()).exp())
     assert_close(diagnostics.lidar(views.split(7), ridge=1.0), diagnostics.lidar(views, ridge=1.0))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-18])
+def test_lidar_without_an_inverse_of_the_views_covariance_is_nan(ridge):
+    # 40 deviations of 2 views span 40 of 64 directions
+    assert diagnostics.lidar(torch.randn(40, 2, 64), ridge=ridge).isnan()
+    assert diagnostics.lidar(torch.randn(40, 1, 64).expand(-1, 2, -1), ridge=0.0).isnan()
+
+
+def test_lidar_equals_the_generalised_eigenvalues_of_scipy():
+    views = torch.randn(40, 3, 64, dtype=F64)
+    for ridge in (0.0, 1e-4):
+        centres = views.mean(dim=1)
+        deviations = (views - centres[:, None]).flatten(0, 1).numpy()
+        between, within = np.cov(centres.numpy().T, bias=True), deviations.T @ deviations / 120 + ridge * np.eye(64)
+        p = eigh(between, within, eigvals_only=True)
+        p = p[p > 1e-12 * p.max()] / p.sum()
+        assert_close(diagnostics.lidar(views, ridge=ridge), math.exp(-(p * np.log(p)).sum()), rtol=1e-6)
+
+
+def test_lidar_tells_views_and_images_apart():
+    views = torch.randn(40, 2, 8)
+    assert diagnostics.lidar(views).isfinite()
+    with pytest.raises(ValueError, match=r"2 images of 40 views.*transpose"):
+        diagnostics.lidar(views.transpose(0, 1))
+    # of a loader, all batches count
+    diagnostics.lidar(torch.randn(6, 4, 8).split(2))
+    with pytest.raises(ValueError, match="2 views of each image"):
+        diagnostics.lidar(views[:, :1])
 
 
 def test_lidar_does_not_count_what_the_views_blur():
@@ -247,6 +294,173 @@ def test_what_is_not_finite_measures_nan(measured):
     z[0, 0] = torch.nan
     assert measured(z).isnan().all()
     assert measured(z.split(5)).isnan().all()
+
+
+ALL = {
+    **{f.__name__: f for f in [*OF_COVARIANCE, *OF_PAIRS]},
+    "measure": diagnostics.measure,
+    "collapse_alarm": diagnostics.collapse_alarm,
+    "alignment": lambda z: diagnostics.alignment(z, z),
+    "lidar": lambda z: diagnostics.lidar(_two_views(z)),
+    "moments": lambda z: Moments().update(z).covariance,
+}
+
+
+def _two_views(z):
+    """[batch, dim] -> [batch / 2, 2, dim], of a tensor, an array or a list of either."""
+    return [_two_views(batch) for batch in z] if isinstance(z, list) else z.reshape(len(z) // 2, 2, -1)
+
+
+def flat(value):
+    """Every number of a result."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, str) or value is None:
+        return value
+    values = value if isinstance(value, tuple) else [value]
+    return [number for tensor in values for number in tensor.flatten().tolist()]
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numpy_arrays_measure_as_tensors_do(name, dtype):
+    array = np.random.default_rng(0).standard_normal((24, 6)).astype(dtype)
+    expected = flat(ALL[name](torch.from_numpy(array)))
+    backwards = np.ascontiguousarray(array[::-1])[::-1]
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert flat(ALL[name](array)) == flat(ALL[name](backwards)) == expected
+        if name not in ("alignment", "moments", "collapse_alarm"):
+            assert flat(ALL[name]([array[:12], array[12:]])) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_floating_dtype_is_measured_in_float64(name, dtype):
+    z = torch.randn(24, 6, requires_grad=True).to(dtype)
+    assert flat(ALL[name](z)) == flat(ALL[name](z.detach().double()))
+
+
+class OnMetal(torch.Tensor):
+    """A tensor that says it is on MPS, where torch has neither float64 nor factorizations; its numbers are on the CPU."""
+
+    @staticmethod
+    def __new__(cls, numbers):
+        tensor = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device="mps")
+        tensor.numbers = numbers
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if "linalg" in str(operator):
+            raise NotImplementedError(f"{operator} on MPS")
+        target = kwargs.get("device")
+        if target is not None and torch.device(target).type == "mps":
+            del kwargs["device"]
+        args, kwargs = tree_map_only(OnMetal, lambda z: z.numbers, (args, kwargs))
+        result = operator(*args, **kwargs)
+        copied_to_cpu = target is not None and torch.device(target).type == "cpu"
+        if kwargs.get("dtype") == F64 or (isinstance(result, torch.Tensor) and result.dtype == F64):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return result if copied_to_cpu else tree_map_only(torch.Tensor, OnMetal, result)
+
+
+def test_the_stand_in_for_metal_refuses_what_metal_refuses():
+    z = OnMetal(torch.randn(4, 3))
+    assert z.device.type == "mps" and (z + z).device.type == "mps" and z.cpu().device.type == "cpu"
+    for refused in (lambda: z.double(), lambda: z.to("cpu", F64), lambda: torch.linalg.eigvalsh(z.mT @ z)):
+        with pytest.raises((TypeError, NotImplementedError)):
+            refused()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_device_without_float64_is_measured_on_the_cpu(name):
+    z = torch.randn(24, 6)
+    assert flat(ALL[name](OnMetal(z))) == flat(ALL[name](z))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    ("z", "match"),
+    [
+        (torch.ones(4, 4, dtype=torch.int64), "floating-point"),
+        (np.ones((4, 4), dtype=np.int64), "floating-point"),
+        (torch.ones(4, 4, dtype=torch.complex64), "view_as_real"),
+        (torch.eye(4).to_sparse(), "to_dense"),
+        (torch.ones(4, 4, device="meta"), "meta"),
+        (np.array([["a", "b"], ["c", "d"]]), "astype"),
+        (torch.zeros(0, 4), "shape"),
+    ],
+)
+def test_every_diagnostic_has_the_same_entrance(name, z, match):
+    if name == "lidar":
+        with pytest.raises(ValueError, match=match):
+            diagnostics.lidar(z[None] if not getattr(z, "is_sparse", False) else z)
+    else:
+        with pytest.raises(ValueError, match=match):
+            ALL[name](z)
+
+
+@pytest.mark.parametrize("z", [None, 3, "z", {"z": torch.randn(4, 2)}])
+def test_what_is_no_batch_is_named(z):
+    with pytest.raises(ValueError, match=f"got {type(z).__name__}"):
+        diagnostics.spectrum(z)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, "1"])
+@pytest.mark.parametrize(
+    ("measured", "name"),
+    [
+        (diagnostics.gaussian_entropy, "ridge"),
+        (diagnostics.log_det_entropy, "beta"),
+        (diagnostics.pairwise_entropy_bounds, "bandwidth"),
+        (diagnostics.sphere_entropy_bounds, "bandwidth"),
+        (diagnostics.uniformity, "t"),
+        (lambda z, power: diagnostics.alignment(z, z, power=power), "power"),
+        (lambda z, ridge: diagnostics.lidar(_two_views(z), ridge=ridge), "ridge"),
+        (diagnostics.measure, "ridge"),
+        (diagnostics.measure, "beta"),
+        (diagnostics.collapse_alarm, "least_spread"),
+        (diagnostics.collapse_alarm, "least_rank_fraction"),
+    ],
+)
+def test_constants_are_checked(measured, name, bad):
+    with pytest.raises(ValueError, match=name):
+        measured(torch.randn(8, 3), **{name: bad})
+
+
+def test_a_single_row_has_no_data_driven_bandwidth_and_no_collapse():
+    for measured in (diagnostics.pairwise_entropy_bounds, diagnostics.collapse_alarm):
+        with pytest.raises(ValueError, match="at least 2 rows"):
+            measured(torch.randn(1, 4))
+
+
+@pytest.mark.parametrize("shape", [(256, 1), (2, 64), (3, 64)])
+def test_few_possible_directions_are_no_dimensional_collapse(shape):
+    assert diagnostics.collapse_alarm(torch.randn(shape)) is None
+
+
+def test_sphere_entropy_is_that_of_the_directions_above_one_point():
+    z = torch.randn(50, 6, dtype=F64) + 2
+    bounds = diagnostics.sphere_entropy_bounds(z)
+    u = z / z.norm(dim=1, keepdim=True)
+    constant = 3 * math.log(2 * math.pi * math.e * 0.25)
+    assert_close(torch.stack(bounds), torch.stack(diagnostics.pairwise_entropy_bounds(u, bandwidth=0.5)) - constant)
+    assert_close(torch.stack(diagnostics.sphere_entropy_bounds(7 * z)), torch.stack(bounds))
+    assert_close(torch.stack(diagnostics.sphere_entropy_bounds(torch.ones(9, 4))), [0.0, 0.0])
+    far = diagnostics.sphere_entropy_bounds(torch.eye(64), bandwidth=0.05)
+    assert_close(torch.stack(far), [math.log(64)] * 2)
+
+
+def test_sphere_entropy_falls_while_directions_are_lost():
+    # the data-driven bandwidth follows the batch, so the bounds with it may rise meanwhile
+    scales = torch.linspace(0, 1, 6)
+    z = torch.randn(128, 32)
+    collapsing = [torch.stack(diagnostics.sphere_entropy_bounds(torch.cat([z[:, :2], (1 - s) * z[:, 2:]], 1))) for s in scales]
+    for before, after in itertools.pairwise(collapsing):
+        assert (after < before).all()
 
 
 @pytest.mark.parametrize(

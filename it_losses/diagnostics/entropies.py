@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from it_losses.checks import check_positive
+from it_losses.diagnostics.inputs import Batches
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
 from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
@@ -32,7 +32,7 @@ def gaussian_entropy(z: Embeddings, *, ridge: float = 1e-4) -> Tensor:
     The entropy of a Gaussian with the covariance of z + N(0, ridge I), hence an upper bound on the entropy of that law. With
     `ridge = 0` and fewer than dim + 1 rows it is -inf. Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
     """
-    return gaussian_entropy_of_spectrum(spectrum(z), ridge=ridge)
+    return gaussian_entropy_of_spectrum(spectrum(z), ridge=check_positive("ridge", ridge, or_zero=True))
 
 
 @torch.no_grad()
@@ -55,25 +55,40 @@ def log_det_entropy_of_spectrum(eigenvalues: Tensor, *, beta: float) -> Tensor:
 
 
 @torch.no_grad()
-def pairwise_entropy_bounds(z: Tensor | Iterable[Tensor], *, bandwidth: float | None = None) -> EntropyBounds:
+def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> EntropyBounds:
     """Bounds in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, dim] -> 2 x [].
 
     `dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, c = 8 (Bhattacharyya) for the lower bound and
-    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as Pairwise takes it; name one bandwidth to
-    compare runs. Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
+    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as Pairwise takes it. Name one bandwidth to
+    compare the values of a run: the default follows the spread of the batch. Source: Kolchinsky & Tracey (arXiv 1706.02419),
+    equation 10 and section 4.
     """
     z = all_rows(z)
+    variance = _data_driven_variance(z) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    constant = component_entropy(variance, z.shape[1])
+    bounds = entropy_above_one_point(z, variance=variance)
+    return EntropyBounds(lower=bounds.lower + constant, upper=bounds.upper + constant)
+
+
+def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`, the bounds less the entropy of one component: 2 x []."""
     # distances do not see the mean, but their rounding does
     z = z - z.mean(dim=0)
-    variance = SPREAD_FRACTION * float(z.var(dim=0).sum()) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    blocks = [_log_potentials(block, z, variance) for block in torch.split(z, CHUNK)]
+    lower, upper = (math.log(len(z)) - torch.cat(kind).mean() for kind in zip(*blocks, strict=True))
+    return EntropyBounds(lower=lower, upper=upper)
+
+
+def _log_potentials(block: Tensor, z: Tensor, variance: float) -> list[Tensor]:
+    """`log sum_j exp(-|z_i - z_j|^2 / (c variance))` of each row of the block, for the lower and the upper bound."""
+    distances = torch.cdist(block, z).square_()
+    return [(-distances / (DIVERGENCES[kind] * variance)).logsumexp(dim=1) for kind in ("bhattacharyya", "kl")]
+
+
+def _data_driven_variance(z: Tensor) -> float:
+    if len(z) < 2:
+        raise ValueError(f"the data-driven bandwidth needs at least 2 rows, got {len(z)}. Pass bandwidth=... .")
+    variance = SPREAD_FRACTION * float(z.var(dim=0).sum())
     if variance == 0:
         raise ValueError("the data-driven bandwidth needs rows that differ, got equal ones. Pass bandwidth=... .")
-    constant = component_entropy(variance, z.shape[1])
-    spreads = {kind: _spread_entropy(z, scale=factor * variance) for kind, factor in DIVERGENCES.items()}
-    return EntropyBounds(lower=spreads["bhattacharyya"] + constant, upper=spreads["kl"] + constant)
-
-
-def _spread_entropy(z: Tensor, *, scale: float) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)`, a block of rows at a time: [batch, dim] -> []."""
-    blocks = [(-torch.cdist(rows, z).square() / scale).logsumexp(dim=1) for rows in torch.split(z, CHUNK)]
-    return math.log(len(z)) - torch.cat(blocks).mean()
+    return variance

@@ -1,43 +1,62 @@
-"""Alignment and uniformity on the unit sphere (Wang & Isola): views close, everything else far apart."""
+"""On the unit sphere: alignment and uniformity (Wang & Isola), and an entropy that compares along a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from it_losses.diagnostics.entropies import CHUNK
+from it_losses.checks import check_positive
+from it_losses.diagnostics.entropies import CHUNK, EntropyBounds, entropy_above_one_point
+from it_losses.diagnostics.inputs import Batches, check_together
 from it_losses.diagnostics.moments import all_rows
+
+#: the standard deviation of a component with which entropies on the unit sphere are reported
+SPHERE_BANDWIDTH = 0.5
 
 
 @torch.no_grad()
-def alignment(z_a: Tensor | Iterable[Tensor], z_b: Tensor | Iterable[Tensor], *, power: float = 2.0) -> Tensor:
+def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
     """`E |u_a - u_b|^power`, u the rows divided by their norms: 2 x [batch, dim] -> [], 0 where the views agree.
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
+    check_positive("power", power)
     z_a, z_b = all_rows(z_a), all_rows(z_b)
     if z_a.shape != z_b.shape:
         raise ValueError(f"alignment needs two views of one shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
+    check_together(z_a, z_b)
     distance: Tensor = torch.linalg.vector_norm(normalize(z_a, dim=1) - normalize(z_b, dim=1), dim=1)
     return distance.pow(power).mean()
 
 
 @torch.no_grad()
-def uniformity(z: Tensor | Iterable[Tensor], *, t: float = 2.0) -> Tensor:
+def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
     """`log E_{i != j} exp(-t |u_i - u_j|^2)`, u the rows divided by their norms: [batch, dim] -> [], 0 at collapse.
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
+    check_positive("t", t)
     u = normalize(all_rows(z), dim=1)
     if len(u) < 2:
         raise ValueError(f"uniformity needs at least 2 rows, got {len(u)}.")
     starts = range(0, len(u), CHUNK)
     log_potential = torch.cat([_log_potential(u, start, t=t) for start in starts]).logsumexp(dim=0)
     return log_potential - math.log(len(u) * (len(u) - 1))
+
+
+@torch.no_grad()
+def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) -> EntropyBounds:
+    """Bounds in nats on the entropy of the directions of z, above that of a single one: [batch, dim] -> 2 x [].
+
+    `-mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2))`, u the rows divided by their norms, c = 8 for the lower and 2 for
+    the upper bound: 0 where all rows have one direction, at most `log batch`. The bandwidth is the same for every batch, so
+    the values of a run, and of runs with one batch size, compare. It is `pairwise_entropy_bounds` of u less its constant.
+    """
+    u = normalize(all_rows(z), dim=1)
+    return entropy_above_one_point(u, variance=check_positive("bandwidth", bandwidth) ** 2)
 
 
 def _log_potential(u: Tensor, start: int, *, t: float) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from copy import copy
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from it_losses.diagnostics.inputs import Batch, Batches, batches, check_together, is_batch, rows
 
 
 class Moments:
@@ -23,7 +24,7 @@ class Moments:
         self._scatter: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, z: Tensor) -> Moments:
+    def update(self, z: Batch) -> Moments:
         """Add the rows of a batch `[batch, dim]`; returns itself."""
         z = rows(z)
         batch = Moments()
@@ -40,8 +41,7 @@ class Moments:
             return copy(other)
         if other._mean is None or other._scatter is None:
             return copy(self)
-        if self._mean.shape != other._mean.shape:
-            raise ValueError(f"moments need one dim, got {len(self._mean)} and {len(other._mean)}. Keep one Moments for each.")
+        check_together(self._mean[None], other._mean[None])
         joined = Moments()
         joined.count = self.count + other.count
         step = other._mean - self._mean
@@ -74,7 +74,7 @@ class Moments:
 
 
 #: a batch `[batch, dim]`, an iterable of batches, or what was gathered of them
-Embeddings: TypeAlias = "Tensor | Moments | Iterable[Tensor]"
+Embeddings: TypeAlias = "Batches | Moments"
 
 
 def moments_of(z: Embeddings) -> Moments:
@@ -82,40 +82,25 @@ def moments_of(z: Embeddings) -> Moments:
     if isinstance(z, Moments):
         return z
     moments = Moments()
-    for batch in [z] if isinstance(z, Tensor) else z:
+    for batch in batches(z):
         moments.update(batch)
     return moments
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
     """Of each coordinate, the variance divided by count: 2 x [dim]; of a batch without its dim^2 covariances."""
-    if isinstance(z, Tensor):
+    if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)
     moments = moments_of(z)
     return moments.mean, moments.covariance.diagonal()
 
 
-def all_rows(z: Tensor | Iterable[Tensor]) -> Tensor:
-    """Every row of a batch or of an iterable of batches: [batch, dim], float64."""
+def all_rows(z: Embeddings) -> Tensor:
+    """Every row of a batch or of an iterable of batches, in float64: [batch, dim]."""
     if isinstance(z, Moments):
         raise ValueError("this needs every row, got Moments, which keep none. Pass a batch or an iterable of batches.")
-    batches = [rows(batch) for batch in ([z] if isinstance(z, Tensor) else z)]
-    if not batches:
-        raise ValueError("embeddings need at least one batch, got an empty iterable.")
-    return torch.cat(batches)
-
-
-def rows(z: Tensor) -> Tensor:
-    """The batch detached, in float64 where the device has it; ValueError unless it is floating-point `[batch, dim]`."""
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(
-            f"embeddings need floating-point tensors, got {kind}. From a loader of pairs: (net(x) for x, _ in loader)."
-        )
-    if z.ndim != 2 or z.numel() == 0:
-        raise ValueError(
-            f"embeddings need shape (batch, dim), got {tuple(z.shape)}. Make every row a sample: z.flatten(0, -2)."
-        )
-    # Metal has no float64
-    return z.detach().to(torch.float32 if z.device.type == "mps" else torch.float64)
+    found = [rows(batch) for batch in batches(z)]
+    for batch in found[1:]:
+        check_together(found[0], batch)
+    return torch.cat(found)

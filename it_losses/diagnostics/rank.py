@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of, rows
+from it_losses.checks import check_positive
+from it_losses.diagnostics.inputs import Batches, batches, checked, is_batch, rows
+from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
+
+#: the first rank that alpha_req fits, and the last: this fraction of all, between these two numbers
+FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 
 
 @torch.no_grad()
@@ -16,7 +19,7 @@ def spectrum(z: Embeddings) -> Tensor:
 
     Eigenvalues below the rounding of the largest are 0; all are NaN where z is not finite.
     """
-    if isinstance(z, Tensor):
+    if is_batch(z):
         z = rows(z)
         return _squared_singular_values(z - z.mean(dim=0)) / len(z)
     return _eigenvalues(moments_of(z).covariance)
@@ -26,21 +29,42 @@ def spectrum(z: Embeddings) -> Tensor:
 def rank_me(z: Embeddings) -> Tensor:
     """`exp(-sum_k p_k log p_k)`, `p_k = s_k / sum s`, s the singular values of z, not centred: [batch, dim] -> [].
 
-    Between 1 and min(batch, dim): the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1, as
-    recalled; it adds 1e-7 to p against log 0, for which there is no need here.
+    Between 1 and min(batch, dim): the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1, less
+    the 1e-7 that it adds to p against log 0.
     """
-    if isinstance(z, Tensor):
+    if is_batch(z):
         z = rows(z)
         eigenvalues = _squared_singular_values(z)
     else:
         eigenvalues = _eigenvalues(moments_of(z).second_moment)
+    return rank_me_of_spectrum(eigenvalues)
+
+
+@torch.no_grad()
+def both_spectra(z: Tensor | Moments) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of the covariance and of the second moment, largest first, by one product of z: [batch, dim] -> 2 x [dim]."""
+    if isinstance(z, Moments):
+        return _eigenvalues(z.covariance), _eigenvalues(z.second_moment)
+    mean = z.mean(dim=0)
+    centred = z - mean
+    gram = _gram(centred)
+    if len(z) >= z.shape[1]:
+        uncentred = gram + len(z) * mean.outer(mean)
+    else:
+        along = centred @ mean
+        uncentred = gram + along + along[:, None] + mean.square().sum()
+    return tuple(_padded(_eigenvalues(matrix), z.shape[1]) / len(z) for matrix in (gram, uncentred))  # type: ignore[return-value]
+
+
+def rank_me_of_spectrum(eigenvalues: Tensor) -> Tensor:
+    """RankMe from the eigenvalues of the second moment: [dim] -> []."""
     return _exponential_entropy(eigenvalues.sqrt())
 
 
 @torch.no_grad()
 def participation_ratio(z: Embeddings) -> Tensor:
     """`(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. 1 for one direction, dim for a round cloud."""
-    if isinstance(z, Tensor):
+    if is_batch(z):
         z = rows(z)
         matrix = _gram(z - z.mean(dim=0))
     else:
@@ -54,46 +78,74 @@ def participation_ratio_of_spectrum(eigenvalues: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def alpha_req(z: Embeddings, *, first: int = 1, last: int | None = None) -> Tensor:
-    """Exponent of the power law `eigenvalue_i ~ i^-alpha`, least squares of the logarithms: [batch, dim] -> [].
+def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None) -> Tensor:
+    """Exponent of the power law `eigenvalue_i ~ i^-alpha` of the covariance: [batch, dim] -> [].
 
-    `first` and `last` bound the ranks i that are fitted (both included; default all positive eigenvalues): the tail of a
-    small batch falls faster than that of its law. Source: alpha-ReQ (Agrawal et al., NeurIPS 2022), as recalled.
+    The slope of `log eigenvalue_i` over `log i` by least squares with weights `1 / i`, so that every octave of ranks counts the
+    same. `first` and `last` bound the ranks (both included). By default they are 2 and a fifth of `min(batch - 1, dim)`, at
+    least 20 and at most 50: the eigenvalues beyond fall faster in a sample than in its law. So alpha is within 10 % of the
+    law's for `alpha >= 1` and 256 rows; smaller exponents need more rows than dimensions. Source: alpha-ReQ (Agrawal et al.,
+    NeurIPS 2022) and the fit of Stringer et al. (Nature 2019), which it uses.
     """
+    z = rows(z) if is_batch(z) else moments_of(z)
     eigenvalues = spectrum(z)
     if eigenvalues.isnan().any():
         return eigenvalues.sum()
-    used = min(last or len(eigenvalues), int((eigenvalues > 0).sum()))
-    if used - first < 1:
+    if first < 1:
+        raise ValueError(f"first must be a rank >= 1, got {first}.")
+    last = _default_last_rank(z) if last is None else last
+    used = min(last, int((eigenvalues > 0).sum()))
+    if used <= first:
         raise ValueError(f"alpha needs at least 2 positive eigenvalues, got ranks {first} to {used}. Raise the batch, or last.")
-    log_rank = torch.arange(first, used + 1, dtype=eigenvalues.dtype, device=eigenvalues.device).log()
-    log_eigenvalue = eigenvalues[first - 1 : used].log()
-    log_rank = log_rank - log_rank.mean()
-    return -(log_rank @ log_eigenvalue) / log_rank.square().sum()
+    ranks = torch.arange(first, used + 1, dtype=eigenvalues.dtype, device=eigenvalues.device)
+    weights = 1 / (ranks * (1 / ranks).sum())
+    log_rank = ranks.log() - weights @ ranks.log()
+    return -(weights * log_rank) @ eigenvalues[first - 1 : used].log() / (weights @ log_rank.square())
+
+
+def _default_last_rank(z: Tensor | Moments) -> int:
+    count, dim = z.shape if isinstance(z, Tensor) else (z.count, len(z.mean))
+    return max(LAST_AT_LEAST, min(LAST_AT_MOST, int(LAST_FRACTION * min(count - 1, dim))))
 
 
 @torch.no_grad()
-def lidar(views: Tensor | Iterable[Tensor], *, ridge: float = 1e-4) -> Tensor:
+def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
     """`exp(-sum_k p_k log p_k)`, p the normalised eigenvalues of `W^-1/2 B W^-1/2`: [images, views, dim] -> [].
 
     B is the covariance of the images' mean embeddings, W the mean covariance of the views of one image plus `ridge I`: the
-    effective rank of what tells images apart, in units of what tells views apart. Takes a tensor or an iterable of them.
-    Source: LiDAR (arXiv 2312.04000), section 3, as recalled; it adds 1e-7 to p against log 0.
+    effective rank of what tells images apart, in units of what tells views apart. Takes a batch or an iterable of them.
+    NaN where W is singular: raise `ridge`. There must be as many images as views, or more, so that the two are not taken for
+    one another; LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3, less the 1e-7 that
+    it adds to p against log 0.
     """
-    between, within = Moments(), Moments()
-    for batch in [views] if isinstance(views, Tensor) else views:
-        if batch.ndim != 3 or batch.shape[1] < 2:
-            raise ValueError(
-                f"lidar needs shape (images, views >= 2, dim), got {tuple(batch.shape)}. Stack the views on dim 1."
-            )
-        centres = batch.detach().double().mean(dim=1)
+    check_positive("ridge", ridge, or_zero=True)
+    between, within, most_views = Moments(), Moments(), 0
+    for batch in batches(views):
+        z = checked(batch, ("images", "views", "dim"), advice="Stack the views of an image: torch.stack((z_a, z_b), dim=1).")
+        if z.shape[1] < 2:
+            raise ValueError(f"lidar needs at least 2 views of each image, got shape (images, views, dim) = {tuple(z.shape)}.")
+        centres = z.mean(dim=1)
         between.update(centres)
-        within.update((batch - centres[:, None]).flatten(0, 1))
-    noise = within.covariance + ridge * torch.eye(len(within.mean), dtype=within.mean.dtype, device=within.mean.device)
-    factor = torch.linalg.cholesky_ex(noise).L
-    whitened = torch.linalg.solve_triangular(factor, between.covariance, upper=False)
-    whitened = torch.linalg.solve_triangular(factor, whitened.mT, upper=False)
-    return _exponential_entropy(_eigenvalues(whitened))
+        within.update((z - centres[:, None]).flatten(0, 1))
+        most_views = max(most_views, z.shape[1])
+    if between.count < most_views:
+        raise ValueError(
+            f"lidar needs at least as many images as views, got {between.count} images of {most_views} views. "
+            "If dim 0 holds the views, pass z.transpose(0, 1)."
+        )
+    return _exponential_entropy(_relative_eigenvalues(between.covariance, within.covariance, ridge))
+
+
+def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tensor:
+    """Eigenvalues of `W^-1/2 B W^-1/2`, `W = within + ridge I`: [dim]; NaN where W has no inverse to the digits it has."""
+    noise = within + ridge * torch.eye(len(within), dtype=within.dtype, device=within.device)
+    if not noise.isfinite().all():
+        return torch.full_like(noise[0], torch.nan)
+    variances, directions = torch.linalg.eigh(noise)
+    if variances[0] <= _rounding_of(variances):
+        return torch.full_like(noise[0], torch.nan)
+    whitening = directions / variances.sqrt()
+    return _eigenvalues(whitening.mT @ between @ whitening)
 
 
 @torch.no_grad()
@@ -105,8 +157,12 @@ def spread(z: Embeddings) -> Tensor:
 
 def _squared_singular_values(z: Tensor) -> Tensor:
     """Those of z, largest first, zeros up to dim: [batch, dim] -> [dim]."""
-    eigenvalues = _eigenvalues(_gram(z))
-    return torch.nn.functional.pad(eigenvalues, (0, z.shape[1] - len(eigenvalues)))
+    return _padded(_eigenvalues(_gram(z)), z.shape[1])
+
+
+def _padded(eigenvalues: Tensor, dim: int) -> Tensor:
+    """With the zeros that the smaller Gram matrix leaves out: [side] -> [dim]."""
+    return torch.nn.functional.pad(eigenvalues, (0, dim - len(eigenvalues)))
 
 
 def _gram(z: Tensor) -> Tensor:
@@ -119,8 +175,12 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
     if not matrix.isfinite().all():
         return torch.full_like(matrix[0], torch.nan)
     eigenvalues = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).flip(0)
-    rounding = len(matrix) * torch.finfo(matrix.dtype).eps * eigenvalues[0]
-    return torch.where(eigenvalues > rounding, eigenvalues, 0)
+    return torch.where(eigenvalues > _rounding_of(eigenvalues), eigenvalues, 0)
+
+
+def _rounding_of(eigenvalues: Tensor) -> Tensor:
+    """What an eigenvalue may be off by: [side] -> []."""
+    return len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
 
 
 def _exponential_entropy(weights: Tensor) -> Tensor:

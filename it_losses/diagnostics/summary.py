@@ -2,51 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_positive
 from it_losses.diagnostics.entropies import gaussian_entropy_of_spectrum, log_det_entropy_of_spectrum
-from it_losses.diagnostics.moments import Embeddings, mean_and_variance, moments_of
-from it_losses.diagnostics.rank import participation_ratio, participation_ratio_of_spectrum, rank_me, spectrum, spread
+from it_losses.diagnostics.inputs import is_batch, rows
+from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
+from it_losses.diagnostics.rank import (
+    both_spectra,
+    participation_ratio,
+    participation_ratio_of_spectrum,
+    rank_me_of_spectrum,
+    spread,
+)
+
+#: below these the alarm goes off
+LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
+#: of one or two possible directions, a single one that is in use says nothing
+FEWEST_DIRECTIONS = 3
 
 
+@torch.no_grad()
 def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[str, float]:
-    """Numbers for a log, by name: [batch, dim] -> {name: float}. Same names for a batch, an iterable and Moments."""
-    if not isinstance(z, Tensor):
-        z = moments_of(z)
+    """Numbers for a log, by name: [batch, dim] -> {name: float}. Same names for a batch, an iterable and Moments.
+
+    `gaussian_entropy_nats` and `log_det_entropy_nats` are the entropies of those names with `ridge` and `beta`, in nats for all
+    dimensions together; `std` is the root mean variance of a coordinate; `norm_of_mean` is the norm of the mean embedding.
+    """
+    ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
+    z = _checked(z)
     mean, variance = mean_and_variance(z)
-    # the spectrum is what costs
-    eigenvalues = spectrum(z)
+    # the spectra are what costs
+    eigenvalues, of_second_moment = both_spectra(z)
     return {
         "gaussian_entropy_nats": float(gaussian_entropy_of_spectrum(eigenvalues, ridge=ridge)),
         "log_det_entropy_nats": float(log_det_entropy_of_spectrum(eigenvalues, beta=beta)),
-        "rank_me": float(rank_me(z)),
+        "rank_me": float(rank_me_of_spectrum(of_second_moment)),
         "participation_ratio": float(participation_ratio_of_spectrum(eigenvalues)),
         "spread": float(spread(z)),
         "std": float(variance.mean().sqrt()),
-        "mean_norm": float(mean.norm()),
+        "norm_of_mean": float(mean.norm()),
     }
 
 
 @torch.no_grad()
-def collapse_alarm(z: Embeddings, *, least_spread: float = 1e-3, least_rank_fraction: float = 0.01) -> str | None:
+def collapse_alarm(
+    z: Embeddings, *, least_spread: float = LEAST_SPREAD, least_rank_fraction: float = LEAST_RANK_FRACTION
+) -> str | None:
     """A sentence that names the collapse of z, or None: [batch, dim] -> str.
 
     Complete: `spread < least_spread`, every row is nearly the same. Dimensional: the participation ratio is below
-    `least_rank_fraction` of min(batch - 1, dim), and in any case below 1.5: nearly all variance lies in few directions.
+    `least_rank_fraction` of min(batch - 1, dim), and in any case below 1.5: nearly all variance lies in few directions. That
+    cannot be told where min(batch - 1, dim) is below 3.
     """
-    if not isinstance(z, Tensor):
-        z = moments_of(z)
-    count = len(z) if isinstance(z, Tensor) else z.count
-    mean, variance = mean_and_variance(z)
+    check_positive("least_spread", least_spread, or_zero=True)
+    check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)
+    z = _checked(z)
+    count, dim = z.shape if isinstance(z, Tensor) else (z.count, len(z.mean))
+    measured = {"spread": float(spread(z)), "participation_ratio": float(participation_ratio(z))}
+    return alarm_of(measured, count, dim, least_spread=least_spread, least_rank_fraction=least_rank_fraction)
+
+
+def alarm_of(
+    measured: Mapping[str, float],
+    count: int,
+    dim: int,
+    *,
+    least_spread: float = LEAST_SPREAD,
+    least_rank_fraction: float = LEAST_RANK_FRACTION,
+) -> str | None:
+    """The same from `spread` and `participation_ratio` of `count` rows, where they are measured already."""
     if count < 2:
         raise ValueError(f"a collapse needs at least 2 rows to be seen, got {count}.")
-    if not variance.isfinite().all():
+    spread_of_rows, rank = measured["spread"], measured["participation_ratio"]
+    # NaN is not equal to itself
+    if spread_of_rows != spread_of_rows:
         return "embeddings hold NaN or inf: lower the learning rate, or look for the first bad batch."
-    spread_of_rows, rank = float(spread(z)), float(participation_ratio(z))
     if spread_of_rows < least_spread:
         return f"complete collapse: only {spread_of_rows:.1e} of the squared norm is not the mean. Raise the entropy weight."
-    least_rank = max(1.5, least_rank_fraction * min(count - 1, len(mean)))
-    if rank < least_rank:
-        return f"dimensional collapse: {rank:.2f} of {len(mean)} directions carry the variance. Raise the entropy weight."
+    most = min(count - 1, dim)
+    if most >= FEWEST_DIRECTIONS and rank < max(1.5, least_rank_fraction * most):
+        return f"dimensional collapse: {rank:.2f} of {dim} directions carry the variance. Raise the entropy weight."
     return None
+
+
+def _checked(z: Embeddings) -> Tensor | Moments:
+    """A batch in float64, or the moments of what else came."""
+    return rows(z) if is_batch(z) else moments_of(z)

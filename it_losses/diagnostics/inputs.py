@@ -1,0 +1,100 @@
+"""What may enter a diagnostic: one entrance, which checks every batch and gives it back detached and in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import torch
+from torch import Tensor
+
+
+class Array(Protocol):
+    """A NumPy array, or anything else that can become one."""
+
+    def __array__(self) -> Any:
+        """The NumPy array."""
+
+
+#: one batch
+Batch: TypeAlias = "Tensor | Array"
+#: one batch, or an iterable of batches such as a loader
+Batches: TypeAlias = "Tensor | Array | Iterable[Tensor] | Iterable[Array]"
+
+#: where torch has float64 and every factorization; what lies elsewhere (Metal has no float64) is copied to the CPU
+COMPLETE_DEVICES = ("cpu", "cuda")
+
+
+def is_batch(z: object) -> TypeGuard[Batch]:
+    """Whether z is one batch, not an iterable of them."""
+    return isinstance(z, Tensor) or hasattr(z, "__array__")
+
+
+def batches(z: Batches) -> Iterator[Batch]:
+    """The batches of an iterable, or the one batch; ValueError where there are none."""
+    if is_batch(z):
+        yield z
+        return
+    if isinstance(z, str | bytes | dict) or not isinstance(z, Iterable):
+        raise ValueError(f"embeddings need a tensor, a NumPy array or an iterable of them, got {type(z).__name__}.")
+    count = 0
+    for count, batch in enumerate(z, start=1):  # noqa: B007
+        yield batch
+    if not count:
+        raise ValueError("embeddings need at least one batch, got an empty iterable.")
+
+
+def rows(z: Batch) -> Tensor:
+    """A batch of embeddings in float64: [batch, dim]."""
+    return checked(z, ("batch", "dim"), advice="Make every row a sample: z.flatten(0, -2).")
+
+
+def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
+    """The batch detached and in float64; ValueError unless it is real, floating-point, dense and has these dimensions."""
+    tensor = _as_tensor(z)
+    if not tensor.is_floating_point():
+        raise ValueError(f"embeddings need floating-point numbers, got {tensor.dtype}. {_advice_on_dtype(tensor)}")
+    if tensor.is_nested or tensor.layout != torch.strided:
+        raise ValueError(f"embeddings need a dense tensor, got layout {tensor.layout}. Convert it with .to_dense().")
+    if hasattr(tensor, "full_tensor"):
+        raise ValueError("embeddings need a plain tensor, got a DTensor. Pass z.full_tensor().")
+    if tensor.is_meta:
+        raise ValueError("embeddings need values, got a tensor on the meta device, which has none.")
+    if tensor.ndim != len(dimensions) or tensor.numel() == 0:
+        raise ValueError(f"embeddings need shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
+    tensor = tensor.detach()
+    # in two steps: a device without float64 cannot convert on the way
+    return (tensor if tensor.device.type in COMPLETE_DEVICES else tensor.cpu()).double()
+
+
+def check_together(first: Tensor, other: Tensor) -> None:
+    """ValueError unless two batches have one dimension and one device."""
+    if first.shape[1:] != other.shape[1:]:
+        raise ValueError(
+            f"embeddings need one dim, got batches of shape {tuple(first.shape)} and {tuple(other.shape)}. "
+            "Measure each kind of embedding by itself."
+        )
+    if first.device != other.device:
+        raise ValueError(f"embeddings need one device, got {first.device} and {other.device}. Move the batches with .cpu().")
+
+
+def _as_tensor(z: Batch) -> Tensor:
+    if isinstance(z, Tensor):
+        return z
+    if not hasattr(z, "__array__"):
+        raise ValueError(
+            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. "
+            "From a loader of pairs: (net(x) for x, _ in loader)."
+        )
+    array = z.__array__()
+    try:
+        # a copy, because torch takes neither negative strides nor read-only memory
+        return torch.from_numpy(array.copy())
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"torch cannot read an array of {array.dtype}. Convert it with .astype('float64').") from error
+
+
+def _advice_on_dtype(z: Tensor) -> str:
+    if z.is_complex():
+        return "Stack its real and imaginary parts: torch.view_as_real(z).flatten(1)."
+    return "Convert it with .float(), and pass embeddings, not labels."
