@@ -10,6 +10,7 @@ from it_losses import bound
 from it_losses.bound import Terms, VICRegTerms
 from it_losses.checks import check_positive, check_weight
 from it_losses.entropy import EntropyEstimator, estimator
+from it_losses.observe import observed, tell
 from it_losses.vicreg_conventions import VICRegWeights, check_convention
 
 
@@ -57,6 +58,7 @@ class VICRegEntropy(nn.Module):
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
+    @observed
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
         return bound.lower_bound(
@@ -124,6 +126,7 @@ class VICReg(nn.Module):
         self.convention = check_convention(convention)
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
+    @observed
     def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
         return bound.vicreg_bound(
@@ -186,6 +189,7 @@ class EntropyRegularizer(nn.Module):
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         entropy = bound.entropy_of((z, *more_views), self.entropy, distributed=self.distributed)
+        tell(self, (z, *more_views), {"entropy": entropy})
         return -self.weight * entropy
 
     def extra_repr(self) -> str:
