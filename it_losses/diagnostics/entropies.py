@@ -81,7 +81,8 @@ def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
 
 def _log_potentials(block: Tensor, z: Tensor, variance: float) -> list[Tensor]:
     """`log sum_j exp(-|z_i - z_j|^2 / (c variance))` of each row of the block, for the lower and the upper bound."""
-    distances = torch.cdist(block, z).square_()
+    norms = [rows.square().sum(dim=1) for rows in (block, z)]
+    distances = torch.addmm(norms[0][:, None] + norms[1], block, z.mT, alpha=-2).clamp_min_(0)
     return [(-distances / (DIVERGENCES[kind] * variance)).logsumexp(dim=1) for kind in ("bhattacharyya", "kl")]
 
 

@@ -152,7 +152,12 @@ def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tens
 def spread(z: Embeddings) -> Tensor:
     """`tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 where all rows are equal, 1 where their mean is 0."""
     mean, variance = mean_and_variance(z)
-    return variance.sum() / _positive(variance.sum() + mean.square().sum())
+    return spread_of(variance.sum(), mean)
+
+
+def spread_of(variance: Tensor, mean: Tensor) -> Tensor:
+    """The same from the sum of the variances [] and the mean [dim]."""
+    return variance / _positive(variance + mean.square().sum())
 
 
 def _squared_singular_values(z: Tensor) -> Tensor:

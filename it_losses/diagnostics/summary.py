@@ -10,13 +10,14 @@ from torch import Tensor
 from it_losses.checks import check_positive
 from it_losses.diagnostics.entropies import gaussian_entropy_of_spectrum, log_det_entropy_of_spectrum
 from it_losses.diagnostics.inputs import is_batch, rows
-from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
+from it_losses.diagnostics.moments import Embeddings, Moments, moments_of
 from it_losses.diagnostics.rank import (
     both_spectra,
     participation_ratio,
     participation_ratio_of_spectrum,
     rank_me_of_spectrum,
     spread,
+    spread_of,
 )
 
 #: below these the alarm goes off
@@ -34,16 +35,17 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
     """
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
-    mean, variance = mean_and_variance(z)
-    # the spectra are what costs
+    mean = z.mean(dim=0) if isinstance(z, Tensor) else z.mean
+    # the spectra are what costs, and the variances add up to the sum of the eigenvalues
     eigenvalues, of_second_moment = both_spectra(z)
+    variance = eigenvalues.sum()
     return {
         "gaussian_entropy_nats": float(gaussian_entropy_of_spectrum(eigenvalues, ridge=ridge)),
         "log_det_entropy_nats": float(log_det_entropy_of_spectrum(eigenvalues, beta=beta)),
         "rank_me": float(rank_me_of_spectrum(of_second_moment)),
         "participation_ratio": float(participation_ratio_of_spectrum(eigenvalues)),
-        "spread": float(spread(z)),
-        "std": float(variance.mean().sqrt()),
+        "spread": float(spread_of(variance, mean)),
+        "std": float((variance / len(mean)).sqrt()),
         "norm_of_mean": float(mean.norm()),
     }
 

@@ -1,0 +1,152 @@
+"""MeasuredStep: what one training step shows of its embeddings, by the name of the module that takes or makes them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy
+from it_losses.observe import add_observer, tell
+
+CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
+#: where lightly (projection_head), solo-learn and stable-pretraining (projector) keep the module that makes the embeddings
+PROJECTORS = ("projector", "projection_head")
+#: calls of a criterion, or views that a module made, that are kept; the closure of an optimizer may make many more
+MOST_CALLS = 8
+
+
+class MeasuredStep:
+    """Rows of the embeddings and terms of the criteria of one step, from its making to `close()`.
+
+    Nothing is set on a module but forward hooks, which are plain functions: modules pickle and deep-copy meanwhile. A step
+    that nobody keeps any more closes itself.
+
+    Args:
+        root: the module whose submodules are named.
+        watched: name of the submodule whose outputs are the embeddings; None for the views of criteria, or else projectors.
+        rows: so many rows are kept of each name, spread evenly over its views and over the batch.
+    """
+
+    def __init__(self, root: nn.Module, watched: str | None, rows: int) -> None:
+        modules = dict(root.named_modules())
+        self.watched, self.rows = watched, rows
+        self.terms: dict[str, dict[str, Tensor]] = {}
+        self.betas: dict[str, float] = {}
+        self.unreadable: str | None = None
+        self._taken: dict[str, list[Tensor]] = {}
+        self._made: dict[str, list[Tensor]] = {}
+        # torch.compile(module) is a module around the one that it compiles
+        self._names = {module: name.replace("._orig_mod", "") for name, module in modules.items()}
+        criteria = [name for name, module in modules.items() if isinstance(module, CRITERIA)]
+        projectors = [name for name in PROJECTORS if name in modules] if watched is None else [_existing(watched, modules)]
+        #: whether there is anything that may be called
+        self.can_see = bool(projectors or criteria)
+        handles = [modules[name].register_forward_hook(_tell_output) for name in projectors]
+        compiled = [name.removesuffix("._orig_mod") for name in criteria if name.endswith("._orig_mod")]
+        handles += [modules[name].register_forward_hook(_tell_of_compiled, with_kwargs=True) for name in compiled]
+        self.close = weakref.finalize(self, _remove, handles)
+        self.close.atexit = False
+        add_observer(self)
+
+    @property
+    def embeddings(self) -> dict[str, list[Tensor]]:
+        """Views [rows, dim] by name: what the watched module made; else what criteria took, or else what projectors made."""
+        chosen = self._made if self.watched is not None else self._taken or self._made
+        return {name: [_evenly(z, self.rows // len(views)) for z in views] for name, views in chosen.items()}
+
+    def called(self, module: nn.Module, views: Sequence[Any], terms: Mapping[str, Tensor]) -> None:
+        """Keep the views and terms of a call of a criterion, or what a projector made."""
+        if not self.close.alive:
+            return
+        if isinstance(module, CRITERIA):
+            self._keep_call(module, views, terms)
+        elif module in self._names:
+            self._keep_output(self._names[module], views[0])
+
+    def _keep_call(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
+        # a criterion that is no submodule, such as one in a list, goes by the name of its class
+        name = self._names.get(module) or type(module).__name__
+        calls = (name, *(f"{name}-{call}" for call in range(2, MOST_CALLS + 1)))
+        free = next((call for call in calls if call not in self.terms), None)
+        if free is None:
+            return
+        self.terms[free] = {term: value.detach() for term, value in terms.items()}
+        estimator = getattr(module, "entropy", None)
+        if isinstance(estimator, LogDet):
+            self.betas[free] = float(estimator.beta)
+        kept = [_mean_over_groups(_evenly(z, self.rows)) for z in views if len(z) > 1]
+        if kept:
+            self._taken[free] = kept
+
+    def _keep_output(self, name: str, output: Any) -> None:
+        views = list(output) if isinstance(output, list | tuple) else [output]
+        why = _why_unreadable(views)
+        if why is not None:
+            self.unreadable = f"{name!r} {why} Name a submodule that returns embeddings [batch, dim]."
+            return
+        made = self._made.setdefault(name, [])
+        made += [_mean_over_positions(_evenly(z, self.rows)) for z in views[: MOST_CALLS - len(made)]]
+
+
+def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
+    if name not in modules:
+        children = [child for child in modules if child and "." not in child]
+        raise ValueError(f"nothing to watch: the module has no submodule {name!r}. It has {children}.")
+    if isinstance(modules[name], CRITERIA):
+        raise ValueError(
+            f"{name!r} is a criterion: it returns its loss, no embeddings. Leave the name out to watch what criteria are "
+            "called with, or name the module that makes the embeddings."
+        )
+    return name
+
+
+def _tell_output(module: nn.Module, arguments: Any, output: Any) -> None:
+    # a plain function: modules with this hook pickle, and copies of them tell nobody who did not ask
+    tell(module, (output,), {})
+
+
+def _tell_of_compiled(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Any) -> None:
+    """What the criterion inside cannot tell, since compiled code has no values to show."""
+    views = [z for z in (*arguments, *named.values()) if isinstance(z, Tensor)]
+    tell(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
+
+
+def _remove(handles: Sequence[Any]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _why_unreadable(views: Sequence[Any]) -> str | None:
+    """What keeps an output from being views [batch, ...] of one shape; None where nothing does."""
+    for z in views:
+        if not isinstance(z, Tensor):
+            return f"returned a {type(z).__name__}, no tensor."
+        if z.ndim < 2 or len(z) < 2 or not z.is_floating_point():
+            return f"returned {z.dtype} of shape {tuple(z.shape)}, no batch of embeddings."
+    shapes = {z.shape[1:] for z in views}
+    return None if len(shapes) == 1 else f"returned {len(views)} tensors of different kinds."
+
+
+def _evenly(z: Tensor, most: int) -> Tensor:
+    """At most so many rows, evenly spaced, as a copy that operations in place do not reach: [batch, ...] -> [rows, ...]."""
+    count = min(len(z), max(most, 2))
+    chosen = torch.arange(count, device=z.device) * len(z) // count
+    return z.detach()[chosen]
+
+
+def _mean_over_groups(z: Tensor) -> Tensor:
+    """Criteria take [batch, ..., dim]: the mean over what lies between, [batch, dim]."""
+    full = z.to(torch.promote_types(z.dtype, torch.float32))
+    return full if z.ndim == 2 else full.flatten(1, -2).mean(dim=1)
+
+
+def _mean_over_positions(z: Tensor) -> Tensor:
+    """Modules make [batch, dim], tokens [batch, tokens, dim] or maps [batch, dim, ...]: the mean over positions, [batch, dim].
+
+    Positions of one image are no samples of their own: they differ, by their position alone, when all images are the same.
+    """
+    return _mean_over_groups(z if z.ndim < 4 else z.flatten(2).mT)
