@@ -14,6 +14,7 @@ from it_losses import EntropyRegularizer
 from it_losses.adapters.frameworks import framework
 from it_losses.adapters.lightly.criteria import LogDetLoss, PairwiseLoss, VICRegLoss
 from it_losses.adapters.lightly.patch import PIP
+from it_losses.adapters.lightly.schedule import total_steps
 
 framework("lightly", install=PIP)
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss  # noqa: E402
@@ -153,7 +154,7 @@ class BYOLLogDet(Pretraining):
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
         """`-2 cos(p, teacher) - weight * H(z)`, after the teacher's step."""
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = total_steps(self.trainer)
         momentum = cosine_schedule(step=self.trainer.global_step, max_steps=steps, start_value=0.99, end_value=1.0)
         for student, teacher in zip((self.backbone, self.projection_head), self.teacher, strict=True):
             update_momentum(student, teacher, m=momentum)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from it_losses.adapters.backbones import timm_backbone
 from it_losses.adapters.frameworks import framework
 from it_losses.adapters.lightly.patch import PIP
+from it_losses.adapters.lightly.schedule import total_steps, warmup_steps
 
 framework("lightly", install=PIP)
 from lightly.models.utils import get_weight_decay_parameters  # noqa: E402
@@ -30,7 +31,7 @@ class Pretraining(LightningModule):
         projector_dim: output width of the projector; None for what lightly's own script of the method has.
         base_lr: learning rate for a batch of 256, scaled linearly; None for what lightly's own script of the method has.
         weight_decay: of the weights that are neither biases nor norms.
-        warmup_epochs: of the cosine schedule; a tenth of all epochs at most.
+        warmup_epochs: of the cosine schedule; a tenth of the run at most.
     """
 
     #: width of the projector where `projector_dim` is None
@@ -110,7 +111,6 @@ class Pretraining(LightningModule):
             momentum=0.9,
             weight_decay=options.weight_decay,
         )
-        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        warmup = int(steps / epochs * min(options.warmup_epochs, epochs / 10))
-        scheduler = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=int(steps), end_value=self.end_value)
+        steps, warmup = total_steps(self.trainer), warmup_steps(self.trainer, options.warmup_epochs)
+        scheduler = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=steps, end_value=self.end_value)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
