@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from it_losses import diagnostics
+from it_losses.diagnostics.inputs import rows as in_float64
 from it_losses.diagnostics.summary import alarm_of
 
 
@@ -23,6 +24,8 @@ def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, fl
 
 
 def _numbers_of_view(z: Tensor, beta: float) -> dict[str, float]:
+    # once for both
+    z = in_float64(z)
     bounds = diagnostics.sphere_entropy_bounds(z)
     return diagnostics.measure(z, beta=beta) | {
         "pairwise_lower_nats": float(bounds.lower),

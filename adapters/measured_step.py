@@ -56,7 +56,8 @@ class MeasuredStep:
     def embeddings(self) -> dict[str, list[Tensor]]:
         """Views [rows, dim] by name: what the watched module made; else what criteria took, or else what projectors made."""
         chosen = self._made if self.watched is not None else self._taken or self._made
-        return {name: [_evenly(z, self.rows // len(views)) for z in views] for name, views in chosen.items()}
+        most = {name: max(self.rows // len(views), 2) for name, views in chosen.items()}
+        return {name: [z if len(z) <= most[name] else _evenly(z, most[name]) for z in views] for name, views in chosen.items()}
 
     def called(self, module: nn.Module, views: Sequence[Any], terms: Mapping[str, Tensor]) -> None:
         """Keep the views and terms of a call of a criterion, or what a projector made."""
@@ -133,7 +134,7 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
 
 def _evenly(z: Tensor, most: int) -> Tensor:
     """At most so many rows, evenly spaced, as a copy that operations in place do not reach: [batch, ...] -> [rows, ...]."""
-    count = min(len(z), max(most, 2))
+    count = min(len(z), most)
     chosen = torch.arange(count, device=z.device) * len(z) // count
     return z.detach()[chosen]
 

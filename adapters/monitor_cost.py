@@ -1,4 +1,7 @@
-"""What an EmbeddingMonitor costs: milliseconds in a step that it measures, and in any other."""
+"""What an EmbeddingMonitor costs: milliseconds in a step that it measures, and in any other.
+
+The time is that of the monitor's hooks; what the criteria report to it during the step is a copy of a few rows.
+"""
 
 from __future__ import annotations
 

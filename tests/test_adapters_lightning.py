@@ -3,7 +3,10 @@
 import contextlib
 import copy
 import gc
+import json
 import pickle
+import subprocess
+import sys
 import time
 import warnings
 import weakref
@@ -696,3 +699,20 @@ def test_the_cost_does_not_grow_with_the_batch(shape):
     step.called(criterion, torch.randn(shape), {})
     step.close()
     assert sum(len(z) for z in step.embeddings["criterion"]) <= 512
+
+
+# two ranks
+
+
+@pytest.mark.slow
+def test_ranks_that_see_different_things_log_what_they_share_and_stop_together(tmp_path):
+    program = Path(__file__).with_name("monitor_ddp.py")
+    command = [sys.executable, "-W", "ignore", str(program), str(tmp_path / "log.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "log.json").read_text())
+    assert found["steps"] == 3
+    assert [row["collapsed"] for row in found["rows"]] == [0, 0, 0.5]
+    assert all("everywhere/rank_me" in row and "elsewhere/rank_me" not in row for row in found["rows"])
+    # the second rank is collapsed to a single direction in the third step, and absent from the mean in the second
+    assert found["rows"][2]["everywhere/pairwise_upper_nats"] < 0.6 * found["rows"][1]["everywhere/pairwise_upper_nats"]

@@ -74,16 +74,14 @@ def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
     """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`, the bounds less the entropy of one component: 2 x []."""
     # distances do not see the mean, but their rounding does
     z = z - z.mean(dim=0)
-    blocks = [_log_potentials(block, z, variance) for block in torch.split(z, CHUNK)]
-    lower, upper = (math.log(len(z)) - torch.cat(kind).mean() for kind in zip(*blocks, strict=True))
+    squared_norms = torch.linalg.vector_norm(z, dim=1).square()
+    kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
+    for rows, norms in zip(torch.split(z, CHUNK), torch.split(squared_norms, CHUNK), strict=True):
+        distances = torch.addmm(norms[:, None] + squared_norms, rows, z.mT, alpha=-2).clamp_min_(0)
+        for kind, found in kinds.items():
+            found.append((distances / (-DIVERGENCES[kind] * variance)).logsumexp(dim=1))
+    lower, upper = (math.log(len(z)) - torch.cat(found).mean() for found in kinds.values())
     return EntropyBounds(lower=lower, upper=upper)
-
-
-def _log_potentials(block: Tensor, z: Tensor, variance: float) -> list[Tensor]:
-    """`log sum_j exp(-|z_i - z_j|^2 / (c variance))` of each row of the block, for the lower and the upper bound."""
-    norms = [rows.square().sum(dim=1) for rows in (block, z)]
-    distances = torch.addmm(norms[0][:, None] + norms[1], block, z.mT, alpha=-2).clamp_min_(0)
-    return [(-distances / (DIVERGENCES[kind] * variance)).logsumexp(dim=1) for kind in ("bhattacharyya", "kl")]
 
 
 def _data_driven_variance(z: Tensor) -> float:

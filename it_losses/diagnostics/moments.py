@@ -103,4 +103,4 @@ def all_rows(z: Embeddings) -> Tensor:
     found = [rows(batch) for batch in batches(z)]
     for batch in found[1:]:
         check_together(found[0], batch)
-    return torch.cat(found)
+    return torch.cat(found) if len(found) > 1 else found[0]
