@@ -56,7 +56,7 @@ class Configured(BaseMethod):
     def configure_callbacks(self) -> list[Any]:
         """An EmbeddingMonitor where the YAML has `monitor:`, with its arguments: main_pretrain takes no callbacks."""
         monitor = OmegaConf.select(self.cfg, "monitor", default=None)
-        return [] if monitor is None else [EmbeddingMonitor("projector", **OmegaConf.to_container(monitor))]
+        return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the arguments of the loss beside the weights."""
