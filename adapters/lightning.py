@@ -157,8 +157,8 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if not step.can_see:
             raise ValueError("nothing to watch: name the module that makes the embeddings, EmbeddingMonitor('name').")
         self._warn(
-            "EmbeddingMonitor saw no embeddings in this step: name the module that makes them. "
-            "What a module does inside another one that is compiled cannot be seen."
+            "EmbeddingMonitor saw no embeddings of two rows or more in this step: name the module that makes them. "
+            "Inside a compiled module nothing can be seen: compile its submodules instead."
         )
 
     def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:

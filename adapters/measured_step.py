@@ -54,8 +54,12 @@ class MeasuredStep:
 
     @property
     def embeddings(self) -> dict[str, list[Tensor]]:
-        """Views [rows, dim] by name: what the watched module made; else what criteria took, or else what projectors made."""
+        """Views [rows, dim], of two rows or more, by name.
+
+        They are what the watched module made; without one, what criteria took, or else what projectors made.
+        """
         chosen = self._made if self.watched is not None else self._taken or self._made
+        chosen = {name: views for name, views in chosen.items() if views}
         most = {name: max(self.rows // len(views), 2) for name, views in chosen.items()}
         return {name: [z if len(z) <= most[name] else _evenly(z, most[name]) for z in views] for name, views in chosen.items()}
 
@@ -79,9 +83,7 @@ class MeasuredStep:
         estimator = getattr(module, "entropy", None)
         if isinstance(estimator, LogDet):
             self.betas[free] = float(estimator.beta)
-        kept = [_mean_over_groups(_evenly(z, self.rows)) for z in views if len(z) > 1]
-        if kept:
-            self._taken[free] = kept
+        self._taken[free] = [_mean_over_groups(_evenly(z, self.rows)) for z in views if len(z) > 1]
 
     def _keep_output(self, name: str, output: Any) -> None:
         views = list(output) if isinstance(output, list | tuple) else [output]
@@ -90,7 +92,7 @@ class MeasuredStep:
             self.unreadable = f"{name!r} {why} Name a submodule that returns embeddings [batch, dim]."
             return
         made = self._made.setdefault(name, [])
-        made += [_mean_over_positions(_evenly(z, self.rows)) for z in views[: MOST_CALLS - len(made)]]
+        made += [_mean_over_positions(_evenly(z, self.rows)) for z in views[: MOST_CALLS - len(made)] if len(z) > 1]
 
 
 def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -126,7 +128,7 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
     for z in views:
         if not isinstance(z, Tensor):
             return f"returned a {type(z).__name__}, no tensor."
-        if z.ndim < 2 or len(z) < 2 or not z.is_floating_point():
+        if z.ndim < 2 or not z.is_floating_point():
             return f"returned {z.dtype} of shape {tuple(z.shape)}, no batch of embeddings."
     shapes = {z.shape[1:] for z in views}
     return None if len(shapes) == 1 else f"returned {len(views)} tensors of different kinds."

@@ -436,6 +436,26 @@ def test_a_closure_that_calls_the_step_again_leaves_nothing():
     assert_clean(module, callback)
 
 
+def test_a_last_batch_of_one_row_is_passed_over():
+    class Named(Plain):
+        def training_step(self, batch, batch_idx):
+            return self.projector(batch[0][:, 0]).square().mean()
+
+    module, callback = Named(nn.MSELoss()), monitor.EmbeddingMonitor("projector", every_n_steps=1)
+    trainer = trainer_of(callback)
+    with pytest.warns(UserWarning, match="two rows or more"):
+        trainer.fit(module, loader(rows=13))
+    assert trainer.global_step == 2 and trainer.callback_metrics["embeddings/collapsed"] == 0
+    assert_clean(module, callback)
+
+
+def test_a_module_that_is_compiled_as_a_whole_says_what_to_do_and_keeps_nothing():
+    module, callback = Plain(), monitor.EmbeddingMonitor(every_n_steps=1)
+    with pytest.warns(UserWarning, match="compile its submodules"):
+        fit(torch.compile(module, backend="eager"), callback)
+    assert_clean(module, callback)
+
+
 def test_fit_may_be_called_twice_and_with_two_monitors():
     module = Plain()
     first, second = (monitor.EmbeddingMonitor(every_n_steps=1, prefix=prefix) for prefix in ("a", "b"))
@@ -461,16 +481,21 @@ def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, watc
     copies = []
 
     class Copying(Plain):
+        def training_step_of_copy(self, batch):
+            self.criterion(*self.views(batch))
+
         def training_step(self, batch, batch_idx):
             z_a, z_b = self.views(batch)
             copies.extend([copied(self.projector), copied(self.criterion), copied(self.trainer.callbacks[0])])
             # a copy is not the module that is watched
             copies[-2](copies[-3](batch[0][:, 0]), z_b)
+            copy.deepcopy(self).training_step_of_copy(batch)
             return self.criterion(z_a, z_b)
 
-    Copying.__module__, Copying.__qualname__ = __name__, "Copying"
     module, callback = Copying(), monitor.EmbeddingMonitor(watched, every_n_steps=1)
-    fit(module, callback)
+    found = logged(module, callback)
+    expected = mean_over(module.seen, diagnostics.rank_me)
+    assert found[f"embeddings/{watched or 'criterion'}/rank_me"] == pytest.approx(expected, rel=1e-5)
     assert all(step_owner._step is None for step_owner in copies[2::3])
     assert_clean(module, callback)
 

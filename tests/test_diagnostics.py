@@ -442,6 +442,13 @@ def test_few_possible_directions_are_no_dimensional_collapse(shape):
     assert diagnostics.collapse_alarm(torch.randn(shape)) is None
 
 
+def test_a_row_is_at_no_distance_from_itself_however_small_the_bandwidth(monkeypatch):
+    monkeypatch.setattr("it_losses.diagnostics.entropies.CHUNK", 16)
+    z, bandwidth = torch.randn(40, 6) + 100, 1e-11
+    expected = math.log(40) + 3 * math.log(2 * math.pi * math.e * bandwidth**2)
+    assert_close(torch.stack(diagnostics.pairwise_entropy_bounds(z, bandwidth=bandwidth)), [expected] * 2)
+
+
 def test_sphere_entropy_is_that_of_the_directions_above_one_point():
     z = torch.randn(50, 6, dtype=F64) + 2
     bounds = diagnostics.sphere_entropy_bounds(z)

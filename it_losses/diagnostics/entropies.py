@@ -76,8 +76,11 @@ def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
     z = z - z.mean(dim=0)
     squared_norms = torch.linalg.vector_norm(z, dim=1).square()
     kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
-    for rows, norms in zip(torch.split(z, CHUNK), torch.split(squared_norms, CHUNK), strict=True):
+    for start in range(0, len(z), CHUNK):
+        rows, norms = z[start : start + CHUNK], squared_norms[start : start + CHUNK]
         distances = torch.addmm(norms[:, None] + squared_norms, rows, z.mT, alpha=-2).clamp_min_(0)
+        # a row is at no distance from itself, however small the bandwidth
+        distances.diagonal(offset=start).zero_()
         for kind, found in kinds.items():
             found.append((distances / (-DIVERGENCES[kind] * variance)).logsumexp(dim=1))
     lower, upper = (math.log(len(z)) - torch.cat(found).mean() for found in kinds.values())
