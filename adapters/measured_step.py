@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy
-from it_losses.observe import add_observer, tell
+from it_losses.observe import add_observer, can_be_seen
 
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
 #: where lightly (projection_head), solo-learn and stable-pretraining (projector) keep the module that makes the embeddings
@@ -22,8 +22,8 @@ MOST_CALLS = 8
 class MeasuredStep:
     """Rows of the embeddings and terms of the criteria of one step, from its making to `close()`.
 
-    Nothing is set on a module but forward hooks, which are plain functions: modules pickle and deep-copy meanwhile. A step
-    that nobody keeps any more closes itself.
+    Nothing is set on a module but forward hooks, which pickle and deep-copy with it, and do nothing in the copy. A step that
+    nobody keeps any more closes itself.
 
     Args:
         root: the module whose submodules are named.
@@ -45,9 +45,9 @@ class MeasuredStep:
         projectors = [name for name in PROJECTORS if name in modules] if watched is None else [_existing(watched, modules)]
         #: whether there is anything that may be called
         self.can_see = bool(projectors or criteria)
-        handles = [modules[name].register_forward_hook(_tell_output) for name in projectors]
+        handles = [modules[name].register_forward_hook(HookOf(self._made_by)) for name in projectors]
         compiled = [name.removesuffix("._orig_mod") for name in criteria if name.endswith("._orig_mod")]
-        handles += [modules[name].register_forward_hook(_tell_of_compiled, with_kwargs=True) for name in compiled]
+        handles += [modules[name].register_forward_hook(HookOf(self._compiled_call), with_kwargs=True) for name in compiled]
         self.close = weakref.finalize(self, _remove, handles)
         self.close.atexit = False
         add_observer(self)
@@ -63,14 +63,15 @@ class MeasuredStep:
         most = {name: max(self.rows // len(views), 2) for name, views in chosen.items()}
         return {name: [z if len(z) <= most[name] else _evenly(z, most[name]) for z in views] for name, views in chosen.items()}
 
-    def called(self, module: nn.Module, views: Sequence[Any], terms: Mapping[str, Tensor]) -> None:
-        """Keep the views and terms of a call of a criterion, or what a projector made."""
-        if not self.close.alive:
-            return
-        if isinstance(module, CRITERIA):
+    def called(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
+        """Keep the views and terms of a call of a criterion, each call by itself."""
+        if self.close.alive and isinstance(module, CRITERIA):
             self._keep_call(module, views, terms)
-        elif module in self._names:
-            self._keep_output(self._names[module], views[0])
+
+    def _compiled_call(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Tensor) -> None:
+        """What the criterion inside cannot tell, since compiled code has no values to show."""
+        views = [z for z in (*arguments, *named.values()) if isinstance(z, Tensor)]
+        self._keep_call(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
 
     def _keep_call(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
         # a criterion that is no submodule, such as one in a list, goes by the name of its class
@@ -85,7 +86,8 @@ class MeasuredStep:
             self.betas[free] = float(estimator.beta)
         self._taken[free] = [_mean_over_groups(_evenly(z, self.rows)) for z in views if len(z) > 1]
 
-    def _keep_output(self, name: str, output: Any) -> None:
+    def _made_by(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        name = self._names[module]
         views = list(output) if isinstance(output, list | tuple) else [output]
         why = _why_unreadable(views)
         if why is not None:
@@ -93,6 +95,32 @@ class MeasuredStep:
             return
         made = self._made.setdefault(name, [])
         made += [_mean_over_positions(_evenly(z, self.rows)) for z in views[: MOST_CALLS - len(made)] if len(z) > 1]
+
+
+class HookOf:
+    """A forward hook that calls a method for as long as its object lives; in a copy of the module it does nothing."""
+
+    def __init__(self, method: Callable[..., None]) -> None:
+        self._method = weakref.WeakMethod(method)
+
+    def __call__(self, module: nn.Module, *call: Any) -> None:
+        """What torch calls after the module's forward."""
+        if not can_be_seen():
+            return
+        method = self._method()
+        if method is not None:
+            method(module, *call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _hook_of_a_copy, ()
+
+
+def _hook_of_a_copy() -> Callable[..., None]:
+    return _nothing
+
+
+def _nothing(*call: Any) -> None:
+    pass
 
 
 def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -105,17 +133,6 @@ def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
             "called with, or name the module that makes the embeddings."
         )
     return name
-
-
-def _tell_output(module: nn.Module, arguments: Any, output: Any) -> None:
-    # a plain function: modules with this hook pickle, and copies of them tell nobody who did not ask
-    tell(module, (output,), {})
-
-
-def _tell_of_compiled(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Any) -> None:
-    """What the criterion inside cannot tell, since compiled code has no values to show."""
-    views = [z for z in (*arguments, *named.values()) if isinstance(z, Tensor)]
-    tell(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
 
 
 def _remove(handles: Sequence[Any]) -> None:

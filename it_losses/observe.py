@@ -34,14 +34,19 @@ def remove_observer(observer: Observer) -> None:
 
 
 def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-    """Tell all observers of a call. Compiled code and torch.func transforms have no values to show, so they tell nothing."""
-    if torch.compiler.is_compiling() or not len(_observers):
-        return
-    # activation checkpointing repeats the calls of the forward pass in the backward pass
-    if torch._C._are_functorch_transforms_active() or torch._C._current_graph_task_id() != -1:
+    """Tell all observers of a call, unless there is nothing that they could see."""
+    if not can_be_seen() or not len(_observers):
         return
     for observer in list(_observers):
         observer.called(module, views, terms)
+
+
+def can_be_seen() -> bool:
+    """Whether the call under way is one of the forward pass, with values: compiled code and torch.func transforms have none."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    # activation checkpointing repeats the calls of the forward pass in the backward pass
+    return bool(torch._C._current_graph_task_id() == -1)
 
 
 def observed(method: Method) -> Method:

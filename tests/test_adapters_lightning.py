@@ -465,6 +465,26 @@ def test_fit_may_be_called_twice_and_with_two_monitors():
         assert_clean(module, first)
 
 
+def test_monitors_of_several_modules_see_each_its_own_and_see_it_once():
+    class Two(Plain):
+        def __init__(self):
+            super().__init__(nn.MSELoss())
+            self.head = nn.Linear(5, 3)
+
+        def views(self, batch):
+            return [self.head(z) for z in super().views(batch)]
+
+    module = Two()
+    of_head, of_both = (monitor.EmbeddingMonitor(name, every_n_steps=1, prefix=name) for name in ("head", "projector"))
+    twin = monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="twin", rows=24)
+    found = logged(module, of_head, callbacks=[of_both, twin])
+    assert {name.split("/")[1] for name in found if name.startswith("head/")} == {"head", "collapsed"}
+    assert {name.split("/")[1] for name in found if name.startswith("projector/")} == {"projector", "collapsed"}
+    expected = mean_over(module.seen, diagnostics.rank_me)
+    assert found["projector/projector/rank_me"] == found["twin/projector/rank_me"] == pytest.approx(expected, rel=1e-5)
+    assert_clean(module, of_head)
+
+
 def test_a_step_that_nobody_keeps_closes_itself():
     module = Plain()
     step = monitor.MeasuredStep(module, "projector", rows=8)
@@ -503,7 +523,8 @@ def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, watc
 def test_a_copy_of_a_watched_module_is_not_taken_for_it():
     module = Plain(nn.MSELoss())
     step = monitor.MeasuredStep(module, "projector", rows=8)
-    copy.deepcopy(module).projector(torch.randn(4, 6))
+    for copied in (copy.deepcopy(module.projector), pickle.loads(pickle.dumps(module.projector))):
+        copied(torch.randn(4, 6))
     assert step.embeddings == {}
     module.projector(torch.randn(4, 6))
     assert len(step.embeddings["projector"]) == 1

@@ -437,9 +437,18 @@ def test_a_single_row_has_no_data_driven_bandwidth_and_no_collapse():
             measured(torch.randn(1, 4))
 
 
-@pytest.mark.parametrize("shape", [(256, 1), (2, 64), (3, 64)])
+@pytest.mark.parametrize("shape", [(256, 1), (256, 2), (256, 7), (2, 64), (3, 64), (8, 64)])
 def test_few_possible_directions_are_no_dimensional_collapse(shape):
-    assert diagnostics.collapse_alarm(torch.randn(shape)) is None
+    z = torch.randn(shape)
+    z[:, 0] *= 10
+    assert diagnostics.collapse_alarm(z) is None
+
+
+@pytest.mark.parametrize("shape", [(256, 8), (9, 64)])
+def test_eight_possible_directions_are_enough_for_the_alarm(shape):
+    z = torch.randn(shape)
+    z[:, 0] *= 100
+    assert "dimensional" in diagnostics.collapse_alarm(z)
 
 
 def test_a_row_is_at_no_distance_from_itself_however_small_the_bandwidth(monkeypatch):

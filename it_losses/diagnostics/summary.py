@@ -22,8 +22,8 @@ from it_losses.diagnostics.rank import (
 
 #: below these the alarm goes off
 LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
-#: of one or two possible directions, a single one that is in use says nothing
-FEWEST_DIRECTIONS = 3
+#: where fewer directions are possible, that few of them are in use says nothing: a random map to 3 has a ratio of 1.5
+FEWEST_DIRECTIONS = 8
 
 
 @torch.no_grad()
@@ -58,7 +58,7 @@ def collapse_alarm(
 
     Complete: `spread < least_spread`, every row is nearly the same. Dimensional: the participation ratio is below
     `least_rank_fraction` of min(batch - 1, dim), and in any case below 1.5: nearly all variance lies in few directions. That
-    cannot be told where min(batch - 1, dim) is below 3.
+    cannot be told where min(batch - 1, dim) is below 8.
     """
     check_positive("least_spread", least_spread, or_zero=True)
     check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)
