@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import check_views
-from it_losses.distributed import LOCAL, DistributedOptions, distributed_options
+from it_losses.checks import Weight, check_views, factor
+from it_losses.distributed import LOCAL, DistributedOptions, distributed_options, process_group
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.global_batch import gathered, shared_loss
@@ -27,6 +28,7 @@ __all__ = [
     "entropy_of",
     "lower_bound",
     "vicreg_bound",
+    "weighted",
 ]
 
 
@@ -58,11 +60,13 @@ def lower_bound(
     views: Sequence[Tensor],
     estimator: EntropyEstimator,
     *,
-    invariance_weight: float,
-    entropy_weight: float,
+    invariance_weight: Weight,
+    entropy_weight: Weight,
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
+    if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
+        return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
     shared = estimator.sharded() if _is_shared(views, distributed) else None
     if shared is not None:
         loss, terms = shared_loss(views, *shared, weights=(invariance_weight, entropy_weight), distributed=distributed)
@@ -82,18 +86,38 @@ def lower_bound(
 
 def vicreg_bound(
     views: Sequence[Tensor],
-    weights: VICRegWeights,
+    weights: tuple[Weight, Weight, Weight],
     *,
     convention: str,
     margin: float,
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
+    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x [].
+
+    The weights are those of invariance, variance and covariance in the convention.
+    """
+    evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
+    if any(isinstance(weight, Tensor) for weight in weights):
+        return _vicreg_with_trainable_weights(weights, evaluated, distributed)
+    return evaluated(VICRegWeights(*map(float, weights)))
+
+
+def _vicreg_bound(
+    views: Sequence[Tensor],
+    weights: VICRegWeights,
+    *,
+    convention: str,
+    margin: float,
+    epsilon: float,
+    distributed: DistributedOptions,
+) -> VICRegTerms:
     if _is_shared(views, distributed):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         surrogate = VarianceCovariance(weights.variance, weights.covariance, margin=margin, epsilon=epsilon)
-        loss, terms = shared_loss(views, *surrogate.sharded(), weights=(weights.invariance, 1.0), distributed=distributed)
+        form = surrogate.sharded()
+        assert form is not None
+        loss, terms = shared_loss(views, *form, weights=(weights.invariance, 1.0), distributed=distributed)
         invariance, entropy, hinge, energy = terms.unbind()
         return VICRegTerms(loss, invariance, entropy, variance=hinge, covariance=2 * energy)
     views = gathered_views(views, distributed)
@@ -137,6 +161,46 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distribu
     views = gathered_views(views, distributed)
     check_views(views)
     return _mean_over_views([estimator.mean_entropy(z) for z in views])
+
+
+def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:
+    """`weight * term`, where the weight may train: [] -> [], in the dtype of the term."""
+    if isinstance(weight, Tensor) and distributed.is_active() and distributed.gradient_reduction == "sum":
+        # each of W ranks gives the weight the gradient of the whole batch, and the sum counts it W times
+        ranks = process_group(distributed.process_group).size()
+        weight = weight.detach() + (weight - weight.detach()) / ranks
+    return factor(weight, term) * term
+
+
+def _bound_with_trainable_weights(
+    views: Sequence[Tensor],
+    estimator: EntropyEstimator,
+    invariance_weight: Weight,
+    entropy_weight: Weight,
+    distributed: DistributedOptions,
+) -> Terms:
+    """The bound from its two terms, each evaluated with a weight of 1: the derivative by a weight is its term."""
+    invariance = lower_bound(views, estimator, invariance_weight=1.0, entropy_weight=0.0, distributed=distributed)
+    entropy = lower_bound(views, estimator, invariance_weight=0.0, entropy_weight=1.0, distributed=distributed)
+    of_invariance = weighted(invariance.loss, invariance_weight, distributed)
+    of_entropy = weighted(entropy.loss, entropy_weight, distributed)
+    return Terms(of_invariance + of_entropy, invariance.invariance, entropy.entropy)
+
+
+def _vicreg_with_trainable_weights(
+    weights: tuple[Weight, Weight, Weight],
+    evaluated: Callable[[VICRegWeights], VICRegTerms],
+    distributed: DistributedOptions,
+) -> VICRegTerms:
+    """VICReg from its three terms, each evaluated with a weight of 1."""
+    invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
+    terms = [term.loss for term in (invariance, variance, covariance)]
+    loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()
+    parts = [
+        factor(weight, term) * term for weight, term in zip(weights[1:], (variance.entropy, covariance.entropy), strict=True)
+    ]
+    entropy = torch.stack(parts).sum().detach()
+    return VICRegTerms(loss, invariance.invariance, entropy, variance.variance, covariance.covariance)
 
 
 def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> Sequence[Tensor]:
