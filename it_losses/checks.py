@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, SupportsFloat, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+#: `check(name, value)` returns what is kept of the value, or raises ValueError with that name
+Check: TypeAlias = Callable[[str, Any], Any]
+#: a number, or a tensor of one number that receives a gradient
+Weight: TypeAlias = float | Tensor
 
 
 class ViewError(ValueError, AssertionError):
@@ -47,23 +54,117 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
             raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
 
 
-def check_weight(name: str, value: float) -> float:
-    """The weight as a float; ValueError if it is negative or not a finite number."""
-    if not (_is_finite(value) and value >= 0):
+class Checked(nn.Module):
+    """A module whose constants are checked whenever they are set: `criterion.margin = -1` raises ValueError.
+
+    A subclass names its constants in `checks`; those of its parents are checked too. A weight that is a Parameter is found by
+    `parameters()`, and may be replaced by a number later.
+    """
+
+    #: name of a constant -> its check
+    checks: ClassVar[dict[str, Check]] = {}
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        cls.checks = {name: check for base in reversed(cls.__mro__) for name, check in vars(base).get("checks", {}).items()}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.checks:
+            value = self.checks[name](name, value)
+            if name in self.__dict__.get("_parameters", {}) and not isinstance(value, nn.Parameter):
+                # a module refuses a number in the place of a Parameter
+                del self._parameters[name]
+        super().__setattr__(name, value)
+
+    def has_trainable_weights(self) -> bool:
+        """Whether one of the constants is a tensor that receives a gradient."""
+        return any(isinstance(getattr(self, name), Tensor) for name in self.checks)
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        constants = {name: getattr(self, name) for name in self.checks if name not in self._modules}
+        return ", ".join(f"{name}={_shown(value)}" for name, value in constants.items())
+
+
+def _shown(value: object) -> str:
+    return f"{float(value.detach()):g} (trains)" if isinstance(value, Tensor) else repr(value)
+
+
+def check_weight(name: str, value: Weight) -> Weight:
+    """The weight as a float, or as it is where it receives a gradient; ValueError if it is negative or no finite number."""
+    if _wants_gradient(value) and torch.compiler.is_compiling():
+        return value
+    number = _number(value)
+    if number is None or number < 0:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}. Terms are added; their sign is fixed.")
-    return float(value)
+    return value if _wants_gradient(value) else number
 
 
-def check_positive(name: str, value: float, *, or_zero: bool = False) -> float:
+def factor(weight: Weight, term: Tensor) -> Weight:
+    """The weight as a factor of the term: a number, or a tensor [] in the dtype of the term."""
+    return weight.to(term.dtype).reshape(()) if isinstance(weight, Tensor) else weight
+
+
+def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) -> float:
     """The constant as a float; ValueError unless it is a finite number > 0, or 0 where that is allowed."""
-    if not (_is_finite(value) and (value > 0 or (or_zero and value == 0))):
+    if _wants_gradient(value):
+        raise ValueError(f"{name} receives no gradient, got {value!r}. Pass a number: float(value).")
+    number = _number(value)
+    if number is None or number < 0 or (number == 0 and not or_zero):
         raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.")
-    return float(value)
+    return number
 
 
-def _is_finite(value: object) -> bool:
+def check_not_negative(name: str, value: SupportsFloat) -> float:
+    """The constant as a float; ValueError unless it is a finite number >= 0."""
+    return check_positive(name, value, or_zero=True)
+
+
+def check_count(name: str, value: object, *, at_least: int = 1) -> int:
+    """The count as an int; ValueError unless it is a whole number and large enough."""
+    number = _number(value)
+    if number is None or number != int(number) or number < at_least:
+        raise ValueError(f"{name} must be a whole number >= {at_least}, got {value!r}.")
+    return int(number)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """The flag as a bool; ValueError unless it is True or False, of Python or of NumPy: "false" would count as true."""
+    flag = _item(value)
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return flag
+
+
+def check_name(*names: str) -> Check:
+    """A check that the value is one of the names."""
+
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"{name} must be one of {sorted(names)}, got {value!r}.")
+        return value
+
+    return check
+
+
+def _wants_gradient(value: object) -> bool:
+    return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or value.requires_grad)
+
+
+def _number(value: object) -> float | None:
+    """The value as a float; None unless it is one finite number. A bool and a string are none."""
+    value = _item(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        return None
     try:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        # a string, None, a tensor of many
-        return False
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _item(value: object) -> object:
+    """The one element of a tensor or of a NumPy value; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().item() if value.numel() == 1 and not value.is_meta else None
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

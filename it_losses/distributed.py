@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from it_losses.checks import ViewError, check_views
+from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 _on_hosts: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
@@ -51,7 +51,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
         if not isinstance(process_group, dist.ProcessGroup):
             raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.")
         process_group = process_group.group_name
-    return DistributedOptions(bool(gather_distributed), process_group or "", gradient_reduction)
+    return DistributedOptions(check_flag("gather_distributed", gather_distributed), process_group or "", gradient_reduction)
 
 
 class Ranks:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import check_views
+from it_losses.checks import Checked, check_views
 from it_losses.precision import full_precision, samples
 
 
@@ -20,7 +20,7 @@ class BoundWeights(NamedTuple):
     entropy: float | None
 
 
-class EntropyEstimator(nn.Module, ABC):
+class EntropyEstimator(Checked, ABC):
     """H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher where the batch is more spread.
 
     A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]`,

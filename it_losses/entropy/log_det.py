@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import check_positive
+from it_losses.checks import Check, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
 
@@ -53,11 +55,12 @@ class LogDet(EntropyEstimator):
     direction = "upper bound on the smoothed entropy less a constant"
     cost = "N D min(N, D) + min(N, D)^3"
     takes_half = True
+    checks: ClassVar[dict[str, Check]] = {"beta": check_positive, "per_dimension": check_flag}
 
     def __init__(self, beta: float = 1.0, *, per_dimension: bool = True) -> None:
         super().__init__()
-        self.beta = check_positive("beta", beta)
-        self.per_dimension = bool(per_dimension)
+        self.beta = beta
+        self.per_dimension = per_dimension
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -78,7 +81,3 @@ class LogDet(EntropyEstimator):
     def sharded(self) -> tuple[str, list[float]]:
         """See the base class."""
         return "log_det", [self.beta, float(self.per_dimension)]
-
-    def extra_repr(self) -> str:
-        """The constants."""
-        return f"beta={self.beta}, per_dimension={self.per_dimension}"

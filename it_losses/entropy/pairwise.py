@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import check_positive
+from it_losses.checks import Check, check_name, check_not_negative, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
@@ -52,6 +52,25 @@ def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
     return dim / 2 * torch.log(2 * math.pi * math.e * variance)
 
 
+def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
+    """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
+    if isinstance(bandwidth, str | bytes):
+        if bandwidth != "auto":
+            raise ValueError(f'{name} must be "auto", a number or several, got {bandwidth!r}.')
+        return "auto"
+    try:
+        several = tuple(bandwidth)  # type: ignore[arg-type]
+    except TypeError:
+        several = (bandwidth,)  # type: ignore[assignment]
+    if len(several) == 0:
+        raise ValueError(f"{name} must name at least one number, got none.")
+    numbers = tuple(check_positive(name, s) for s in several)
+    for s in numbers:
+        if not SMALLEST <= s <= LARGEST:
+            raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
+    return numbers
+
+
 class Pairwise(EntropyEstimator):
     """`H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, the pair j = i included.
 
@@ -73,6 +92,12 @@ class Pairwise(EntropyEstimator):
     unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
     cost = "N^2 D"
     takes_half = True
+    checks: ClassVar[dict[str, Check]] = {
+        "bandwidth": check_bandwidth,
+        "divergence": check_name(*DIVERGENCES),
+        "spread_fraction": check_positive,
+        "memory_mib": check_not_negative,
+    }
 
     def __init__(
         self,
@@ -83,12 +108,10 @@ class Pairwise(EntropyEstimator):
         memory_mib: float = MEMORY_MIB,
     ) -> None:
         super().__init__()
-        if divergence not in DIVERGENCES:
-            raise ValueError(f"divergence must be one of {sorted(DIVERGENCES)}, got {divergence!r}.")
-        self.bandwidth = _checked_bandwidth(bandwidth)
+        self.bandwidth = check_bandwidth("bandwidth", bandwidth)
         self.divergence = divergence
-        self.spread_fraction = check_positive("spread_fraction", spread_fraction)
-        self.memory_mib = check_positive("memory_mib", memory_mib, or_zero=True)
+        self.spread_fraction = spread_fraction
+        self.memory_mib = memory_mib
         self._saturation = SaturationWarning()
 
     @property
@@ -135,25 +158,3 @@ class Pairwise(EntropyEstimator):
         """Warn where the part with a gradient stands at its limit."""
         if self.bandwidth != "auto":
             self._saturation.look_at([parts], limit=1.0)
-
-    def extra_repr(self) -> str:
-        """The constants."""
-        constants = f"bandwidth={self.bandwidth!r}, divergence={self.divergence!r}, spread_fraction={self.spread_fraction}"
-        return constants if self.memory_mib == MEMORY_MIB else f"{constants}, memory_mib={self.memory_mib}"
-
-
-def _checked_bandwidth(bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
-    if isinstance(bandwidth, str):
-        if bandwidth != "auto":
-            raise ValueError(f'bandwidth must be "auto", a number or several, got {bandwidth!r}.')
-        return "auto"
-    try:
-        several = tuple(bandwidth)  # type: ignore[arg-type]
-    except TypeError:
-        several = (bandwidth,)  # type: ignore[assignment]
-    if len(several) == 0:
-        raise ValueError("bandwidth must name at least one number, got none.")
-    for s in several:
-        if check_positive("bandwidth", s) != min(max(s, SMALLEST), LARGEST):
-            raise ValueError(f"bandwidth must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
-    return tuple(map(float, several))
