@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, SupportsFloat, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any, ClassVar, SupportsFloat, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +14,39 @@ from torch import Tensor, nn
 Check: TypeAlias = Callable[[str, Any], Any]
 #: a number, or a tensor of one number that receives a gradient
 Weight: TypeAlias = float | Tensor
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DENSE = torch.strided
 
 
 class ViewError(ValueError, AssertionError):
     """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
 
 
+def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
+    """The views of one call in the widest of their dtypes; ViewError with the remedy unless all are plain tensors of numbers.
+
+    Each view then receives its gradient in the dtype it came in.
+    """
+    tensors = _checked_kinds(views)
+    first = tensors[0].dtype
+    if all([z.dtype == first for z in tensors]):
+        return tensors
+    widest = reduce(torch.promote_types, [z.dtype for z in tensors])
+    return tuple(z.to(widest) for z in tensors)
+
+
 def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 2) -> None:
     """Raise ViewError unless all views are floating-point `[batch, ..., dim]` of one shape, dtype and device."""
     if len(views) < at_least:
         raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
+    _checked_kinds(views)
     first = views[0]
-    _check_view(first, min_batch)
+    _check_shape(first, min_batch)
     for other in views[1:]:
         _check_alike(first, other)
 
 
-def _check_view(z: Tensor, min_batch: int) -> None:
-    if not isinstance(z, Tensor):
-        raise ViewError(f"needs tensors, got {type(z).__name__}. Convert it with torch.as_tensor.")
-    if not z.is_floating_point():
-        raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
+def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
         raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
     if len(z) < min_batch:
@@ -46,12 +59,61 @@ def _check_view(z: Tensor, min_batch: int) -> None:
 
 
 def _check_alike(first: Tensor, other: Tensor) -> None:
-    if not isinstance(other, Tensor):
-        raise ViewError(f"needs tensors, got {type(other).__name__}. Convert it with torch.as_tensor.")
     for trait in ("shape", "dtype", "device"):
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
             raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
+
+
+def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
+    """The views; ViewError unless each is a dense tensor of floating-point numbers in one piece."""
+    for z in views:
+        plain = isinstance(z, Tensor) and z.dtype in _DTYPES and z.layout is _DENSE and not z.is_nested
+        if not plain or (type(z) is not Tensor and _subclass(z)):
+            raise ViewError(_obstacle(z))
+    return cast(tuple[Tensor, ...], views)
+
+
+def _obstacle(z: object) -> str:
+    """What is wrong with a view, and the remedy."""
+    if not isinstance(z, Tensor):
+        return f"needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
+    if z.is_nested:
+        return "needs one row for each sample, got a nested tensor. Join its parts: torch.cat(z.unbind())."
+    if subclass := _subclass(z):
+        return subclass
+    if z.layout is not torch.strided:
+        return f"needs a dense tensor, got one of layout {z.layout}. Convert it with .to_dense()."
+    if z.is_complex():
+        return f"needs floating-point numbers, got {z.dtype}. Pass real parts: torch.view_as_real(z).flatten(-2), or z.abs()."
+    if z.is_quantized:
+        return f"needs floating-point numbers, got {z.dtype}. Convert it with .dequantize()."
+    return f"needs floating-point numbers of 16 bits or more, got {z.dtype}. Convert it with .float()."
+
+
+def _subclass(z: object) -> str:
+    """What is wrong with a tensor that is more than its numbers; empty where nothing is. Recognised without an import."""
+    if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
+        return (
+            "needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which the criterion "
+            "gathers. Otherwise pass z.full_tensor() with gather_distributed=False."
+        )
+    if hasattr(z, "get_mask") and hasattr(z, "get_data"):
+        return "needs every sample, got a masked tensor. Select the rows that count: z.get_data()[rows]."
+    return ""
+
+
+def _tensor_of(z: object) -> str:
+    """How to get tensors from something else."""
+    if z is None:
+        return "Call criterion(z_a, z_b); for views that are stacked on dimension 0, criterion(*views)."
+    if isinstance(z, Mapping):
+        return "Pass the tensors that it holds: criterion(*views.values())."
+    if isinstance(z, Iterator) or (isinstance(z, Sequence) and any(isinstance(item, Tensor) for item in z)):
+        return "Pass the tensors that it holds: criterion(*views)."
+    if hasattr(z, "__array__"):
+        return "Convert it with torch.as_tensor; functions of it_losses.diagnostics take NumPy arrays as they are."
+    return "Convert it with torch.as_tensor."
 
 
 class Checked(nn.Module):

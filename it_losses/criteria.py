@@ -8,7 +8,7 @@ from torch import Tensor
 
 from it_losses import bound
 from it_losses.bound import DistributedOptions, Terms, VICRegTerms
-from it_losses.checks import Check, Checked, Weight, check_name, check_positive, check_weight
+from it_losses.checks import Check, Checked, Weight, accepted, check_name, check_positive, check_weight
 from it_losses.entropy import EntropyEstimator, estimator
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -74,17 +74,17 @@ class VICRegEntropy(Checked):
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
-    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
+    def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
         return bound.lower_bound(
-            (z_a, z_b, *more_views),
+            accepted(z_a, z_b, *more_views),
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
             distributed=self.distributed,
         )
 
-    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
@@ -147,10 +147,10 @@ class VICReg(Checked):
         self.convention = convention
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
-    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
+    def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
         return bound.vicreg_bound(
-            (z_a, z_b, *more_views),
+            accepted(z_a, z_b, *more_views),
             (self.invariance_weight, self.variance_weight, self.covariance_weight),
             convention=self.convention,
             margin=self.margin,
@@ -158,7 +158,7 @@ class VICReg(Checked):
             distributed=self.distributed,
         )
 
-    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
@@ -206,7 +206,7 @@ class EntropyRegularizer(Checked):
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
-        entropy = bound.entropy_of((z, *more_views), self.entropy, distributed=self.distributed)
+        entropy = bound.entropy_of(accepted(z, *more_views), self.entropy, distributed=self.distributed)
         return bound.weighted(-entropy, self.weight, self.distributed)
 
 

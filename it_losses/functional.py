@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from it_losses import bound
-from it_losses.checks import Weight, check_positive, check_views, check_weight
+from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
@@ -17,7 +17,7 @@ from it_losses.precision import full_precision, samples
 
 def vicreg(
     z_a: Tensor,
-    z_b: Tensor,
+    z_b: Tensor | None = None,
     *more_views: Tensor,
     invariance_weight: Weight = 25.0,
     variance_weight: Weight = 25.0,
@@ -37,7 +37,7 @@ def vicreg(
         check_weight("covariance_weight", covariance_weight),
     )
     return bound.vicreg_bound(
-        (z_a, z_b, *more_views),
+        accepted(z_a, z_b, *more_views),
         weights,
         convention=convention,
         margin=check_positive("margin", margin),
@@ -77,12 +77,12 @@ def global_entropy(
     An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
     """
     ranks = bound.distributed_options(True, process_group, gradient_reduction)
-    return bound.entropy_of((z, *more_views), estimator(entropy, **estimator_options), distributed=ranks)
+    return bound.entropy_of(accepted(z, *more_views), estimator(entropy, **estimator_options), distributed=ranks)
 
 
-def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+def invariance(z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
     """`mean over pairs (a, b) of mean (z_a - z_b)^2`, as in the code of VICReg's authors: V x [batch, ..., dim] -> []."""
-    views = (z_a, z_b, *more_views)
+    views = accepted(z_a, z_b, *more_views)
     check_views(views, at_least=2)
-    with full_precision(z_a):
+    with full_precision(views[0]):
         return mean_squared_distance([samples(z) for z in views])

@@ -181,7 +181,6 @@ GOOD = torch.randn(4, 3)
 BAD_VIEWS = {
     "a batch of one": ((GOOD[:1], GOOD[:1]), "batch size > 1"),
     "two shapes": ((GOOD, GOOD[:3]), "same shape"),
-    "two dtypes": ((GOOD, GOOD.double()), "same dtype"),
     "two devices": ((GOOD, GOOD.to("meta")), "same device"),
     "integers": ((GOOD.int(), GOOD.int()), "floating-point"),
     "complex numbers": ((GOOD.cfloat(), GOOD.cfloat()), "floating-point"),
