@@ -16,12 +16,14 @@ theory        the paper's theorems, to be evaluated
 from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
-from it_losses.entropy import ESTIMATORS, LogDet, Pairwise, VarianceCovariance
+from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, Pairwise, VarianceCovariance
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ESTIMATORS",
+    "BoundWeights",
+    "EntropyEstimator",
     "EntropyRegularizer",
     "LogDet",
     "Pairwise",

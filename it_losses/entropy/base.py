@@ -25,6 +25,26 @@ class EntropyEstimator(Checked, ABC):
 
     A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]`,
     in float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Facts are tested.
+
+    An estimator of one's own works in every criterion, and over many ranks, as soon as it has the three:
+
+    >>> from it_losses.checks import check_positive
+    >>> class Marginal(EntropyEstimator):
+    ...     unit, direction = "nats", "upper bound for a Gaussian"
+    ...     rotation_invariant, cost = False, "N D"
+    ...     checks = {"floor": check_positive}
+    ...
+    ...     def __init__(self, floor: float = 1e-4):
+    ...         super().__init__()
+    ...         self.floor = floor
+    ...
+    ...     @property
+    ...     def default_weights(self):
+    ...         return BoundWeights(invariance=25.0, entropy=1.0)
+    ...
+    ...     def entropy(self, z):
+    ...         return 0.5 * (z.var(dim=-2) + self.floor).log().sum(dim=-1)
+    >>> criterion = VICRegEntropy(Marginal())
     """
 
     #: what one unit of the value is

@@ -22,6 +22,8 @@ from it_losses.entropy.saturation import SaturationWarning
 SPREAD_FRACTION = 0.2
 #: what the pairs of 8192 samples take in float32
 MEMORY_MIB = 256.0
+#: the part with a gradient counts as saturated above this fraction of its limit, log batch
+SATURATED = 0.999
 #: of a bandwidth: its square, and that of an embedding divided by it, are numbers that float32 holds
 SMALLEST, LARGEST = 1e-12, 1e12
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
@@ -112,7 +114,10 @@ class Pairwise(EntropyEstimator):
         self.divergence = divergence
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
-        self._saturation = SaturationWarning()
+        self._saturation = SaturationWarning(
+            "pairwise entropy stands at log(batch): the bandwidth is so small that no pair of samples overlaps, "
+            'and there is no gradient. Raise the bandwidth, or use bandwidth="auto".'
+        )
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -142,7 +147,7 @@ class Pairwise(EntropyEstimator):
             distances = squared_distances(z)
             spread = tuple(spread_entropy(distances, scale=scale) for scale in scales)
         if self.bandwidth != "auto":
-            self._saturation.look_at(spread, limit=math.log(z.shape[-2]))
+            self._saturation.look_at(spread, above=SATURATED * math.log(z.shape[-2]))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
@@ -157,4 +162,4 @@ class Pairwise(EntropyEstimator):
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn where the part with a gradient stands at its limit."""
         if self.bandwidth != "auto":
-            self._saturation.look_at([parts], limit=1.0)
+            self._saturation.look_at([parts], above=SATURATED)
