@@ -11,18 +11,21 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
 import it_losses
 from it_losses import ESTIMATORS, kernels
+from it_losses.checks import check_count
 from it_losses.entropy import EntropyEstimator
 from it_losses.kernels.choice import VARIABLE
 
 #: packages whose versions decide how we behave, each optional but torch
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
+#: the older name of a package, under which it may be installed just as well
+OLDER_NAMES = {"lightning": "pytorch-lightning"}
 
 
 def estimator_table() -> str:
@@ -35,10 +38,11 @@ def estimator_table() -> str:
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    """The package and its version, under the name by which it is installed."""
+    for name in filter(None, (package, OLDER_NAMES.get(package))):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+    return f"{package} not installed"
 
 
 def _devices() -> str:
@@ -47,9 +51,11 @@ def _devices() -> str:
 
 
 def report(batch: int = 256, dim: int = 2048) -> str:
-    """Everything the doctor has to say, at that size."""
+    """Everything the doctor has to say, at that size; ValueError where no objective takes it."""
+    check_count("batch", batch, at_least=2)
+    check_count("dim", dim)
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
-    lines += [f"{package} {_version(package)}" for package in COMPANIONS]
+    lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", f"what runs for two views of {batch} x {dim} in float32:", *_twins(batch, dim)]
     lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
     return "\n".join(lines)
@@ -114,7 +120,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dim", type=int, nargs="?", default=2048, help="dimensions of an embedding (default: 2048)")
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
     options = parser.parse_args(arguments)
-    print(estimator_table() if options.estimators else report(options.batch, options.dim))
+    try:
+        print(estimator_table() if options.estimators else report(options.batch, options.dim))
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
