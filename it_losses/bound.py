@@ -11,7 +11,7 @@ from torch import Tensor
 
 from it_losses import kernels
 from it_losses.checks import Weight, check_views, factor
-from it_losses.distributed import LOCAL, DistributedOptions, distributed_options, process_group
+from it_losses.distributed import LOCAL, DistributedOptions, accepted_views, distributed_options, process_group
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.global_batch import gathered, shared_loss
@@ -24,6 +24,7 @@ __all__ = [
     "DistributedOptions",
     "Terms",
     "VICRegTerms",
+    "accepted_views",
     "distributed_options",
     "entropy_of",
     "lower_bound",

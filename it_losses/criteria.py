@@ -8,7 +8,7 @@ from torch import Tensor
 
 from it_losses import bound
 from it_losses.bound import DistributedOptions, Terms, VICRegTerms
-from it_losses.checks import Check, Checked, Weight, accepted, check_name, check_positive, check_weight
+from it_losses.checks import Check, Checked, Weight, check_name, check_positive, check_weight
 from it_losses.entropy import EntropyEstimator, estimator
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -77,7 +77,7 @@ class VICRegEntropy(Checked):
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
         return bound.lower_bound(
-            accepted(z_a, z_b, *more_views),
+            bound.accepted_views((z_a, z_b, *more_views), self.distributed),
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
@@ -150,7 +150,7 @@ class VICReg(Checked):
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
         return bound.vicreg_bound(
-            accepted(z_a, z_b, *more_views),
+            bound.accepted_views((z_a, z_b, *more_views), self.distributed),
             (self.invariance_weight, self.variance_weight, self.covariance_weight),
             convention=self.convention,
             margin=self.margin,
@@ -206,7 +206,8 @@ class EntropyRegularizer(Checked):
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
-        entropy = bound.entropy_of(accepted(z, *more_views), self.entropy, distributed=self.distributed)
+        views = bound.accepted_views((z, *more_views), self.distributed)
+        entropy = bound.entropy_of(views, self.entropy, distributed=self.distributed)
         return bound.weighted(-entropy, self.weight, self.distributed)
 
 

@@ -77,7 +77,8 @@ def global_entropy(
     An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
     """
     ranks = bound.distributed_options(True, process_group, gradient_reduction)
-    return bound.entropy_of(accepted(z, *more_views), estimator(entropy, **estimator_options), distributed=ranks)
+    views = bound.accepted_views((z, *more_views), ranks)
+    return bound.entropy_of(views, estimator(entropy, **estimator_options), distributed=ranks)
 
 
 def invariance(z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
