@@ -198,6 +198,16 @@ def check_flag(name: str, value: object) -> bool:
     return flag
 
 
+def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
+    """The tensor; ValueError unless it is [rows, columns], of floating-point numbers unless others are fine too."""
+    if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
+        kind = "floating-point" if floating else "real"
+        raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
+    if z.ndim != 2 or z.numel() == 0:
+        raise ValueError(f"{name} must have shape (rows, columns), got {tuple(z.shape)}.")
+    return z
+
+
 def check_name(*names: str) -> Check:
     """A check that the value is one of the names."""
 
