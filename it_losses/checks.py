@@ -131,6 +131,10 @@ class Checked(nn.Module):
         cls.checks = {name: check for base in reversed(cls.__mro__) for name, check in vars(base).get("checks", {}).items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            # a second name of a constant: a module would register a Parameter under this name instead
+            object.__setattr__(self, name, value)
+            return
         if name in self.checks:
             value = self.checks[name](name, value)
             if name in self.__dict__.get("_parameters", {}) and not isinstance(value, nn.Parameter):
@@ -149,12 +153,15 @@ class Checked(nn.Module):
 
 
 def _shown(value: object) -> str:
-    return f"{float(value.detach()):g} (trains)" if isinstance(value, Tensor) else repr(value)
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f"{value.device if value.is_meta else format(value.detach().item(), 'g')} (trains)"
 
 
 def check_weight(name: str, value: Weight) -> Weight:
     """The weight as a float, or as it is where it receives a gradient; ValueError if it is negative or no finite number."""
-    if _wants_gradient(value) and torch.compiler.is_compiling():
+    if isinstance(value, Tensor) and _wants_gradient(value) and (value.is_meta or torch.compiler.is_compiling()):
+        # no number to look at
         return value
     number = _number(value)
     if number is None or number < 0:
@@ -225,6 +232,9 @@ def _wants_gradient(value: object) -> bool:
 
 def _number(value: object) -> float | None:
     """The value as a float; None unless it is one finite number. A bool and a string are none."""
+    if type(value) is float and -math.inf < value < math.inf:
+        # the usual case, and the one that compilers trace where the value is a symbol
+        return value
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         return None

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy, functional
+from it_losses.adapters.lightly.criteria import VICRegLoss
 from it_losses.checks import Checked, check_count, check_positive
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -257,6 +258,8 @@ def test_a_flag_may_come_from_numpy(flag):
         (VICRegEntropy, "entropy", "logdet", "log_det"),
         (VICRegEntropy, "entropy", nn.Linear(2, 2), "EntropyEstimator"),
         (VICRegEntropy, "entropy", None, "EntropyEstimator"),
+        (VICRegEntropy, "entropy", LogDet, "EntropyEstimator or one of"),
+        (VICRegEntropy, "entropy", ["log_det"], "EntropyEstimator or one of"),
         (Pairwise, "divergence", "chernoff", "bhattacharyya"),
         (Pairwise, "divergence", [], "bhattacharyya"),
         (Pairwise, "bandwidth", "silverman", "auto"),
@@ -289,6 +292,48 @@ def test_a_subclass_has_its_own_constants_and_those_of_its_parents():
     for name in ("beta", "scale"):
         with pytest.raises(ValueError, match=name):
             setattr(module, name, 0)
+
+
+def test_a_module_is_made_without_memory_and_filled_later():
+    with torch.device("meta"):
+        criterion = VICReg(25, 25, nn.Parameter(torch.tensor(0.7)))
+    assert "covariance_weight=meta (trains)" in repr(criterion)
+    criterion.to_empty(device="cpu").load_state_dict({"covariance_weight": torch.tensor(0.4)})
+    a, b = torch.randn(2, 8, 4)
+    torch.testing.assert_close(criterion(a, b), VICReg(25, 25, 0.4)(a, b))
+
+
+def test_trained_weights_are_exported_and_may_be_arguments():
+    a, b = torch.randn(2, 8, 4)
+    criterion = VICReg(25, 25, nn.Parameter(torch.tensor(0.7)))
+    exported = torch.export.export(criterion, (a, b)).module()
+    torch.testing.assert_close(exported(a, b), criterion(a, b))
+    slope = torch.func.grad(lambda weights: torch.func.functional_call(criterion, weights, (a, b)))(
+        dict(criterion.state_dict())
+    )
+    torch.testing.assert_close(slope["covariance_weight"], VICReg(0, 0, 1)(a, b))
+
+
+def test_compilers_trace_the_check_of_a_weight():
+    a, b = torch.randn(2, 8, 4)
+    compiled = torch.compile(functional.vicreg, backend="eager", fullgraph=True)
+    for weight in (3.0, 4.0, nn.Parameter(torch.tensor(5.0))):
+        expected = functional.vicreg(a, b, invariance_weight=weight)
+        torch.testing.assert_close(compiled(a, b, invariance_weight=weight), expected)
+
+
+@pytest.mark.parametrize("name", ["gather_distributed", "lambda_param", "eps"])
+def test_the_names_of_another_library_are_checked_as_ours(name):
+    criterion = VICRegLoss()
+    for bad in ("false", None, -1.0):
+        with pytest.raises(ValueError, match="must be"):
+            setattr(criterion, name, bad)
+    with pytest.raises(ValueError, match="must be"):
+        VICRegLoss(**{name: "false"})
+    if name == "lambda_param":
+        criterion.lambda_param = parameter(3.0)
+        assert [key for key, _ in criterion.named_parameters()] == ["invariance_weight"]
+        assert criterion.lambda_param is criterion.invariance_weight
 
 
 def test_what_is_not_named_is_set_as_in_any_module():
