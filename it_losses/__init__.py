@@ -5,6 +5,8 @@ bound         the sum entropy + invariance, and its Terms
 entropy       estimators of H(Z): VarianceCovariance, LogDet, Pairwise, by name in ESTIMATORS
 invariance    E[log q(z | z')] as a squared distance of the views
 conventions   whose VICReg weights mean what
+checks        what may enter: views, weights, flags
+constants     modules whose constants are checked whenever they are set
 functional    the same objectives as functions of tensors
 distributed   the ranks that share a batch, and their collectives
 global_batch  the loss of their batch

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import Weight, check_views, factor
+from it_losses.checks import Weight, check_views
+from it_losses.constants import factor
 from it_losses.distributed import LOCAL, DistributedOptions, accepted_views, distributed_options, process_group
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge

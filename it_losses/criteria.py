@@ -8,7 +8,8 @@ from torch import Tensor
 
 from it_losses import bound
 from it_losses.bound import DistributedOptions, Terms, VICRegTerms
-from it_losses.checks import Check, Checked, Weight, check_name, check_positive, check_weight
+from it_losses.checks import Check, Weight, check_name, check_positive, check_weight
+from it_losses.constants import Checked
 from it_losses.entropy import EntropyEstimator, estimator
 from it_losses.vicreg_conventions import CONVENTIONS
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy, functional
 from it_losses.adapters.lightly.criteria import VICRegLoss
-from it_losses.checks import Checked, check_count, check_positive
+from it_losses.checks import check_count, check_positive
+from it_losses.constants import Checked
 from it_losses.vicreg_conventions import CONVENTIONS
 
 F64 = torch.float64

@@ -8,7 +8,8 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import Checked, check_views
+from it_losses.checks import check_views
+from it_losses.constants import Checked
 from it_losses.precision import full_precision, samples
 
 

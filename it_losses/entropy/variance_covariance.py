@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from it_losses import kernels
-from it_losses.checks import Check, Weight, check_positive, check_weight, factor
+from it_losses.checks import Check, Weight, check_positive, check_weight
+from it_losses.constants import factor
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
 
