@@ -123,7 +123,8 @@ def check_weight(name: str, value: Weight) -> Weight:
         return value
     number = _number(value)
     if number is None or number < 0:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}. Terms are added; their sign is fixed.")
+        hint = _if_text(value) or " Terms are added; their sign is fixed."
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
     return value if _wants_gradient(value) else number
 
 
@@ -133,7 +134,7 @@ def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) ->
         raise ValueError(f"{name} receives no gradient, got {value!r}. Pass a number: float(value).")
     number = _number(value)
     if number is None or number < 0 or (number == 0 and not or_zero):
-        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.")
+        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.{_if_text(value)}")
     return number
 
 
@@ -177,6 +178,10 @@ def check_name(*names: str) -> Check:
         return value
 
     return check
+
+
+def _if_text(value: object) -> str:
+    return " Pass a number, not text: YAML reads 1e-4 as text, and 1.0e-4 as a number." if isinstance(value, str) else ""
 
 
 def _wants_gradient(value: object) -> bool:

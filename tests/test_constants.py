@@ -121,6 +121,12 @@ def test_what_receives_a_gradient_trains_or_is_refused_by_name(build, name, valu
         assert not list(module.parameters())
 
 
+@every_constant
+def test_a_number_that_yaml_reads_as_text_is_explained(build, name):
+    with pytest.raises(ValueError, match="1.0e-4" if name != "bandwidth" else '"auto"'):
+        setattr(build(), name, "1e-4")
+
+
 def test_a_frozen_parameter_is_no_constant_either():
     with pytest.raises(ValueError, match="beta receives no gradient"):
         LogDet(nn.Parameter(torch.tensor(2.0), requires_grad=False))
