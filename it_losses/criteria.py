@@ -32,8 +32,8 @@ class VICRegEntropy(Checked):
 
     Args:
         entropy: a name in ESTIMATORS ("variance_covariance", "log_det", "pairwise") or an EntropyEstimator.
-        invariance_weight: weight of the mean squared distance; None for what trains with this estimator.
-        entropy_weight: weight of the entropy; None likewise.
+        invariance_weight: weight of the mean squared distance; None for the estimator's default. A Parameter trains.
+        entropy_weight: weight of the entropy; None likewise. A Parameter trains.
         gather_distributed: where torch.distributed is initialised, the loss of the batch of all ranks, with the gradients
             that make training equal to that of one process.
         process_group: the group, or its name, of the ranks that share a batch; None for all. The name is kept.
@@ -41,7 +41,8 @@ class VICRegEntropy(Checked):
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: an unknown name, a negative weight, also when they are set later; views that differ in shape or device, are
+            no dense floating-point tensors, or a batch of one (ViewError). Views of two floating dtypes are promoted.
 
     Source: arXiv 2303.00633, the bound and its two terms (as recalled; check against the paper).
 
@@ -98,7 +99,7 @@ class VICReg(Checked):
     the mean, c twice the mean over the views.
 
     Args:
-        invariance_weight: weight of s.
+        invariance_weight: weight of s. Each weight may be a Parameter, which then trains.
         variance_weight: weight of v.
         covariance_weight: weight of c.
         margin: the standard deviation from which on the hinge is at rest.
@@ -108,7 +109,7 @@ class VICReg(Checked):
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
-        ValueError: an unknown convention, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: an unknown convention, a negative weight, also when they are set later; views as for VICRegEntropy.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
 
@@ -171,12 +172,12 @@ class EntropyRegularizer(Checked):
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy.
+        weight: weight of the entropy. A Parameter trains.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: as for VICRegEntropy.
 
     Source: arXiv 2303.00633, BYOL with an entropy term (as recalled; check against the paper).
 
