@@ -10,17 +10,22 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
 
 import it_losses
-from it_losses import ESTIMATORS, fused
+from it_losses import ESTIMATORS
 from it_losses.entropy import EntropyEstimator
+from it_losses.entropy.base import kernels
 
+#: environment variable that says which implementation runs: auto | reference | fused
+VARIABLE = "IT_LOSSES_BACKEND"
 #: packages whose versions decide how we behave, each optional but torch
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
+#: the older name of a package, under which it may be installed just as well
+OLDER_NAMES = {"lightning": "pytorch-lightning"}
 
 
 def estimator_table() -> str:
@@ -33,10 +38,11 @@ def estimator_table() -> str:
 
 
 def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    """The package and its version, under the name by which it is installed."""
+    for name in filter(None, (package, OLDER_NAMES.get(package))):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return f"{name} {importlib.metadata.version(name)}"
+    return f"{package} not installed"
 
 
 def _devices() -> str:
@@ -55,8 +61,18 @@ def report() -> str:
 
 def _implementations() -> list[str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reasons = {name: fused.why_not_fused(kind.fused, torch.float32, device) for name, kind in ESTIMATORS.items()}
+    reasons = {name: _why_reference(kind.fused, device) for name, kind in ESTIMATORS.items()}
     return [f"  {name:<20} {f'reference: {reason}' if reason else 'fused'}" for name, reason in reasons.items()]
+
+
+def _why_reference(form: str, device: torch.device) -> str:
+    """Why the reference runs in float32; empty where the fused form does."""
+    if kernels is None:
+        return "the folder kernels is missing"
+    if kernels.is_fused(form, torch.float32, device):
+        return ""
+    reason: str = kernels.why_not_fused(form, torch.float32, device)
+    return reason or f"{VARIABLE} is set"
 
 
 def _errors() -> list[str]:
@@ -92,14 +108,14 @@ def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
 @contextmanager
 def _backend(name: str) -> Iterator[None]:
     """IT_LOSSES_BACKEND set to that name for a while."""
-    before = os.environ.get(fused.VARIABLE)
-    os.environ[fused.VARIABLE] = name
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
     try:
         yield
     finally:
-        os.environ.pop(fused.VARIABLE)
+        os.environ.pop(VARIABLE)
         if before is not None:
-            os.environ[fused.VARIABLE] = before
+            os.environ[VARIABLE] = before
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -107,7 +123,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
     options = parser.parse_args(arguments)
-    print(estimator_table() if options.estimators else report())
+    try:
+        print(estimator_table() if options.estimators else report())
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from it_losses import fused
-from it_losses.checks import check_views
-from it_losses.distributed import LOCAL, DistributedOptions, distributed_options, gathered_views
+from it_losses.checks import ViewError, Weight, accepted, check_views
+from it_losses.constants import factor
+from it_losses.distributed import (
+    LOCAL,
+    DistributedOptions,
+    distributed_options,
+    gathered_views,
+    is_initialized,
+    process_group,
+    tell_ranks_of_refusal,
+)
 from it_losses.entropy import EntropyEstimator
+from it_losses.entropy.base import kernels
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.likelihood import mean_squared_distance
 from it_losses.precision import accumulation_dtype, full_precision, samples
@@ -22,10 +32,12 @@ __all__ = [
     "DistributedOptions",
     "Terms",
     "VICRegTerms",
+    "accepted_views",
     "distributed_options",
     "entropy_of",
     "lower_bound",
     "vicreg_bound",
+    "weighted",
 ]
 
 
@@ -53,21 +65,34 @@ class VICRegTerms(NamedTuple):
     covariance: Tensor
 
 
+def accepted_views(views: Sequence[Tensor | None], distributed: DistributedOptions) -> tuple[Tensor, ...]:
+    """The views in one dtype, see `checks.accepted`; where this rank refuses them, the others are told and raise too."""
+    try:
+        return accepted(*views)
+    except ViewError:
+        if _has_ranks(distributed):
+            tell_ranks_of_refusal(distributed)
+        raise
+
+
 def lower_bound(
     views: Sequence[Tensor],
     estimator: EntropyEstimator,
     *,
-    invariance_weight: float,
-    entropy_weight: float,
+    invariance_weight: Weight,
+    entropy_weight: Weight,
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
-    if _runs_fused(estimator.fused, views, distributed, at_least=2):
+    if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
+        return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
+    form = estimator.fused_form()
+    if _is_fused(form, views, distributed, at_least=2):
         weights = invariance_weight, entropy_weight
-        loss, terms = fused.loss(views, estimator.fused, estimator.constants(), weights, distributed)
+        loss, terms = _fused_loss(views, form, estimator.constants(), weights, distributed)
         estimator.warn_if_saturated(terms[2:])
         return Terms(loss, terms[0], terms[1])
-    views = gathered_views(views, distributed)
+    views = gathered_views(views, distributed, type(estimator).__name__)
     check_views(views, at_least=2)
     with full_precision(views[0]):
         views = _full_precision_views(views)
@@ -81,21 +106,40 @@ def lower_bound(
 
 def vicreg_bound(
     views: Sequence[Tensor],
-    weights: VICRegWeights,
+    weights: tuple[Weight, Weight, Weight],
     *,
     convention: str,
     margin: float,
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x []."""
-    if _runs_fused(VarianceCovariance.fused, views, distributed, at_least=2):
+    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x [].
+
+    The weights are those of invariance, variance and covariance in the convention.
+    """
+    evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
+    if any([isinstance(weight, Tensor) for weight in weights]):
+        return _vicreg_with_trainable_weights(weights, evaluated, distributed)
+    invariance, variance, covariance = weights
+    return evaluated(VICRegWeights(float(invariance), float(variance), float(covariance)))
+
+
+def _vicreg_bound(
+    views: Sequence[Tensor],
+    weights: VICRegWeights,
+    *,
+    convention: str,
+    margin: float,
+    epsilon: float,
+    distributed: DistributedOptions,
+) -> VICRegTerms:
+    if _is_fused(VarianceCovariance.fused, views, distributed, at_least=2):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         constants = weights.variance, weights.covariance, margin, epsilon
-        loss, terms = fused.loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
+        loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
         invariance, entropy, variance, penalty = terms.unbind()
         return VICRegTerms(loss, invariance, entropy, variance, 2 * penalty)
-    views = gathered_views(views, distributed)
+    views = gathered_views(views, distributed, "VICReg")
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     with full_precision(views[0]):
@@ -111,21 +155,83 @@ def vicreg_bound(
 
 def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    if not _runs_fused(estimator.fused, views, distributed):
-        views = gathered_views(views, distributed)
+    form = estimator.fused_form()
+    if not _is_fused(form, views, distributed):
+        views = gathered_views(views, distributed, type(estimator).__name__)
         check_views(views)
         return _mean_over_views([estimator.mean_entropy(z) for z in views])
-    entropy, terms = fused.loss(views, estimator.fused, estimator.constants(), (0.0, -1.0), distributed)
+    # the loss 0 * invariance - (-1) * entropy
+    entropy, terms = _fused_loss(views, form, estimator.constants(), (0.0, -1.0), distributed)
     estimator.warn_if_saturated(terms[2:])
     return entropy
 
 
-def _runs_fused(form: str, views: Sequence[Tensor], distributed: DistributedOptions, *, at_least: int = 1) -> bool:
-    """Whether a fused form runs for views that are checked: here, or where ranks share a batch by all of them together."""
-    if not distributed.is_active():
+def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:
+    """`weight * term`, where the weight may train: [] -> [], in the dtype of the term."""
+    if not isinstance(weight, Tensor):
+        return weight * term
+    if _has_ranks(distributed) and distributed.gradient_reduction == "sum":
+        # each of W ranks gives the weight the gradient of the whole batch, and the sum counts it W times
+        ranks = process_group(distributed.process_group).size()
+        weight = weight.detach() + (weight - weight.detach()) / ranks
+    return factor(weight, term) * term
+
+
+def _has_ranks(distributed: DistributedOptions) -> bool:
+    """Whether there may be other ranks; asked in every forward pass, since process groups come and go."""
+    return distributed.gather_distributed and is_initialized() and distributed.is_active()
+
+
+def _is_fused(form: str, views: Sequence[Tensor], distributed: DistributedOptions, *, at_least: int = 1) -> bool:
+    """Whether a fused form runs. Views are checked here, or by all ranks together where they share a batch."""
+    if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    # anything but a tensor goes on to the errors of `check_views`
-    return isinstance(views[0], Tensor) and fused.is_fused(form, views[0])
+    return kernels is not None and bool(form) and kernels.is_fused(form, views[0].dtype, views[0].device)
+
+
+def _fused_loss(
+    views: Sequence[Tensor],
+    form: str,
+    constants: Sequence[float],
+    weights: tuple[float, float],
+    distributed: DistributedOptions,
+) -> tuple[Tensor, Tensor]:
+    """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached."""
+    assert kernels is not None
+    group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
+    loss, terms = kernels.loss(views, form, constants, weights, group=group, reduction=distributed.gradient_reduction)
+    return loss, terms
+
+
+def _bound_with_trainable_weights(
+    views: Sequence[Tensor],
+    estimator: EntropyEstimator,
+    invariance_weight: Weight,
+    entropy_weight: Weight,
+    distributed: DistributedOptions,
+) -> Terms:
+    """The bound from its two terms, each evaluated with a weight of 1: the derivative by a weight is its term."""
+    invariance = lower_bound(views, estimator, invariance_weight=1.0, entropy_weight=0.0, distributed=distributed)
+    entropy = lower_bound(views, estimator, invariance_weight=0.0, entropy_weight=1.0, distributed=distributed)
+    of_invariance = weighted(invariance.loss, invariance_weight, distributed)
+    of_entropy = weighted(entropy.loss, entropy_weight, distributed)
+    return Terms(of_invariance + of_entropy, invariance.invariance, entropy.entropy)
+
+
+def _vicreg_with_trainable_weights(
+    weights: tuple[Weight, Weight, Weight],
+    evaluated: Callable[[VICRegWeights], VICRegTerms],
+    distributed: DistributedOptions,
+) -> VICRegTerms:
+    """VICReg from its three terms, each evaluated with a weight of 1."""
+    invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
+    terms = [term.loss for term in (invariance, variance, covariance)]
+    loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()
+    parts = [
+        factor(weight, term) * term for weight, term in zip(weights[1:], (variance.entropy, covariance.entropy), strict=True)
+    ]
+    entropy = torch.stack(parts).sum().detach()
+    return VICRegTerms(loss, invariance.invariance, entropy, variance.variance, covariance.covariance)
 
 
 def _full_precision_views(views: Sequence[Tensor]) -> Sequence[Tensor]:

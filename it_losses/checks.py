@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any, SupportsFloat, TypeAlias, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+#: `check(name, value)` returns what is kept of the value, or raises ValueError with that name
+Check: TypeAlias = Callable[[str, Any], Any]
+#: a number, or a tensor of one number that receives a gradient
+Weight: TypeAlias = float | Tensor
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_DENSE = torch.strided
 
 
 class ViewError(ValueError, AssertionError):
     """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
 
 
+def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
+    """The views of one call in the widest of their dtypes; ViewError with the remedy unless all are plain tensors of numbers.
+
+    Each view then receives its gradient in the dtype it came in.
+    """
+    tensors = _checked_kinds(views)
+    first = tensors[0].dtype
+    if all([z.dtype == first for z in tensors]):
+        return tensors
+    widest = reduce(torch.promote_types, [z.dtype for z in tensors])
+    return tuple(z.to(widest) for z in tensors)
+
+
 def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 2) -> None:
     """Raise ViewError unless all views are floating-point `[batch, ..., dim]` of one shape, dtype and device."""
     if len(views) < at_least:
         raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
+    _checked_kinds(views)
     first = views[0]
-    _check_view(first, min_batch)
+    _check_shape(first, min_batch)
     for other in views[1:]:
         _check_alike(first, other)
 
 
-def _check_view(z: Tensor, min_batch: int) -> None:
-    if not isinstance(z, Tensor):
-        raise ViewError(f"needs tensors, got {type(z).__name__}. Convert it with torch.as_tensor.")
-    if not z.is_floating_point():
-        raise ViewError(f"needs a floating-point tensor, got {z.dtype}. Convert it with .float().")
+def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
         raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
     if len(z) < min_batch:
@@ -39,31 +59,152 @@ def _check_view(z: Tensor, min_batch: int) -> None:
 
 
 def _check_alike(first: Tensor, other: Tensor) -> None:
-    if not isinstance(other, Tensor):
-        raise ViewError(f"needs tensors, got {type(other).__name__}. Convert it with torch.as_tensor.")
     for trait in ("shape", "dtype", "device"):
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
             raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
 
 
-def check_weight(name: str, value: float) -> float:
-    """The weight as a float; ValueError if it is negative or not a finite number."""
-    if not (_is_finite(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}. Terms are added; their sign is fixed.")
-    return float(value)
+def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
+    """The views; ViewError unless each is a dense tensor of floating-point numbers in one piece."""
+    for z in views:
+        plain = isinstance(z, Tensor) and z.dtype in _DTYPES and z.layout is _DENSE and not z.is_nested
+        if not plain or (type(z) is not Tensor and _subclass(z)):
+            raise ViewError(_obstacle(z))
+    return cast(tuple[Tensor, ...], views)
 
 
-def check_positive(name: str, value: float, *, or_zero: bool = False) -> float:
+def _obstacle(z: object) -> str:
+    """What is wrong with a view, and the remedy."""
+    if not isinstance(z, Tensor):
+        return f"needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
+    if z.is_nested:
+        return "needs one row for each sample, got a nested tensor. Join its parts: torch.cat(z.unbind())."
+    if subclass := _subclass(z):
+        return subclass
+    if z.layout is not torch.strided:
+        return f"needs a dense tensor, got one of layout {z.layout}. Convert it with .to_dense()."
+    if z.is_complex():
+        return f"needs floating-point numbers, got {z.dtype}. Pass real parts: torch.view_as_real(z).flatten(-2), or z.abs()."
+    if z.is_quantized:
+        return f"needs floating-point numbers, got {z.dtype}. Convert it with .dequantize()."
+    return f"needs floating-point numbers of 16 bits or more, got {z.dtype}. Convert it with .float()."
+
+
+def _subclass(z: object) -> str:
+    """What is wrong with a tensor that is more than its numbers; empty where nothing is. Recognised without an import."""
+    if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
+        return (
+            "needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which the criterion "
+            "gathers. Otherwise pass z.full_tensor() with gather_distributed=False."
+        )
+    if hasattr(z, "get_mask") and hasattr(z, "get_data"):
+        return "needs every sample, got a masked tensor. Select the rows that count: z.get_data()[rows]."
+    return ""
+
+
+def _tensor_of(z: object) -> str:
+    """How to get tensors from something else."""
+    if z is None:
+        return "Call criterion(z_a, z_b); for views that are stacked on dimension 0, criterion(*views)."
+    if isinstance(z, Mapping):
+        return "Pass the tensors that it holds: criterion(*views.values())."
+    if isinstance(z, Iterator) or (isinstance(z, Sequence) and any(isinstance(item, Tensor) for item in z)):
+        return "Pass the tensors that it holds: criterion(*views)."
+    if hasattr(z, "__array__"):
+        return "Convert it with torch.as_tensor; functions of it_losses.diagnostics take NumPy arrays as they are."
+    return "Convert it with torch.as_tensor."
+
+
+def check_weight(name: str, value: Weight) -> Weight:
+    """The weight as a float, or as it is where it receives a gradient; ValueError if it is negative or no finite number."""
+    if isinstance(value, Tensor) and _wants_gradient(value) and (value.is_meta or torch.compiler.is_compiling()):
+        # no number to look at
+        return value
+    number = _number(value)
+    if number is None or number < 0:
+        hint = _if_text(value) or " Terms are added; their sign is fixed."
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
+    return value if _wants_gradient(value) else number
+
+
+def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) -> float:
     """The constant as a float; ValueError unless it is a finite number > 0, or 0 where that is allowed."""
-    if not (_is_finite(value) and (value > 0 or (or_zero and value == 0))):
-        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.")
-    return float(value)
+    if _wants_gradient(value):
+        raise ValueError(f"{name} receives no gradient, got {value!r}. Pass a number: float(value).")
+    number = _number(value)
+    if number is None or number < 0 or (number == 0 and not or_zero):
+        raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.{_if_text(value)}")
+    return number
 
 
-def _is_finite(value: object) -> bool:
+def check_not_negative(name: str, value: SupportsFloat) -> float:
+    """The constant as a float; ValueError unless it is a finite number >= 0."""
+    return check_positive(name, value, or_zero=True)
+
+
+def check_count(name: str, value: object, *, at_least: int = 1) -> int:
+    """The count as an int; ValueError unless it is a whole number and large enough."""
+    number = _number(value)
+    if number is None or number != int(number) or number < at_least:
+        raise ValueError(f"{name} must be a whole number >= {at_least}, got {value!r}.")
+    return int(number)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """The flag as a bool; ValueError unless it is True or False, of Python or of NumPy: "false" would count as true."""
+    flag = _item(value)
+    if not isinstance(flag, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+    return flag
+
+
+def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
+    """The tensor; ValueError unless it is [rows, columns], of floating-point numbers unless others are fine too."""
+    if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
+        kind = "floating-point" if floating else "real"
+        raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
+    if z.ndim != 2 or z.numel() == 0:
+        raise ValueError(f"{name} must have shape (rows, columns), got {tuple(z.shape)}.")
+    return z
+
+
+def check_name(*names: str) -> Check:
+    """A check that the value is one of the names."""
+
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"{name} must be one of {sorted(names)}, got {value!r}.")
+        return value
+
+    return check
+
+
+def _if_text(value: object) -> str:
+    return " Pass a number, not text: YAML reads 1e-4 as text, and 1.0e-4 as a number." if isinstance(value, str) else ""
+
+
+def _wants_gradient(value: object) -> bool:
+    return isinstance(value, Tensor) and (isinstance(value, nn.Parameter) or value.requires_grad)
+
+
+def _number(value: object) -> float | None:
+    """The value as a float; None unless it is one finite number. A bool and a string are none."""
+    if type(value) is float and -math.inf < value < math.inf:
+        # the usual case, and the one that compilers trace where the value is a symbol
+        return value
+    value = _item(value)
+    if isinstance(value, bool) or not isinstance(value, SupportsFloat):
+        return None
     try:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        # a string, None, a tensor of many
-        return False
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _item(value: object) -> object:
+    """The one element of a tensor or of a NumPy value; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.detach().item() if value.numel() == 1 and not value.is_meta else None
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

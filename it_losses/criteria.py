@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from it_losses import bound
-from it_losses.bound import Terms, VICRegTerms
-from it_losses.checks import check_positive, check_weight
+from it_losses.bound import DistributedOptions, Terms, VICRegTerms
+from it_losses.checks import Check, Weight, check_name, check_positive, check_weight
+from it_losses.constants import Checked
 from it_losses.entropy import EntropyEstimator, estimator
-from it_losses.observe import observed, tell
-from it_losses.vicreg_conventions import VICRegWeights, check_convention
+from it_losses.observe import OBSERVERS, tell
+from it_losses.vicreg_conventions import CONVENTIONS
 
 
-class VICRegEntropy(nn.Module):
+def _check_entropy(name: str, value: str | EntropyEstimator) -> EntropyEstimator:
+    return estimator(value)
+
+
+def _check_distributed(name: str, value: object) -> DistributedOptions:
+    if not isinstance(value, DistributedOptions):
+        raise ValueError(f"{name} must be DistributedOptions, got {value!r}. Change one: {name}._replace(...).")
+    return bound.distributed_options(*value)
+
+
+class VICRegEntropy(Checked):
     """`invariance_weight * mean squared distance of the views - entropy_weight * H(Z)`: minus the bound on I(Z; X').
 
     `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). H(Z) is the mean entropy of
@@ -22,8 +33,8 @@ class VICRegEntropy(nn.Module):
 
     Args:
         entropy: a name in ESTIMATORS ("variance_covariance", "log_det", "pairwise") or an EntropyEstimator.
-        invariance_weight: weight of the mean squared distance; None for what trains with this estimator.
-        entropy_weight: weight of the entropy; None likewise.
+        invariance_weight: weight of the mean squared distance; None for the estimator's default. A Parameter trains.
+        entropy_weight: weight of the entropy; None likewise. A Parameter trains.
         gather_distributed: where torch.distributed is initialised, the loss of the batch of all ranks, with the gradients
             that make training equal to that of one process.
         process_group: the group, or its name, of the ranks that share a batch; None for all. The name is kept.
@@ -31,7 +42,8 @@ class VICRegEntropy(nn.Module):
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: an unknown name, a negative weight, also when they are set later; views that differ in shape or device, are
+            no dense floating-point tensors, or a batch of one (ViewError). Views of two floating dtypes are promoted.
 
     Source: arXiv 2303.00633, the bound and its two terms (as recalled; check against the paper).
 
@@ -40,12 +52,19 @@ class VICRegEntropy(nn.Module):
     >>> criterion(z_a, z_b).backward()
     """
 
+    checks: ClassVar[dict[str, Check]] = {
+        "entropy": _check_entropy,
+        "invariance_weight": check_weight,
+        "entropy_weight": check_weight,
+        "distributed": _check_distributed,
+    }
+
     def __init__(
         self,
         entropy: str | EntropyEstimator = "log_det",
         *,
-        invariance_weight: float | None = None,
-        entropy_weight: float | None = None,
+        invariance_weight: Weight | None = None,
+        entropy_weight: Weight | None = None,
         gather_distributed: bool = True,
         process_group: object = None,
         gradient_reduction: Literal["mean", "sum"] = "mean",
@@ -58,27 +77,26 @@ class VICRegEntropy(nn.Module):
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
-    @observed
-    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Terms:
+    def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
-        return bound.lower_bound(
-            (z_a, z_b, *more_views),
+        views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
+        terms = bound.lower_bound(
+            views,
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
             distributed=self.distributed,
         )
+        if OBSERVERS:
+            tell(self, views, terms._asdict())
+        return terms
 
-    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
-    def extra_repr(self) -> str:
-        """The constants."""
-        return f"invariance_weight={self.invariance_weight}, entropy_weight={self.entropy_weight}, {self.distributed}"
 
-
-class VICReg(nn.Module):
+class VICReg(Checked):
     """`invariance_weight * s + variance_weight * v + covariance_weight * c`, in the convention of any of five sources.
 
     For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`, v the mean over the views of `mean_j max(0, margin -
@@ -86,7 +104,7 @@ class VICReg(nn.Module):
     the mean, c twice the mean over the views.
 
     Args:
-        invariance_weight: weight of s.
+        invariance_weight: weight of s. Each weight may be a Parameter, which then trains.
         variance_weight: weight of v.
         covariance_weight: weight of c.
         margin: the standard deviation from which on the hinge is at rest.
@@ -96,7 +114,7 @@ class VICReg(nn.Module):
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
-        ValueError: an unknown convention, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: an unknown convention, a negative weight, also when they are set later; views as for VICRegEntropy.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
 
@@ -104,11 +122,21 @@ class VICReg(nn.Module):
     >>> VICReg(convention="solo-learn")(z_a, z_b).backward()
     """
 
+    checks: ClassVar[dict[str, Check]] = {
+        "invariance_weight": check_weight,
+        "variance_weight": check_weight,
+        "covariance_weight": check_weight,
+        "margin": check_positive,
+        "epsilon": check_positive,
+        "convention": check_name(*CONVENTIONS),
+        "distributed": _check_distributed,
+    }
+
     def __init__(
         self,
-        invariance_weight: float = 25.0,
-        variance_weight: float = 25.0,
-        covariance_weight: float = 1.0,
+        invariance_weight: Weight = 25.0,
+        variance_weight: Weight = 25.0,
+        covariance_weight: Weight = 1.0,
         *,
         margin: float = 1.0,
         epsilon: float = 1e-4,
@@ -118,52 +146,47 @@ class VICReg(nn.Module):
         gradient_reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__()
-        self.invariance_weight = check_weight("invariance_weight", invariance_weight)
-        self.variance_weight = check_weight("variance_weight", variance_weight)
-        self.covariance_weight = check_weight("covariance_weight", covariance_weight)
-        self.margin = check_positive("margin", margin)
-        self.epsilon = check_positive("epsilon", epsilon)
-        self.convention = check_convention(convention)
+        self.invariance_weight = invariance_weight
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.margin = margin
+        self.epsilon = epsilon
+        self.convention = convention
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
-    @observed
-    def terms(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> VICRegTerms:
+    def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
-        return bound.vicreg_bound(
-            (z_a, z_b, *more_views),
-            VICRegWeights(self.invariance_weight, self.variance_weight, self.covariance_weight),
+        views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
+        terms = bound.vicreg_bound(
+            views,
+            (self.invariance_weight, self.variance_weight, self.covariance_weight),
             convention=self.convention,
             margin=self.margin,
             epsilon=self.epsilon,
             distributed=self.distributed,
         )
+        if OBSERVERS:
+            tell(self, views, terms._asdict())
+        return terms
 
-    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
-    def extra_repr(self) -> str:
-        """The constants."""
-        return (
-            f"invariance_weight={self.invariance_weight}, variance_weight={self.variance_weight}, "
-            f"covariance_weight={self.covariance_weight}, margin={self.margin}, epsilon={self.epsilon}, "
-            f"convention={self.convention!r}, {self.distributed}"
-        )
 
-
-class EntropyRegularizer(nn.Module):
+class EntropyRegularizer(Checked):
     """`-weight * H(Z)`: what one adds to BYOL, SimSiam, DINO or any other loss that has an invariance but no entropy.
 
     `regularizer(z, *more_views)`: V x [batch, ..., dim] -> [], the entropy averaged over the views.
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy.
+        weight: weight of the entropy. A Parameter trains.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
         estimator_options: arguments of the estimator, where `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name, a negative weight; views that are not alike, integer, or a batch of one (ViewError).
+        ValueError: as for VICRegEntropy.
 
     Source: arXiv 2303.00633, BYOL with an entropy term (as recalled; check against the paper).
 
@@ -171,10 +194,16 @@ class EntropyRegularizer(nn.Module):
     >>> EntropyRegularizer("pairwise", weight=0.2)(torch.nn.functional.normalize(z, dim=-1)).backward()
     """
 
+    checks: ClassVar[dict[str, Check]] = {
+        "entropy": _check_entropy,
+        "weight": check_weight,
+        "distributed": _check_distributed,
+    }
+
     def __init__(
         self,
         entropy: str | EntropyEstimator,
-        weight: float = 1.0,
+        weight: Weight = 1.0,
         *,
         gather_distributed: bool = True,
         process_group: object = None,
@@ -183,22 +212,20 @@ class EntropyRegularizer(nn.Module):
     ) -> None:
         super().__init__()
         self.entropy = estimator(entropy, **estimator_options)
-        self.weight = check_weight("weight", weight)
+        self.weight = weight
         self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
-        entropy = bound.entropy_of((z, *more_views), self.entropy, distributed=self.distributed)
-        tell(self, (z, *more_views), {"entropy": entropy})
-        return -self.weight * entropy
-
-    def extra_repr(self) -> str:
-        """The constants."""
-        return f"weight={self.weight}, {self.distributed}"
+        views = bound.accepted_views((z, *more_views), self.distributed)
+        entropy = bound.entropy_of(views, self.entropy, distributed=self.distributed)
+        if OBSERVERS:
+            tell(self, views, {"entropy": entropy})
+        return bound.weighted(-entropy, self.weight, self.distributed)
 
 
-def _weight(name: str, named: float | None, default: float | None) -> float:
+def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
         raise ValueError(f"this estimator has no default {name}: its value grows with dim. Name {name}=... .")
-    return check_weight(name, weight)
+    return weight

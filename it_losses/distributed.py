@@ -10,15 +10,20 @@ from __future__ import annotations
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from it_losses.checks import ViewError, check_views
+from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+#: torch's own question, for callers who ask before every loss
+is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
+#: what a rank tells the others of views that no objective accepts
+_REFUSED = (0, 0, 0, 0, 0, 0)
 _on_hosts: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
@@ -51,14 +56,14 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
         if not isinstance(process_group, dist.ProcessGroup):
             raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.")
         process_group = process_group.group_name
-    return DistributedOptions(bool(gather_distributed), process_group or "", gradient_reduction)
+    return DistributedOptions(check_flag("gather_distributed", gather_distributed), process_group or "", gradient_reduction)
 
 
 class Ranks:
-    """The ranks that share one batch, and their collectives; a `kernels.batch.Ranks`."""
+    """The ranks that share one batch, and their collectives; see `kernels.batch.Ranks`."""
 
-    def __init__(self, group: dist.ProcessGroup, rows: Sequence[int]) -> None:
-        self._group, self._rows = group, tuple(rows)
+    def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: tuple[object, ...] = ()) -> None:
+        self._group, self._rows, self._objective = group, tuple(rows), objective
         start = sum(self._rows[: group.rank()])
         self.samples = sum(self._rows)
         self.world = group.size()
@@ -67,8 +72,8 @@ class Ranks:
     def summed(self, own: Tensor) -> Callable[[], Tensor]:
         """The sum over the ranks: under way now, there when called."""
         total = own.clone(memory_format=torch.contiguous_format)
-        work = dist.all_reduce(total, group=self._group, async_op=True)
-        return lambda: wait_for(work, total)
+        wait = self._start(dist.all_reduce, total)
+        return lambda: wait_for(wait, total)
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
         """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order; all are under way while the first is used."""
@@ -81,8 +86,19 @@ class Ranks:
             # ranks may hold different numbers of rows, collectives may not: pad to the largest, cut off after
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         everyone = own.new_empty(len(self._rows) * largest, *own.shape[1:])
-        work = _all_gather(everyone, own.contiguous(), group=self._group, async_op=True)
-        return lambda: self._without_padding(wait_for(work, everyone), largest)
+        wait = self._start(_all_gather, everyone, own.contiguous())
+        return lambda: self._without_padding(wait_for(wait, everyone), largest)
+
+    def _start(self, collective: Callable[..., Any], *tensors: Tensor) -> Callable[[], None]:
+        """Start a collective of this group, and return a function that waits for its result."""
+        with explained(self._group, self._objective):
+            work = collective(*tensors, group=self._group, async_op=True)
+
+        def wait() -> None:
+            with explained(self._group, self._objective):
+                work.wait()
+
+        return wait
 
     def _without_padding(self, everyone: Tensor, largest: int) -> Tensor:
         if len(everyone) == self.samples:
@@ -96,10 +112,25 @@ def _all_gather(out: Tensor, own: Tensor, *, group: dist.ProcessGroup, async_op:
     return newest(out, own, group=group, async_op=async_op)
 
 
-def wait_for(work: Any, result: Tensor) -> Tensor:
+def wait_for(wait: Callable[[], None], result: Tensor) -> Tensor:
     """The result of a collective, once it is there."""
-    work.wait()
+    wait()
     return result
+
+
+@contextmanager
+def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterator[None]:
+    """Turn the error of a collective that failed or waited in vain into one that says where, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        name = repr(objective[0]) if objective else "a criterion"
+        raise RuntimeError(
+            f"rank {group.rank()} of {group.size()} did not hear from the others while it evaluated {name} for the batch of "
+            f"all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give all ranks as "
+            "many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
+            "If another rank failed first, its own error says why."
+        ) from error
 
 
 def process_group(name: str) -> dist.ProcessGroup:
@@ -118,7 +149,8 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
     """The ranks and how many samples each holds; ViewError on every rank where anything else differs between them."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
-    everyone = gather_sizes(traits, group)
+    with explained(group, objective):
+        everyone = gather_sizes(traits, group)
     if refusal is not None:
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(everyone) if rows == 0]
@@ -130,10 +162,17 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
     rows = [row[0] for row in everyone]
     if sum(rows) < 2:
         raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
-    return Ranks(group, rows)
+    return Ranks(group, rows, objective)
 
 
-def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> Sequence[Tensor]:
+def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
+    """Tell the other ranks, which wait for the sizes of this one, that its views are refused: they raise too."""
+    group = process_group(distributed.process_group)
+    with explained(group, ()):
+        gather_sizes(_REFUSED, group)
+
+
+def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions, objective: str) -> Sequence[Tensor]:
     """The views with the samples of all ranks, for a reference: V x [n, ..., dim] -> V x [samples, ..., dim].
 
     Every rank then repeats the whole computation; the backward pass takes the rows of this rank.
@@ -141,22 +180,22 @@ def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions) -> 
     if not distributed.is_active():
         return views
     if not torch.compiler.is_compiling():
-        return list(_Gather.apply(distributed, *views))
+        return list(_Gather.apply(distributed, objective, *views))
     # no decorator: to disable the compiler at import is to import it
-    return list(torch.compiler.disable(_Gather.apply)(distributed, *views))  # type: ignore[no-untyped-call]
+    return list(torch.compiler.disable(_Gather.apply)(distributed, objective, *views))  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distributed: DistributedOptions, *views: Tensor) -> tuple[Tensor, ...]:
-        ranks = check_ranks_agree(views, distributed.process_group, objective=())
+    def forward(ctx: Any, distributed: DistributedOptions, objective: str, *views: Tensor) -> tuple[Tensor, ...]:
+        ranks = check_ranks_agree(views, distributed.process_group, objective=(objective,))
         # DDP and FSDP divide the sum of the ranks' gradients by their number
         ctx.own, ctx.factor = ranks.own, ranks.world if distributed.gradient_reduction == "mean" else 1
         return tuple(ranks.gathered(views))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *(gradient[ctx.own] * ctx.factor for gradient in gradients)
+        return None, None, *(gradient[ctx.own] * ctx.factor for gradient in gradients)
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
@@ -167,7 +206,7 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
         dtype = _DTYPES.index(views[0].dtype)
     except ValueError as error:
         # not raised yet: the others wait to hear from this rank
-        return [0] * 6, error
+        return list(_REFUSED), error
     return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
 
 

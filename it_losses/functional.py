@@ -8,21 +8,20 @@ from typing import Literal
 from torch import Tensor
 
 from it_losses import bound
-from it_losses.checks import check_positive, check_views, check_weight
+from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.precision import full_precision, samples
-from it_losses.vicreg_conventions import VICRegWeights
 
 
 def vicreg(
     z_a: Tensor,
-    z_b: Tensor,
+    z_b: Tensor | None = None,
     *more_views: Tensor,
-    invariance_weight: float = 25.0,
-    variance_weight: float = 25.0,
-    covariance_weight: float = 1.0,
+    invariance_weight: Weight = 25.0,
+    variance_weight: Weight = 25.0,
+    covariance_weight: Weight = 1.0,
     margin: float = 1.0,
     epsilon: float = 1e-4,
     convention: str = "official",
@@ -32,11 +31,14 @@ def vicreg(
     s is the mean squared distance of the views, v the mean hinge on their standard deviations, c the squared covariances off
     the diagonal: the arguments, errors and sources are those of the class VICReg, which has the equations.
     """
-    weights = (invariance_weight, variance_weight, covariance_weight)
-    names = ("invariance_weight", "variance_weight", "covariance_weight")
+    weights = (
+        check_weight("invariance_weight", invariance_weight),
+        check_weight("variance_weight", variance_weight),
+        check_weight("covariance_weight", covariance_weight),
+    )
     return bound.vicreg_bound(
-        (z_a, z_b, *more_views),
-        VICRegWeights(*map(check_weight, names, weights)),
+        accepted(z_a, z_b, *more_views),
+        weights,
         convention=convention,
         margin=check_positive("margin", margin),
         epsilon=check_positive("epsilon", epsilon),
@@ -75,12 +77,13 @@ def global_entropy(
     An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
     """
     ranks = bound.distributed_options(True, process_group, gradient_reduction)
-    return bound.entropy_of((z, *more_views), estimator(entropy, **estimator_options), distributed=ranks)
+    views = bound.accepted_views((z, *more_views), ranks)
+    return bound.entropy_of(views, estimator(entropy, **estimator_options), distributed=ranks)
 
 
-def invariance(z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+def invariance(z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
     """`mean over pairs (a, b) of mean (z_a - z_b)^2`, as in the code of VICReg's authors: V x [batch, ..., dim] -> []."""
-    views = (z_a, z_b, *more_views)
+    views = accepted(z_a, z_b, *more_views)
     check_views(views, at_least=2)
-    with full_precision(z_a):
+    with full_precision(views[0]):
         return mean_squared_distance([samples(z) for z in views])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,27 +17,31 @@ class Observer(Protocol):
         """A module was called with these views, and these are the terms of its loss by name."""
 
 
-#: references are weak: an observer that nobody keeps any more is told nothing
-_observers: weakref.WeakSet[Observer] = weakref.WeakSet()
-Method = TypeVar("Method", bound=Callable[..., Any])
+#: those who want to be told; an observer that nobody keeps any more is told nothing
+OBSERVERS: list[weakref.ref[Observer]] = []
 
 
 def add_observer(observer: Observer) -> None:
     """Tell the observer of every call from now on, for as long as somebody keeps it."""
-    _observers.add(observer)
+    remove_observer(observer)
+    OBSERVERS.append(weakref.ref(observer, _forget))
 
 
 def remove_observer(observer: Observer) -> None:
     """Tell it no more; nothing happens where it was told nothing before."""
-    _observers.discard(observer)
+    OBSERVERS[:] = [known for known in OBSERVERS if known() is not observer]
+
+
+def _forget(reference: weakref.ref[Observer]) -> None:
+    OBSERVERS[:] = [known for known in OBSERVERS if known is not reference]
 
 
 def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
     """Tell all observers of a call, unless there is nothing that they could see."""
-    if not can_be_seen() or not len(_observers):
-        return
-    for observer in list(_observers):
-        observer.called(module, views, terms)
+    if can_be_seen():
+        for observer in [known() for known in OBSERVERS]:
+            if observer is not None:
+                observer.called(module, views, terms)
 
 
 def can_be_seen() -> bool:
@@ -47,15 +50,3 @@ def can_be_seen() -> bool:
         return False
     # activation checkpointing repeats the calls of the forward pass in the backward pass
     return bool(torch._C._current_graph_task_id() == -1)
-
-
-def observed(method: Method) -> Method:
-    """The method of a criterion that takes views and returns named terms, with observers told of each call."""
-
-    @wraps(method)
-    def telling(self: nn.Module, *views: Tensor, **named_views: Tensor) -> Any:
-        terms = method(self, *views, **named_views)
-        tell(self, (*views, *named_views.values()), terms._asdict())
-        return terms
-
-    return cast(Method, telling)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, diagnostics
-from it_losses.observe import _observers
+from it_losses.observe import OBSERVERS
 
 lightning = pytest.importorskip("pytorch_lightning")
 monitor = pytest.importorskip("it_losses.adapters.lightning")
@@ -99,7 +99,7 @@ def assert_clean(module, callback):
         assert "terms" not in vars(part)
     assert callback._step is None
     gc.collect()
-    assert not len(_observers)
+    assert not len(OBSERVERS)
 
 
 # what is logged
@@ -541,7 +541,7 @@ def test_a_copy_of_a_watched_module_is_not_taken_for_it():
 def test_steps_in_between_are_left_alone_and_say_nothing():
     class Quiet(Plain):
         def training_step(self, batch, batch_idx):
-            self.hooked = bool(self.projector._forward_hooks) or len(_observers) > 0
+            self.hooked = bool(self.projector._forward_hooks) or len(OBSERVERS) > 0
             return super().training_step(batch, batch_idx)
 
     module, callback = Quiet(), monitor.EmbeddingMonitor(every_n_steps=2)

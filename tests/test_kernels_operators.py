@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from types import SimpleNamespace
@@ -167,12 +166,12 @@ def test_a_given_bandwidth_is_looked_at_on_a_gpu_at_calls_that_double_and_never_
     capturing, looked = False, []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
     monkeypatch.setattr(saturation, "_smallest", lambda estimates: looked.append(None) or 0.0)
-    warning, estimate = saturation.SaturationWarning(), SimpleNamespace(is_cuda=True)
+    warning, estimate = saturation.SaturationWarning("saturated"), SimpleNamespace(is_cuda=True)
     calls = []
     for call in range(1, 40):
         capturing = call == 16
         before = len(looked)
-        warning.look_at([estimate], limit=math.log(8))
+        warning.look_at([estimate], above=1.0)
         calls += [call] * (len(looked) - before)
     assert calls == [1, 2, 4, 8, 32]
 

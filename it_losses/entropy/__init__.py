@@ -21,7 +21,7 @@ def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEsti
         if options:
             raise ValueError(f"options {sorted(options)} belong to a name; give them to {type(entropy).__name__} itself.")
         return entropy
-    if entropy not in ESTIMATORS:
+    if not isinstance(entropy, str) or entropy not in ESTIMATORS:
         raise ValueError(f"entropy must be an EntropyEstimator or one of {sorted(ESTIMATORS)}, got {entropy!r}.")
     return ESTIMATORS[entropy](**options)
 

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from abc import ABC, abstractmethod
+from types import ModuleType
 from typing import ClassVar, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from it_losses import fused
 from it_losses.checks import check_views
+from it_losses.constants import Checked
 from it_losses.precision import full_precision, samples
+
+
+def _optional_kernels() -> ModuleType | None:
+    """The folder of fused forms; without it everything works by the references, and takes longer."""
+    if importlib.util.find_spec("it_losses.kernels") is None:
+        return None
+    return importlib.import_module("it_losses.kernels")
+
+
+kernels = _optional_kernels()
 
 
 class BoundWeights(NamedTuple):
@@ -20,11 +33,31 @@ class BoundWeights(NamedTuple):
     entropy: float | None
 
 
-class EntropyEstimator(nn.Module, ABC):
+class EntropyEstimator(Checked, ABC):
     """H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher where the batch is more spread.
 
     A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]`,
     in float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Facts are tested.
+
+    An estimator of one's own works in every criterion, and over many ranks, as soon as it has the three:
+
+    >>> from it_losses.checks import check_positive
+    >>> class Marginal(EntropyEstimator):
+    ...     unit, direction = "nats", "upper bound for a Gaussian"
+    ...     rotation_invariant, cost = False, "N D"
+    ...     checks = {"floor": check_positive}
+    ...
+    ...     def __init__(self, floor: float = 1e-4):
+    ...         super().__init__()
+    ...         self.floor = floor
+    ...
+    ...     @property
+    ...     def default_weights(self):
+    ...         return BoundWeights(invariance=25.0, entropy=1.0)
+    ...
+    ...     def entropy(self, z):
+    ...         return 0.5 * (z.var(dim=-2) + self.floor).log().sum(dim=-1)
+    >>> criterion = VICRegEntropy(Marginal())
     """
 
     #: what one unit of the value is
@@ -46,6 +79,10 @@ class EntropyEstimator(nn.Module, ABC):
     @abstractmethod
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy of each group of samples: `[..., batch, dim] -> [...]`."""
+
+    def fused_form(self) -> str:
+        """The form that serves this estimator as it is set now: `fused`, or "" for the reference."""
+        return self.fused
 
     def constants(self) -> list[float]:
         """The constants of the fused form, in its order."""
@@ -71,9 +108,11 @@ class EntropyEstimator(nn.Module, ABC):
         For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
         """
         check_views([z])
-        if not fused.is_fused(self.fused, z):
+        form = self.fused_form()
+        if kernels is None or not form or not kernels.is_fused(form, z.dtype, z.device):
             return self.mean_entropy(z)
-        # the loss 0 * invariance + 1 * entropy
-        entropy, terms = fused.loss([z], self.fused, self.constants(), (0.0, -1.0))
+        # the loss 0 * invariance - (-1) * entropy
+        entropy: Tensor
+        entropy, terms = kernels.loss([z], form, self.constants(), (0.0, -1.0))
         self.warn_if_saturated(terms[2:])
         return entropy

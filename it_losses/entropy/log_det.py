@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import Check, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.saturation import SaturationWarning
+
+#: beta times the largest variance from which on float32 has no digits left for directions of little variance
+MOST_IN_FLOAT32 = 1e5
 
 
 def half_log_det(z: Tensor, *, beta: float) -> Tensor:
@@ -52,22 +58,29 @@ class LogDet(EntropyEstimator):
     direction = "upper bound on the smoothed entropy less a constant"
     cost = "N D min(N, D) + min(N, D)^3"
     fused = "log_det"
+    checks: ClassVar[dict[str, Check]] = {"beta": check_positive, "per_dimension": check_flag}
 
     def __init__(self, beta: float = 1.0, *, per_dimension: bool = True) -> None:
         super().__init__()
-        self.beta = check_positive("beta", beta)
-        self.per_dimension = bool(per_dimension)
+        self.beta = beta
+        self.per_dimension = per_dimension
+        self._saturation = SaturationWarning(
+            f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}, where float32 has no digits left "
+            "for directions of little variance. Lower beta, scale the embeddings down, or pass float64."
+        )
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`25 mse - 100 / (beta dim) sum_v log det(I + beta Cov)` for two views (derived).
+        """25 for the invariance; 400 / beta for the entropy where beta is below 1, and 400 above.
 
         Along a direction of variance v whose views differ by `2 r v` (r = 1 where they share nothing), the loss is least at
-        `beta v = entropy * beta / (4 invariance r) - 1 = 4 / r - 1`: positive for every r, so that no direction is let go,
-        and the larger the more the views share.
+        `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`: positive for every r, so that no direction
+        is let go, and the larger the more the views share (derived). For a beta above 1, `400 / beta` would hold `beta v` where
+        it is at beta = 1 and make the embeddings smaller; in the recorded ablation it loses 7.4 +- 2.3 points at beta = 100,
+        and 400 loses nothing that can be told from noise.
         """
         # an entropy in nats grows with dim, which is not known here
-        return BoundWeights(invariance=25.0, entropy=400.0 / self.beta if self.per_dimension else None)
+        return BoundWeights(invariance=25.0, entropy=400.0 / min(self.beta, 1.0) if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
@@ -78,6 +91,10 @@ class LogDet(EntropyEstimator):
         """beta, and 1 for nats per dimension."""
         return [self.beta, float(self.per_dimension)]
 
-    def extra_repr(self) -> str:
-        """The constants."""
-        return f"beta={self.beta}, per_dimension={self.per_dimension}"
+    def warn_if_saturated(self, parts: Tensor) -> None:
+        """Warn where float32 has no digits left.
+
+        `parts[0]` is the largest element on the diagonal of `beta Cov`, or of the Gram matrix with its eigenvalues.
+        """
+        if parts.dtype != torch.float64 and len(parts):
+            self._saturation.look_at([parts[0]], above=MOST_IN_FLOAT32)

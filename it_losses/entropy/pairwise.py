@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import Check, check_name, check_not_negative, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
@@ -21,6 +21,8 @@ from it_losses.entropy.saturation import SaturationWarning
 SPREAD_FRACTION = 0.2
 #: what the pairs of 8192 samples take in float32
 MEMORY_MIB = 256.0
+#: the part with a gradient counts as saturated above this fraction of its limit, log batch
+SATURATED = 0.999
 #: of a bandwidth: its square, and that of an embedding divided by it, are numbers that float32 holds
 SMALLEST, LARGEST = 1e-12, 1e12
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
@@ -51,6 +53,25 @@ def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
     return dim / 2 * torch.log(2 * math.pi * math.e * variance)
 
 
+def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
+    """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
+    if isinstance(bandwidth, str | bytes):
+        if bandwidth != "auto":
+            raise ValueError(f'{name} must be "auto", a number or several, got {bandwidth!r}.')
+        return "auto"
+    try:
+        several = tuple(bandwidth)  # type: ignore[arg-type]
+    except TypeError:
+        several = (bandwidth,)  # type: ignore[assignment]
+    if len(several) == 0:
+        raise ValueError(f"{name} must name at least one number, got none.")
+    numbers = tuple(check_positive(name, s) for s in several)
+    for s in numbers:
+        if not SMALLEST <= s <= LARGEST:
+            raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
+    return numbers
+
+
 class Pairwise(EntropyEstimator):
     """`H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, the pair j = i included.
 
@@ -72,6 +93,12 @@ class Pairwise(EntropyEstimator):
     unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
     cost = "N^2 D"
     fused = "pairwise"
+    checks: ClassVar[dict[str, Check]] = {
+        "bandwidth": check_bandwidth,
+        "divergence": check_name(*DIVERGENCES),
+        "spread_fraction": check_positive,
+        "memory_mib": check_not_negative,
+    }
 
     def __init__(
         self,
@@ -82,13 +109,14 @@ class Pairwise(EntropyEstimator):
         memory_mib: float = MEMORY_MIB,
     ) -> None:
         super().__init__()
-        if divergence not in DIVERGENCES:
-            raise ValueError(f"divergence must be one of {sorted(DIVERGENCES)}, got {divergence!r}.")
-        self.bandwidth = _checked_bandwidth(bandwidth)
+        self.bandwidth = check_bandwidth("bandwidth", bandwidth)
         self.divergence = divergence
-        self.spread_fraction = check_positive("spread_fraction", spread_fraction)
-        self.memory_mib = check_positive("memory_mib", memory_mib, or_zero=True)
-        self._saturation = SaturationWarning()
+        self.spread_fraction = spread_fraction
+        self.memory_mib = memory_mib
+        self._saturation = SaturationWarning(
+            "pairwise entropy stands at log(batch): the bandwidth is so small that no pair of samples overlaps, "
+            'and there is no gradient. Raise the bandwidth, or use bandwidth="auto".'
+        )
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -112,7 +140,7 @@ class Pairwise(EntropyEstimator):
         variances, distances = self.variances(z), squared_distances(z)
         spread = [spread_entropy(distances, scale=DIVERGENCES[self.divergence] * s2) for s2 in variances]
         if self.bandwidth != "auto":
-            self._saturation.look_at(spread, limit=math.log(z.shape[-2]))
+            self._saturation.look_at(spread, above=SATURATED * math.log(z.shape[-2]))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
@@ -124,26 +152,4 @@ class Pairwise(EntropyEstimator):
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn where the part with a gradient stands at its limit."""
         if self.bandwidth != "auto":
-            self._saturation.look_at([parts], limit=1.0)
-
-    def extra_repr(self) -> str:
-        """The constants."""
-        constants = f"bandwidth={self.bandwidth!r}, divergence={self.divergence!r}, spread_fraction={self.spread_fraction}"
-        return constants if self.memory_mib == MEMORY_MIB else f"{constants}, memory_mib={self.memory_mib}"
-
-
-def _checked_bandwidth(bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
-    if isinstance(bandwidth, str):
-        if bandwidth != "auto":
-            raise ValueError(f'bandwidth must be "auto", a number or several, got {bandwidth!r}.')
-        return "auto"
-    try:
-        several = tuple(bandwidth)  # type: ignore[arg-type]
-    except TypeError:
-        several = (bandwidth,)  # type: ignore[assignment]
-    if len(several) == 0:
-        raise ValueError("bandwidth must name at least one number, got none.")
-    for s in several:
-        if check_positive("bandwidth", s) != min(max(s, SMALLEST), LARGEST):
-            raise ValueError(f"bandwidth must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
-    return tuple(map(float, several))
+            self._saturation.look_at([parts], above=SATURATED)

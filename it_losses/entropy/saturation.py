@@ -1,45 +1,40 @@
-"""A warning, once, that a pairwise estimate stands at log N: every point is alone, and the gradient is gone."""
+"""A warning, given once, that an estimate has left the range in which it can be trusted; it never waits for a device."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-#: the estimate counts as saturated when what is missing to log N is below this fraction of log N
-MARGIN = 1e-3
-
 
 class SaturationWarning:
-    """Warns at the first saturated estimate it looks at; afterwards it does not look again."""
+    """Warns at the first values it looks at that lie above a bound; afterwards it does not look again."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str) -> None:
+        self._message = message
         self._calls = 0
         self._warned = False
 
-    def look_at(self, estimates: Sequence[Tensor], *, limit: float) -> None:
-        """Warn if every one of the estimates `[...]` stands at the limit."""
+    def look_at(self, values: Sequence[Tensor], *, above: float) -> None:
+        """Warn if every one of the values `[...]` is finite and above the bound."""
         # a compiler and a torch.func transform have no values to look at
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1
-        if self._may_wait_for(estimates[0]) and _smallest(estimates) > (1 - MARGIN) * limit:
+        if self._may_wait_for(values[0]) and above < _smallest(values) < math.inf:
             self._warned = True
-            warnings.warn(
-                "pairwise entropy stands at log(batch): the bandwidth is so small that no pair of samples overlaps, "
-                'and there is no gradient. Raise the bandwidth, or use bandwidth="auto".',
-                stacklevel=2,
-            )
+            warnings.warn(self._message, stacklevel=2)
 
-    def _may_wait_for(self, estimate: Tensor) -> bool:
-        if not estimate.is_cuda:
-            return estimate.device.type == "cpu"
+    def _may_wait_for(self, value: Tensor) -> bool:
+        if not value.is_cuda:
+            return value.device.type == "cpu"
         # reading a value makes the host wait for the device: at calls 1, 2, 4, 8, ... that costs nothing in the long run
         return self._calls & (self._calls - 1) == 0 and not torch.cuda.is_current_stream_capturing()
 
 
-def _smallest(estimates: Sequence[Tensor]) -> float:
-    values = torch.stack([e.detach() for e in estimates]).flatten().tolist()
-    return min(values, default=0.0)
+def _smallest(values: Sequence[Tensor]) -> float:
+    numbers = torch.stack([value.detach() for value in values]).flatten().tolist()
+    return min(numbers, default=0.0)

@@ -6,10 +6,13 @@ the covariance is diagonal: large variances and vanishing covariances maximise i
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive, check_weight
+from it_losses.checks import Check, Weight, check_positive, check_weight
+from it_losses.constants import factor
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
 
@@ -47,20 +50,26 @@ class VarianceCovariance(EntropyEstimator):
     unit, direction, rotation_invariant = "surrogate", "upper bound near the identity covariance", False
     cost = "N D min(N, D)"
     fused = "vicreg"
+    checks: ClassVar[dict[str, Check]] = {
+        "variance_weight": check_weight,
+        "covariance_weight": check_weight,
+        "margin": check_positive,
+        "epsilon": check_positive,
+    }
 
     def __init__(
         self,
-        variance_weight: float = 25.0,
-        covariance_weight: float = 1.0,
+        variance_weight: Weight = 25.0,
+        covariance_weight: Weight = 1.0,
         *,
         margin: float = 1.0,
         epsilon: float = 1e-4,
     ) -> None:
         super().__init__()
-        self.variance_weight = check_weight("variance_weight", variance_weight)
-        self.covariance_weight = check_weight("covariance_weight", covariance_weight)
-        self.margin = check_positive("margin", margin)
-        self.epsilon = check_positive("epsilon", epsilon)
+        self.variance_weight = variance_weight
+        self.covariance_weight = covariance_weight
+        self.margin = margin
+        self.epsilon = epsilon
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -70,15 +79,13 @@ class VarianceCovariance(EntropyEstimator):
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
-        return -(self.variance_weight * variance + 2 * self.covariance_weight * covariance_penalty(z))
+        penalty = covariance_penalty(z)
+        return -(factor(self.variance_weight, z) * variance + 2 * factor(self.covariance_weight, z) * penalty)
+
+    def fused_form(self) -> str:
+        """See the base class: a weight that trains needs the derivative that the reference has."""
+        return "" if self.has_trainable_weights() else self.fused
 
     def constants(self) -> list[float]:
         """The weights of the two terms, margin and epsilon."""
-        return [self.variance_weight, self.covariance_weight, self.margin, self.epsilon]
-
-    def extra_repr(self) -> str:
-        """The constants."""
-        return (
-            f"variance_weight={self.variance_weight}, covariance_weight={self.covariance_weight}, "
-            f"margin={self.margin}, epsilon={self.epsilon}"
-        )
+        return [float(self.variance_weight), float(self.covariance_weight), self.margin, self.epsilon]

@@ -30,19 +30,19 @@ class Plan(NamedTuple):
 
 @functools.cache
 def form_named(name: str) -> ModuleType:
-    """The module beside this one that computes an entropy in closed form: `evaluate`, `prefers_gram`, PARTS."""
+    """The module beside this one that computes an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
 @functools.cache
-def _products_of(device: str) -> ModuleType:
-    """The products of a kind of device, imported when they are used: Triton takes a moment that a CPU need not spend."""
-    return importlib.import_module(f"it_losses.kernels.products.{device}")
+def _products_of(name: str) -> ModuleType:
+    """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
+    return importlib.import_module(f"it_losses.kernels.products.{name}")
 
 
 def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
     """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
-    return Plan(_products_of(device), form.prefers_gram(samples, dim, world))
+    return Plan(_products_of(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
 
 
 def gradient_dtype(z: torch.Tensor) -> torch.dtype:

@@ -17,6 +17,8 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Wanted
 from it_losses.kernels.dispatch import Plan
 
+#: what is added to the name of a device for that of its products
+PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of beta/N Zc Zc^T
 PARTS = 1
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Wanted
 from it_losses.kernels.dispatch import Plan
 
+#: what is added to the name of a device for that of its products
+PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
 PARTS = 1
 

@@ -17,6 +17,8 @@ from it_losses.kernels.batch import Batch, Evaluation, Wanted
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 
+#: what is added to the name of a device for that of its products
+PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and energy
 PARTS = 2
 #: up to so many numbers a view, sums come in the order of the authors' code and agree with it to the last bit

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_count, check_matrix, check_not_negative
+
 
 class LeastSquaresHead(NamedTuple):
     """The minimum-norm least-squares head and what it leaves: float64."""
@@ -75,7 +77,12 @@ def generalization_bound(
 
     Source: Theorem 3 of arXiv 2303.00633, as recalled; check against the paper. Residual form of `|P_Z Y|_F`: derived.
     """
-    m, n = len(unlabelled_z), len(z)
+    check_not_negative("rademacher_complexity", rademacher_complexity)
+    check_not_negative("confidence", confidence)
+    m, n = len(check_matrix("unlabelled_z", unlabelled_z)), len(check_matrix("z", z))
+    if unlabelled_z_other.shape != unlabelled_z.shape:
+        shapes = f"{tuple(unlabelled_z.shape)} and {tuple(unlabelled_z_other.shape)}"
+        raise ValueError(f"unlabelled_z and unlabelled_z_other must be two views of the same samples, got {shapes}.")
     distances = _norms(unlabelled_z.double() - unlabelled_z_other.double())
     constants = distances.new_tensor([2 * rademacher_complexity / math.sqrt(m), confidence])
     return GeneralizationBound(
@@ -94,10 +101,9 @@ def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
     Computed in float64. Directions of z below `max(n, dim) * eps` of the largest, eps that of the dtype z comes in, count as
     its rounding and not as features; so hand in what the network gave, not a float64 copy of it.
     """
+    _check_targets(z, targets)
     rounding = max(z.shape) * torch.finfo(z.dtype).eps
     z, targets = z.double(), targets.double()
-    if len(z) != len(targets):
-        raise ValueError(f"needs one target for each sample, got {len(targets)} for {len(z)}.")
     left, singular_values, right = torch.linalg.svd(z, full_matrices=False)
     used = singular_values > rounding * singular_values[0]
     coordinates = (left.mT @ targets) * used[:, None]  # [min(n, dim), outputs]
@@ -113,6 +119,9 @@ def least_squares_residual(z: Tensor, targets: Tensor) -> Tensor:
 @torch.no_grad()
 def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tensor, test_targets: Tensor) -> Tensor:
     """Mean test `|z W - y|` less mean training `|z W - y|`: []. Source: Figure 5, as recalled; check against the paper."""
+    _check_targets(z, targets)
+    _check_targets(test_z, test_targets)
+    weight = weight.double()
     train = _norms(z.double() @ weight - targets.double()).mean()
     return _norms(test_z.double() @ weight - test_targets.double()).mean() - train
 
@@ -124,9 +133,18 @@ def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: tor
     R_m of a finite set of models from their `|f(x_i+) - f(x_i++)|`, by Monte Carlo; 0 for one model. A lower estimate of that
     of the class they were taken from. Source: the definition as recalled; check against the paper.
     """
-    distances = distances.double()
+    distances = check_matrix("distances", distances).double()
+    draws = check_count("draws", draws)
     signs = torch.randint(2, (draws, distances.shape[1]), device=distances.device, generator=generator).double() * 2 - 1
     return (signs @ distances.mT).amax(dim=1).mean() / math.sqrt(distances.shape[1])
+
+
+def _check_targets(z: Tensor, targets: Tensor) -> None:
+    """ValueError unless there is a row of targets for each row of features."""
+    check_matrix("features", z)
+    check_matrix("targets", targets, floating=False)
+    if len(z) != len(targets):
+        raise ValueError(f"needs one target for each sample, got {len(targets)} for {len(z)}.")
 
 
 def _norms(rows: Tensor) -> Tensor:

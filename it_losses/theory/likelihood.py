@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import check_count, check_not_negative, check_positive
 from it_losses.theory.jacobian import Network, jacobians, pushed_forward
 
 
@@ -29,7 +29,10 @@ def expected_log_likelihood(
         decoder_covariance: R, [dim, dim], positive definite.
     """
     dim = mean.shape[-1]
-    factor: Tensor = torch.linalg.cholesky(decoder_covariance)
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(decoder_covariance)
+    if bool(failed.any()):
+        raise ValueError("decoder_covariance must be positive definite: add a variance to its diagonal.")
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     difference = (mean - other_mean)[..., None]
     # the two quadratic terms are one trace: E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
@@ -46,6 +49,8 @@ def hutchinson_trace(
 
     Unbiased; exact with one probe where `J^T J` is diagonal. Source: Hutchinson (1989), with forward derivatives (derived).
     """
+    check_not_negative("noise_std", noise_std)
+    check_count("probes", probes)
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for _ in range(probes):
         signs = torch.randint(2, x.shape, device=x.device, generator=generator).to(x.dtype) * 2 - 1
@@ -59,8 +64,9 @@ def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ri
 
     The ridge is needed: `J J^T` is singular where dim exceeds the rank of J. Source: derived.
     """
-    jacobian = jacobians(network, x)
+    check_not_negative("noise_std", noise_std)
     check_positive("ridge", ridge)
+    jacobian = jacobians(network, x)
     identity = torch.eye(jacobian.shape[1], dtype=jacobian.dtype, device=jacobian.device)
     factor: Tensor = torch.linalg.cholesky(noise_std**2 * jacobian @ jacobian.mT + ridge * identity)
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from it_losses.checks import check_count, check_not_negative
 from it_losses.theory.jacobian import Network, check_rows_apart
 
 
@@ -38,6 +39,8 @@ def output_normality(
     beyond. Average with `nanmean`: a unit that is never active is constant. Source: Figure 1, left, of arXiv 2303.00633: 512
     copies of each test image, penultimate layer, as recalled; check against the paper.
     """
+    check_not_negative("noise_std", noise_std)
+    check_count("copies", copies, at_least=20)
     check_rows_apart(network)
     p_values = []
     for image in x:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import check_count, check_positive
 
 
 def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Tensor) -> Tensor:
@@ -37,7 +37,10 @@ def maximise_log_det_ratio(
     Source: Theorem 2 and Figure 3 of arXiv 2303.00633, the statement as recalled; how the conditional covariances enter there
     is not known, and the law of total covariance is our reading (derived).
     """
-    check_positive("largest", largest)
+    if check_positive("smallest", smallest) > check_positive("largest", largest):
+        raise ValueError(f"smallest must not be above largest, got {smallest!r} and {largest!r}.")
+    check_count("steps", steps, at_least=0)
+    check_positive("step_size", step_size)
     noise = (conditional.mean(dim=0) + other_conditional.mean(dim=0)) / 2
     root = torch.randn(noise.shape, dtype=noise.dtype, device=noise.device, generator=generator)
     of_means = _clamped(root @ root.mT / len(root), smallest, largest)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import check_count, check_matrix, check_not_negative, check_positive
 from it_losses.diagnostics import EntropyBounds
 from it_losses.theory.jacobian import Network, jacobians
 
@@ -23,7 +23,7 @@ class OutputMixture:
     """
 
     def __init__(self, means: Tensor, covariances: Tensor) -> None:
-        components, dim = means.shape
+        components, dim = check_matrix("means", means).shape
         if covariances.shape != (components, dim, dim):
             expected = (components, dim, dim)
             raise ValueError(f"covariances must have shape {expected} for these means, got {tuple(covariances.shape)}.")
@@ -51,7 +51,7 @@ class OutputMixture:
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Independent draws: [count, dim]."""
-        means = self.means
+        means, count = self.means, check_count("count", count, at_least=0)
         which = torch.randint(len(means), (count,), device=means.device, generator=generator)
         noise = torch.randn(count, means.shape[1], 1, dtype=means.dtype, device=means.device, generator=generator)
         return means[which] + (self._factors[which] @ noise).squeeze(-1)
@@ -79,6 +79,7 @@ class OutputMixture:
 
     def entropy(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """`-E log p(Z)` by Monte Carlo and its standard error: 2 x []."""
+        check_count("count", count, at_least=2)
         surprise = -self.log_density(self.sample(count, generator=generator))
         return surprise.mean(), surprise.std() / math.sqrt(count)
 
@@ -122,6 +123,7 @@ def output_mixture(network: Network, prototypes: Tensor, covariance: float | Ten
 
     Source: Theorem 1 of arXiv 2303.00633 (the statement as read; its exact display as recalled).
     """
+    check_not_negative("ridge", ridge)
     means, jacobian = network(prototypes).detach(), jacobians(network, prototypes)
     if isinstance(covariance, Tensor):
         covariances = jacobian @ covariance.to(jacobian) @ jacobian.mT
@@ -139,6 +141,8 @@ def linearization_error(
 
     0 where all draws fall into the linear region of x, hence where Theorem 1 holds as it stands (derived).
     """
+    check_positive("noise_std", noise_std)
+    check_count("draws", draws)
     centre, jacobian = network(x), jacobians(network, x)
     error, size = torch.zeros_like(centre[:, 0]), torch.zeros_like(centre[:, 0])
     for _ in range(draws):

@@ -1,4 +1,4 @@
-"""What the mathematics is made of, once for a CPU (`cpu`) and once for a GPU (`cuda`): two modules with the same functions.
+"""What the mathematics is made of, once for a CPU (`cpu`) and once for a GPU (`cuda`), with the same functions.
 
 S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples.
 
@@ -10,6 +10,9 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
     squared_norm     the sum of all squares []
     factorize_       lower factor of I + G, what stands for the identity in it, and the largest diagonal element of G
     inverse, solve    of a factor
+
+And of pairs, in `cpu_pairs` and `cuda_pairs`:
+
     pair_sums        sum_j exp(-rate |x_i - x_j|^2) for own i [K, groups, n], and the pairs
     add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
 """

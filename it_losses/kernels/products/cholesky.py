@@ -7,9 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-#: what a CPU adds to a side that is a multiple of 64: at such strides LAPACK takes four times as long
-PADDING = 8
-
 
 def jitter(gram: Tensor, largest: Tensor) -> Tensor:
     """What to add to the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
@@ -35,31 +32,3 @@ def factorize_(
     factor, failed = cholesky_ex(gram)
     factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
     return factor, identity, largest.amax()
-
-
-def factorize_on_host_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same where reading a number costs nothing, which saves most of its operators."""
-    side = gram.shape[1]
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    largest = diagonal.amax()
-    # the bound of the jitter; a NaN fails below
-    if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
-        identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
-        diagonal.add_(identity[:, None])
-    else:
-        identity = torch.ones_like(largest)
-        diagonal.add_(1)
-    factor, failed = torch.linalg.cholesky_ex(_padded(gram))
-    if failed.any():
-        factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
-    return factor[:, :side, :side], identity, largest
-
-
-def _padded(matrix: Tensor) -> Tensor:
-    """With an identity below it where the stride of its rows would be slow."""
-    side = matrix.shape[1]
-    if side % 64 or side < 128:
-        return matrix
-    padded = torch.eye(side + PADDING, dtype=matrix.dtype).repeat(len(matrix), 1, 1)
-    padded[:, :side, :side] = matrix
-    return padded

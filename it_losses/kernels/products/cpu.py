@@ -14,30 +14,18 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch
-from it_losses.kernels.products.cholesky import factorize_on_host_ as factorize_
-from it_losses.kernels.products.matmul import add_own_rows_, add_product_, mirror_, own_rows
-from it_losses.kernels.products.pairs import add_pair_gradient_, pair_sums
+from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulation_dtype
 
-__all__ = [
-    "add_pair_gradient_",
-    "centred",
-    "covariance",
-    "distance",
-    "empty_gradient",
-    "factorize_",
-    "gradient",
-    "gram",
-    "inverse",
-    "pair_sums",
-    "solve",
-    "squared_norm",
-]
+#: rows from which a strip of a symmetric product runs at the full speed of the matrix library
+STRIP_SIDE = 128
+#: multiplications from which a product is worth a call of its own, and below which torch has a plain loop for a batch of them
+LARGE_PRODUCT, TINY_PRODUCT = 1 << 24, 400
 
-#: pairs up to which all views are computed together
-PAIRS_TOGETHER = 1 << 20
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
+#: what is added to a side that is a multiple of 64: at such strides LAPACK takes four times as long
+PADDING = 8
 EVERYTHING = slice(None)
 
 
@@ -148,6 +136,27 @@ def empty_gradient(batch: Batch) -> Tensor:
     return batch.own[0].new_empty(batch.stacks, n, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
 
 
+def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: see `cholesky`.
+
+    G is written over. Reading a number costs nothing here, which saves most of the operators.
+    """
+    side = gram.shape[1]
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    largest = diagonal.amax()
+    # the bound of the jitter; a NaN fails below
+    if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
+        identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
+        diagonal.add_(identity[:, None])
+    else:
+        identity = torch.ones_like(largest)
+        diagonal.add_(1)
+    factor, failed = torch.linalg.cholesky_ex(_padded(gram))
+    if failed.any():
+        factor.diagonal(dim1=1, dim2=2).masked_fill_((failed != 0)[:, None], torch.nan)
+    return factor[:, :side, :side], identity, largest
+
+
 def inverse(factor: Tensor) -> Tensor:
     """`(factor factor^T)^-1`: [S, side, side]."""
     return torch.cholesky_inverse(factor)
@@ -226,3 +235,61 @@ def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: sli
 def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
     """Memory for the largest block: fresh pages for every block would cost as much as its arithmetic."""
     return like.new_empty((parts[0].stop - parts[0].start) * width * len(like))
+
+
+def _padded(matrix: Tensor) -> Tensor:
+    """With an identity below it where the stride of its rows would be slow."""
+    side = matrix.shape[1]
+    if side % 64 or side < 128:
+        return matrix
+    padded = torch.eye(side + PADDING, dtype=matrix.dtype).repeat(len(matrix), 1, 1)
+    padded[:, :side, :side] = matrix
+    return padded
+
+
+def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
+    """`out = beta out + alpha a b`: [S, n, k] x [S, k, m] -> [S, n, m]."""
+    smallest = TINY_PRODUCT if len(out) == 1 else 0
+    if smallest <= out[0].numel() * a.shape[2] < LARGE_PRODUCT:
+        out.baddbmm_(a, b, alpha=alpha, beta=beta)
+        return
+    # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
+    for result, left, right in zip(out, a, b, strict=True):
+        result.addmm_(left, right, alpha=alpha, beta=beta)
+
+
+def own_rows(x: Tensor, own: slice) -> Tensor:
+    """`x_own x^T`: [S, N, k] -> [S, n, N]."""
+    if x.shape[1] < 2 * STRIP_SIDE and TINY_PRODUCT <= x[0].numel() * x.shape[1] < LARGE_PRODUCT:
+        return torch.bmm(x[:, own], x.mT)
+    out = x.new_empty(len(x), own.stop - own.start, x.shape[1])
+    add_own_rows_(out, x, own, fresh=True)
+    mirror_(out, own)
+    return out
+
+
+def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
+    """`out += x_own x^T`, or `=` where fresh; of all rows the lower triangle, which `mirror_` completes: [S, n, N]."""
+    side, beta = x.shape[1], 0.0 if fresh else 1.0
+    strip = _strip(side)
+    if own.stop - own.start < side or strip == side:
+        add_product_(out, x[:, own], x.mT, beta=beta)
+        return
+    for result, factor in zip(out, x, strict=True):
+        for start in range(0, side, strip):
+            stop = min(start + strip, side)
+            result[start:stop, :stop].addmm_(factor[start:stop], factor[:stop].mT, beta=beta)
+
+
+def mirror_(out: Tensor, own: slice) -> None:
+    """The upper triangle of what `add_own_rows_` wrote in strips."""
+    side = out.shape[-1]
+    strip = _strip(side) if own.stop - own.start == side else side
+    for start in range(strip, side, strip):
+        stop = min(start + strip, side)
+        out[:, :start, start:stop] = out[:, start:stop, :start].mT
+
+
+def _strip(side: int) -> int:
+    """Rows of a strip: with 4 strips, 5/8 of the products of the full square."""
+    return -(-side // min(side // STRIP_SIDE, 8)) if side >= 2 * STRIP_SIDE else side

@@ -17,26 +17,6 @@ from it_losses.kernels.batch import Batch, Ranks
 from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products import cholesky
 from it_losses.kernels.products import cuda_passes as passes
-from it_losses.kernels.products.cuda_pairs import add_pair_gradient_, pair_sums, product
-
-__all__ = [
-    "add_pair_gradient_",
-    "centred",
-    "covariance",
-    "distance",
-    "empty_gradient",
-    "factorize_",
-    "gradient",
-    "gram",
-    "inverse",
-    "pair_sums",
-    "solve",
-    "squared_norm",
-]
-
-
-#: pairs up to which all views are computed together
-PAIRS_TOGETHER = 1 << 26
 
 
 class Centred(NamedTuple):
@@ -119,6 +99,11 @@ def solve(right: Tensor, factor: Tensor) -> Tensor:
     """`(factor factor^T)^-1 right`, one right-hand side for all: [side, n], [S, side, side] -> [S, side, n]."""
     (result,) = _one_by_one(lambda matrix: (torch.cholesky_solve(right, matrix),))(factor)
     return result
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a b` [S, n, m] in float32: rounding it to the operands' dtype costs two digits of a loss."""
+    return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
 def _centred(views: list[Tensor]) -> Centred:

@@ -18,6 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from it_losses.kernels.products.cuda import centred, distance, empty_gradient, product
+
+__all__ = ["PAIRS_TOGETHER", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+
+#: pairs up to which all views are computed together
+PAIRS_TOGETHER = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
 #: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
@@ -40,11 +46,6 @@ class Pairs(NamedTuple):
         """Own rows, strip by strip."""
         starts = range(self.own.start, self.own.stop, self.height)
         return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` [S, n, m] in float32: rounding it to the operands' dtype costs two digits of a loss."""
-    return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
 def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:

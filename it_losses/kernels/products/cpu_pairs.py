@@ -12,8 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels.products.matmul import add_product_
+from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient
 
+__all__ = ["PAIRS_TOGETHER", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+
+#: pairs up to which all views are computed together
+PAIRS_TOGETHER = 1 << 20
 #: most rows and numbers of a strip, and rows below which a product runs at a fraction of its speed
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 

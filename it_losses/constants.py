@@ -1,0 +1,56 @@
+"""Modules whose constants are checked whenever they are set, and whose weights may train."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from it_losses.checks import Check, Weight
+
+
+class Checked(nn.Module):
+    """A module whose constants are checked whenever they are set: `criterion.margin = -1` raises ValueError.
+
+    A subclass names its constants in `checks`; those of its parents are checked too. A weight that is a Parameter is found by
+    `parameters()`, and may be replaced by a number later.
+    """
+
+    #: name of a constant -> its check
+    checks: ClassVar[dict[str, Check]] = {}
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        cls.checks = {name: check for base in reversed(cls.__mro__) for name, check in vars(base).get("checks", {}).items()}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            # a second name of a constant: a module would register a Parameter under this name instead
+            object.__setattr__(self, name, value)
+            return
+        if name in self.checks:
+            value = self.checks[name](name, value)
+            if name in self.__dict__.get("_parameters", {}) and not isinstance(value, nn.Parameter):
+                # a module refuses a number in the place of a Parameter
+                del self._parameters[name]
+        super().__setattr__(name, value)
+
+    def has_trainable_weights(self) -> bool:
+        """Whether one of the constants is a tensor that receives a gradient."""
+        return any(isinstance(getattr(self, name), Tensor) for name in self.checks)
+
+    def extra_repr(self) -> str:
+        """The constants."""
+        constants = {name: getattr(self, name) for name in self.checks if name not in self._modules}
+        return ", ".join(f"{name}={_shown(value)}" for name, value in constants.items())
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    return f"{value.device if value.is_meta else format(value.detach().item(), 'g')} (trains)"
+
+
+def factor(weight: Weight, term: Tensor) -> Weight:
+    """The weight as a factor of the term: a number, or a tensor [] in the dtype of the term."""
+    return weight.to(term.dtype).reshape(()) if isinstance(weight, Tensor) else weight

@@ -1,0 +1,86 @@
+"""A rank that waits in vain says in which criterion, which rank it is, and what to do."""
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+import ranks
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.algorithms.join import Join
+
+from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
+
+#: seconds that a rank waits for the others
+SHORT = 4
+CRITERIA = {
+    "variance_covariance": VICReg,
+    "log_det": lambda **ranks: VICRegEntropy("log_det", **ranks),
+    "pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
+}
+
+
+def uneven(name, joined):
+    """What rank 0, which has a batch more than rank 1, is told."""
+    group = dist.new_group(timeout=timedelta(seconds=SHORT))
+    criterion = CRITERIA[name](process_group=group)
+    net = nn.parallel.DistributedDataParallel(nn.Linear(4, 4), process_group=group)
+    try:
+        with Join([net]) if joined else contextlib.nullcontext():
+            for _ in range(3 - dist.get_rank()):
+                z = net(torch.randn(8, 4))
+                criterion(z, z + 1).backward()
+    except RuntimeError as error:
+        return str(error), str(error.__cause__)
+    return None
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("joined", [False, True], ids=["an uneven loader", "Join"])
+def test_a_rank_with_more_batches_is_told_the_remedy(name, joined):
+    message, cause = ranks.run(2, uneven, name, joined)[0]
+    assert message.startswith(f"rank 0 of 2 did not hear from the others while it evaluated '{name}'")
+    for remedy in ("drop_last=True", "gather_distributed=False"):
+        assert remedy in message
+    assert cause and cause.splitlines()[0] in message
+
+
+def refused(name, odd):
+    """What each rank is told where the first of them brings a batch that no objective accepts."""
+    z = torch.randn(8, 4)
+    views = (z, z) if dist.get_rank() else ODD[odd][0](z)
+    try:
+        CRITERIA[name]()(*views)
+    except ValueError as error:
+        return str(error)
+
+
+#: name -> (what one rank makes of its views, what it is told)
+ODD = {
+    "vectors": (lambda z: (z[0], z[0]), r"shape (batch, ..., dim)"),
+    "a list": (lambda z: ([z, z],), "criterion(*views)"),
+    "sparse": (lambda z: (z.to_sparse(), z), ".to_dense()"),
+    "integers": (lambda z: (z, z.int()), ".float()"),
+}
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("odd", ODD)
+def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
+    first, second = ranks.run(2, refused, name, odd)
+    assert ODD[odd][1] in first
+    assert "ranks [0] of the group brought views that no objective accepts" in second
+
+
+def promoted():
+    """The loss of views whose dtypes differ on one rank alone."""
+    z = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(dist.get_rank())).bfloat16()
+    views = (z[0], z[1].float()) if dist.get_rank() else (z[0].float(), z[1].float())
+    return VICReg()(*views)
+
+
+def test_views_are_promoted_on_each_rank_before_the_ranks_compare_them():
+    z = [torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(rank)).bfloat16().float() for rank in range(2)]
+    for loss in ranks.run(2, promoted):
+        torch.testing.assert_close(loss, VICReg()(*torch.cat(z, dim=1)))

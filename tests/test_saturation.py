@@ -1,0 +1,67 @@
+"""Warnings that an estimate cannot be trusted: given once, at the right values, and never from inside a compiler."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+
+from it_losses import LogDet, Pairwise
+from it_losses.entropy.log_det import MOST_IN_FLOAT32
+from it_losses.entropy.saturation import SaturationWarning
+
+
+def told(call):
+    """What the call warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(warning.message) for warning in caught]
+
+
+def test_log_det_says_once_that_float32_has_no_digits_left():
+    estimator = LogDet(3.0)
+    assert told(lambda: estimator.warn_if_saturated(torch.tensor([0.99 * MOST_IN_FLOAT32]))) == []
+    above = torch.tensor([1.01 * MOST_IN_FLOAT32])
+    (message,) = told(lambda: estimator.warn_if_saturated(above))
+    assert "beta times the largest variance is above 100000" in message and "float64" in message
+    assert told(lambda: estimator.warn_if_saturated(above)) == []
+
+
+def test_log_det_is_quiet_in_float64_and_about_what_is_not_finite():
+    estimator = LogDet()
+    for parts in (
+        torch.tensor([1e9], dtype=torch.float64),
+        torch.tensor([float("nan")]),
+        torch.tensor([float("inf")]),
+        torch.empty(0),
+    ):
+        assert told(lambda parts=parts: estimator.warn_if_saturated(parts)) == []
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda estimator: pickle.loads(pickle.dumps(estimator))], ids=["copy", "pickle"]
+)
+def test_a_copy_warns_by_itself(copied):
+    z, estimator = torch.randn(16, 8), Pairwise(1e-3)
+    other = copied(estimator)
+    assert len(told(lambda: estimator(z))) == len(told(lambda: other(z))) == 1
+    assert told(lambda: estimator(z)) == told(lambda: other(z)) == []
+
+
+def test_every_value_must_lie_above():
+    warning = SaturationWarning("too large")
+    assert told(lambda: warning.look_at([torch.tensor([2.0, 0.5]), torch.tensor([2.0, 2.0])], above=1.0)) == []
+    assert told(lambda: warning.look_at([torch.tensor([2.0, 1.5]), torch.tensor([2.0, 2.0])], above=1.0)) == ["too large"]
+
+
+def test_a_compiler_and_a_device_without_values_are_not_asked():
+    warning = SaturationWarning("too large")
+    assert told(lambda: warning.look_at([torch.empty((), device="meta")], above=1.0)) == []
+
+    def looked(z):
+        warning.look_at([z], above=1.0)
+        return z + 1
+
+    assert told(lambda: torch.compile(looked, backend="eager", fullgraph=True)(torch.tensor(5.0))) == []
