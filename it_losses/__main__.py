@@ -53,7 +53,7 @@ def _devices() -> str:
 def report() -> str:
     """Everything the doctor has to say."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
-    lines += [f"{package} {_version(package)}" for package in COMPANIONS]
+    lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", "what runs here:", *_implementations()]
     lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
     return "\n".join(lines)

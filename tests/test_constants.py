@@ -70,7 +70,7 @@ def parameter(value, shape=(), dtype=F64):
 
 
 @every_constant
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: repr(value)[:24])
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: "object" if type(value) is object else repr(value)[:24])
 def test_what_is_no_number_is_refused_when_it_is_set(build, name, value):
     if name == "bandwidth" and getattr(value, "shape", ()) == (2,):
         pytest.skip("several bandwidths are fine")
