@@ -61,7 +61,7 @@ class VICRegLogDet(VICReg):
 
     def new_criterion(self) -> Any:
         """`LogDetLoss`."""
-        return LogDetLoss(gather_distributed=True)
+        return LogDetLoss()
 
 
 class VICRegPairDist(VICReg):
@@ -69,7 +69,7 @@ class VICRegPairDist(VICReg):
 
     def new_criterion(self) -> Any:
         """`PairwiseLoss`."""
-        return PairwiseLoss(gather_distributed=True)
+        return PairwiseLoss()
 
 
 class SimCLREntropy(Pretraining):
