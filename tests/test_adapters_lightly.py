@@ -305,6 +305,17 @@ def test_a_registered_method_trains_and_logs_its_terms_by_name(name):
     assert {"backbone", "projection_head", "online_classifier"} <= moved
 
 
+@pytest.mark.parametrize("classes,tops", [(1, (1,)), (3, (1, 3)), (5, (1, 5)), (100, (1, 5))])
+def test_the_online_classifier_ranks_no_more_classes_than_there_are(classes, tops):
+    pytest.importorskip("lightly")
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    classifier = modules.VICRegLogDet(16, classes, backbone="test_resnet", projector_dim=8).online_classifier
+    _, accuracy = classifier.training_step((torch.randn(6, classifier.feature_dim), torch.arange(6) % classes), 0)
+    assert {name for name in accuracy if "top" in name} == {f"train_online_cls_top{k}" for k in tops}
+    assert classes > 5 or accuracy[f"train_online_cls_top{tops[-1]}"] == 1
+
+
 def test_vicreg_is_trained_as_in_lightlys_own_script():
     pytest.importorskip("lightly")
     modules = pytest.importorskip("it_losses.adapters.lightly.modules")
@@ -319,13 +330,28 @@ def test_a_missing_lightly_gives_the_line_to_install_it(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     finder = type("Finder", (), {"find_spec": staticmethod(refuse_lightly)})
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-    with pytest.raises(ImportError, match=r'pip install "it-losses\[lightly\]"'):
-        ours.install()
+    for need in (ours.install, lambda: ours.register({})):
+        with pytest.raises(ImportError, match=r'pip install "it-losses\[lightly\]"'):
+            need()
 
 
 def refuse_lightly(name, path=None, target=None):
     if name.partition(".")[0] == "lightly":
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_the_runner_says_which_package_it_needs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", str(tmp_path / "main.py")])
+    runner = importlib.import_module("it_losses.adapters.lightly.__main__")
+
+    def register(methods, **options):
+        raise ImportError('Run: pip install "it-losses[lightly]"')
+
+    monkeypatch.setattr(runner, "register", register)
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert 'pip install "it-losses[lightly]"' in capsys.readouterr().err
 
 
 def test_the_runner_says_what_it_needs(monkeypatch, capsys):
