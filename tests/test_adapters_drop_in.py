@@ -240,6 +240,14 @@ def test_a_traced_criterion_has_the_number():
     torch.testing.assert_close(traced(b, a + 1), lightly.VICRegLoss()(b, a + 1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_compiled_criterion_has_the_hosts_dtype_in_one_graph(dtype):
+    criterion = lightly.VICRegLoss(3.0)
+    result = torch.compile(criterion, fullgraph=True, backend="aot_eager")(*views(dtype))
+    assert result.dtype is dtype
+    torch.testing.assert_close(result, criterion(*views(dtype)))
+
+
 def test_a_saved_module_is_loaded_by_torch():
     saved = io.BytesIO()
     torch.save(nn.ModuleDict({"criterion": lightly.VICRegLoss(3.0)}), saved)

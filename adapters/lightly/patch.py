@@ -58,4 +58,6 @@ def _with_own_name(original: Any) -> Any:
     constructor = original.__init__
     names = constructor.__globals__ | {original.__name__: original}
     arguments = (constructor.__code__, names, constructor.__name__, constructor.__defaults__, constructor.__closure__)
-    return functools.wraps(constructor)(types.FunctionType(*arguments))
+    renamed = functools.wraps(constructor)(types.FunctionType(*arguments))
+    renamed.__kwdefaults__ = constructor.__kwdefaults__
+    return renamed
