@@ -1,4 +1,4 @@
-"""Thin doors into the frameworks: they translate names and conventions and hold no mathematics.
+"""Adapters to the frameworks: they translate names and conventions, and hold no mathematics.
 
 lightly                   criteria with lightly's constructors, LightningModules, methods for its benchmark scripts
 solo_learn                methods, configs and four ways of registering them
@@ -6,6 +6,7 @@ stable_pretraining        criteria for `spt.Module`, and a forward for more than
 lightning                 a callback that logs terms, entropies, rank and spectrum in any of these frameworks
 eb_jepa                   the dict of terms its loops want
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
+drop_in                   what a class that replaces a host's keeps: constants under the host's names, the host's dtype
 conventions               whose argument names mean what
 compare                   `python -m it_losses.adapters.compare all`: their VICReg (peers) and ours, timed on your shape
 backbones                 timm models as encoders of large and of 32-pixel images

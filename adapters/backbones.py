@@ -17,7 +17,15 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
         small_images: for images of about 32 pixels, a ResNet's stem of stride 4 becomes a 3x3 convolution of stride 1; for
             transformers pass `img_size=32, patch_size=4`.
         options: arguments of the model.
+
+    Raises:
+        ValueError: an unknown model; `num_classes` other than 0, which would be a head.
     """
+    if options.pop("num_classes", 0):
+        raise ValueError(
+            "timm_backbone makes an encoder without a head, so num_classes must be 0. "
+            "Leave it out, and put torch.nn.Linear(backbone.num_features, num_classes) behind the encoder."
+        )
     timm = framework("timm", install="pip install timm")
     # by module, not by registry: a framework may have registered its own model under the same name
     model = _entrypoint(timm, name)(num_classes=0, **options)

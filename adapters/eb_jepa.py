@@ -8,17 +8,22 @@ Nothing of eb_jepa is imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor, nn
 
-from it_losses import VICRegEntropy
-from it_losses.adapters.conventions import vicreg
+from it_losses import VICReg, VICRegEntropy
+from it_losses.adapters.conventions import ARGUMENTS, translated
+from it_losses.adapters.drop_in import HostNames, in_host_dtype
 from it_losses.entropy import EntropyEstimator
 
 
-class VICRegLoss(nn.Module):
+class VICRegLoss(HostNames, VICReg):
     """eb_jepa's VICReg, number for number: 2 x [batch, dim] -> {"loss", "invariance_loss", "var_loss", "cov_loss"}.
 
-    `loss` back-propagates; the other three are unweighted, in eb_jepa's own units, for the log.
+    `loss` back-propagates; the other three are unweighted, in eb_jepa's own units, for the log. Both weights can be read and
+    set under eb_jepa's names.
 
     Args:
         std_coeff: weight of the hinges of the views, added.
@@ -26,20 +31,23 @@ class VICRegLoss(nn.Module):
         gather_distributed: whether the statistics are those of all ranks; eb_jepa's are not.
     """
 
-    def __init__(self, std_coeff: float = 1.0, cov_coeff: float = 1.0, *, gather_distributed: bool = False) -> None:
-        super().__init__()
-        self.criterion = vicreg("eb_jepa", gather_distributed=gather_distributed, std_coeff=std_coeff, cov_coeff=cov_coeff)
+    host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["eb_jepa"]
 
-    def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:
+    def __init__(self, std_coeff: float = 1.0, cov_coeff: float = 1.0, *, gather_distributed: bool = False) -> None:
+        theirs = translated("eb_jepa", std_coeff=std_coeff, cov_coeff=cov_coeff)
+        super().__init__(**theirs | {"gather_distributed": gather_distributed})  # type: ignore[arg-type]
+
+    def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """2 x [batch, dim] -> 4 x [], by name."""
-        terms = self.criterion.terms(z1, z2)
-        return {
+        terms = self.terms(z1, z2)
+        named = {
             "loss": terms.loss,
             "invariance_loss": terms.invariance,
             # the criterion reports the mean of the two hinges, and covariances divided by dim
             "var_loss": 2 * terms.variance,
             "cov_loss": terms.covariance / max(z1.shape[-1] - 1, 1),
         }
+        return {name: in_host_dtype(value, z1, z2) for name, value in named.items()}
 
 
 class EntropyLoss(nn.Module):

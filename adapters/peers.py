@@ -22,7 +22,7 @@ def theirs(library: str) -> Criterion:
     if library == "pytorch":
         return authors_formula
     if library == "lightly":
-        return framework("lightly.loss", install="pip install lightly").VICRegLoss()  # type: ignore[no-any-return]
+        return framework("lightly.loss", install='pip install "it-losses[lightly]"').VICRegLoss()  # type: ignore[no-any-return]
     if library == "stable-pretraining":
         return framework("stable_pretraining.losses", install="pip install stable-pretraining").VICRegLoss()  # type: ignore[no-any-return]
     if library == "solo-learn":

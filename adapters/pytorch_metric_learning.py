@@ -6,15 +6,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from it_losses.adapters.conventions import vicreg
+from it_losses.adapters.conventions import ARGUMENTS, vicreg
+from it_losses.adapters.drop_in import HostNames
 from it_losses.adapters.frameworks import framework
 
 framework("pytorch_metric_learning", install="pip install pytorch-metric-learning")
 from pytorch_metric_learning.losses import BaseMetricLossFunction  # noqa: E402
+from pytorch_metric_learning.reducers import MeanReducer  # noqa: E402
 
 
 class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
@@ -36,17 +40,17 @@ class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
     ) -> dict[str, Any]:
         """The criterion's value as the library's record of one finished loss."""
-        if labels is not None or indices_tuple is not None or ref_labels is not None:
-            raise ValueError("a self-supervised loss has no labels and no tuples: call loss(embeddings, ref_emb=other_view).")
+        _check_unlabelled(labels, indices_tuple, ref_labels)
         # without ref_emb the library hands on the embeddings themselves
         if ref_emb is None or ref_emb is embeddings:
             raise ValueError("needs the other view: call loss(embeddings, ref_emb=other_view).")
-        value = self.criterion(embeddings, ref_emb)
-        return {"loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"}}
+        return _finished(self.criterion(embeddings, ref_emb))
 
 
-class VICRegLoss(SelfSupervised):
-    """The library's `VICRegLoss`, number for number.
+class VICRegLoss(HostNames, SelfSupervised):
+    """The library's `VICRegLoss`, number for number, in the dtype of the embeddings; without `ref_emb` both views are one.
+
+    The constants can be read and set under the library's names.
 
     Args:
         invariance_lambda: weight of the invariance.
@@ -55,7 +59,12 @@ class VICRegLoss(SelfSupervised):
         eps: added to the variances under the root.
         gather_distributed: whether the statistics are those of all ranks; the library's, without a wrapper, are not.
         options: of BaseMetricLossFunction.
+
+    Raises:
+        ValueError: a distance or a regularizer, which the library's refuses too; a reducer other than MeanReducer.
     """
+
+    host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["pytorch-metric-learning"]
 
     def __init__(
         self,
@@ -66,5 +75,40 @@ class VICRegLoss(SelfSupervised):
         gather_distributed: bool = False,
         **options: Any,
     ) -> None:
+        for name in ("distance", "embedding_regularizer"):
+            if name in options:
+                raise ValueError(f"VICRegLoss has no {name}, in the library neither. Leave it out.")
+        if not isinstance(options.get("reducer"), (MeanReducer, type(None))):
+            raise ValueError(
+                f"the terms are reduced inside, as MeanReducer does, got reducer={options['reducer']!r}. "
+                "Leave it out, or take the library's own VICRegLoss."
+            )
         theirs = {"invariance_lambda": invariance_lambda, "variance_mu": variance_mu, "covariance_v": covariance_v, "eps": eps}
         super().__init__(vicreg("pytorch-metric-learning", gather_distributed=gather_distributed, **theirs), **options)
+
+    def _constants(self) -> Any:
+        return self.criterion
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
+    ) -> dict[str, Any]:
+        """The value, as the library's record of one finished loss."""
+        _check_unlabelled(labels, indices_tuple, ref_labels)
+        # the library adds its terms up in this dtype, under autocast too
+        return _finished(self.criterion(embeddings, ref_emb).to(embeddings.dtype))
+
+    def __copy__(self) -> VICRegLoss:
+        """A shallow copy, whose constants are its own as those of the library's class are."""
+        other = self.__class__.__new__(self.__class__)
+        other.__dict__.update(self.__dict__)
+        other._modules = {**self._modules, "criterion": copy.copy(self.criterion)}
+        return other
+
+
+def _check_unlabelled(labels: Any, indices_tuple: Any, ref_labels: Any) -> None:
+    if labels is not None or indices_tuple is not None or ref_labels is not None:
+        raise ValueError("a self-supervised loss has no labels and no tuples: call loss(embeddings, ref_emb=other_view).")
+
+
+def _finished(value: Tensor) -> dict[str, Any]:
+    return {"loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"}}

@@ -9,17 +9,21 @@ stable-pretraining is imported.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from it_losses import VICReg
-from it_losses.adapters.conventions import translated
+from it_losses.adapters.conventions import ARGUMENTS, translated
+from it_losses.adapters.drop_in import HostNames, in_host_dtype
 
 
-class VICRegLoss(VICReg):
-    """stable-pretraining's `VICRegLoss`, number for number, statistics of all ranks as there: 2 x [batch, dim] -> [].
+class VICRegLoss(HostNames, VICReg):
+    """stable-pretraining's `VICRegLoss`, number for number, statistics of all ranks as there: V x [batch, dim] -> [].
+
+    The constants can be read and set under stable-pretraining's names.
 
     Args:
         sim_coeff: weight of the invariance.
@@ -28,9 +32,22 @@ class VICRegLoss(VICReg):
         epsilon: added to the variances under the root.
     """
 
+    host_names: ClassVar[Mapping[str, str]] = {
+        name: ours for name, ours in ARGUMENTS["stable-pretraining"].items() if name != ours
+    }
+
     def __init__(self, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0, epsilon: float = 1e-4) -> None:
         theirs = {"sim_coeff": sim_coeff, "std_coeff": std_coeff, "cov_coeff": cov_coeff, "epsilon": epsilon}
         super().__init__(**translated("stable-pretraining", **theirs))  # type: ignore[arg-type]
+
+    def forward(self, z_i: Tensor, z_j: Tensor, *more_views: Tensor) -> Tensor:
+        """V x [batch, dim] -> []."""
+        return in_host_dtype(self.terms(z_i, z_j, *more_views).loss, z_i, z_j, *more_views)
+
+    @property
+    def vcreg_loss(self) -> VICRegLoss:
+        """Where stable-pretraining keeps `std_coeff`, `cov_coeff` and `epsilon`: here, the criterion itself."""
+        return self
 
 
 def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 
+import hosts
 import pytest
 import ranks
 import torch
@@ -224,7 +225,7 @@ def test_the_forward_of_one_view_or_of_evaluation_has_no_loss():
 
 
 def test_stable_pretrainings_own_loss_has_the_same_number():
-    theirs = pytest.importorskip("stable_pretraining.losses", reason="stable-pretraining is not installed")
+    theirs = hosts.module("stable_pretraining.losses", "STABLE_PRETRAINING_HOME")
     for dtype in TOLERANCE:
         assert_same_number(theirs.VICRegLoss(), stable_pretraining.VICRegLoss(), batch(dtype))
 
@@ -238,7 +239,7 @@ def test_pytorch_metric_learnings_own_loss_has_the_same_number():
             lambda a, b: theirs.VICRegLoss()(a, ref_emb=b), lambda a, b: ours.VICRegLoss()(a, ref_emb=b), batch(dtype)
         )
     with pytest.raises(ValueError, match="other view"):
-        ours.VICRegLoss()(torch.randn(4, 3))
+        ours.SelfSupervised(VICReg())(torch.randn(4, 3))
     with pytest.raises(ValueError, match="no labels"):
         ours.VICRegLoss()(torch.randn(4, 3), torch.arange(4), ref_emb=torch.randn(4, 3), ref_labels=torch.arange(4))
 

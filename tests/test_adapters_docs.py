@@ -16,6 +16,7 @@ OPTIONAL = {
     "stable_pretraining",
     "pytorch_metric_learning",
     "eb_jepa",
+    "jsonargparse",
     "PIL",
     "sklearn",
 }

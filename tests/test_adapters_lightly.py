@@ -2,14 +2,13 @@
 
 import copy
 import importlib
-import os
 import pickle
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
+import hosts
 import pytest
 import torch
 import torch.distributed as dist
@@ -19,7 +18,6 @@ from torch.nn.functional import mse_loss, relu
 from it_losses import LogDet, Pairwise, VICRegEntropy
 from it_losses.adapters import lightly as ours
 
-HOME = os.environ.get("LIGHTLY_HOME", "")
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
@@ -88,10 +86,20 @@ def test_the_constructor_asks_once_whether_ranks_can_be_gathered(monkeypatch):
     ours.VICRegLoss(gather_distributed=True)
     assert len(asked) == 1
     monkeypatch.setattr(dist, "is_available", lambda: False)
-    for criterion in (ours.VICRegLoss, ours.LogDetLoss, ours.PairwiseLoss):
-        with pytest.raises(ValueError, match=r"torch\.distributed"):
-            criterion(gather_distributed=True)
-        criterion(gather_distributed=False)
+    with pytest.raises(ValueError, match=r"torch\.distributed"):
+        ours.VICRegLoss(gather_distributed=True)
+    ours.VICRegLoss(gather_distributed=False)
+    # there are no other ranks, so all samples are here
+    for criterion in (ours.LogDetLoss(), ours.PairwiseLoss()):
+        assert criterion(*torch.randn(2, 8, 4)).isfinite()
+
+
+def test_what_replaces_a_class_of_lightlys_gathers_as_that_does_and_all_else_as_our_criteria_do():
+    lightly_loss = pytest.importorskip("lightly.loss")
+    assert ours.VICRegLoss().gather_distributed == lightly_loss.VICRegLoss().gather_distributed
+    wrapped = ours.EntropyRegularized(torch.nn.MSELoss())
+    for criterion in (ours.LogDetLoss(), ours.PairwiseLoss(), wrapped.regularizer):
+        assert criterion.distributed == VICRegEntropy().distributed
 
 
 @pytest.mark.parametrize(
@@ -166,6 +174,76 @@ def test_install_swaps_the_names_and_uninstall_puts_them_back():
     assert original()(z_a, z_b).isfinite()
 
 
+def swapped(function):
+    """What the function returns while ours is installed."""
+    try:
+        ours.install()
+        return function()
+    finally:
+        ours.uninstall()
+
+
+def test_modules_pickled_with_lightlys_class_load_with_ours():
+    lightly_loss = pytest.importorskip("lightly.loss")
+    theirs = lightly_loss.VICRegLoss(3.0, 2.0, 0.5, gather_distributed=True, eps=1e-2)
+    theirs.note = "kept"
+    pickled = pickle.dumps(torch.nn.ModuleDict({"criterion": theirs}).eval())
+    loaded = swapped(lambda: pickle.loads(pickled))["criterion"]
+    assert type(loaded) is ours.VICRegLoss and loaded.note == "kept" and not loaded.training
+    assert (loaded.lambda_param, loaded.mu_param, loaded.nu_param, loaded.eps) == (3.0, 2.0, 0.5, 1e-2)
+    assert loaded.gather_distributed is True
+    z = torch.randn(2, 12, 5, dtype=torch.float64)
+    torch.testing.assert_close(loaded(*z), theirs(*z), rtol=1e-12, atol=0)
+    again = pickle.loads(pickle.dumps(loaded))
+    assert again(*z) == loaded(*z) and again.note == "kept"
+
+
+def test_a_subclass_pickled_with_lightlys_class_keeps_its_own_state(monkeypatch):
+    lightly_loss = pytest.importorskip("lightly.loss")
+
+    def subclass():
+        cls = type("Headed", (lightly_loss.VICRegLoss,), {"__module__": __name__, "__qualname__": "Headed"})
+        monkeypatch.setattr(sys.modules[__name__], "Headed", cls, raising=False)
+        return cls
+
+    theirs = subclass()(nu_param=0.5)
+    theirs.head = torch.nn.Linear(2, 3)
+    pickled = pickle.dumps(theirs)
+    loaded = swapped(lambda: subclass() and pickle.loads(pickled))
+    assert loaded.nu_param == 0.5 and torch.equal(loaded.head.weight, theirs.head.weight)
+    assert isinstance(loaded, ours.VICRegLoss)
+
+
+def test_lightlys_class_that_was_imported_before_still_works_and_pickles_as_ours():
+    lightly_loss = pytest.importorskip("lightly.loss")
+    original = lightly_loss.VICRegLoss
+    constructor = original.__init__
+    z = torch.randn(2, 12, 5, dtype=torch.float64)
+
+    class Subclass(original):
+        pass
+
+    def made():
+        ours.install()
+        criteria = [original(nu_param=3.0), Subclass(nu_param=3.0)]
+        loaded = pickle.loads(pickle.dumps(criteria[0]))
+        assert type(loaded) is ours.VICRegLoss and loaded.nu_param == 3.0
+        return [criterion(*z) for criterion in [*criteria, loaded, copy.deepcopy(criteria[1])]]
+
+    torch.testing.assert_close(swapped(made), [original(nu_param=3.0)(*z)] * 4)
+    assert original.__init__ is constructor
+    assert type(pickle.loads(pickle.dumps(original()))) is original
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_each_term_function_has_the_dtype_of_lightlys(dtype):
+    theirs = pytest.importorskip("lightly.loss.vicreg_loss")
+    z = torch.randn(2, 12, 7).to(dtype)
+    for name in ("invariance_loss", "variance_loss", "covariance_loss"):
+        arguments = z if name == "invariance_loss" else z[:1]
+        assert getattr(ours, name)(*arguments).dtype is getattr(theirs, name)(*arguments).dtype is dtype
+
+
 def test_vicregl_has_the_same_number_after_install():
     loss = pytest.importorskip("lightly.loss")
 
@@ -175,12 +253,7 @@ def test_vicregl_has_the_same_number_after_install():
         grids = [torch.rand(4, 3, 3, 2).double() for _ in range(2)]
         return loss.VICRegLLoss(num_matches=(3, 2))(global_view_features=views, global_view_grids=grids)
 
-    before = number()
-    try:
-        ours.install()
-        torch.testing.assert_close(number(), before, rtol=1e-12, atol=0)
-    finally:
-        ours.uninstall()
+    torch.testing.assert_close(swapped(number), number(), rtol=1e-12, atol=0)
 
 
 def test_register_adds_methods_once_and_overwrites_nobody():
@@ -232,6 +305,17 @@ def test_a_registered_method_trains_and_logs_its_terms_by_name(name):
     assert {"backbone", "projection_head", "online_classifier"} <= moved
 
 
+@pytest.mark.parametrize("classes,tops", [(1, (1,)), (3, (1, 3)), (5, (1, 5)), (100, (1, 5))])
+def test_the_online_classifier_ranks_no_more_classes_than_there_are(classes, tops):
+    pytest.importorskip("lightly")
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    classifier = modules.VICRegLogDet(16, classes, backbone="test_resnet", projector_dim=8).online_classifier
+    _, accuracy = classifier.training_step((torch.randn(6, classifier.feature_dim), torch.arange(6) % classes), 0)
+    assert {name for name in accuracy if "top" in name} == {f"train_online_cls_top{k}" for k in tops}
+    assert classes > 5 or accuracy[f"train_online_cls_top{tops[-1]}"] == 1
+
+
 def test_vicreg_is_trained_as_in_lightlys_own_script():
     pytest.importorskip("lightly")
     modules = pytest.importorskip("it_losses.adapters.lightly.modules")
@@ -246,13 +330,28 @@ def test_a_missing_lightly_gives_the_line_to_install_it(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     finder = type("Finder", (), {"find_spec": staticmethod(refuse_lightly)})
     monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
-    with pytest.raises(ImportError, match=r'pip install "it-losses\[lightly\]"'):
-        ours.install()
+    for need in (ours.install, lambda: ours.register({})):
+        with pytest.raises(ImportError, match=r'pip install "it-losses\[lightly\]"'):
+            need()
 
 
 def refuse_lightly(name, path=None, target=None):
     if name.partition(".")[0] == "lightly":
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_the_runner_says_which_package_it_needs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "main.py").touch()
+    monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", str(tmp_path / "main.py")])
+    runner = importlib.import_module("it_losses.adapters.lightly.__main__")
+
+    def register(methods, **options):
+        raise ImportError('Run: pip install "it-losses[lightly]"')
+
+    monkeypatch.setattr(runner, "register", register)
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert 'pip install "it-losses[lightly]"' in capsys.readouterr().err
 
 
 def test_the_runner_says_what_it_needs(monkeypatch, capsys):
@@ -286,13 +385,10 @@ def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not HOME or not (Path(HOME) / "tests/loss/test_vicreg_loss.py").is_file(),
-    reason="LIGHTLY_HOME names no checkout of lightly (git clone https://github.com/lightly-ai/lightly)",
-)
 def test_lightlys_own_tests_pass_with_the_import_swapped(tmp_path):
     pytest.importorskip("pytest_mock", reason="lightly's tests need pytest-mock")
-    shutil.copytree(Path(HOME) / "tests", tmp_path / "tests")
+    home = hosts.checkout("LIGHTLY_HOME", "tests/loss/test_vicreg_loss.py")
+    shutil.copytree(home / "tests", tmp_path / "tests")
     ours_for_theirs = "from it_losses.adapters.lightly import VICRegLoss, install\n\ninstall()\n"
     files = ["tests/loss/test_vicreg_loss.py", "tests/loss/test_vicregl_loss.py", "tests/utils/test_dist__gather__losses.py"]
     for name in files:

@@ -116,6 +116,16 @@ def test_the_release_of_2021_is_refused_with_the_way_out_though_it_does_not_impo
         solo_learn.register()
 
 
+def test_a_package_that_solo_learn_needs_is_named_with_the_line_to_install_it(solo, monkeypatch):
+    Path(solo.__file__).write_text("import no_such_package_of_solo_learns")
+    for name in ("solo", "solo.methods", "solo.methods.base"):
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(
+        ImportError, match=r'no_such_package_of_solo_learns, which is not installed\. Run: pip install "it-losses'
+    ):
+        solo_learn.register()
+
+
 def test_no_solo_learn_gives_the_line_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "solo", None)
     with pytest.raises(ImportError, match=r"git clone https://github\.com/vturrisi/solo-learn"):
@@ -125,7 +135,7 @@ def test_no_solo_learn_gives_the_line_to_get_it(monkeypatch):
 @pytest.mark.parametrize("version", ["1.4.0", "1.4.0.dev1", "2.0"])
 def test_hydra_from_1_4_on_is_refused_with_the_line_to_install(monkeypatch, version):
     monkeypatch.setattr(metadata, "version", lambda name: version)
-    with pytest.raises(ImportError, match=r'pip install "hydra-core>=1\.3\.2,<1\.4"'):
+    with pytest.raises(ImportError, match=r'pip install "it-losses\[solo\]"'):
         registration.check_hydra()
 
 
@@ -157,6 +167,14 @@ def test_timm_models_are_backbones_with_their_width():
     with pytest.raises(KeyError):
         base._BACKBONES["vgg"]
     assert timm.model_entrypoint("convnext_tiny").__module__.startswith("timm.")
+
+
+def test_a_backbone_has_no_head():
+    timm_backbone = pytest.importorskip("it_losses.adapters.backbones").timm_backbone
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=r"num_classes must be 0.*backbone\.num_features"):
+        timm_backbone("test_resnet", num_classes=10)
+    assert isinstance(timm_backbone("test_resnet", num_classes=0), torch.nn.Module)
 
 
 def plugin():
@@ -378,6 +396,30 @@ def test_vicreg_fused_has_solo_learns_number(dtype, tolerance):
         (a, da), (b, db) = results
         assert (a - b).abs() <= {tolerance} * a.abs(), (a, b)
         assert (da - db).norm() <= {tolerance} * da.norm(), (da - db).norm() / da.norm()
+    """
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+@pytest.mark.slow
+@with_checkout
+def test_the_weights_of_vicreg_fused_are_those_of_solo_learns_attributes():
+    code = f"""if True:
+        import sys, torch, warnings
+        warnings.simplefilter("ignore")
+        sys.path.insert(0, {HOME!r})
+        import it_losses.adapters.solo_learn as adapter
+        adapter.register()
+        from it_losses.adapters.conventions import vicreg
+        from it_losses.adapters.solo_learn import methods
+        module = methods.VICRegFused.__new__(methods.VICRegFused)
+        torch.nn.Module.__init__(module)
+        module.criterion = vicreg("solo-learn")
+        module.sim_loss_weight, module.var_loss_weight, module.cov_loss_weight = 1.0, 2.0, 3.0
+        z = torch.randn(2, 8, 4)
+        methods.ReplacedLoss.training_step = lambda self, batch, batch_idx: self.criterion(*batch)
+        expected = vicreg("solo-learn", sim_loss_weight=1.0, var_loss_weight=2.0, cov_loss_weight=3.0)(*z)
+        assert module.training_step(z, 0) == expected
     """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-2000:]

@@ -23,6 +23,10 @@ def main() -> None:
     options = parser.parse_args()
     if not options.script.is_file():
         parser.error(f"needs a benchmark script of lightly's, and there is no file {options.script}.")
+    try:
+        register({})
+    except ImportError as error:
+        parser.error(str(error))
     # sys.argv stays whole: Lightning starts the other ranks by repeating it
     script = options.script.resolve()
     # the script imports its neighbours

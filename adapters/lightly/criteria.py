@@ -1,49 +1,30 @@
-"""Criteria with lightly's constructors and calls: `criterion(z_a, z_b)`, gathering off unless asked for."""
+"""Criteria with lightly's constructors and calls: `criterion(z_a, z_b)`.
+
+`VICRegLoss` replaces a class of lightly's and gathers over ranks where it is asked to, as that class does. The others are ours
+alone and gather by default, as all our criteria do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, functional
-from it_losses.adapters.conventions import translated
-from it_losses.checks import check_positive, check_weight
+from it_losses.adapters.conventions import ARGUMENTS, translated
+from it_losses.adapters.drop_in import HostNames, in_host_dtype
 from it_losses.entropy.variance_covariance import covariance_penalty, variance_hinge
 from it_losses.precision import samples
 
 
-def _alias(name: str, check: Callable[[str, float], float] = check_weight) -> Any:
-    """A constant under lightly's name; setting one sets the other."""
-    return property(
-        lambda self: getattr(self, name), lambda self, value: setattr(self, name, check(name, value)), doc=f"`{name}`."
-    )
-
-
-def _set_gather(criterion: Any, gather_distributed: bool) -> None:
-    criterion.distributed = criterion.distributed._replace(gather_distributed=gather_distributed)
-
-
-#: the constant under lightly's name, as its own classes have it
-_GATHER = property(lambda self: self.distributed.gather_distributed, _set_gather, doc="Whether all ranks' views count.")
-
-
-def _check_gather(gather_distributed: bool) -> bool:
-    if gather_distributed and not dist.is_available():
-        raise ValueError(
-            "gather_distributed=True needs torch.distributed, which this build of torch has not. "
-            "Pass gather_distributed=False, or install a torch with distributed support."
-        )
-    return gather_distributed
-
-
-class VICRegLoss(VICReg):
+class VICRegLoss(HostNames, VICReg):
     """lightly's `VICRegLoss`, number for number: [batch, ..., dim] x 2 -> [].
 
     With `gather_distributed` every rank returns the loss of the batch of all ranks, its invariance included, and DDP's
-    averaged gradients are those of one process; without it each rank is on its own, as in lightly.
+    averaged gradients are those of one process; without it each rank is on its own, as in lightly. The result has the dtype
+    that lightly's has. A module pickled with lightly's class and loaded after `install()` has this one.
 
     Args:
         lambda_param: weight of the invariance.
@@ -56,6 +37,8 @@ class VICRegLoss(VICReg):
         ValueError: gathering without torch.distributed; views that are not alike or a batch of one (AssertionError too).
     """
 
+    host_names: ClassVar[Mapping[str, str]] = {name: ours for name, ours in ARGUMENTS["lightly"].items() if name != ours}
+
     def __init__(
         self,
         lambda_param: float = 25.0,
@@ -64,18 +47,31 @@ class VICRegLoss(VICReg):
         gather_distributed: bool = False,
         eps: float = 0.0001,
     ) -> None:
-        _check_gather(gather_distributed)
+        if gather_distributed and not dist.is_available():
+            raise ValueError(
+                "gather_distributed=True needs torch.distributed, which this build of torch has not. "
+                "Pass gather_distributed=False, or install a torch with distributed support."
+            )
         theirs = {"lambda_param": lambda_param, "mu_param": mu_param, "nu_param": nu_param, "eps": eps}
         super().__init__(**translated("lightly", **theirs, gather_distributed=gather_distributed))  # type: ignore[arg-type]
 
-    lambda_param = _alias("invariance_weight")
-    mu_param = _alias("variance_weight")
-    nu_param = _alias("covariance_weight")
-    eps = _alias("epsilon", check_positive)
-    gather_distributed = _GATHER
+    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+        """V x [batch, ..., dim] -> []."""
+        return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        known = {**state["_parameters"], **state}
+        # of lightly's own class, in a module that was pickled before `install()`
+        theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
+        if theirs:
+            VICRegLoss.__init__(self, **theirs)
+            others = {name: value for name, value in state["_parameters"].items() if name not in theirs}
+            state = {name: value for name, value in state.items() if name not in theirs}
+            state["_parameters"] = {**self._parameters, **others}
+        super().__setstate__(state)
 
 
-class LogDetLoss(VICRegEntropy):
+class LogDetLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by log-det entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
@@ -85,27 +81,25 @@ class LogDetLoss(VICRegEntropy):
         beta: inverse of the noise variance, see LogDet; None for its default.
     """
 
+    host_names: ClassVar[Mapping[str, str]] = {"lambda_param": "invariance_weight", "mu_param": "entropy_weight"}
+
     def __init__(
         self,
         lambda_param: float | None = None,
         mu_param: float | None = None,
-        gather_distributed: bool = False,
+        gather_distributed: bool = True,
         beta: float | None = None,
     ) -> None:
         super().__init__(
             "log_det",
             invariance_weight=lambda_param,
             entropy_weight=mu_param,
-            gather_distributed=_check_gather(gather_distributed),
+            gather_distributed=gather_distributed,
             **({} if beta is None else {"beta": beta}),
         )
 
-    lambda_param = _alias("invariance_weight")
-    mu_param = _alias("entropy_weight")
-    gather_distributed = _GATHER
 
-
-class PairwiseLoss(VICRegEntropy):
+class PairwiseLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by pairwise entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
@@ -116,11 +110,13 @@ class PairwiseLoss(VICRegEntropy):
         divergence: "kl" (upper bound) or "bhattacharyya" (lower bound).
     """
 
+    host_names: ClassVar[Mapping[str, str]] = {"lambda_param": "invariance_weight", "mu_param": "entropy_weight"}
+
     def __init__(
         self,
         lambda_param: float | None = None,
         mu_param: float | None = None,
-        gather_distributed: bool = False,
+        gather_distributed: bool = True,
         bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
         divergence: Literal["kl", "bhattacharyya"] = "kl",
     ) -> None:
@@ -128,14 +124,10 @@ class PairwiseLoss(VICRegEntropy):
             "pairwise",
             invariance_weight=lambda_param,
             entropy_weight=mu_param,
-            gather_distributed=_check_gather(gather_distributed),
+            gather_distributed=gather_distributed,
             bandwidth=bandwidth,
             divergence=divergence,
         )
-
-    lambda_param = _alias("invariance_weight")
-    mu_param = _alias("entropy_weight")
-    gather_distributed = _GATHER
 
 
 class EntropyRegularized(nn.Module):
@@ -157,12 +149,12 @@ class EntropyRegularized(nn.Module):
         criterion: nn.Module,
         entropy: Any = "pairwise",
         weight: float = 0.2,
-        gather_distributed: bool = False,
+        gather_distributed: bool = True,
         **options: Any,
     ) -> None:
         super().__init__()
         self.criterion = criterion
-        self.regularizer = EntropyRegularizer(entropy, weight, gather_distributed=_check_gather(gather_distributed), **options)
+        self.regularizer = EntropyRegularizer(entropy, weight, gather_distributed=gather_distributed, **options)
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
         """2 x [batch, dim] -> []."""
@@ -172,14 +164,14 @@ class EntropyRegularized(nn.Module):
 
 def invariance_loss(x: Tensor, y: Tensor) -> Tensor:
     """The term of lightly's VICReg, `mean (x - y)^2`: [batch, ..., dim] x 2 -> []."""
-    return functional.invariance(x, y)
+    return in_host_dtype(functional.invariance(x, y), x, y)
 
 
 def variance_loss(x: Tensor, eps: float = 0.0001) -> Tensor:
     """The term of lightly's VICReg, `mean_j max(0, 1 - sqrt(Var x_j + eps))`: [batch, ..., dim] -> []."""
-    return variance_hinge(samples(x), margin=1.0, epsilon=eps).mean()
+    return in_host_dtype(variance_hinge(samples(x), margin=1.0, epsilon=eps).mean(), x)
 
 
 def covariance_loss(x: Tensor) -> Tensor:
     """The term of lightly's VICReg, `sum_{i != j} Cov(x)_ij^2 / dim`, mean over groups: [batch, ..., dim] -> []."""
-    return covariance_penalty(samples(x)).mean()
+    return in_host_dtype(covariance_penalty(samples(x)).mean(), x)

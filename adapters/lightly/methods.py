@@ -6,6 +6,9 @@ from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
+from it_losses.adapters.frameworks import framework
+from it_losses.adapters.lightly.patch import PIP
+
 #: method -> (class in modules, transform in lightly.transforms)
 CLASSES = {
     "vicreg_fused": ("VICReg", "VICRegTransform"),
@@ -27,8 +30,8 @@ def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> No
         methods: the dict, changed in place.
         options: arguments of every module, such as `backbone="vit_base_patch16_224"`; a ResNet-50 otherwise.
     """
-    from lightly import transforms
-
+    transforms = framework("lightly.transforms", install=PIP)
+    framework("timm", install="pip install timm")
     from it_losses.adapters.lightly import modules
 
     for name, (model, transform) in CLASSES.items():

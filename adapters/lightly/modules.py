@@ -62,7 +62,7 @@ class VICRegLogDet(VICReg):
 
     def new_criterion(self) -> Any:
         """`LogDetLoss`."""
-        return LogDetLoss(gather_distributed=True)
+        return LogDetLoss()
 
 
 class VICRegPairDist(VICReg):
@@ -70,7 +70,7 @@ class VICRegPairDist(VICReg):
 
     def new_criterion(self) -> Any:
         """`PairwiseLoss`."""
-        return PairwiseLoss(gather_distributed=True)
+        return PairwiseLoss()
 
 
 class SimCLREntropy(Pretraining):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
+import types
+from typing import Any
+
 from it_losses.adapters.frameworks import framework
 from it_losses.adapters.lightly import criteria
 
@@ -14,25 +19,45 @@ SWAPPED = {
     "lightly.loss.vicregl_loss": ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
 }
 
-_originals: dict[tuple[str, str], object] = {}
+_originals: dict[tuple[str, str], Any] = {}
 
 
 def install() -> None:
     """Swap the names in lightly's own modules; a second call changes nothing.
 
-    Code that imports them afterwards gets ours, and `VICRegLLoss` computes with ours. A module that imported a name before
-    keeps what it has: call this first.
+    Code that imports them afterwards gets ours, and `VICRegLLoss` computes with ours. Call this first: a module that imported
+    a name before keeps lightly's. Where one of lightly's criteria was pickled, ours is loaded.
     """
+    if _originals:
+        return
     for module, names in SWAPPED.items():
         home = framework(module, install=PIP)
         for name in names:
-            if (module, name) not in _originals:
-                _originals[module, name] = getattr(home, name)
-                setattr(home, name, getattr(criteria, name))
+            _originals[module, name] = getattr(home, name)
+            setattr(home, name, getattr(criteria, name))
+    original = _originals["lightly.loss", "VICRegLoss"]
+    original.__init__ = _with_own_name(original)
+    # by its name pickle would find ours, and refuse
+    copyreg.pickle(original, lambda criterion: (object.__new__, (criteria.VICRegLoss,), criterion.__dict__))
 
 
 def uninstall() -> None:
     """Put lightly's own back."""
-    for (module, name), original in _originals.items():
-        setattr(framework(module, install=PIP), name, original)
+    if not _originals:
+        return
+    original = _originals["lightly.loss", "VICRegLoss"]
+    original.__init__ = original.__init__.__wrapped__
+    copyreg.dispatch_table.pop(original)
+    for (module, name), value in _originals.items():
+        setattr(framework(module, install=PIP), name, value)
     _originals.clear()
+
+
+def _with_own_name(original: Any) -> Any:
+    """The constructor of lightly's class for code that imported it before: there, its name in `super(...)` means that class."""
+    constructor = original.__init__
+    names = constructor.__globals__ | {original.__name__: original}
+    arguments = (constructor.__code__, names, constructor.__name__, constructor.__defaults__, constructor.__closure__)
+    renamed = functools.wraps(constructor)(types.FunctionType(*arguments))
+    renamed.__kwdefaults__ = constructor.__kwdefaults__
+    return renamed

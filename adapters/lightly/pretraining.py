@@ -53,7 +53,9 @@ class Pretraining(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.backbone = timm_backbone(backbone, **(backbone_options or {}))
-        self.online_classifier = OnlineLinearClassifier(feature_dim=self.backbone.num_features, num_classes=num_classes)
+        # lightly's default is the top 5, which fewer classes do not have
+        best = tuple(sorted({1, min(5, num_classes)}))
+        self.online_classifier = OnlineLinearClassifier(self.backbone.num_features, num_classes, topk=best)
         self.build(self.backbone.num_features, projector_dim or self.dim)
 
     def build(self, width: int, dim: int) -> None:

@@ -36,7 +36,10 @@ def main() -> None:
     sys.argv = [script, *arguments]
     # the script imports solo from the checkout it lies in
     sys.path.insert(0, str(Path(script).parent))
-    register()
+    try:
+        register()
+    except ImportError as error:
+        raise SystemExit(str(error)) from error
     globals()["__file__"] = script
     exec(compile(Path(script).read_bytes(), script, "exec"), globals())
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from it_losses import EntropyRegularizer, VICRegEntropy
-from it_losses.adapters.conventions import vicreg
+from it_losses.adapters.conventions import ARGUMENTS, vicreg
 from it_losses.adapters.lightning import EmbeddingMonitor
+from it_losses.checks import check_weight
 
 #: arguments of solo-learn's VICReg that the entropy methods have no use for
 VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
@@ -106,6 +107,12 @@ class VICRegFused(ReplacedLoss):
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg)
         self.criterion = vicreg("solo-learn", **{name: self.option(name) for name in VICREG_ONLY})
+
+    def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
+        """The step, with the weights that solo-learn's attributes have by now: a schedule may set them."""
+        for theirs, ours in ARGUMENTS["solo-learn"].items():
+            setattr(self.criterion, ours, check_weight(theirs, getattr(self, theirs)))
+        return super().training_step(batch, batch_idx)
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):

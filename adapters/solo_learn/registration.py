@@ -23,14 +23,14 @@ METHODS = {
 }
 
 GITHUB = "git clone https://github.com/vturrisi/solo-learn"
-HYDRA = 'pip install "hydra-core>=1.3.2,<1.4"'
+HYDRA = 'pip install "it-losses[solo]"'
 
 
 def register() -> None:
     """Add our methods to `solo.methods.METHODS`, in place; a second call changes nothing.
 
     Raises:
-        ImportError: solo-learn cannot be imported, is the release of 2021, or meets Hydra 1.4 or newer.
+        ImportError: solo-learn or a package it needs cannot be imported, is the release of 2021, or meets Hydra 1.4 or newer.
         ValueError: one of the names is taken by another class.
     """
     check_hydra()
@@ -72,4 +72,13 @@ def checked_solo() -> ModuleType:
             f"the solo-learn in {home} is an old release, as PyPI has it since 2021; the methods need GitHub's main branch. "
             f"Run: pip uninstall solo-learn; {GITHUB}"
         )
-    return importlib.import_module("solo.methods")
+    try:
+        return importlib.import_module("solo.methods")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "solo", "it_losses"):
+            raise
+        raise ImportError(
+            f'solo-learn needs {missing}, which is not installed. Run: pip install "it-losses[solo]" einops lightning timm',
+            name=error.name,
+        ) from error

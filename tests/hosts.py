@@ -1,0 +1,36 @@
+"""The libraries whose classes ours replace: installed, or in a checkout that an environment variable names."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORIES = {
+    "LIGHTLY_HOME": "lightly-ai/lightly",
+    "SOLO_LEARN_HOME": "vturrisi/solo-learn",
+    "STABLE_PRETRAINING_HOME": "galilai-group/stable-pretraining",
+    "PYTORCH_METRIC_LEARNING_HOME": "KevinMusgrave/pytorch-metric-learning",
+    "EB_JEPA_HOME": "facebookresearch/eb_jepa",
+}
+
+
+def checkout(variable, file):
+    """The checkout that has the file; skips the test, with the reason, where there is none."""
+    home = Path(os.environ.get(variable, ""))
+    if not os.environ.get(variable) or not (home / file).is_file():
+        pytest.skip(f"{variable} names no checkout with {file} (git clone https://github.com/{REPOSITORIES[variable]})")
+    return home
+
+
+def module(name, variable=None):
+    """A module of a host; skips the test where neither an installed package nor a checkout has it."""
+    home = os.environ.get(variable, "") if variable else ""
+    if home and home not in sys.path:
+        sys.path.append(home)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        where = f", and {variable} names no checkout" if variable else ""
+        pytest.skip(f"{name} cannot be imported ({error}){where}")
