@@ -6,6 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("lightly")
+pytest.importorskip("matplotlib")
 
 from benchmarks.speed import clock, memory, report
 from benchmarks.speed.cases import full, quick

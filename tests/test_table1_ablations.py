@@ -3,6 +3,7 @@
 import csv
 import math
 
+import benchmarks_extra  # noqa: F401
 import pytest
 from scipy.stats import ttest_ind
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 

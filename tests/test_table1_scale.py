@@ -2,6 +2,7 @@
 
 import json
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 
