@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-pytest.importorskip("lightly")
-pytest.importorskip("matplotlib")
-
-from benchmarks.speed import clock, memory, report
-from benchmarks.speed.cases import full, quick
+from benchmarks.speed import __main__ as program
+from benchmarks.speed import clock, memory, peers, report
+from benchmarks.speed.cases import Case, full, quick
 from benchmarks.speed.peers import BOUNDED, OURS, providers
 from benchmarks.speed.rows import Row, circumstances, read, write
 
@@ -90,6 +90,7 @@ def test_the_report_shows_what_is_slower(tmp_path):
     write(rows, tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
     assert read(tmp_path / "rows.csv") == rows and read(tmp_path / "none.csv") == []
+    pytest.importorskip("matplotlib")
     report.figure(rows, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 0
 
@@ -104,3 +105,28 @@ def test_every_implementation_takes_half_precision(objective):
     for name, f in providers(objective, 40, 24, compiled=False).items():
         f(*views).backward()
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name
+
+
+@pytest.mark.parametrize("pattern", [pattern for patterns in program.TESTS.values() for pattern in patterns])
+def test_what_is_tested_before_it_is_timed_is_there(pattern):
+    assert list(program.ROOT.glob(pattern))
+
+
+def test_it_measures_what_is_there_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
+    for module in (program, peers):
+        monkeypatch.setattr(module, "is_installed", lambda package: False)
+    monkeypatch.setattr(program.cases, "quick", lambda: [Case("vicreg", 16, 8)])
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cpu", "--tested", "--seconds", "0", "--out", str(tmp_path)])
+    assert program.main() == 0
+    assert {row.provider for row in read(tmp_path / "rows.csv")} == {OURS, "solo-learn", "official"}
+    assert not (tmp_path / "speed.png").exists()
+    told = capsys.readouterr().out
+    assert all(f"{package} is not installed" in told for package in program.OPTIONAL)
+
+
+def test_without_pytest_nothing_is_timed_untested(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program, "is_installed", lambda package: package != "pytest")
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert program.main() == 1
+    assert "--tested" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
