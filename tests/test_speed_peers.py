@@ -65,12 +65,14 @@ def test_what_one_implementation_left_behind_is_freed_outside_the_time_of_the_ne
     assert order[-16:] == ["clear", "a", "clear", "a", "clear", "b", "clear", "b"] * 2 and len(times["a"].both) == 2
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_a_matrix_that_ours_does_not_form():
     ours, official = (memory.peak_mib("vicreg", 64, 2048, name, "cpu") for name in (OURS, "official"))
     # the official code holds several D x D matrices of 16 MiB
     assert ours < 8 < 48 < official
 
 
+@pytest.mark.slow
 def test_bounded_pairs_take_less_memory_than_kept_ones():
     kept, bounded, cdist = (memory.peak_mib("pairwise", 3000, 16, name, "cpu") for name in (OURS, BOUNDED, "torch.cdist"))
     # the square of all pairs of one view has 34 MiB
