@@ -132,3 +132,10 @@ def test_without_pytest_nothing_is_timed_untested(monkeypatch, tmp_path, capsys)
     assert program.main() == 1
     assert "--tested" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cuda", "--out", str(tmp_path / "out")])
+    assert program.main() == 1
+    assert "no GPU" in capsys.readouterr().err

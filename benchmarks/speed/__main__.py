@@ -25,9 +25,12 @@ OPTIONAL = {"lightly": "its VICRegLoss", "timm": "the training step", "matplotli
 
 
 def main() -> int:
-    """Exit status 1, and no file, where a test of what is timed fails."""
+    """Exit status 1, and no file, where there is no such device or a test of what is timed fails."""
     arguments = _arguments()
     device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("torch sees no GPU here: python -m it_losses says which devices it sees", file=sys.stderr)
+        return 1
     torch.set_num_threads(arguments.threads)
     for package, part in OPTIONAL.items():
         if not is_installed(package):
