@@ -19,7 +19,8 @@ GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
 SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
 .PHONY: table tune ablations figures theorems report bench clean

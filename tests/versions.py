@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 #: what the core tests use beside torch, which brings Triton on Linux
-NEEDED = ("numpy", "lightning", "matplotlib", "pytest", "pytest-xdist", "hypothesis")
+NEEDED = ("numpy", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
 #: bytes that torch with its CUDA libraries takes while pip unpacks it
 ROOM = 9 * 2**30
 COLUMNS = ("torch", "Triton", "Python", "passed", "failed", "skipped", "minutes", "")
@@ -92,7 +92,8 @@ def installed(torch, python, folder):
 
 def counted(python, report):
     """Run the core tests: how many passed, failed and were skipped."""
-    command = [python, "-m", "pytest", "-m", "core", "-n", "2", "--dist", "loadfile", "-q", f"--junitxml={report}"]
+    options = ["-m", "core", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-q", f"--junitxml={report}"]
+    command = [python, "-m", "pytest", *options]
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
     if code not in (0, 1) or not report.exists():
         return {"": f"pytest ended with exit code {code}"}
