@@ -78,7 +78,7 @@ def tried(torch, python, path, *, keep):
 
 
 def installed(torch, python, folder):
-    """Make the environment; what pip said last where it could not, else nothing."""
+    """Make the environment; why pip could not, else nothing."""
     release = "torch" if torch == "newest" else f"torch=={torch}.*"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     commands = ([python, "-m", "venv", str(folder)], [*pip, release, *NEEDED], [*pip, "--no-deps", "--editable", str(ROOT)])
@@ -86,7 +86,8 @@ def installed(torch, python, folder):
         print(" ".join(command), flush=True)
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            return (done.stderr.strip().splitlines() or ["no word why"])[-1]
+            told = done.stderr.strip().splitlines() or ["no word why"]
+            return next((line for line in told if line.startswith("ERROR")), told[-1])
     return ""
 
 
