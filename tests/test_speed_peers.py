@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -139,3 +140,17 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["speed", "--device", "cuda", "--out", str(tmp_path / "out")])
     assert program.main() == 1
     assert "no GPU" in capsys.readouterr().err
+
+
+def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
+    """As on a machine that has a checkout and those two: adapters are found in an installation only."""
+    code = """if True:
+        import sys
+        sys.path[:0] = [".", "tests"]
+        for name in ("it_losses.adapters", "lightly", "timm", "matplotlib", "numpy", "scipy", "hypothesis"):
+            sys.modules[name] = None
+        import benchmarks.speed.__main__, benchmarks.speed.memory, test_gpu
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
