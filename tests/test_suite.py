@@ -1,6 +1,5 @@
 """The tests' own rules: which warnings are errors, and which tests are the core."""
 
-import types
 import warnings
 from pathlib import Path
 
@@ -10,15 +9,11 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def calls_something_deprecated():
-    warnings.warn("deprecated", FutureWarning, stacklevel=2)
-
-
 def caller(name):
-    """A function of a module of that name, which calls what warns its caller."""
-    code = calls_something_deprecated.__code__
-    called = types.FunctionType(code, {"__name__": "torch.deprecated", "warnings": warnings, "FutureWarning": FutureWarning})
-    module = {"__name__": name, "called": called}
+    """A function of a module of that name, which calls something deprecated of torch."""
+    torch = {"__name__": "torch.deprecated"}
+    exec("import warnings\ndef called(): warnings.warn('deprecated', FutureWarning, stacklevel=2)", torch)
+    module = {"__name__": name, "called": torch["called"]}
     exec("def call(): called()", module)
     return module["call"]
 
