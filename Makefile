@@ -10,18 +10,27 @@ ABLATE ?= --jobs 2
 FIGURES ?=
 THEOREMS ?=
 BENCH ?=
+VERSIONS ?= 2.8 2.11 newest
+PYTHONS ?=
+KEEP ?=
 OUT ?= build/gpu
+# the Python that is named, as it is; without a name, that of the environment
+GIVEN := $(filter-out file,$(origin PYTHON))
+GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
+GPU_READY := $(if $(GIVEN),,$(READY))
+SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
+# in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup check fix test test-gpu test-minimal table tune ablations figures theorems report bench clean
+.PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
+.PHONY: table tune ablations figures theorems report bench clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	.ci/environment $(PYTHON) $(VENV) --editable '.[dev]'
 	touch $@
 
 setup: $(READY)  ## create the environment and install everything into it
@@ -36,17 +45,28 @@ fix: $(READY)  ## apply the formatter and the linter's safe fixes
 	$(BIN)/ruff check --fix .
 
 test: $(READY)  ## every test, offline
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
-test-gpu: $(READY)  ## the tests that need a GPU, then the speed of its kernels; OUT=folder of the results
-	$(BIN)/python -m pytest -m gpu tests/test_gpu.py
-	$(BIN)/python -m benchmarks.speed --device cuda --full --out $(OUT)/float32
-	$(BIN)/python -m benchmarks.speed --device cuda --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
+test-fast: $(READY)  ## the tests to run after every change, in under 3 minutes
+	$(PYTEST) -m "not slow"
+
+test-versions:  ## the core tests on other versions; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
+	$(PYTHON) tests/versions.py --torch $(VERSIONS) $(if $(PYTHONS),--python $(PYTHONS)) $(KEEP)
 
 test-minimal:  ## import and use the package where torch alone is installed
-	$(PYTHON) -m venv --clear $(MINIMAL)
-	$(MINIMAL)/bin/python -m pip install --quiet .
+	rm -rf $(MINIMAL)
+	.ci/environment $(PYTHON) $(MINIMAL) .
 	cd $(MINIMAL) && bin/python ../tests/minimal.py
+
+test-gpu: $(GPU_READY)  ## tests and speed on a GPU, 10 minutes; PYTHON=python3 runs that one as it is, OUT=folder of the rows
+	$(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(SPEED) --out $(OUT)/float32
+	$(SPEED) --dtype bfloat16 --no-step --out $(OUT)/bfloat16
+
+test-gpu-full: $(GPU_READY)  ## the same with the speed at every size: an hour
+	$(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(SPEED) --full --out $(OUT)/float32
+	$(SPEED) --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
 
 table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
 	$(BIN)/python -m benchmarks.table1 $(TABLE)
@@ -70,4 +90,4 @@ bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' fo
 	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 clean:  ## remove the environments and every cache
-	rm -rf $(VENV) $(MINIMAL) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

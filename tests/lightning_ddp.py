@@ -1,9 +1,11 @@
 """Trains a layer under Lightning on the given number of processes and writes its weights: `lightning_ddp.py DEVICES FILE`."""
 
 import sys
+from datetime import timedelta
 
 import lightning
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from it_losses import VICRegEntropy
@@ -38,7 +40,8 @@ def main(devices, path):
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="ddp",
+        # a rank that waits for one that is gone must not wait for half an hour
+        strategy=DDPStrategy(timeout=timedelta(seconds=60)),
         use_distributed_sampler=False,
         max_epochs=1,
         logger=False,

@@ -1,72 +1,112 @@
 """Real processes that speak gloo to each other: started once, lent to every test that needs ranks.
 
 `run(world, check, *args)` calls `check(*args)` on ranks 0 .. world - 1 of a fresh process group and returns what each returned.
+The first rank that fails ends the test at once: its traceback is the error, and the processes of all ranks are replaced.
 """
 
 import atexit
-import functools
 import itertools
 import multiprocessing
+import shutil
 import tempfile
+import time
 import traceback
 import warnings
 from datetime import timedelta
+from multiprocessing import connection
 from pathlib import Path
 
-MOST = 4
 #: seconds: a check that hangs is a failed check
 PATIENCE = 180
+#: seconds that a failure waits for others of the same moment: ranks whose peer died complain of it before its death is seen
+GRACE = 0.2
+_context = multiprocessing.get_context("spawn")
 _tasks = itertools.count()
+_workers = []
+_folder = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 
 def run(world, check, *args):
-    workers, folder = _pool()
-    store = str(Path(folder) / f"store{next(_tasks)}")
-    for rank, connection in enumerate(workers[:world]):
-        connection.send((check, args, store, rank, world))
-    answers = [_answer(connection, rank) for rank, connection in enumerate(workers[:world])]
-    failures = [f"rank {rank}:\n{error}" for rank, (_, error) in enumerate(answers) if error]
+    while len(_workers) < world:
+        _workers.append(_started())
+    store = str(Path(_folder) / f"store{next(_tasks)}")
+    for rank, (_, pipe) in enumerate(_workers[:world]):
+        pipe.send((check, args, store, rank, world, warnings.filters))
+    try:
+        results = _answers({pipe: rank for rank, (_, pipe) in enumerate(_workers[:world])})
+    except BaseException:
+        # the others may wait for the rank that failed: a collective cannot be called off, a process can be ended
+        _end_all()
+        raise
+    return [results[rank] for rank in range(world)]
+
+
+def _answers(pending):
+    """Rank -> what its check returned; AssertionError as soon as one fails."""
+    results, failures, deadline = {}, [], time.monotonic() + PATIENCE
+    while pending:
+        ready = connection.wait(pending, deadline - time.monotonic())
+        if not ready:
+            break
+        for pipe in ready:
+            rank = pending.pop(pipe)
+            results[rank], error = _answer(pipe, rank)
+            if error:
+                failures.append(f"rank {rank}:\n{error}")
+                deadline = min(deadline, time.monotonic() + GRACE)
     assert not failures, "\n".join(failures)
-    return [result for result, _ in answers]
+    assert not pending, f"no answer of ranks {sorted(pending.values())} within {PATIENCE} seconds"
+    return results
 
 
-def _answer(connection, rank):
-    if not connection.poll(PATIENCE):
-        return None, f"no answer within {PATIENCE} seconds"
-    return connection.recv()
+def _answer(pipe, rank):
+    try:
+        return pipe.recv()
+    except EOFError:
+        process = _workers[rank][0]
+        process.join()
+        return None, f"its process ended with exit code {process.exitcode}"
 
 
-@functools.cache
-def _pool():
-    context = multiprocessing.get_context("spawn")
-    folder = tempfile.TemporaryDirectory()
-    pairs = [context.Pipe() for _ in range(MOST)]
-    workers = [context.Process(target=_serve, args=(theirs,), daemon=True) for _, theirs in pairs]
-    for worker in workers:
-        worker.start()
-    atexit.register(folder.cleanup)
-    return [ours for ours, _ in pairs], folder.name
+def _started():
+    ours, theirs = _context.Pipe()
+    process = _context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    # an end that is open here too would hide the death of the process
+    theirs.close()
+    return process, ours
 
 
-def _serve(connection):
+def _end_all():
+    for process, pipe in _workers:
+        process.kill()
+        process.join()
+        pipe.close()
+    _workers.clear()
+
+
+def _serve(pipe):
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    warnings.simplefilter("error")
     while True:
         try:
-            check, args, store, rank, world = connection.recv()
+            check, args, store, rank, world, filters = pipe.recv()
         except EOFError:
             return
+        if dist.is_initialized():
+            # not before all ranks have answered: one that still connects to this one would fail
+            dist.destroy_process_group()
         torch.manual_seed(0)
+        # what is an error in the test is one here
+        warnings.resetwarnings()
+        warnings.filters.extend(filters)
         try:
             dist.init_process_group(
                 "gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=timedelta(seconds=PATIENCE / 3)
             )
-            connection.send((check(*args), None))
+            pipe.send((check(*args), None))
         except BaseException:
-            connection.send((None, traceback.format_exc()))
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            pipe.send((None, traceback.format_exc()))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import finished
 
 hydra = pytest.importorskip("hydra")
 
@@ -253,7 +254,7 @@ STOCK = [
 def run(tmp_path, *arguments, ok=True):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, *map(str, arguments), f"checkpoint.dir={tmp_path / 'checkpoints'}"]
-    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    answer = finished(command, cwd=tmp_path, env=environment)
     assert (answer.returncode == 0) == ok, answer.stderr[-3000:]
     return answer.stdout + answer.stderr
 

@@ -6,7 +6,6 @@ import warnings
 
 import pytest
 import torch
-from lightly.loss import VICRegLoss
 
 from it_losses import (
     BoundWeights,
@@ -103,8 +102,9 @@ def test_the_functional_form_is_the_module(convention):
 @pytest.mark.parametrize("shape", [(2, 3), (16, 48), (48, 16), (16, 3, 8)], ids=str)
 @pytest.mark.parametrize(("dtype", "rtol"), [(F64, 1e-12), (torch.float32, 1e-5)], ids=str)
 def test_lightly_agrees(shape, dtype, rtol):
+    theirs = pytest.importorskip("lightly.loss").VICRegLoss()
     a, b = views(*shape, dtype=dtype)
-    assert_same_loss(VICReg()(a, b), VICRegLoss()(a, b), a, b, rtol=rtol)
+    assert_same_loss(VICReg()(a, b), theirs(a, b), a, b, rtol=rtol)
 
 
 def test_vicreg_is_the_bound_with_its_surrogate_entropy():

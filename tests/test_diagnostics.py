@@ -7,9 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy.linalg import eigh
-from scipy.spatial.distance import pdist
-from scipy.stats import multivariate_normal
 from torch.utils._pytree import tree_map_only
 
 from it_losses import LogDet, Pairwise, diagnostics, functional
@@ -214,20 +211,22 @@ def test_alignment_of_right_angles_and_of_scaled_views():
 
 
 def test_uniformity_of_three_points_and_of_random_ones():
+    distance = pytest.importorskip("scipy.spatial.distance")
     # the two right angles and the one opposite pair of three points on a circle
     z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
     assert_close(diagnostics.uniformity(z), math.log((2 * math.exp(-4) + math.exp(-8)) / 3))
     z = torch.randn(40, 5, dtype=F64)
     unit = (z / z.norm(dim=1, keepdim=True)).numpy()
-    assert_close(diagnostics.uniformity(z, t=3.0), math.log(np.exp(-3 * pdist(unit, "sqeuclidean")).mean()))
+    assert_close(diagnostics.uniformity(z, t=3.0), math.log(np.exp(-3 * distance.pdist(unit, "sqeuclidean")).mean()))
     assert_close(diagnostics.uniformity(torch.ones(9, 4)), 0)
 
 
 @pytest.mark.parametrize("ridge", [1e-4, 0.5])
 def test_gaussian_entropy_is_scipys(ridge):
+    stats = pytest.importorskip("scipy.stats")
     z = batch_with_spectrum([4.0, 2.0, 1.0, 0.1])
     covariance = np.cov(z.numpy().T, bias=True) + ridge * np.eye(4)
-    assert_close(diagnostics.gaussian_entropy(z, ridge=ridge), multivariate_normal(cov=covariance).entropy())
+    assert_close(diagnostics.gaussian_entropy(z, ridge=ridge), stats.multivariate_normal(cov=covariance).entropy())
 
 
 def test_gaussian_entropy_without_noise_needs_more_rows_than_dim():

@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import ranks
 import torch
 import torch.distributed as dist
+from programs import finished
 from torch import nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
@@ -103,13 +103,14 @@ def test_fsdp_ends_with_the_weights_of_one_process():
 
 def started(*command):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = finished([sys.executable, *command], cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
 def test_lightning_ends_with_the_weights_of_one_process(tmp_path):
+    pytest.importorskip("lightning")
     started(str(ROOT / "tests" / "lightning_ddp.py"), "2", str(tmp_path / "weights.pt"))
     ours = torch.load(tmp_path / "weights.pt")
     torch.manual_seed(0)
@@ -126,6 +127,7 @@ def test_lightning_ends_with_the_weights_of_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_the_example_prints_the_losses_of_one_process_under_torchrun(monkeypatch, capsys):
+    pytest.importorskip("timm")
     options = ("--steps", "3", "--batch", "64")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     together = started(*launcher, "-m", "benchmarks.examples.train_ddp", *options)

@@ -4,6 +4,7 @@ import csv
 import math
 import random
 
+import benchmarks_extra  # noqa: F401
 import pytest
 from matplotlib.figure import Figure
 

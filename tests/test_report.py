@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import benchmarks_extra  # noqa: F401
 import pytest
 
 from benchmarks import report

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-pytest.importorskip("lightly")
-
-from benchmarks.speed import clock, memory, report
-from benchmarks.speed.cases import full, quick
+from benchmarks.speed import __main__ as program
+from benchmarks.speed import clock, memory, peers, report
+from benchmarks.speed.cases import Case, full, quick
 from benchmarks.speed.peers import BOUNDED, OURS, providers
 from benchmarks.speed.rows import Row, circumstances, read, write
 
@@ -64,12 +66,14 @@ def test_what_one_implementation_left_behind_is_freed_outside_the_time_of_the_ne
     assert order[-16:] == ["clear", "a", "clear", "a", "clear", "b", "clear", "b"] * 2 and len(times["a"].both) == 2
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_a_matrix_that_ours_does_not_form():
     ours, official = (memory.peak_mib("vicreg", 64, 2048, name, "cpu") for name in (OURS, "official"))
     # the official code holds several D x D matrices of 16 MiB
     assert ours < 8 < 48 < official
 
 
+@pytest.mark.slow
 def test_bounded_pairs_take_less_memory_than_kept_ones():
     kept, bounded, cdist = (memory.peak_mib("pairwise", 3000, 16, name, "cpu") for name in (OURS, BOUNDED, "torch.cdist"))
     # the square of all pairs of one view has 34 MiB
@@ -89,6 +93,7 @@ def test_the_report_shows_what_is_slower(tmp_path):
     write(rows, tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
     assert read(tmp_path / "rows.csv") == rows and read(tmp_path / "none.csv") == []
+    pytest.importorskip("matplotlib")
     report.figure(rows, tmp_path / "speed.png")
     assert (tmp_path / "speed.png").stat().st_size > 0
 
@@ -103,3 +108,49 @@ def test_every_implementation_takes_half_precision(objective):
     for name, f in providers(objective, 40, 24, compiled=False).items():
         f(*views).backward()
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name
+
+
+@pytest.mark.parametrize("pattern", [pattern for patterns in program.TESTS.values() for pattern in patterns])
+def test_what_is_tested_before_it_is_timed_is_there(pattern):
+    assert list(program.ROOT.glob(pattern))
+
+
+def test_it_measures_what_is_there_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
+    for module in (program, peers):
+        monkeypatch.setattr(module, "is_installed", lambda package: False)
+    monkeypatch.setattr(program.cases, "quick", lambda: [Case("vicreg", 16, 8)])
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cpu", "--tested", "--seconds", "0", "--out", str(tmp_path)])
+    assert program.main() == 0
+    assert {row.provider for row in read(tmp_path / "rows.csv")} == {OURS, "solo-learn", "official"}
+    assert not (tmp_path / "speed.png").exists()
+    told = capsys.readouterr().out
+    assert all(f"{package} is not installed" in told for package in program.OPTIONAL)
+
+
+def test_without_pytest_nothing_is_timed_untested(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program, "is_installed", lambda package: package != "pytest")
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cpu", "--out", str(tmp_path / "out")])
+    assert program.main() == 1
+    assert "--tested" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["speed", "--device", "cuda", "--out", str(tmp_path / "out")])
+    assert program.main() == 1
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
+    """As on a machine that has a checkout and those two: adapters are found in an installation only."""
+    code = """if True:
+        import sys
+        sys.path[:0] = [".", "tests"]
+        for name in ("it_losses.adapters", "lightly", "timm", "matplotlib", "numpy", "scipy", "hypothesis"):
+            sys.modules[name] = None
+        import benchmarks.speed.__main__, benchmarks.speed.memory, test_gpu
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=program.ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

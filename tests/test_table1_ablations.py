@@ -3,6 +3,7 @@
 import csv
 import math
 
+import benchmarks_extra  # noqa: F401
 import pytest
 from scipy.stats import ttest_ind
 
@@ -138,6 +139,7 @@ def test_findings_follow_from_the_rows():
     assert program.answered(asked, rows(byol=[0.8])) == []
 
 
+@pytest.mark.slow
 def test_a_tiny_ablation_is_made_and_written(tmp_path, capsys, monkeypatch):
     kept = [next(a for a in ablations() if "with one window" in a.question)]
     monkeypatch.setattr("benchmarks.table1.questions.ablations", lambda rows: kept)

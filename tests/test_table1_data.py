@@ -5,6 +5,7 @@ import pickle
 import random
 import struct
 
+import benchmarks_extra  # noqa: F401
 import numpy as np
 import pytest
 import torch

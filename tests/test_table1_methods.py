@@ -1,5 +1,6 @@
 """The methods, backbones and probes of the benchmarks."""
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 import torch.nn.functional as F

@@ -4,6 +4,7 @@ import json
 import math
 import signal
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 from rich.console import Console

@@ -1,13 +1,14 @@
 """Table 1 on two processes: the same network on both, other images and other views on each."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
+from programs import finished
 
 from benchmarks.table1.callbacks import Generator
 from benchmarks.table1.rows import Records
@@ -58,9 +59,7 @@ def test_two_processes_train_one_network_on_other_images_and_other_views(tmp_pat
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [sys.executable, "-m", "benchmarks.table1", *TINY, "--devices", "2", "--strategy", "ddp", "--accelerator", "cpu"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path / "out")], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = finished([*command, "--output", str(tmp_path / "out")], cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert [row["method"] for row in Records(tmp_path / "out").rows] == ["untrained", "vicreg"]
     assert [point["epoch"] for point in Records(tmp_path / "out").curve("vicreg", 0)] == [1, 2]

@@ -2,6 +2,7 @@
 
 import json
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 
@@ -61,6 +62,7 @@ def test_the_networks_of_the_presets_take_their_images(name, side):
     assert backbones.width_of(network) >= 384
 
 
+@pytest.mark.slow
 def test_compiled_backbones_train_the_same_network_through_the_compiler(tmp_path, monkeypatch):
     graphs = []
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 
@@ -104,6 +105,7 @@ def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid():
     assert "learning rate 0.001, covariance_weight 1, 90.0 ± 1.0 %; the rate at the edge of the grid" in page
 
 
+@pytest.mark.slow
 def test_a_tiny_grid_is_made_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
     arguments = [*TINY, "--methods", "vicreg", "--seeds", "1", "--output", str(tmp_path)]
     made, once = [], pool._made

@@ -91,6 +91,7 @@ def test_a_bound_that_the_entropy_misses_is_told(monkeypatch):
 
 
 def test_every_theorem_is_recomputed_at_its_smallest(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
     monkeypatch.setattr(generalization, "STEPS", 5)
     assert main(["--trials", "1", "--samples", "64", "--seed", "3", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -108,6 +109,7 @@ def test_every_theorem_is_recomputed_at_its_smallest(tmp_path, capsys, monkeypat
 
 
 def test_numbers_follow_from_the_seed():
+    pytest.importorskip("sklearn")
     once, again, other = (optimum.rows(page.Setup(seed=seed, trials=1)) for seed in (0, 0, 1))
     assert once == again
     assert once != other

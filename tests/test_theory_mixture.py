@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
 from torch import nn
 
 from it_losses import Pairwise, theory
+
+stats = pytest.importorskip("scipy.stats")
 
 F64 = torch.float64
 CONSTANT = math.log(2 * math.pi * math.e)
@@ -93,7 +94,7 @@ def test_moments_of_the_mixture_are_those_of_its_samples():
 def test_log_density_is_scipys():
     means, covariances = torch.randn(4, 3, dtype=F64), positive_definite(3, 4)
     z = torch.randn(6, 3, dtype=F64)
-    each = [multivariate_normal(m, s).pdf(z) for m, s in zip(means.numpy(), covariances.numpy(), strict=True)]
+    each = [stats.multivariate_normal(m, s).pdf(z) for m, s in zip(means.numpy(), covariances.numpy(), strict=True)]
     assert_close(theory.OutputMixture(means, covariances).log_density(z), np.log(np.mean(each, axis=0)))
 
 
@@ -116,7 +117,7 @@ def test_bounds_meet_for_disjoint_components_at_conditional_entropy_plus_log_n()
 def test_all_entropies_of_one_component_are_a_gaussians():
     covariance = positive_definite(4)
     mixture = theory.OutputMixture(torch.randn(1, 4, dtype=F64), covariance[None])
-    expected = multivariate_normal(cov=covariance.numpy()).entropy()
+    expected = stats.multivariate_normal(cov=covariance.numpy()).entropy()
     for entropy in (*mixture.entropy_bounds(), mixture.gaussian_entropy(), mixture.conditional_entropy()):
         assert_close(entropy, expected)
 
@@ -152,7 +153,7 @@ def test_a_singular_output_covariance_is_refused_and_a_ridge_repairs_it():
 def test_expected_log_likelihood_of_identical_points_is_the_gaussians_peak():
     mean, zero, decoder = torch.randn(4, dtype=F64), torch.zeros(4, 4, dtype=F64), positive_definite(4)
     value = theory.expected_log_likelihood(mean, zero, mean, zero, decoder_covariance=decoder)
-    assert_close(value, multivariate_normal(cov=decoder.numpy()).logpdf(np.zeros(4)))
+    assert_close(value, stats.multivariate_normal(cov=decoder.numpy()).logpdf(np.zeros(4)))
 
 
 def test_expected_log_likelihood_is_that_of_monte_carlo():
@@ -160,7 +161,7 @@ def test_expected_log_likelihood_is_that_of_monte_carlo():
     decoder, draws = positive_definite(3), 200_000
     pair = (theory.OutputMixture(m[None], s[None]).sample(draws) for m, s in zip(means, covariances, strict=True))
     z, other = pair
-    log_likelihood = multivariate_normal(cov=decoder.numpy()).logpdf((z - other).numpy())
+    log_likelihood = stats.multivariate_normal(cov=decoder.numpy()).logpdf((z - other).numpy())
     exact = theory.expected_log_likelihood(means[0], covariances[0], means[1], covariances[1], decoder_covariance=decoder)
     assert abs(log_likelihood.mean() - exact) < 5 * log_likelihood.std() / math.sqrt(draws)
 

@@ -5,24 +5,25 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest, normaltest
 from torch import nn
 
 from it_losses import theory
+
+stats = pytest.importorskip("scipy.stats")
 
 
 def test_p_values_are_scipys_and_keep_the_shape():
     samples = torch.randn(50, 3, 4)
     p_values = theory.normality_p_values(samples)
     assert p_values.shape == (3, 4)
-    np.testing.assert_allclose(p_values, normaltest(samples.double().numpy(), axis=0).pvalue, rtol=1e-12)
+    np.testing.assert_allclose(p_values, stats.normaltest(samples.double().numpy(), axis=0).pvalue, rtol=1e-12)
 
 
 def test_p_values_of_an_affine_network_are_uniform():
     p_values = theory.output_normality(nn.Linear(8, 4), torch.randn(50, 8), 0.5, copies=512)
     assert p_values.shape == (50, 4)
     # four outputs of one input are correlated; one of each is enough
-    assert kstest(p_values[:, 0].numpy(), "uniform").pvalue > 0.01
+    assert stats.kstest(p_values[:, 0].numpy(), "uniform").pvalue > 0.01
 
 
 def test_noise_beyond_the_linear_region_is_told():

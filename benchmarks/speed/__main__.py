@@ -16,20 +16,26 @@ from benchmarks.speed.peers import is_installed, providers
 from benchmarks.speed.rows import ROOT, Row, circumstances, read, write
 
 OBJECTIVES = ["vicreg", "log_det", "pairwise"]
-#: what has to hold before a speed means anything
-TESTS = ["tests/test_kernels_vicreg.py", "tests/test_kernels_entropies.py", "tests/test_speed_peers.py"]
+#: what has to hold on a device before a speed means anything
+TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
+
+
+#: packages that may be missing, and what is left out without them
+OPTIONAL = {"lightly": "its VICRegLoss", "timm": "the training step", "matplotlib": "the figure"}
 
 
 def main() -> int:
-    """Exit status 1, and no file, where a test of what is timed fails."""
+    """Exit status 1, and no file, where there is no such device or a test of what is timed fails."""
     arguments = _arguments()
     device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("torch sees no GPU here: python -m it_losses says which devices it sees", file=sys.stderr)
+        return 1
     torch.set_num_threads(arguments.threads)
-    for package, part in (("lightly", "its VICRegLoss"), ("timm", "the training step")):
+    for package, part in OPTIONAL.items():
         if not is_installed(package):
             print(f"{package} is not installed: {part} is left out")
-    print("testing what is to be timed ...", flush=True)
-    if subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *TESTS], cwd=ROOT, check=False).returncode:
+    if not (arguments.tested or _tests_pass(device)):
         print("a test failed: no speed is written", file=sys.stderr)
         return 1
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
@@ -44,10 +50,21 @@ def main() -> int:
         # after every size: who interrupts a long run keeps what it has measured
         write(rows, folder / "rows.csv")
         (folder / "README.md").write_text(report.readme(rows, command))
-    report.figure(rows, folder / "speed.png")
+    if is_installed("matplotlib"):
+        report.figure(rows, folder / "speed.png")
     print("\n".join(["", "slower or larger than another:", *report.slower(rows)]))
     print(f"written to {folder}")
     return 0
+
+
+def _tests_pass(device: torch.device) -> bool:
+    if not is_installed("pytest"):
+        print("pytest is not installed; --tested times without testing first", file=sys.stderr)
+        return False
+    print("testing what is to be timed ...", flush=True)
+    files = [str(path) for pattern in TESTS[device.type] for path in sorted(ROOT.glob(pattern))]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *files]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def _named(arguments: argparse.Namespace) -> list[str]:
@@ -64,6 +81,7 @@ def _arguments() -> argparse.Namespace:
         "--objectives", nargs="+", choices=OBJECTIVES, default=OBJECTIVES, help="only these; a folder keeps its others"
     )
     parser.add_argument("--no-step", dest="step", action="store_false", help="leave the training step out")
+    parser.add_argument("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default 1)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the samples")

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib
-
 from benchmarks.speed.peers import OURS
 from benchmarks.speed.rows import Row
-
-matplotlib.use("Agg")
 
 Key = tuple[str, str, int, int]
 
@@ -72,14 +68,13 @@ def readme(rows: list[Row], command: str) -> str:
 
 def figure(rows: list[Row], path: Path) -> None:
     """Time of the others over ours, one panel an objective."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     cases = {key: found for key, found in by_case(rows, metric="time_ms", mode="both").items() if key[0] == "op"}
     objectives = list(dict.fromkeys(key[1] for key in cases))
     sizes = [[key for key in cases if key[1] == objective] for objective in objectives]
-    fig, panels = plt.subplots(
-        1, len(objectives), figsize=(13, 4.2), width_ratios=[len(s) + 1 for s in sizes], squeeze=False, layout="constrained"
-    )
+    fig = Figure(figsize=(13, 4.2), layout="constrained")
+    panels = fig.subplots(1, len(objectives), width_ratios=[len(s) + 1 for s in sizes], squeeze=False)
     for axes, objective, keys in zip(panels[0], objectives, sizes, strict=True):
         keys = sorted(keys, key=lambda key: key[3] / key[2])
         names = [n for n in dict.fromkeys(n for key in keys for n in cases[key]) if n != OURS]
@@ -94,4 +89,3 @@ def figure(rows: list[Row], path: Path) -> None:
         axes.legend(fontsize=7)
     panels[0][0].set_ylabel("time over ours, forward + backward")
     fig.savefig(path, dpi=150)
-    plt.close(fig)

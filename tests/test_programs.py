@@ -1,0 +1,54 @@
+"""A program that hangs fails its test with what it said, and leaves no process behind."""
+
+import os
+import sys
+import time
+
+import pytest
+from programs import finished
+
+#: starts a process that sleeps, says its id, and waits for it
+PARENT = """
+import subprocess, sys
+silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **silent)
+print(child.pid, flush=True)
+"""
+
+
+def test_a_program_that_ends_gives_its_output_and_its_exit_code():
+    done = finished([sys.executable, "-c", "import sys; print('said'); sys.exit(3)"])
+    assert (done.returncode, done.stdout.strip()) == (3, "said")
+
+
+def test_a_program_that_hangs_fails_in_time_with_what_it_said():
+    start = time.monotonic()
+    with pytest.raises(AssertionError, match=r"did not end within 5 seconds:\n\d+") as caught:
+        finished([sys.executable, "-c", PARENT + "child.wait()"], seconds=5)
+    assert time.monotonic() - start < 30
+    assert_gone(int(str(caught.value).split(":\n")[1].split()[0]))
+
+
+def test_what_a_program_leaves_behind_is_ended():
+    assert_gone(int(finished([sys.executable, "-c", PARENT]).stdout))
+
+
+def assert_gone(pid):
+    """A process that has ended, or is about to be cleared away by the one that inherits it."""
+    for _ in range(100):
+        if not alive(pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} is still there")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,76 @@
+"""The table of versions: what is missing gets a word, what fails fails the command."""
+
+import os
+import sys
+
+import pytest
+import versions
+
+THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def row(**found):
+    return dict.fromkeys(versions.COLUMNS, "") | {"torch": "2.8", "Python": THIS} | found
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Ask for the versions named; every pair has the row that the test gives."""
+
+    def ask(answer, *arguments):
+        monkeypatch.setattr(versions, "tried", lambda torch, python, path, keep: answer | {"torch": torch})
+        monkeypatch.setattr(sys, "argv", ["versions.py", *arguments])
+        return versions.main()
+
+    return ask
+
+
+def test_each_pair_has_a_row(asked, capsys):
+    assert asked(row(passed="12", failed="0"), "--torch", "2.8", "newest", "--python", THIS) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {torch} |  | {THIS} | 12 | 0 |" in printed for torch in ("2.8", "newest"))
+
+
+@pytest.mark.parametrize("failed", ["3", "all"])
+def test_a_failure_fails_the_command(asked, failed):
+    assert asked(row(failed=failed), "--torch", "2.8", "--python", THIS) == 1
+
+
+def test_a_python_that_is_missing_is_left_out_with_a_word(asked, capsys):
+    assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99", THIS) == 0
+    assert "Python 3.99 is left out" in capsys.readouterr().out
+    # and nothing was shown where nothing ran
+    assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99") == 1
+
+
+def test_this_python_is_at_hand():
+    assert versions.output(versions.interpreter(THIS), "-c", "print(6 * 7)") == "42"
+    assert versions.interpreter("3.99") is None
+
+
+def test_too_small_a_disk_is_a_row(monkeypatch):
+    monkeypatch.setattr(versions, "ROOM", 1 << 60)
+    found = versions.tried("2.8", THIS, sys.executable, keep=False)
+    assert (found["failed"], "free disk" in found[""]) == ("all", True)
+
+
+@pytest.mark.slow
+def test_a_torch_that_pip_does_not_find_is_a_row(monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(versions, "ROOM", 0)
+    found = versions.tried("0.0", THIS, sys.executable, keep=False)
+    assert found["failed"] == "all" and "torch==0.0.*" in found[""]
+    assert not (versions.ROOT / f".venv-0.0-py{THIS}").exists()
+
+
+def test_the_report_of_pytest_is_counted(tmp_path):
+    """With a stand-in for pytest that writes what the real one writes."""
+    report = tmp_path / "core.xml"
+    suite = '<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3" time="90.0"/></testsuites>'
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho '{suite}' > {report}\nexit 1\n")
+    program.chmod(0o755)
+    assert versions.counted(str(program), report) == {"passed": "4", "failed": "3", "skipped": "3", "minutes": "1.5"}
+    program.write_text("#!/bin/sh\nexit 4\n")
+    assert versions.counted(str(program), report) == {"": "pytest ended with exit code 4"}

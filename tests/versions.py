@@ -1,0 +1,120 @@
+"""The core tests on other versions of torch and Python: an environment for each pair, then a table of what passed.
+
+`python tests/versions.py [--torch 2.8 2.11 newest] [--python 3.10 3.13] [--keep]`
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+#: what the core tests use beside torch, which brings Triton on Linux
+NEEDED = ("numpy", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
+#: bytes that torch with its CUDA libraries takes while pip unpacks it
+ROOM = 9 * 2**30
+COLUMNS = ("torch", "Triton", "Python", "passed", "failed", "skipped", "minutes", "")
+
+
+def main():
+    arguments = parsed()
+    available = {version: path for version in PYTHONS if (path := interpreter(version))}
+    wanted = arguments.python or list(dict.fromkeys([min(available, key=number), max(available, key=number)]))
+    rows = []
+    for python in wanted:
+        if python not in available:
+            print(f"Python {python} is left out: no python{python} is on the path or among pyenv's.")
+            continue
+        for torch in arguments.torch:
+            rows.append(tried(torch, python, available[python], keep=arguments.keep))
+            print(table(rows), flush=True)
+    return int(not rows or any(row["failed"] != "0" for row in rows))
+
+
+def parsed():
+    parser = argparse.ArgumentParser(prog="python tests/versions.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", nargs="+", default=["2.8", "2.11", "newest"], help='as "2.8" or "newest"')
+    parser.add_argument("--python", nargs="*", help='as "3.10"; default: the oldest and the newest at hand')
+    parser.add_argument("--keep", action="store_true", help="keep the environments, 6 GB each")
+    return parser.parse_args()
+
+
+def number(version):
+    return tuple(map(int, version.split(".")))
+
+
+def interpreter(version):
+    """The path of that Python, None where there is none: this one, one on the path, or one of pyenv's."""
+    name = f"python{version}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    this = [sys.executable] if number(version) == sys.version_info[:2] else []
+    for path in (*this, shutil.which(name), *pyenv.glob(f"{version}.*/bin/{name}")):
+        # what is on the path may be a wrapper that leads nowhere
+        if path and (found := output(str(path), "-c", "import sys; print(sys.executable)")):
+            return found
+    return None
+
+
+def tried(torch, python, path, *, keep):
+    """A row of the table: the core tests with this torch under this Python."""
+    folder = ROOT / f".venv-{torch}-py{python}"
+    row = dict.fromkeys(COLUMNS, "") | {"torch": torch, "Python": python, "failed": "all"}
+    if shutil.disk_usage(ROOT).free < ROOM:
+        return row | {"": f"not installed: needs {ROOM >> 30} GB of free disk"}
+    try:
+        if reason := installed(torch, path, folder):
+            return row | {"": f"not installed: {reason}"}
+        own = str(folder / "bin" / "python")
+        for name in ("torch", "Triton"):
+            row[name] = output(own, "-c", f"import {name.lower()} as m; print(m.__version__)") or "none"
+        return row | counted(own, folder / "core.xml")
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def installed(torch, python, folder):
+    """Make the environment; why pip could not, else nothing."""
+    release = "torch" if torch == "newest" else f"torch=={torch}.*"
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+    commands = ([python, "-m", "venv", str(folder)], [*pip, release, *NEEDED], [*pip, "--no-deps", "--editable", str(ROOT)])
+    for command in commands:
+        print(" ".join(command), flush=True)
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or ["no word why"]
+            return next((line for line in told if line.startswith("ERROR")), told[-1])
+    return ""
+
+
+def counted(python, report):
+    """Run the core tests: how many passed, failed and were skipped."""
+    options = ["-m", "core", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-q", f"--junitxml={report}"]
+    command = [python, "-m", "pytest", *options]
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+    if code not in (0, 1) or not report.exists():
+        return {"": f"pytest ended with exit code {code}"}
+    suite = ElementTree.parse(report).getroot().find("testsuite").attrib
+    failed = int(suite["failures"]) + int(suite["errors"])
+    passed = int(suite["tests"]) - failed - int(suite["skipped"])
+    minutes = f"{float(suite['time']) / 60:.1f}"
+    return {"passed": str(passed), "failed": str(failed), "skipped": suite["skipped"], "minutes": minutes}
+
+
+def output(*command):
+    """What a program prints; nothing where it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def table(rows):
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *([row[name] for name in COLUMNS] for row in rows)]
+    return "\n".join(["", *("| " + " | ".join(line) + " |" for line in lines), ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
