@@ -86,10 +86,10 @@ def lower_bound(
     """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
         return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
-    form = estimator.fused_form()
-    if _is_fused(form, views, distributed, at_least=2):
+    constants = estimator.constants()
+    if _is_fused(estimator.fused, constants, views, distributed, at_least=2):
         weights = invariance_weight, entropy_weight
-        loss, terms = _fused_loss(views, form, estimator.constants(), weights, distributed)
+        loss, terms = _fused_loss(views, estimator.fused, constants, weights, distributed)
         estimator.warn_if_saturated(terms[2:])
         return Terms(loss, terms[0], terms[1])
     views = gathered_views(views, distributed, type(estimator).__name__)
@@ -133,7 +133,7 @@ def _vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    if _is_fused(VarianceCovariance.fused, views, distributed, at_least=2):
+    if _is_fused(VarianceCovariance.fused, (), views, distributed, at_least=2):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         constants = weights.variance, weights.covariance, margin, epsilon
         loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
@@ -155,13 +155,13 @@ def _vicreg_bound(
 
 def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
     """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    form = estimator.fused_form()
-    if not _is_fused(form, views, distributed):
+    constants = estimator.constants()
+    if not _is_fused(estimator.fused, constants, views, distributed):
         views = gathered_views(views, distributed, type(estimator).__name__)
         check_views(views)
         return _mean_over_views([estimator.mean_entropy(z) for z in views])
     # the loss 0 * invariance - (-1) * entropy
-    entropy, terms = _fused_loss(views, form, estimator.constants(), (0.0, -1.0), distributed)
+    entropy, terms = _fused_loss(views, estimator.fused, constants, (0.0, -1.0), distributed)
     estimator.warn_if_saturated(terms[2:])
     return entropy
 
@@ -182,17 +182,28 @@ def _has_ranks(distributed: DistributedOptions) -> bool:
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
-def _is_fused(form: str, views: Sequence[Tensor], distributed: DistributedOptions, *, at_least: int = 1) -> bool:
+def _is_fused(
+    form: str,
+    constants: Sequence[Weight],
+    views: Sequence[Tensor],
+    distributed: DistributedOptions,
+    *,
+    at_least: int = 1,
+) -> bool:
     """Whether a fused form runs. Views are checked here, or by all ranks together where they share a batch."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    return kernels is not None and bool(form) and kernels.is_fused(form, views[0].dtype, views[0].device)
+    # the derivative by a constant that trains is the reference's alone
+    if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
+        return False
+    runs: bool = kernels.is_fused(form, views[0].dtype, views[0].device)
+    return runs
 
 
 def _fused_loss(
     views: Sequence[Tensor],
     form: str,
-    constants: Sequence[float],
+    constants: Sequence[Weight],
     weights: tuple[float, float],
     distributed: DistributedOptions,
 ) -> tuple[Tensor, Tensor]:

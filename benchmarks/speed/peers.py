@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from it_losses import LogDet, Pairwise, VICReg
+from it_losses import EntropyRegularizer, VICReg
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,7 +62,7 @@ def gram_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def _over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
-    return lambda z_a, z_b: entropy(z_a) + entropy(z_b)
+    return lambda z_a, z_b: -(entropy(z_a) + entropy(z_b))
 
 
 def full_log_det(z: Tensor) -> Tensor:
@@ -97,10 +97,11 @@ def _lightly() -> dict[str, Objective]:
 
 def providers(objective: str, batch: int, dim: int, *, compiled: bool) -> dict[str, Objective]:
     """Name -> implementation; ours first, last what may be compiled."""
+    # of the entropies, the regularizer of both views
     ours: dict[str, Callable[[], Objective]] = {
         "vicreg": VICReg,
-        "log_det": lambda: _over_views(LogDet(per_dimension=False)),
-        "pairwise": lambda: _over_views(Pairwise(bandwidth=dim**0.5)),
+        "log_det": lambda: EntropyRegularizer("log_det", weight=2.0, per_dimension=False),
+        "pairwise": lambda: EntropyRegularizer("pairwise", weight=2.0, bandwidth=dim**0.5),
     }
     smaller = {"vicreg": gram_vicreg, "log_det": _over_views(gram_log_det)}
     gram = {SMALLER: smaller[objective]} if batch < dim and objective in smaller else {}
@@ -108,7 +109,7 @@ def providers(objective: str, batch: int, dim: int, *, compiled: bool) -> dict[s
         "vicreg": {**_lightly(), **gram, "solo-learn": solo_learn_vicreg, "official": official_vicreg},
         "log_det": {**gram, "torch.logdet": _over_views(full_log_det)},
         "pairwise": {
-            BOUNDED: _over_views(Pairwise(bandwidth=dim**0.5, memory_mib=0)),
+            BOUNDED: EntropyRegularizer("pairwise", weight=2.0, bandwidth=dim**0.5, memory_mib=0),
             "torch.cdist": _over_views(cdist_pairwise),
         },
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import ModuleType
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from it_losses.checks import check_views
+from it_losses.checks import Weight, check_views
 from it_losses.constants import Checked
 from it_losses.precision import full_precision, samples
 
@@ -23,6 +24,14 @@ def _optional_kernels() -> ModuleType | None:
 
 
 kernels = _optional_kernels()
+
+
+def is_fused(form: str, constants: Sequence[Weight], z: Tensor) -> bool:
+    """Whether the fused form of that name runs; the derivative by a constant that trains is the reference's alone."""
+    if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
+        return False
+    runs: bool = kernels.is_fused(form, z.dtype, z.device)
+    return runs
 
 
 class BoundWeights(NamedTuple):
@@ -80,12 +89,8 @@ class EntropyEstimator(Checked, ABC):
     def entropy(self, z: Tensor) -> Tensor:
         """Entropy of each group of samples: `[..., batch, dim] -> [...]`."""
 
-    def fused_form(self) -> str:
-        """The form that serves this estimator as it is set now: `fused`, or "" for the reference."""
-        return self.fused
-
-    def constants(self) -> list[float]:
-        """The constants of the fused form, in its order."""
+    def constants(self) -> list[Weight]:
+        """The constants of the fused form, in its order; a tensor that trains among them takes the reference."""
         return []
 
     def mean_entropy(self, z: Tensor) -> Tensor:
@@ -108,11 +113,12 @@ class EntropyEstimator(Checked, ABC):
         For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
         """
         check_views([z])
-        form = self.fused_form()
-        if kernels is None or not form or not kernels.is_fused(form, z.dtype, z.device):
+        constants = self.constants()
+        if not is_fused(self.fused, constants, z):
             return self.mean_entropy(z)
+        assert kernels is not None
         # the loss 0 * invariance - (-1) * entropy
         entropy: Tensor
-        entropy, terms = kernels.loss([z], form, self.constants(), (0.0, -1.0))
+        entropy, terms = kernels.loss([z], self.fused, constants, (0.0, -1.0))
         self.warn_if_saturated(terms[2:])
         return entropy

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from it_losses.checks import Check, check_flag, check_positive
+from it_losses.checks import Check, Weight, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
@@ -87,7 +87,7 @@ class LogDet(EntropyEstimator):
         nats = half_log_det(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
 
-    def constants(self) -> list[float]:
+    def constants(self) -> list[Weight]:
         """beta, and 1 for nats per dimension."""
         return [self.beta, float(self.per_dimension)]
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from it_losses.checks import Check, check_name, check_not_negative, check_positive
+from it_losses.checks import Check, Weight, check_name, check_not_negative, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
@@ -144,7 +144,7 @@ class Pairwise(EntropyEstimator):
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
-    def constants(self) -> list[float]:
+    def constants(self) -> list[Weight]:
         """c, the spread fraction, bytes for pairs, and the bandwidths; none for those that follow the batch."""
         bandwidths = () if self.bandwidth == "auto" else self.bandwidth
         return [DIVERGENCES[self.divergence], self.spread_fraction, self.memory_mib * 2**20, *bandwidths]

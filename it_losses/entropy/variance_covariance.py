@@ -82,10 +82,6 @@ class VarianceCovariance(EntropyEstimator):
         penalty = covariance_penalty(z)
         return -(factor(self.variance_weight, z) * variance + 2 * factor(self.covariance_weight, z) * penalty)
 
-    def fused_form(self) -> str:
-        """See the base class: a weight that trains needs the derivative that the reference has."""
-        return "" if self.has_trainable_weights() else self.fused
-
-    def constants(self) -> list[float]:
+    def constants(self) -> list[Weight]:
         """The weights of the two terms, margin and epsilon."""
-        return [float(self.variance_weight), float(self.covariance_weight), self.margin, self.epsilon]
+        return [self.variance_weight, self.covariance_weight, self.margin, self.epsilon]

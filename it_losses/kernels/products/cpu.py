@@ -62,13 +62,15 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
     return out, norms if squares else None, Centred(views, origin, shift)
 
 
-def covariance(batch: Batch) -> tuple[Tensor, Centred]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], and own Zc."""
+def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
+    """`Zc^T Zc` of all ranks [S, dim, dim], where wanted the squared norms of the columns of Zc [S, 1, dim], and own Zc."""
     views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views)
-        return own_rows(zc.mT, whole), Centred(views, zc, zc, zc)
+        # not the diagonal of the product, whose running sums lose a digit
+        norms = zc.square().sum(dim=1, keepdim=True) if squares else None
+        return own_rows(zc.mT, whole), norms, Centred(views, zc, zc, zc)
     full = accumulation_dtype(views[0].dtype)
     origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
     out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
@@ -84,7 +86,8 @@ def covariance(batch: Batch) -> tuple[Tensor, Centred]:
         # one collective for both
         total = ranks.summed(torch.cat((out, remainder), dim=1))()
         out, remainder = total[:, :-1], total[:, -1:]
-    return out, Centred(views, origin, remainder / batch.samples)
+    norms = out.diagonal(dim1=1, dim2=2)[:, None].clone() if squares else None
+    return out, norms, Centred(views, origin, remainder / batch.samples)
 
 
 def gradient(
@@ -175,9 +178,9 @@ def squared_norm(x: Tensor) -> Tensor:
 def centred(views: list[Tensor]) -> Tensor:
     """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
     zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
-    for _ in range(2):  # the second time what rounding left of a large mean
-        zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
-    return zc
+    # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
+    zc.sub_(zc[:, :1].clone())
+    return zc.sub_(zc.mean(dim=1, keepdim=True))
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
