@@ -49,7 +49,7 @@ def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 
 def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
         raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
-    if len(z) < min_batch:
+    if z.shape[0] < min_batch:
         raise ViewError(
             f"needs batch size > {min_batch - 1} for its statistics, got z of shape {tuple(z.shape)}. "
             "Raise the batch size, or drop the last batch."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from twins import assert_no_worse, leaf, log_det, pairwise, vicreg_terms
+from definitions import assert_no_worse, leaf, log_det, pairwise, vicreg_terms
 
 from it_losses.entropy.log_det import half_log_det
 from it_losses.entropy.pairwise import spread_entropy, squared_distances

@@ -1,159 +1,151 @@
-"""On random inputs of ten kinds a fused twin is no further from float64 than its reference, but for rounding of two products.
+"""The precision that is promised, on inputs drawn afresh at every run: IT_LOSSES_TEST_SEED repeats a run that failed.
 
-Every objective reads its samples through one matrix of products, covariances, a Gram matrix, squared distances, and its
-gradient is one of a matrix and the samples. Where these have few digits to give, twin and reference are two draws of one
-rounding, and either may be the luckier. Allowed beyond the reference's error is 1e-6 and three standard deviations of what
-independent errors do to the result to first order: in that matrix of eps, each relative to the deviations or norms its products
-are made of, and in the gradient's product of half a unit in the last place of every partial sum.
+In float32 the value and the gradient of a fused form are no further from float64 than four times the reference's error plus
+1e-6 of the largest element. The worst of several draws are compared, because a single number is near by luck now and then. In
+half precision the gradient is rounded once.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from unittest.mock import patch
+import os
+import random
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
-from twins import TOLERANCE, assert_no_worse, leaf, log_det, pairwise, vicreg_terms
 
-from it_losses import kernels
-from it_losses.entropy.log_det import half_log_det
-from it_losses.entropy.pairwise import spread_entropy, squared_distances
-from it_losses.kernels import closed_log_det
+from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses.kernels.products import cpu
 
-EPS, LEAST = torch.finfo(torch.float32).eps, TOLERANCE[torch.float32]
+SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
+DRAWS = 6
 KINDS = {
-    "white": lambda z, generator: z,
-    "heavy tails": lambda z, generator: z**3,
-    "correlated": lambda z, generator: z * torch.linspace(0.2, 1.5, z.shape[1]) + z[:, :1],
-    "low rank and noise": lambda z, generator: normal(len(z), 5, generator) @ normal(5, z.shape[1], generator) + 0.01 * z,
-    "scales from .01 to 100": lambda z, generator: z * torch.logspace(-2, 2, z.shape[1]),
-    "two dominant": lambda z, generator: torch.cat((100 * z[:, :2], z[:, 2:]), dim=1),
-    "mean of 100 sigma": lambda z, generator: z + 100,
-    "small": lambda z, generator: 0.01 * z,
-    "rectified": lambda z, generator: z.relu() + 0.01 * z,
-    "clusters": lambda z, generator: 3 * normal(7, z.shape[1], generator)[members(7, len(z), generator)] + 0.05 * z,
+    "white": lambda z: z,
+    "correlated": lambda z: z * torch.linspace(0.2, 1.5, z.shape[1]) + z[:, :1],
+    "mean of 100 sigma": lambda z: z + 100,
+    "low rank and noise": lambda z: torch.randn(len(z), 5) @ torch.randn(5, z.shape[1]) + 0.01 * z,
+    "scales from .1 to 10": lambda z: z * torch.logspace(-1, 1, z.shape[1]),
+    "rectified": lambda z: z.relu() + 0.01 * z,
+    "clusters": lambda z: 3 * torch.randn(7, z.shape[1])[torch.randint(7, (len(z),))] + 0.1 * z,
+    "unit sphere": lambda z: torch.nn.functional.normalize(z, dim=1),
+    "near collapse": lambda z: 1e-3 * z + 1,
 }
-sizes = {"batch": st.integers(2, 700), "dim": st.integers(1, 300), "seed": st.integers(0, 2**30)}
-many = settings(max_examples=40, derandomize=True, deadline=None, database=None)
+ENTROPIES = {
+    "vicreg": VarianceCovariance(),
+    "covariance alone": VarianceCovariance(0.0, 1.0),
+    "log_det": LogDet(),
+    "log_det, beta 100": LogDet(100.0, per_dimension=False),
+    "pairwise": Pairwise(),
+    "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
+}
 
 
-def normal(rows: int, cols: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(rows, cols, generator=generator, dtype=torch.float64)
+#: values of which less than so much counts: a hinge has the digits of its margin, times the weight
+LEAST = {"vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32]}
 
 
-def members(clusters: int, batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(clusters, (batch,), generator=generator)
-
-
-def of_sums(terms: int, largest: Tensor) -> Tensor:
-    """Standard deviation in eps of sums that grow to `largest` term by term; each addition rounds by 1 / sqrt(12) units."""
-    return math.sqrt(terms / 12 / 3) * largest
-
-
-def views(batch: int, dim: int, kind: str, seed: int) -> Tensor:
-    """Two views in numbers of float32, held in float64: [2, batch, dim]."""
-    generator = torch.Generator().manual_seed(seed)
-    z = KINDS[kind](normal(batch, dim, generator), generator)
-    other = z + 0.3 * z.std(dim=0) * normal(batch, dim, generator)
-    return torch.stack((z, other)).float().double()
-
-
-def assert_as_near(z: Tensor, fused: Callable, plain: Callable, exact: Callable, moved: Callable) -> None:
-    """moved(z, value, gradient) is the deviation of both for errors of 1 in the matrix, relative to their largest element."""
+def errors(function, views: list[Tensor], monkeypatch: pytest.MonkeyPatch, least: float = 1e-30) -> list[tuple[float, float]]:
+    """Largest error of value and gradient, fused and by the reference, relative to the largest element in float64."""
     results = []
-    for function, dtype in ((fused, torch.float32), (plain, torch.float32), (exact, torch.float64)):
-        own = leaf(z, dtype)
-        value = function(own)
-        results.append((value.detach(), *torch.autograd.grad(value, own)))
-    for got, reference, truth, condition in zip(*results, moved(z, *results[-1]), strict=True):
-        assert_no_worse(got, reference, truth, tolerance=LEAST + 3 * EPS * float(condition))
+    for backend, dtype in (("fused", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
+        monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+        value, *gradients = evaluated(function, [leaf(z, dtype) for z in views])
+        results.append((value.double(), torch.stack(gradients).double()))
+    fused, reference, exact = results
+    scales = exact[0].abs().clamp_min(least), exact[1].abs().max().clamp_min(1e-30)
+    return [
+        tuple(float((x - truth).abs().max() / scale) for x in (ours, theirs))
+        for ours, theirs, truth, scale in zip(fused, reference, exact, scales, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@many
-@given(**sizes, weights=st.sampled_from([(25.0, 25.0, 1.0), (0.0, 0.0, 1.0), (0.0, 25.0, 1.0)]))
-def test_vicreg(kind, batch, dim, seed, weights):
-    def fused(z):
-        return kernels.vicreg((z[0], z[1]), weights=weights)[0]
-
-    def plain(z):
-        return sum(w * term for w, term in zip(weights, vicreg_terms(*z), strict=True))
-
-    def moved(z, value, gradient):
-        zc = z - z.mean(dim=1, keepdim=True)
-        std = zc.std(dim=1)  # [2, dim]
-        covariance = zc.mT @ zc / (batch - 1)
-        # a covariance has the digits of the deviations it is made of, a hinge those of the margin
-        values = weights[1] + weights[2] * 2 * (covariance * std[:, :, None] * std[:, None]).square().sum().sqrt() / dim
-        if batch < dim:
-            # what the N x N side subtracts
-            values += weights[2] * covariance.diagonal(dim1=1, dim2=2).square().sum() / dim
-        pushes = std.amax(dim=1) * (zc.square() @ std.square()[:, :, None]).amax(dim=(1, 2)).sqrt()
-        force = 4 * weights[2] / ((batch - 1) * dim)
-        hinge = torch.where(std < 1, weights[1] / (2 * (batch - 1) * dim) / std, 0)[:, None]
-        # the N x N side has the energies of samples on its diagonal
-        gram = force * zc.square().sum(dim=2, keepdim=True) / (batch - 1) if batch < dim else 0
-        steps = zc * (hinge + gram)
-        slopes = force * pushes.amax() + of_sums(min(batch, dim), steps.abs().amax())
-        return values / value.abs().clamp_min(1e-30), slopes / gradient.abs().amax().clamp_min(1e-30)
-
-    assert_as_near(views(batch, dim, kind, seed), fused, plain, plain, moved)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@many
-@given(**sizes, beta=st.sampled_from([0.1, 2.0, 100.0, 1e6]), kept=st.sampled_from([closed_log_det.KEPT, 0]))
-def test_log_det(kind, batch, dim, seed, beta, kept):
-    def moved(z, value, gradient):
-        zc, slopes = z - z.mean(dim=0), gradient
-        if batch >= dim:
-            zc, slopes = zc.T, gradient.T
-        a = torch.eye(len(zc)) + beta / batch * zc @ zc.T
-        inverse, size = torch.linalg.inv(a), a.diagonal()
-        # tr(A^-1 E) and A^-1 E A^-1 Zc for independent E_ij of size sqrt(A_ii A_jj), of four origins, 2 = sqrt(4): A is formed,
-        # centred, factorized and inverted
-        values = 2 * ((size - 1) @ inverse.square() @ (size - 1)).sqrt()
-        pushes = 2 * (inverse.square() @ size).amax().sqrt() * (size @ slopes.square()).amax().sqrt()
-        pushes += of_sums(len(zc), (beta / batch * inverse.diagonal()[:, None] * zc).abs().amax())
-        return values / value.abs().clamp_min(1e-30), pushes / gradient.abs().amax().clamp_min(1e-30)
-
-    with patch.object(closed_log_det, "KEPT", kept):
-        assert_as_near(
-            views(batch, dim, kind, seed)[0],
-            lambda z: kernels.log_det(z, beta=beta),
-            lambda z: half_log_det(z, beta=beta),
-            lambda z: log_det(z, beta=beta),
-            moved,
+def assert_four_times(found: list[list[tuple[float, float]]]) -> None:
+    for what, draws in zip(("value", "gradient"), zip(*found, strict=True), strict=True):
+        ours, theirs = (max(error) for error in zip(*draws, strict=True))
+        assert ours <= 4 * theirs + TOLERANCE[torch.float32], (
+            f"{what}: error {ours:.2e}, the reference's {theirs:.2e}; repeat with IT_LOSSES_TEST_SEED={SEED}"
         )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@many
-@given(**sizes, width=st.sampled_from([0.05, 0.2, 1.0, 5.0]))
-def test_pairwise(kind, batch, dim, seed, width):
-    z = views(min(batch, 300), min(dim, 100), kind, seed)[0]
-    scale = float(2 * width * z.var(dim=0).sum())
+@pytest.mark.parametrize("name", ENTROPIES)
+def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, kind, monkeypatch):
+    torch.manual_seed(SEED)
+    sizes, found = random.Random(SEED), []
+    for _ in range(DRAWS):
+        # of fewer than nine samples or columns float32 has what it has
+        batch, dim = (round(2 ** sizes.uniform(3.2, most)) for most in (9.0, 8.0))
+        views = [KINDS[kind](torch.randn(batch, dim)) for _ in range(sizes.choice((1, 2)))]
+        found.append(errors(EntropyRegularizer(ENTROPIES[name]), views, monkeypatch, LEAST.get(name, 1e-30)))
+    assert_four_times(found)
 
-    def moved(z, value, gradient):
-        # |z_i|^2 + |z_j|^2 - 2 z_i.z_j is known to eps of its largest parts
-        zc = z - z.mean(dim=0)
-        exponent = 2 * zc.square().sum(dim=1).amax() / scale
-        near = torch.exp(-squared_distances(z) / scale)
-        weights = near / near.sum(dim=1) + near / near.sum(dim=1, keepdim=True)
-        weights.fill_diagonal_(0)
-        pulls = 2 / (len(z) * scale) * weights.sum(dim=1, keepdim=True) * zc
-        slopes = of_sums(len(z), pulls.abs().amax()) / gradient.abs().amax().clamp_min(1e-30)
-        return (exponent + math.log(len(z))) / value.abs().clamp_min(1e-30), exponent + slopes
 
-    assert_as_near(
-        z,
-        lambda z: kernels.pairwise(z, [scale])[0],
-        lambda z: spread_entropy(squared_distances(z), scale=scale),
-        lambda z: pairwise(z, scale=scale),
-        moved,
-    )
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+def test_float32_criteria_are_no_further_from_float64_than_four_times_the_reference(criterion, kind, monkeypatch):
+    torch.manual_seed(SEED)
+    found = []
+    for shape in ((64, 200), (200, 64), (600, 300)):
+        z = KINDS[kind](torch.randn(shape))
+        found.append(errors(criterion, [z + 0.3 * z.std(dim=0) * torch.randn(shape) for _ in range(2)], monkeypatch))
+    assert_four_times(found)
+
+
+def test_hinges_of_many_samples_are_exact_to_the_rounding_of_the_margin():
+    # a sum of 100,000 samples one by one would give a standard deviation 2e-6 off
+    z = torch.randn(100_000, 8)
+    hinge, exact = (VICReg().terms(x, x).variance for x in (z, z.double()))
+    assert (hinge - exact).abs() <= torch.finfo(torch.float32).eps
+
+
+def test_decorrelated_samples_keep_the_digits_of_their_small_covariances(monkeypatch):
+    z = torch.randn(1024, 200, dtype=torch.float64)
+    z = torch.linalg.qr(z - z.mean(dim=0))[0] * 1024**0.5
+    assert_four_times([errors(VICReg(0.0, 0.0, 1.0), [z + 1e-3 * torch.randn_like(z), z], monkeypatch)])
+
+
+@pytest.mark.xfail(reason="`sub_(sum, alpha=1 / N)` rounds the mean of one column in two ways: 5e-5 of the spread remains")
+def test_one_column_far_from_zero_is_centred_to_the_last_digits():
+    z = 1e-3 * torch.randn(20, 1, 54, 1) + 1
+    exact = z.double() - z.double().mean(dim=2, keepdim=True)
+    centred = torch.stack([cpu.centred(one) for one in z])
+    assert (centred - exact).abs().max() < 1e-6 * exact.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("shape", [(5, 9), (40, 60), (131, 163), (163, 131), (20, 3, 40)], ids=str)
+def test_half_precision_rounds_the_gradient_of_all_terms_once(name, shape, dtype, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", "fused")
+    torch.manual_seed(SEED)
+    z = torch.randn(shape) + 0.5
+    for count in (1, 2, 3):
+        views = [leaf(z + 0.3 * torch.randn(shape), dtype) for _ in range(count)]
+        value, *gradients = evaluated(OBJECTIVES[name].fused, views, -1.3)
+        truth, *slopes = evaluated(OBJECTIVES[name].fused, [leaf(z, torch.float64) for z in views], -1.3)
+        assert value.dtype == torch.float32 and {g.dtype for g in gradients} == {dtype}
+        torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=1e-5)
+        unit = torch.finfo(dtype)
+        for got, slope in zip(gradients, slopes, strict=True):
+            # half a unit in the last place, and a little for float32; below the smallest normal number units are fixed
+            allowed = 0.51 * unit.eps * slope.abs() + 1e-5 * slope.abs().max() + unit.smallest_normal * unit.eps
+            assert ((got.double() - slope).abs() <= allowed).all(), f"seed {SEED}"
+
+
+def test_float16_sums_may_exceed_the_range_of_float16():
+    # N * covariance is far above 65504
+    views = [leaf(6 * torch.randn(1024, 150), torch.float16) for _ in range(2)]
+    ours, exact = (evaluated(VICReg(), [leaf(z, dtype) for z in views]) for dtype in (torch.float16, torch.float64))
+    torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours[1].double(), exact[1], rtol=2**-10, atol=1e-6)
+
+
+@pytest.mark.parametrize("criterion", [VICReg(0.0, 0.0, 1e-4), VICRegEntropy("log_det", invariance_weight=0.0)], ids=repr)
+def test_a_small_float16_gradient_survives_a_loss_scale(criterion):
+    # the upstream gradient must come before the rounding: the bare gradient underflows in float16
+    views = [leaf(torch.randn(150, 600), torch.float16) for _ in range(2)]
+    ours, exact = (evaluated(criterion, [leaf(z, t) for z in views], 2.0**12) for t in (torch.float16, torch.float64))
+    assert (ours[1].double() - exact[1]).norm() < 5e-4 * exact[1].norm()
+    bare = evaluated(VICReg(0.0, 0.0, 1e-4), views)[1]
+    assert bare.eq(0).float().mean() > 0.5

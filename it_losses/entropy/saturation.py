@@ -30,7 +30,7 @@ class SaturationWarning:
 
     def _may_wait_for(self, value: Tensor) -> bool:
         if not value.is_cuda:
-            return value.device.type == "cpu"
+            return value.device.type == "cpu" and type(value) is Tensor
         # reading a value makes the host wait for the device: at calls 1, 2, 4, 8, ... that costs nothing in the long run
         return self._calls & (self._calls - 1) == 0 and not torch.cuda.is_current_stream_capturing()
 

@@ -38,7 +38,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
         matrix = batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples)
         ones = _enlarge_along_ones_(matrix)
     else:
-        matrix, centred = products.covariance(batch)
+        matrix, _, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()

@@ -39,7 +39,8 @@ def loss(
     """
     gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = form, list(constants), list(weights), group, reduction
-    if torch.compiler.is_compiling():
+    # a subclass, such as the tensors without numbers of a tracer, is dispatched on by the op
+    if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
         value, terms, _ = _op(list(views), *arguments, gradient)
         return value, terms.detach()
     if not gradient:
@@ -62,7 +63,7 @@ def evaluate(
     with full_precision(views[0]):
         module = dispatch.form_named(form)
         objective = (form, *constants, *weights)
-        ranks = SingleRank(len(views[0])) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
+        ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
         if module is vicreg and views[0].device.type == "cpu" and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)

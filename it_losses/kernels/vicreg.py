@@ -36,12 +36,12 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
     products, freedom = plan.products, batch.samples - 1
     if plan.by_gram:
         matrix, squares, centred = products.gram(batch, squares=True)
-        variance = squares / freedom  # [S, 1, dim]
+        variance = squares.div_(freedom)  # [S, 1, dim]
         energy = batch.ranks.summed(products.squared_norm(matrix))().sub_(products.squared_norm(variance), alpha=freedom**2)
     else:
-        matrix, centred = products.covariance(batch)
+        matrix, squares, centred = products.covariance(batch, squares=True)
+        variance = squares.div_(freedom)
         diagonal = matrix.diagonal(dim1=1, dim2=2)
-        variance = diagonal[:, None] / freedom
         # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
         diagonal.zero_()
         energy = products.squared_norm(matrix)

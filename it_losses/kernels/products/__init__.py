@@ -3,7 +3,7 @@
 S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples.
 
     gram             own rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
-    covariance       Zc^T Zc of all ranks [S, dim, dim], and Zc
+    covariance       Zc^T Zc of all ranks [S, dim, dim], squared norms of the columns of Zc [S, 1, dim], and own Zc
     gradient         own squared distance of the views [], and difference_weight (Z - Z') + Zc slope + left Zc or Zc right
     distance         the squared distance alone, and difference_weight (Z - Z') where it has a place
     centred          Zc of views as a whole [S, N, dim]

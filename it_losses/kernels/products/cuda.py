@@ -32,10 +32,14 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, Tensor
     return product(zc[:, batch.ranks.own], zc.mT), norms, zc
 
 
-def covariance(batch: Batch) -> tuple[Tensor, Tensor]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], and own Zc."""
-    zc = _centred(batch.own).zc if batch.is_whole else _centred_over_ranks(batch.own, batch.ranks)
-    return batch.ranks.summed(product(zc.mT, zc))(), zc
+def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and own Zc [S, n, dim]."""
+    if batch.is_whole:
+        zc, norms = _centred(batch.own)
+        return product(zc.mT, zc), norms, zc
+    zc = _centred_over_ranks(batch.own, batch.ranks)
+    matrix = batch.ranks.summed(product(zc.mT, zc))()
+    return matrix, matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 
 def gradient(

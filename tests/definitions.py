@@ -1,0 +1,154 @@
+"""What the tests of the fused forms share: the objectives as their equations read, usual kinds of inputs, and comparisons."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+
+#: error allowed beyond the reference's in the same dtype, relative to the largest exact element
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+
+
+def vicreg_terms(z_a: Tensor, z_b: Tensor, *, margin: float = 1.0, epsilon: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
+    """Invariance, variance and covariance as the paper's equations read, over a masked D x D covariance."""
+    batch, dim = z_a.shape
+    others = 1 - torch.eye(dim, dtype=z_a.dtype)
+    variance, covariance = [], []
+    for z in (z_a, z_b):
+        zc = z - z.mean(dim=0)
+        matrix = zc.T @ zc / (batch - 1)
+        variance.append(torch.relu(margin - torch.sqrt((zc**2).sum(dim=0) / (batch - 1) + epsilon)).mean())
+        covariance.append((matrix * others).square().sum() / dim)
+    return ((z_a - z_b) ** 2).mean(), (variance[0] + variance[1]) / 2, covariance[0] + covariance[1]
+
+
+def log_det(z: Tensor, *, beta: float) -> Tensor:
+    """`1/2 log det(I + beta Zc^T Zc / N)` by the eigenvalues' definition of the determinant, D x D."""
+    zc = z - z.mean(dim=0)
+    return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + beta / len(z) * zc.T @ zc) / 2
+
+
+def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)` by direct differences."""
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
+
+
+def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
+    _, variance, covariance = vicreg_terms(z, z, **constants)
+    return -variance_weight * variance - covariance_weight * covariance
+
+
+def _pairwise_entropy(z: Tensor, factor: float, bandwidths: tuple[float, ...] = ()) -> Tensor:
+    dim = z.shape[1]
+    automatic = 0.2 * z.detach().var(dim=0).sum() * 2 / factor
+    variances = [torch.tensor(s * s, dtype=z.dtype) for s in bandwidths] or [automatic]
+    each = [dim / 2 * torch.log(2 * math.pi * math.e * s2) + pairwise(z, scale=factor * s2) for s2 in variances]
+    return torch.stack(each).mean()
+
+
+class Objective(NamedTuple):
+    """`invariance * mean squared distance - entropy_weight * mean entropy`, as a criterion and as its definition."""
+
+    #: of two or more views
+    criterion: nn.Module
+    #: of one view or more: -entropy_weight * mean entropy
+    regularizer: nn.Module
+    #: [batch, dim] -> []
+    entropy: Callable[[Tensor], Tensor]
+    invariance: float
+    entropy_weight: float
+
+    def fused(self, *views: Tensor) -> Tensor:
+        """By the package: V x [batch, ..., dim] -> []."""
+        return (self.criterion if len(views) > 1 else self.regularizer)(*views)
+
+    def definition(self, *views: Tensor) -> Tensor:
+        """By the equations: V x [batch, ..., dim] -> []."""
+        groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in views for i in range(z[0, ..., 0].numel())]
+        entropy = torch.stack([self.entropy(z) for z in groups]).mean()
+        pairs = [(a - b).square().mean() for a, b in itertools.combinations(views, 2)]
+        return self.invariance * sum(pairs) / max(len(pairs), 1) - self.entropy_weight * entropy
+
+
+def _objective(estimator: nn.Module, entropy: Callable[[Tensor], Tensor], invariance: float, weight: float) -> Objective:
+    criterion = VICRegEntropy(estimator, invariance_weight=invariance, entropy_weight=weight)
+    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight)
+
+
+#: every objective that has a fused form, with constants that are not the defaults among them
+OBJECTIVES = {
+    "VICReg": Objective(VICReg(), EntropyRegularizer(VarianceCovariance()), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 1.0),
+    "VICReg, other constants": Objective(
+        VICReg(3.0, 7.0, 0.4, margin=1.5, epsilon=1e-2),
+        EntropyRegularizer(VarianceCovariance(7.0, 0.4, margin=1.5, epsilon=1e-2)),
+        lambda z: _vicreg_entropy(z, 7.0, 0.4, margin=1.5, epsilon=1e-2),
+        3.0,
+        1.0,
+    ),
+    "variance_covariance": _objective(VarianceCovariance(), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 0.3),
+    "log_det": _objective(LogDet(2.0), lambda z: log_det(z, beta=2.0) / z.shape[1], 25.0, 40.0),
+    "log_det in nats": _objective(LogDet(50.0, per_dimension=False), lambda z: log_det(z, beta=50.0), 0.0, 0.7),
+    "pairwise": _objective(Pairwise(), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
+    "pairwise, no memory": _objective(Pairwise(memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
+    "pairwise, lower bound of two bandwidths": _objective(
+        Pairwise((2.0, 7.0), "bhattacharyya"), lambda z: _pairwise_entropy(z, 8.0, (2.0, 7.0)), 1.0, 0.5
+    ),
+    "pairwise, three bandwidths and no memory": _objective(
+        Pairwise((3.0, 5.0, 9.0), memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0, (3.0, 5.0, 9.0)), 1.0, 2.0
+    ),
+}
+
+
+def leaf(z: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same numbers in another dtype and in memory of their own, with a gradient to come."""
+    return z.detach().to(dtype).clone().requires_grad_()
+
+
+def evaluated(function: Callable[..., Tensor], views: list[Tensor], upstream: float = 1.0) -> list[Tensor]:
+    """Value and gradients of the views, for that upstream gradient."""
+    value = function(*views)
+    return [value.detach(), *torch.autograd.grad(value, views, torch.tensor(upstream, dtype=value.dtype))]
+
+
+def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Views of one batch: features of different variances, on both sides of VICReg's margin, correlated, with a mean."""
+    z = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
+    z = z + 0.5 * z[..., :1] + 0.5
+    return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
+
+
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
+    """Each pair differs by no more than the tolerance, relative to its largest element."""
+    for mine, other in zip(ours, theirs, strict=True):
+        error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
+        assert error <= tolerance * scale, f"{error:.3g} against {scale:.3g}"
+
+
+def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:
+    """|fused - exact| <= |reference - exact| + tolerance, relative to the largest exact element; prints the worst one."""
+    fused, reference, exact = (x.detach().double() for x in (fused, reference, exact))
+    scale = exact.abs().max().clamp_min(1e-300)
+    error, allowed = (fused - exact).abs() / scale, (reference - exact).abs().max() / scale + tolerance
+    worst = int(error.argmax())
+    assert error.flatten()[worst] <= allowed, (
+        f"element {worst}: fused {fused.flatten()[worst]:.9g}, reference {reference.flatten()[worst]:.9g}, "
+        f"exact {exact.flatten()[worst]:.9g}; error {error.flatten()[worst]:.2e}, allowed {allowed:.2e}"
+    )
+
+
+#: name -> layout of a [batch, dim] tensor in memory
+LAYOUTS = {
+    "contiguous": lambda z: z,
+    "columns first": lambda z: z.T.contiguous().T,
+    "every other row": lambda z: torch.stack((z, z), dim=1).flatten(0, 1)[::2],
+    "inside a wider one": lambda z: torch.cat((z, z), dim=1)[:, : z.shape[1]],
+    "expanded": lambda z: z[:1].expand(len(z), -1),
+}
