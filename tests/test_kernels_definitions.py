@@ -9,13 +9,9 @@ from torch import Tensor
 
 from it_losses import LogDet, Pairwise, VICReg
 from it_losses.kernels import vicreg
-from it_losses.kernels.products import cholesky, cpu, matmul, pairs
+from it_losses.kernels.products import cholesky, cpu, cpu_pairs
 
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (150, 200), (12, 3, 2, 5)]
-#: their bandwidth is as small as the spread, which is that of rounding at exact collapse
-AUTOMATIC = ["pairwise", "pairwise, no memory"]
-MOVED = "the centred samples keep the rounding of their mean, and `w x - W x` of equal rows is no zero: 7.8e15 in float64"
-COLLAPSE_IS_MOVED = [pytest.param(name, marks=pytest.mark.xfail(reason=MOVED)) for name in AUTOMATIC]
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
 
@@ -29,8 +25,8 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Every test meets the paths of large inputs too: blocks, strips, products one by one, no sums in the authors' order."""
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
-        small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10}, matmul: {"STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
-        small[pairs] = {"ROWS": 16, "FEWEST_ROWS": 4}
+        small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
+        small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "PAIRS_TOGETHER": 0}
         for module, constants in small.items():
             for constant, value in constants.items():
                 monkeypatch.setattr(module, constant, value)
@@ -95,7 +91,7 @@ def test_exact_collapse_is_finite(name, dtype, shape):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(40, 200), (200, 140)], ids=str)
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in AUTOMATIC] + COLLAPSE_IS_MOVED)
+@every_objective
 def test_exact_collapse_is_not_moved_by_rounding(name, dtype, shape):
     point = torch.randn(1, shape[1], dtype=torch.float64)
     _, *gradients = evaluated(OBJECTIVES[name].fused, [leaf(point.expand(shape), dtype) for _ in range(2)])
@@ -157,7 +153,7 @@ def test_near_collapse_log_det_keeps_its_digits(shape, beta):
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 40, 128, 150])
-@pytest.mark.parametrize("factorize_", [cholesky.factorize_, cholesky.factorize_on_host_])
+@pytest.mark.parametrize("factorize_", [cholesky.factorize_, cpu.factorize_])
 def test_a_factorization_is_right_and_one_that_fails_gives_nan_in_its_own_group_alone(factorize_, side):
     half = torch.randn(2, side, 2 * side, dtype=torch.float64)
     gram = half @ half.mT
