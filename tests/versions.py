@@ -13,8 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-#: what the core tests use beside torch, which brings Triton on Linux
-NEEDED = ("numpy", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
+#: what the core tests use beside torch, which brings Triton on Linux; Triton 3.6 cannot interpret under NumPy 2.4
+NEEDED = ("numpy<2.4", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
 #: bytes that torch with its CUDA libraries takes while pip unpacks it
 ROOM = 9 * 2**30
 COLUMNS = ("torch", "Triton", "Python", "passed", "failed", "skipped", "minutes", "")
