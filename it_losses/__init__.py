@@ -1,18 +1,18 @@
 """it-losses: self-supervised objectives read off one inequality, I(Z; X') >= H(Z) + E[log q(z | z')].
 
-criteria      VICRegEntropy, VICReg, EntropyRegularizer: what a training loop calls
-bound         the sum entropy + invariance, and its Terms
-entropy       estimators of H(Z): VarianceCovariance, LogDet, Pairwise, by name in ESTIMATORS
-invariance    E[log q(z | z')] as a squared distance of the views
-conventions   whose VICReg weights mean what
-checks        what may enter: views, weights, flags
-constants     modules whose constants are checked whenever they are set
-functional    the same objectives as functions of tensors
-distributed   the ranks that share a batch, and their collectives
-global_batch  the loss of their batch
-kernels       fused twins of the estimators
-diagnostics   what a run measures of its embeddings
-theory        the paper's theorems, to be evaluated
+criteria            VICRegEntropy, VICReg, EntropyRegularizer: what a training loop calls
+functional          the same objectives as functions of tensors
+bound               the sum entropy + invariance, and its Terms
+entropy             estimators of H(Z), by name in ESTIMATORS: each file holds a definition, which is the reference
+likelihood          E[log q(z | z')] as a squared distance of the views
+vicreg_conventions  whose VICReg weights mean what
+checks, constants   what may enter, and modules whose constants are checked whenever they are set
+precision           float32 sums of half precision, autocast off
+distributed         the ranks that share a batch, and their collectives
+kernels             fused forms of the objectives: value and gradient in closed form
+observe             objects that are told of every call of a criterion
+diagnostics         what a run measures of its embeddings
+theory              the paper's theorems, to be evaluated
 """
 
 from it_losses import diagnostics, functional, theory
