@@ -19,4 +19,6 @@ def test_the_kernels_are_right_under_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=file.parents[1], check=False)
+    if done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+        pytest.skip(done.stdout[-400:])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
