@@ -131,7 +131,7 @@ def _differences(
     """`weight (Z - Z') + Zc slope` into out, of more than two views `2 weight (Z - mean view)`; and the squared distance []."""
     views = batch.own
     if centred is not None and slope is not None and not batch.is_whole:
-        centred = centred[:, batch.ranks.own].contiguous()
+        centred = centred[:, batch.ranks.own]
     if len(views) == 2:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)
     total = out.new_zeros((), dtype=torch.float32)

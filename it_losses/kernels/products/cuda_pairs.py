@@ -60,10 +60,9 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Ten
     sums = norms.new_empty(len(rates), groups, n)
     for rows in pairs.strips():
         products = product(x[:, rows], x.mT)
-        grid = (triton.cdiv(products.shape[1], TILE_ROWS), groups)
-        similarity_sums[grid](
-            products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples, len(rates),
-            SCALES=triton.next_power_of_2(len(rates)), TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+        similarity_sums[triton.cdiv(products.shape[1], TILE_ROWS), groups, len(rates)](
+            products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples,
+            TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
         if fits:
             pairs.kept.append(products)
@@ -92,17 +91,18 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 @triton.jit
 def similarity_sums(
-    products, norms, rates, sums, first, own_start, own_rows, height, samples, scales,
-    SCALES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
+    products, norms, rates, sums, first, own_start, own_rows, height, samples,
+    TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_j exp(-rate_k |x_i - x_j|^2), k = 1..scales, for the rows first..first + height, of which products has x_i x_j."""
+    """sum_j exp(-rate |x_i - x_j|^2) for one rate and the rows first..first + height, of which products has x_i x_j."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
-    groups = tl.num_programs(1)
+    line = tl.program_id(2) * tl.num_programs(1) + group
     own = first + row
-    scale_of = tl.arange(0, SCALES)
+    rate = tl.load(rates + line)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
-    total = tl.zeros((SCALES, TILE_ROWS), tl.float32)
+    # summed over the columns of a tile at the end: threads need not wait for each other before
+    total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
         col = start + tl.arange(0, TILE_COLS)
         mask = (row < height)[:, None] & (col < samples)[None, :]
@@ -111,12 +111,8 @@ def similarity_sums(
         distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(here, mask=mask, other=0.0)
         # at least zero, and zero to itself, whatever rounding says; written so that NaN stays
         distance = tl.where((distance < 0) | (own[:, None] == col[None, :]), 0.0, distance)
-        for scale in range(scales):
-            rate = tl.load(rates + scale * groups + group)
-            part = tl.sum(tl.where(mask, tl.exp(-rate * distance), 0.0), axis=1)
-            total += tl.where(scale_of[:, None] == scale, part[None, :], 0.0)
-    target = sums + (scale_of.to(tl.int64)[:, None] * groups + group) * own_rows + (own - own_start)[None, :]
-    tl.store(target, total, mask=(scale_of < scales)[:, None] & (row < height)[None, :])
+        total += tl.where(mask, tl.exp(-rate * distance), 0.0)
+    tl.store(sums + line * own_rows + own - own_start, tl.sum(total, axis=1), mask=row < height)
 
 
 @triton.jit

@@ -59,7 +59,7 @@ def differences_into(
 ) -> Tensor:
     """`+-weight (z_a - z_b) [+ zc slope]` into out [2 groups, n, dim]: -> the squared distance [].
 
-    zc is [2 groups, n, dim] with unit columns, slope [2 groups, 1, dim].
+    zc is [2 groups, n, dim] with rows of dim elements, slope [2 groups, 1, dim].
     """
     z_a, z_b = _with_unit_columns(z_a), _with_unit_columns(z_b)
     groups, rows, cols = z_a.shape
@@ -157,6 +157,7 @@ def differences(
     in_cols = col < cols
     mask = (row < rows)[:, None] & in_cols[None, :]
     line = row.to(tl.int64)[:, None]
+    here = line * cols + col[None, :]
     tile_a = tl.load(a + group * a_group + line * a_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
     tile_b = tl.load(b + group * b_group + line * b_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
     difference = tile_a - tile_b
@@ -166,7 +167,6 @@ def differences(
         stack = view * tl.num_programs(2) + group
         result = (weight if view == 0 else -weight) * difference
         if HAS_SLOPE:
-            centred = tl.load(zc + stack * zc_group + line * cols + col[None, :], mask=mask, other=0.0).to(tl.float32)
+            centred = tl.load(zc + stack * zc_group + here, mask=mask, other=0.0).to(tl.float32)
             result += centred * tl.load(slope + stack * cols + col, mask=in_cols, other=0.0)[None, :]
-        target = out + stack * rows * cols + line * cols + col[None, :]
-        tl.store(target, result.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + stack * rows * cols + here, result.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,53 @@
+"""A GPU's part of the package without a GPU: products that a CPU can form, and kernels that record their launches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import triton
+
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
+from it_losses.precision import accumulation_dtype
+
+KERNELS = {
+    name: kernel
+    for module in (cuda_passes, cuda_pairs)
+    for name, kernel in vars(module).items()
+    if isinstance(kernel, triton.runtime.KernelInterface)
+}
+
+
+class Launch(NamedTuple):
+    """One launch: the name of the kernel, its arguments in order, and its constants and options by name."""
+
+    kernel: str
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+class _Recorder:
+    """Stands in for one kernel: `kernel[grid](...)` is recorded."""
+
+    def __init__(self, kernel: str, launches: list[Launch]) -> None:
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid: object) -> Any:
+        return lambda *arguments, **named: self._launches.append(Launch(self._kernel, arguments, named))
+
+
+def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
+    """Replace every kernel for the rest of a test: -> the list that its launches are added to."""
+    launches: list[Launch] = []
+    for module in (cuda_passes, cuda_pairs):
+        for name in KERNELS.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, _Recorder(name, launches))
+    return launches
+
+
+def stand_in_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, products of a GPU come in float32, and gradients in the dtype that they have on a GPU."""
+    for module in (cuda, cuda_pairs):
+        monkeypatch.setattr(module, "product", lambda a, b: torch.bmm(a.float(), b.float()))
+    monkeypatch.setattr(cuda, "gradient_dtype", lambda z: z.dtype if z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype))
