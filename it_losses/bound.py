@@ -137,8 +137,7 @@ def _vicreg_bound(
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         constants = weights.variance, weights.covariance, margin, epsilon
         loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
-        invariance, entropy, variance, penalty = terms.unbind()
-        return VICRegTerms(loss, invariance, entropy, variance, 2 * penalty)
+        return VICRegTerms(loss, *terms.unbind())
     views = gathered_views(views, distributed, "VICReg")
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)

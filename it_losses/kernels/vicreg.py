@@ -1,4 +1,4 @@
-"""VICReg's surrogate entropy with its gradient in closed form: H = -(variance_weight * hinge + 2 covariance_weight * energy).
+"""VICReg's surrogate entropy with its gradient in closed form: H = -(variance_weight * hinge + covariance_weight * penalty).
 
 hinge     mean_d relu(margin - sqrt(var_d + epsilon))
 energy    sum_{i!=j} C_ij^2 / dim,    C = Zc^T Zc / (N-1)        D x D
@@ -19,7 +19,7 @@ from it_losses.precision import accumulation_dtype
 
 #: what is added to the name of a device for that of its products
 PRODUCTS = ""
-#: numbers for logging beside the entropy: hinge and energy
+#: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
 #: up to so many numbers a view, sums come in the order of the authors' code and agree with it to the last bit
 TINY = 2048
@@ -31,38 +31,37 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
-    """Entropy, (hinge, energy) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
+    """Entropy, (hinge, penalty) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
     variance_weight, covariance_weight, margin, epsilon = constants
     products, freedom = plan.products, batch.samples - 1
     if plan.by_gram:
         matrix, squares, centred = products.gram(batch, squares=True)
         variance = squares.div_(freedom)  # [S, 1, dim]
-        energy = batch.ranks.summed(products.squared_norm(matrix))().sub_(products.squared_norm(variance), alpha=freedom**2)
+        penalty = batch.ranks.summed(products.squared_norm(matrix))().sub_(products.squared_norm(variance), alpha=freedom**2)
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)
         variance = squares.div_(freedom)
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
         # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
-        diagonal.zero_()
-        energy = products.squared_norm(matrix)
-    energy = energy / (batch.dim * freedom**2 * batch.stacks)
+        diagonal = matrix.diagonal(dim1=1, dim2=2)[:, None].zero_()  # [S, 1, dim]
+        penalty = products.squared_norm(matrix)
+    penalty.mul_(2 / (batch.dim * freedom**2 * batch.stacks))
     std = (variance + epsilon).sqrt_()
     gap = (margin - std).relu_()
     hinge = gap.mean()
-    entropy = (hinge * -variance_weight).sub_(energy, alpha=2 * covariance_weight)
+    entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not wanted.gradient:
-        return Evaluation(entropy, (hinge, energy), products.distance(batch), entropy.new_empty(0))
+        return Evaluation(entropy, (hinge, penalty), products.distance(batch), entropy.new_empty(0))
     scale = wanted.entropy_weight / (freedom * batch.dim * batch.stacks)
-    # sign(gap) rather than a comparison: a NaN stays one
-    slope = gap.sign_().div_(std).mul_(-scale * variance_weight)
     matrix.mul_(8 * scale * covariance_weight / freedom)
+    # sign(gap) rather than a comparison: a NaN stays one
+    acting = gap.sign_()
     if plan.by_gram:
-        slope.sub_(variance, alpha=8 * scale * covariance_weight)
+        slope = acting.div_(std).mul_(-scale * variance_weight).sub_(variance, alpha=8 * scale * covariance_weight)
         distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=matrix, slope=slope)
     else:
-        diagonal.copy_(slope[:, 0])
+        diagonal.addcdiv_(acting, std, value=-scale * variance_weight)
         distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=matrix)
-    return Evaluation(entropy, (hinge, energy), distance, gradient)
+    return Evaluation(entropy, (hinge, penalty), distance, gradient)
 
 
 def is_tiny(batch: Batch) -> bool:
@@ -76,14 +75,13 @@ def evaluate_tiny(
     """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
-    mse, hinge, penalty = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
+    mse, hinge, weight = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
     z_a, z_b = (z[0].to(accumulation_dtype(z.dtype)) for z in views)
     difference = z_a - z_b
     invariance = difference.square().mean()
-    if gradient:
-        difference.mul_(2 * mse / difference.numel())
-    hinges, energies, gradients = [], [], []
-    for z, sign in ((z_a, 1), (z_b, -1)):
+    difference.mul_(2 * mse / difference.numel())
+    hinges, penalties, gradients = [], [], []
+    for z, own in ((z_a, difference), (z_b, -difference)):
         zc = z - z.mean(dim=0)
         variance, remainder = torch.var_mean(zc, dim=0)
         std = variance.add_(epsilon).sqrt_()
@@ -92,14 +90,15 @@ def evaluate_tiny(
         # rows of dim + 1 elements, from the second element on: dim off the diagonal, then one on it
         off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
         hinges.append(gap.mean())
-        energies.append(off_diagonal.square().sum().div_(dim))
+        penalties.append(off_diagonal.square().sum().div_(dim))
         if gradient:
             zc.sub_(remainder)
-            own = zc * gap.sign_().div_(std).mul_(-hinge / (2 * dim * (batch - 1)))
-            own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * penalty / ((batch - 1) * dim))
-            gradients.append(own.add_(difference, alpha=sign))
-    variance, energy = (hinges[0] + hinges[1]).div_(2), energies[0] + energies[1]
-    loss = mse * invariance + hinge * variance + penalty * energy
-    entropy = (variance * -variance_weight).sub_(energy, alpha=covariance_weight)
-    terms = torch.stack((invariance, entropy, variance, energy / 2))
+            own.addcmul_(zc, gap.sign_().div_(std), value=-hinge / (2 * dim * (batch - 1)))
+            # a product of its own: added up onto what is larger, its small terms would be rounded one by one
+            own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * weight / ((batch - 1) * dim))
+            gradients.append(own)
+    variance, penalty = (hinges[0] + hinges[1]).div_(2), penalties[0] + penalties[1]
+    loss = mse * invariance + hinge * variance + weight * penalty
+    entropy = (variance * -variance_weight).sub_(penalty, alpha=covariance_weight)
+    terms = torch.stack((invariance, entropy, variance, penalty))
     return loss, terms, torch.stack(gradients) if gradient else loss.new_empty(0)

@@ -179,7 +179,7 @@ def centred(views: list[Tensor]) -> Tensor:
     """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
     zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
-    zc.sub_(zc[:, :1].clone())
+    zc = zc - zc[:, :1]
     return zc.sub_(zc.mean(dim=1, keepdim=True))
 
 
@@ -187,7 +187,9 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
     """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and their squared distance [], with twice that slope."""
     if len(views) == 1:
         return out.new_zeros(())
-    blocks = [_part(z, rows, cols).to(out.dtype) for z in views]
+    blocks = [_part(z, rows, cols) for z in views]
+    if views[0].dtype != out.dtype:
+        blocks = [z.to(out.dtype) for z in blocks]
     if len(views) == 2:
         difference, opposite = out.chunk(2)
         torch.sub(*blocks, out=difference)
@@ -253,7 +255,7 @@ def _padded(matrix: Tensor) -> Tensor:
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
     """`out = beta out + alpha a b`: [S, n, k] x [S, k, m] -> [S, n, m]."""
     smallest = TINY_PRODUCT if len(out) == 1 else 0
-    if smallest <= out[0].numel() * a.shape[2] < LARGE_PRODUCT:
+    if smallest <= out.shape[1] * out.shape[2] * a.shape[2] < LARGE_PRODUCT:
         out.baddbmm_(a, b, alpha=alpha, beta=beta)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
@@ -263,8 +265,8 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
 
 def own_rows(x: Tensor, own: slice) -> Tensor:
     """`x_own x^T`: [S, N, k] -> [S, n, N]."""
-    if x.shape[1] < 2 * STRIP_SIDE and TINY_PRODUCT <= x[0].numel() * x.shape[1] < LARGE_PRODUCT:
-        return torch.bmm(x[:, own], x.mT)
+    if x.shape[1] < 2 * STRIP_SIDE and TINY_PRODUCT <= x.shape[1] ** 2 * x.shape[2] < LARGE_PRODUCT:
+        return torch.bmm(x if own.stop - own.start == x.shape[1] else x[:, own], x.mT)
     out = x.new_empty(len(x), own.stop - own.start, x.shape[1])
     add_own_rows_(out, x, own, fresh=True)
     mirror_(out, own)
