@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from it_losses.bound import distributed_options
 from it_losses.checks import check_positive, check_weight
+from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):

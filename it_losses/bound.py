@@ -14,7 +14,6 @@ from it_losses.constants import factor
 from it_losses.distributed import (
     LOCAL,
     DistributedOptions,
-    distributed_options,
     gathered_views,
     is_initialized,
     process_group,
@@ -26,19 +25,6 @@ from it_losses.entropy.variance_covariance import VarianceCovariance, covariance
 from it_losses.likelihood import mean_squared_distance
 from it_losses.precision import accumulation_dtype, full_precision, samples
 from it_losses.vicreg_conventions import VICRegWeights, official_weights
-
-__all__ = [
-    "LOCAL",
-    "DistributedOptions",
-    "Terms",
-    "VICRegTerms",
-    "accepted_views",
-    "distributed_options",
-    "entropy_of",
-    "lower_bound",
-    "vicreg_bound",
-    "weighted",
-]
 
 
 class Terms(NamedTuple):
@@ -101,7 +87,7 @@ def lower_bound(
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
         # the bound is maximised, a loss is minimised
-        return Terms(loss=-bound, invariance=invariance.detach(), entropy=entropy.detach())
+        return Terms(_for_reduction(-bound, distributed), invariance.detach(), entropy.detach())
 
 
 def vicreg_bound(
@@ -113,7 +99,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z), its two parts kept apart: V x [batch, ..., dim] -> 5 x [].
+    """The same sum with VICReg's surrogate for H(Z), its two parts told separately: V x [batch, ..., dim] -> 5 x [].
 
     The weights are those of invariance, variance and covariance in the convention.
     """
@@ -148,7 +134,7 @@ def _vicreg_bound(
         # the authors average the hinges of the two views, but add their covariances
         covariance = 2 * _mean_over_views([covariance_penalty(z) for z in views])
         entropy = -(weights.variance * variance + weights.covariance * covariance)
-        loss = weights.invariance * invariance - entropy
+        loss = _for_reduction(weights.invariance * invariance - entropy, distributed)
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
 
 
@@ -158,8 +144,8 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distribu
     if not _is_fused(estimator.fused, constants, views, distributed):
         views = gathered_views(views, distributed, type(estimator).__name__)
         check_views(views)
-        return _mean_over_views([estimator.mean_entropy(z) for z in views])
-    # the loss 0 * invariance - (-1) * entropy
+        return _for_reduction(_mean_over_views([estimator.mean_entropy(z) for z in views]), distributed)
+    # with weights (0, -1) the loss is the entropy itself
     entropy, terms = _fused_loss(views, estimator.fused, constants, (0.0, -1.0), distributed)
     estimator.warn_if_saturated(terms[2:])
     return entropy
@@ -167,13 +153,15 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distribu
 
 def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:
     """`weight * term`, where the weight may train: [] -> [], in the dtype of the term."""
-    if not isinstance(weight, Tensor):
-        return weight * term
-    if _has_ranks(distributed) and distributed.gradient_reduction == "sum":
-        # each of W ranks gives the weight the gradient of the whole batch, and the sum counts it W times
-        ranks = process_group(distributed.process_group).size()
-        weight = weight.detach() + (weight - weight.detach()) / ranks
-    return factor(weight, term) * term
+    return factor(_for_reduction(weight, distributed), term) * term if isinstance(weight, Tensor) else weight * term
+
+
+def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
+    """The value, with 1/W of its gradient where the gradients of W ranks are added: each rank has that of the whole batch."""
+    if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
+        return value
+    ranks = process_group(distributed.process_group).size()
+    return value.detach() + (value - value.detach()) / ranks
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:

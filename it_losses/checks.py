@@ -28,6 +28,9 @@ def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
     Each view then receives its gradient in the dtype it came in.
     """
     tensors = _checked_kinds(views)
+    for z in tensors:
+        if z.ndim < 2:
+            _check_shape(z, 1)
     first = tensors[0].dtype
     if all([z.dtype == first for z in tensors]):
         return tensors

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from it_losses import bound
-from it_losses.bound import DistributedOptions, Terms, VICRegTerms
+from it_losses.bound import Terms, VICRegTerms
 from it_losses.checks import Check, Weight, check_name, check_positive, check_weight
 from it_losses.constants import Checked
+from it_losses.distributed import DistributedOptions, distributed_options
 from it_losses.entropy import EntropyEstimator, estimator
 from it_losses.observe import OBSERVERS, tell
 from it_losses.vicreg_conventions import CONVENTIONS
@@ -22,7 +23,7 @@ def _check_entropy(name: str, value: str | EntropyEstimator) -> EntropyEstimator
 def _check_distributed(name: str, value: object) -> DistributedOptions:
     if not isinstance(value, DistributedOptions):
         raise ValueError(f"{name} must be DistributedOptions, got {value!r}. Change one: {name}._replace(...).")
-    return bound.distributed_options(*value)
+    return distributed_options(*value)
 
 
 class VICRegEntropy(Checked):
@@ -75,7 +76,7 @@ class VICRegEntropy(Checked):
         default = self.entropy.default_weights
         self.invariance_weight = _weight("invariance_weight", invariance_weight, default.invariance)
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
-        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
+        self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
         """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
@@ -152,7 +153,7 @@ class VICReg(Checked):
         self.margin = margin
         self.epsilon = epsilon
         self.convention = convention
-        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
+        self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
         """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
@@ -213,14 +214,14 @@ class EntropyRegularizer(Checked):
         super().__init__()
         self.entropy = estimator(entropy, **estimator_options)
         self.weight = weight
-        self.distributed = bound.distributed_options(gather_distributed, process_group, gradient_reduction)
+        self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         views = bound.accepted_views((z, *more_views), self.distributed)
         entropy = bound.entropy_of(views, self.entropy, distributed=self.distributed)
         if OBSERVERS:
-            tell(self, views, {"entropy": entropy})
+            tell(self, views, {"entropy": entropy.detach()})
         return bound.weighted(-entropy, self.weight, self.distributed)
 
 

@@ -1,8 +1,8 @@
 """The ranks that share a batch: who they are, how many samples each holds, and their collectives.
 
-Before anything is gathered the hosts tell each other the shapes they hold (`agreed`): ranks may hold different numbers of
-samples, and a rank that brings something else makes all of them raise. It costs one small message between hosts and no wait for
-a device. Every collective returns new memory; whether there are ranks to speak to is asked in each forward pass.
+Before anything is gathered, the ranks exchange the shapes that they hold (`check_ranks_agree`). They may hold different numbers
+of samples; if anything else differs, every rank raises an error. This costs one small message between hosts and no wait for a
+device. Every collective returns new memory. Whether there are other ranks is asked in each forward pass.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Ranks:
         self.own = slice(start, start + self._rows[group.rank()])
 
     def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """The sum over the ranks: under way now, there when called."""
+        """Start an asynchronous all-reduce and return a function that waits for its result."""
         total = own.clone(memory_format=torch.contiguous_format)
         wait = self._start(dist.all_reduce, total)
         return lambda: wait_for(wait, total)
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order; all are under way while the first is used."""
+        """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order. All gathers start before the first is awaited."""
         pending = [self._gather(t) for t in own]
         return (there() for there in pending)
 
@@ -126,7 +126,7 @@ def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterat
     except RuntimeError as error:
         name = repr(objective[0]) if objective else "a criterion"
         raise RuntimeError(
-            f"rank {group.rank()} of {group.size()} did not hear from the others while it evaluated {name} for the batch of "
+            f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {name} for the batch of "
             f"all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give all ranks as "
             "many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
             "If another rank failed first, its own error says why."
@@ -189,8 +189,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, distributed: DistributedOptions, objective: str, *views: Tensor) -> tuple[Tensor, ...]:
         ranks = check_ranks_agree(views, distributed.process_group, objective=(objective,))
-        # DDP and FSDP divide the sum of the ranks' gradients by their number
-        ctx.own, ctx.factor = ranks.own, ranks.world if distributed.gradient_reduction == "mean" else 1
+        # every rank has the gradient of the whole batch, and keeps its own rows: of a mean over W ranks W times those
+        ctx.own, ctx.factor = ranks.own, ranks.world
         return tuple(ranks.gathered(views))
 
     @staticmethod
@@ -212,7 +212,7 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
     """The numbers of every rank, in rank order."""
-    mine = torch.tensor(numbers)
+    mine = torch.tensor(numbers, device="cpu")
     everyone = mine.new_empty(group.size() * len(mine))
     _all_gather(everyone, mine, group=cpu_group(group))
     return everyone.view(group.size(), -1).tolist()

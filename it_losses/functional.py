@@ -9,6 +9,7 @@ from torch import Tensor
 
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
+from it_losses.distributed import distributed_options
 from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
@@ -76,7 +77,7 @@ def global_entropy(
 
     An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
     """
-    ranks = bound.distributed_options(True, process_group, gradient_reduction)
+    ranks = distributed_options(True, process_group, gradient_reduction)
     views = bound.accepted_views((z, *more_views), ranks)
     return bound.entropy_of(views, estimator(entropy, **estimator_options), distributed=ranks)
 

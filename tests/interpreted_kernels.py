@@ -12,9 +12,9 @@ from launches import stand_in_for_gpu
 from torch import Tensor
 
 from it_losses.kernels import log_det, pairwise, vicreg
-from it_losses.kernels.batch import Batch, SingleRank, Wanted
-from it_losses.kernels.dispatch import Plan
-from it_losses.kernels.products import cpu, cuda, cuda_pairs, cuda_passes
+from it_losses.kernels.batch import Batch, Request, SingleRank
+from it_losses.kernels.dispatch import Plan, products_named
+from it_losses.kernels.products import cuda_pairs, cuda_passes
 
 
 @triton.jit
@@ -192,10 +192,10 @@ OBJECTIVES = {
 def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: torch.dtype) -> None:
     """Products of a GPU against those of a CPU in float64 on the samples of all ranks."""
     form, constants = OBJECTIVES[name]
-    wanted = Wanted(0.01, 1.7, gradient=True)
+    wanted = Request(0.01, 1.7, needs_gradient=True)
     by_gram = form.prefers_gram(batch.samples, batch.dim, 1)
-    got = form.evaluate(batch, Plan(cuda, by_gram), constants, wanted)
-    truth = form.evaluate(exact, Plan(cpu, by_gram), constants, wanted)
+    got = form.evaluate(batch, Plan(products_named("cuda" + form.PRODUCTS), by_gram), constants, wanted)
+    truth = form.evaluate(exact, Plan(products_named("cpu" + form.PRODUCTS), by_gram), constants, wanted)
     assert got.gradient.dtype == (dtype if dtype == torch.bfloat16 else torch.float32)
     assert_close(got.entropy, truth.entropy, FORMS[dtype][0])
     assert_close(got.gradient, truth.gradient[:, own], FORMS[dtype][1])

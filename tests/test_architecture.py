@@ -28,8 +28,8 @@ BELOW = {
     "likelihood": set(),
     "entropy": {"checks", "constants", "kernels", "precision"},
     "bound": {"checks", "constants", "distributed", "entropy", "likelihood", "precision", "vicreg_conventions"},
-    "criteria": {"bound", "checks", "constants", "entropy", "observe", "vicreg_conventions"},
-    "functional": {"bound", "checks", "entropy", "likelihood", "precision", "vicreg_conventions"},
+    "criteria": {"bound", "checks", "constants", "distributed", "entropy", "observe", "vicreg_conventions"},
+    "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "precision", "vicreg_conventions"},
     "diagnostics": {"checks", "entropy", "functional"},
     "theory": {"checks", "diagnostics", "functional"},
 }

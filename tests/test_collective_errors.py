@@ -41,7 +41,7 @@ def uneven(name, joined):
 def test_a_rank_with_more_batches_is_told_the_remedy(name, joined):
     message, cause = ranks.run(2, uneven, name, joined)[0]
     form = {"variance_covariance": "vicreg"}.get(name, name)
-    assert message.startswith(f"rank 0 of 2 did not hear from the others while it evaluated '{form}'")
+    assert message.startswith(f"rank 0 of 2 failed in a collective while it evaluated '{form}'")
     for remedy in ("drop_last=True", "gather_distributed=False"):
         assert remedy in message
     assert cause and cause.splitlines()[0] in message

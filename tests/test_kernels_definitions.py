@@ -28,7 +28,7 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
-        small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "PAIRS_TOGETHER": 0}
+        small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}
         for module, constants in small.items():
             for constant, value in constants.items():
                 monkeypatch.setattr(module, constant, value)

@@ -52,7 +52,7 @@ def test_the_reason_for_the_reference_is_told(monkeypatch):
     assert "no fused form" in kernels.why_not_fused("", F32, CPU)
     assert "not on meta" in kernels.why_not_fused("vicreg", F32, torch.device("meta"))
     assert "float64" not in kernels.why_not_fused("log_det", torch.float64, CPU)
-    assert "float32" in kernels.why_not_fused("log_det", torch.float64, torch.device("cuda"))
+    assert "float64" in kernels.why_not_fused("log_det", torch.float64, torch.device("cuda"))
     assert "float8" in kernels.why_not_fused("log_det", torch.float8_e5m2, CPU)
 
 

@@ -100,8 +100,8 @@ class EntropyEstimator(Checked, ABC):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # a subclass that defines another entropy must not inherit the fused form of its parent
-        if "entropy" in vars(cls) and "fused" not in vars(cls):
+        # a subclass that computes another entropy must not inherit the fused form of its parent
+        if {"entropy", "mean_entropy", "variances"} & vars(cls).keys() and "fused" not in vars(cls):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
@@ -117,7 +117,7 @@ class EntropyEstimator(Checked, ABC):
         if not is_fused(self.fused, constants, z):
             return self.mean_entropy(z)
         assert kernels is not None
-        # the loss 0 * invariance - (-1) * entropy
+        # with weights (0, -1) the loss is the entropy itself
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (0.0, -1.0))
         self.warn_if_saturated(terms[2:])

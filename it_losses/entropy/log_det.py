@@ -84,6 +84,8 @@ class LogDet(EntropyEstimator):
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
+        if z.dtype != torch.float64:
+            self._saturation.look_at([self.beta * z.detach().var(dim=-2).amax()], above=MOST_IN_FLOAT32)
         nats = half_log_det(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
 

@@ -1,4 +1,4 @@
-"""Fused forms of the objectives: value and gradient in closed form, by the smaller of N x N and D x D; all else works without.
+"""Fused forms of the objectives: value and gradient in closed form, on the cheaper of the sides N x N and D x D.
 
 torch_ops    the one op, for eager mode and for compilers
 dispatch     which implementation runs, and on which side

@@ -17,7 +17,7 @@ class Ranks(Protocol):
     own: slice
 
     def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """Start the sum over all ranks; the function returned waits for it."""
+        """Start the sum over all ranks and return a function that waits for it; the caller may write into the result."""
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
         """Each `[n, ...]` of this rank as `[N, ...]`, in rank order."""
@@ -78,14 +78,14 @@ class Batch(NamedTuple):
         return everything.movedim(0, dim)
 
 
-class Wanted(NamedTuple):
-    """What the caller wants: `difference_weight` and `entropy_weight` scale the gradient, if there is to be one."""
+class Request(NamedTuple):
+    """What the caller asks for: the two factors scale the gradient, if there is to be one."""
 
-    #: factor of `z - z'` in the gradient of the loss
+    #: factor of `z - z'` in the gradient of the loss, of more than two views of `2 (z - mean view)`
     difference_weight: float
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
-    gradient: bool
+    needs_gradient: bool
 
 
 class Evaluation(NamedTuple):

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from it_losses.precision import accumulation_dtype
 
@@ -35,14 +36,14 @@ def form_named(name: str) -> ModuleType:
 
 
 @functools.cache
-def _products_of(name: str) -> ModuleType:
+def products_named(name: str) -> ModuleType:
     """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
     return importlib.import_module(f"it_losses.kernels.products.{name}")
 
 
 def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
     """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
-    return Plan(_products_of(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
+    return Plan(products_named(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
 
 
 def gradient_dtype(z: torch.Tensor) -> torch.dtype:
@@ -73,12 +74,12 @@ def why_not_fused(form: str, dtype: torch.dtype, device: torch.device) -> str:
         return "this entropy has no fused form"
     if device.type not in ("cpu", "cuda"):
         return f"fused forms run on cpu and cuda, not on {device.type}"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms need an objective made of plain torch operators"
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return "torch.func transforms and forward-mode derivatives need an objective made of plain torch operators"
     if dtype not in DTYPES:
         return f"fused forms take {', '.join(map(str, DTYPES))}, not {dtype}"
     if device.type == "cuda" and dtype == torch.float64:
-        return "the fused forms of a GPU compute in float32"
+        return "the fused forms of a GPU take no float64"
     if device.type == "cuda" and not HAS_TRITON:
         return "the fused forms of a GPU need Triton, which is not installed"
     return ""

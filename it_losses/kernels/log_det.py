@@ -14,12 +14,12 @@ from types import ModuleType
 
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Wanted
+from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 
 #: what is added to the name of a device for that of its products
 PRODUCTS = ""
-#: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of beta/N Zc Zc^T
+#: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
 
 
@@ -28,48 +28,48 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
     return samples < dim
 
 
-def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient; constants: beta, and 1 for nats per dimension, 0 for nats."""
     beta, per_dimension = constants
     products = plan.products
-    share = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
+    mean_scale = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
     if plan.by_gram:
         matrix, _, centred = products.gram(batch)
         matrix = batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples)
-        ones = _enlarge_along_ones_(matrix)
+        added = _enlarge_along_ones_(matrix)
     else:
         matrix, _, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if plan.by_gram:
-        # the eigenvalue along the ones is 1 in A, and this in the matrix factorized
-        value.sub_((ones + identity).log_().sum(), alpha=0.5)
-    entropy = value * share
-    if not wanted.gradient:
+        # take out what was added: the eigenvalue along the ones is that of the identity in A
+        value.sub_((added + identity).log_().sum(), alpha=0.5)
+    entropy = value * mean_scale
+    if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch), entropy.new_empty(0))
-    scale = -wanted.entropy_weight * share * beta / batch.samples
+    scale = -request.entropy_weight * mean_scale * beta / batch.samples
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
-        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=rows)
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=rows)
     else:
         inverse = products.inverse(factor).mul_(scale)
-        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=inverse)
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, right=inverse)
     return Evaluation(entropy, (largest,), distance, gradient)
 
 
 def _centre_(matrix: Tensor) -> Tensor:
-    """`H matrix H` in place, with H = I - 1 1^T / side: [S, side, side], symmetric."""
+    """`H M H = M - r 1^T - 1 r^T` in place, H = I - 1 1^T / side, r = row means - half their mean: [S, side, side]."""
     row = matrix.mean(dim=2, keepdim=True)
     row.sub_(row.mean(dim=1, keepdim=True) / 2)
     return matrix.sub_(row).sub_(row.mT)
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Move the eigenvalue of the ones from the bottom of the spectrum to its middle, and return what was added [S]."""
-    ones = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
-    matrix.add_((ones / matrix.shape[1])[:, None, None])
-    return ones
+    """Add the mean of the diagonal to the eigenvalue of the ones, so that it is not the smallest: -> what was added [S]."""
+    added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
+    matrix.add_((added / matrix.shape[1])[:, None, None])
+    return added
 
 
 def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -> Tensor:

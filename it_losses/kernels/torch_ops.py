@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from it_losses.distributed import check_ranks_agree
 from it_losses.kernels import dispatch, vicreg
-from it_losses.kernels.batch import Batch, SingleRank, Wanted
+from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.precision import accumulation_dtype, full_precision
 
 #: in the place of a process group's name: the loss of this process's samples
@@ -39,7 +41,7 @@ def loss(
     """
     gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = form, list(constants), list(weights), group, reduction
-    # a subclass, such as the tensors without numbers of a tracer, is dispatched on by the op
+    # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
         value, terms, _ = _op(list(views), *arguments, gradient)
         return value, terms.detach()
@@ -59,24 +61,33 @@ def evaluate(
     reduction: str,
     gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in float32 (float64 for float64)."""
-    with full_precision(views[0]):
-        module = dispatch.form_named(form)
+    """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in `dispatch.gradient_dtype`."""
+    # kernels are launched on the current device, which need not be that of the views
+    device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
+    with full_precision(views[0]), device:
         objective = (form, *constants, *weights)
         ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
-        if module is vicreg and views[0].device.type == "cpu" and vicreg.is_tiny(batch):
+        module = dispatch.form_named(form)
+        if module is vicreg and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        plan = dispatch.plan(module, views[0].device.type, samples=batch.samples, dim=batch.dim, world=ranks.world)
-        # the mean over pairs of views of the mean squared distance
-        share = 1 / (max(len(views) - 1, 1) * batch.samples * batch.stacks // len(views) * batch.dim)
-        result = module.evaluate(batch, plan, constants, Wanted(2 * share * weights[0], weights[1], gradient))
-        if ranks.world > 1 and reduction == "mean":
-            # DDP and FSDP divide the sum of the ranks' gradients by their number
-            result.gradient.mul_(ranks.world)
-        invariance = ranks.summed(result.distance)().mul_(share)
-        value = (weights[0] * invariance).sub_(result.entropy, alpha=weights[1])
-        return value, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
+        return _evaluate(module, batch, constants, weights, reduction, gradient)
+
+
+def _evaluate(
+    module: ModuleType, batch: Batch, constants: Sequence[float], weights: Sequence[float], reduction: str, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    ranks, views = batch.ranks, len(batch.own)
+    plan = dispatch.plan(module, batch.own[0].device.type, samples=batch.samples, dim=batch.dim, world=ranks.world)
+    # the invariance is a mean over pairs of views, groups, samples and dimensions
+    distance_scale = 1 / (max(views - 1, 1) * len(batch.own[0]) * batch.samples * batch.dim)
+    result = module.evaluate(batch, plan, constants, Request(2 * distance_scale * weights[0], weights[1], gradient))
+    if ranks.world > 1 and reduction == "mean":
+        # DDP and FSDP divide the sum of the ranks' gradients by their number
+        result.gradient.mul_(ranks.world)
+    invariance = ranks.summed(result.distance)().mul_(distance_scale)
+    loss = (weights[0] * invariance).sub_(result.entropy, alpha=weights[1])
+    return loss, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
 
 
 def _grouped(z: Tensor) -> Tensor:
@@ -87,7 +98,7 @@ def _grouped(z: Tensor) -> Tensor:
 def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.set_materialize_grads(False)
     ctx.dtype, ctx.shape = view.dtype, view.shape
-    # an output: who differentiates a result of the backward pass arrives there again, and gets an error
+    # saved as an output, so that a second derivative comes back to this node, which raises
     ctx.save_for_backward(gradient)
 
 
@@ -99,7 +110,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None) ->
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiplied before it is rounded: in half precision a bare gradient would underflow
+    # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
     scaled = (gradient * upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Wanted
+from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 
@@ -30,7 +30,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
     return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
 
 
-def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wanted) -> Evaluation:
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy, (hinge, penalty) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
     variance_weight, covariance_weight, margin, epsilon = constants
     products, freedom = plan.products, batch.samples - 1
@@ -49,18 +49,18 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], wanted: Wante
     gap = (margin - std).relu_()
     hinge = gap.mean()
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
-    if not wanted.gradient:
+    if not request.needs_gradient:
         return Evaluation(entropy, (hinge, penalty), products.distance(batch), entropy.new_empty(0))
-    scale = wanted.entropy_weight / (freedom * batch.dim * batch.stacks)
+    scale = request.entropy_weight / (freedom * batch.dim * batch.stacks)
     matrix.mul_(8 * scale * covariance_weight / freedom)
-    # sign(gap) rather than a comparison: a NaN stays one
+    # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
     if plan.by_gram:
         slope = acting.div_(std).mul_(-scale * variance_weight).sub_(variance, alpha=8 * scale * covariance_weight)
-        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, left=matrix, slope=slope)
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
     else:
         diagonal.addcdiv_(acting, std, value=-scale * variance_weight)
-        distance, gradient = products.gradient(batch, centred, wanted.difference_weight, right=matrix)
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, right=matrix)
     return Evaluation(entropy, (hinge, penalty), distance, gradient)
 
 
@@ -75,11 +75,11 @@ def evaluate_tiny(
     """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
-    mse, hinge, weight = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
+    mse_weight, hinge_weight, penalty_weight = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
     z_a, z_b = (z[0].to(accumulation_dtype(z.dtype)) for z in views)
     difference = z_a - z_b
     invariance = difference.square().mean()
-    difference.mul_(2 * mse / difference.numel())
+    difference.mul_(2 * mse_weight / difference.numel())
     hinges, penalties, gradients = [], [], []
     for z, own in ((z_a, difference), (z_b, -difference)):
         zc = z - z.mean(dim=0)
@@ -93,12 +93,12 @@ def evaluate_tiny(
         penalties.append(off_diagonal.square().sum().div_(dim))
         if gradient:
             zc.sub_(remainder)
-            own.addcmul_(zc, gap.sign_().div_(std), value=-hinge / (2 * dim * (batch - 1)))
+            own.addcmul_(zc, gap.sign_().div_(std), value=-hinge_weight / (2 * dim * (batch - 1)))
             # a product of its own: added up onto what is larger, its small terms would be rounded one by one
-            own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * weight / ((batch - 1) * dim))
+            own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * penalty_weight / ((batch - 1) * dim))
             gradients.append(own)
     variance, penalty = (hinges[0] + hinges[1]).div_(2), penalties[0] + penalties[1]
-    loss = mse * invariance + hinge * variance + weight * penalty
+    loss = mse_weight * invariance + hinge_weight * variance + penalty_weight * penalty
     entropy = (variance * -variance_weight).sub_(penalty, alpha=covariance_weight)
     terms = torch.stack((invariance, entropy, variance, penalty))
     return loss, terms, torch.stack(gradients) if gradient else loss.new_empty(0)

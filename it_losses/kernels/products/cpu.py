@@ -19,8 +19,10 @@ from it_losses.precision import accumulation_dtype
 
 #: rows from which a strip of a symmetric product runs at the full speed of the matrix library
 STRIP_SIDE = 128
-#: multiplications from which a product is worth a call of its own, and below which torch has a plain loop for a batch of them
-LARGE_PRODUCT, TINY_PRODUCT = 1 << 24, 400
+#: multiplications from which products run faster one by one than in a batch
+LARGE_PRODUCT = 1 << 24
+#: multiplications below which torch sums a batch of one term by term, which loses digits
+TINY_PRODUCT = 400
 
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
@@ -30,12 +32,13 @@ EVERYTHING = slice(None)
 
 
 class Centred(NamedTuple):
-    """Samples V x [groups, N or n, dim] and where they are centred, [S, 1, dim]; few samples also as they are centred."""
+    """Samples V x [groups, N or n, dim], and either all of them centred or where each block is to be centred."""
 
     views: list[Tensor]
-    origin: Tensor
-    shift: Tensor
     kept: Tensor | None = None  # [S, N or n, dim]
+    #: `(z - origin) - shift`, [S, 1, dim] each
+    origin: Tensor | None = None
+    shift: Tensor | None = None
 
 
 def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
@@ -43,7 +46,7 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
         zc = centred(views)
-        return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, zc, zc, zc)
+        return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, kept=zc)
     origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype))
     shift, norms = torch.empty_like(origin), torch.empty_like(origin)
     out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
@@ -59,7 +62,7 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
             torch.sum(block, dim=1, keepdim=True, out=norms[:, :, cols])
         add_own_rows_(out, zc, own, fresh=cols.start == 0)
     mirror_(out, own)
-    return out, norms if squares else None, Centred(views, origin, shift)
+    return out, norms if squares else None, Centred(views, origin=origin, shift=shift)
 
 
 def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
@@ -70,7 +73,7 @@ def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor |
         zc = centred(views)
         # not the diagonal of the product, whose running sums lose a digit
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
-        return own_rows(zc.mT, whole), norms, Centred(views, zc, zc, zc)
+        return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
     full = accumulation_dtype(views[0].dtype)
     origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
     out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
@@ -78,7 +81,7 @@ def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor |
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
-        # what rounding left of the mean is nothing to the products, but would move all samples alike
+        # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
         remainder += zc.sum(dim=1, keepdim=True)
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
     mirror_(out, whole)
@@ -87,7 +90,7 @@ def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor |
         total = ranks.summed(torch.cat((out, remainder), dim=1))()
         out, remainder = total[:, :-1], total[:, -1:]
     norms = out.diagonal(dim1=1, dim2=2)[:, None].clone() if squares else None
-    return out, norms, Centred(views, origin, remainder / batch.samples)
+    return out, norms, Centred(views, origin=origin, shift=remainder / batch.samples)
 
 
 def gradient(
@@ -104,7 +107,7 @@ def gradient(
         zc = centred.kept
         return zc.new_zeros(()), torch.bmm(zc, right) if right is not None else torch.bmm(cast(Tensor, left), zc)
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
-    # the product scales the differences that are there; one view has none
+    # beta scales the differences that are in the block; with one view the block is uninitialised, and beta is 0
     beta = difference_weight if len(batch.own) > 1 else 0.0
     for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
         block = _part(out, rows, cols)
@@ -184,7 +187,7 @@ def centred(views: list[Tensor]) -> Tensor:
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
-    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and their squared distance [], with twice that slope."""
+    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], whose slope is twice that."""
     if len(views) == 1:
         return out.new_zeros(())
     blocks = [_part(z, rows, cols) for z in views]
@@ -214,13 +217,14 @@ def _blocks_of(centred: Centred, *, by_columns: bool) -> Iterator[tuple[slice, s
     if centred.kept is not None:
         yield EVERYTHING, EVERYTHING, centred.kept
         return
-    (_, rows, dim), stacks = centred.views[0].shape, len(centred.origin)
+    origin, shift = cast(Tensor, centred.origin), cast(Tensor, centred.shift)
+    (_, rows, dim), stacks = centred.views[0].shape, len(origin)
     length, width = (dim, rows) if by_columns else (rows, dim)
     parts = _blocks(length, width, stacks)
-    scratch = _scratch(parts, width, centred.origin)
+    scratch = _scratch(parts, width, origin)
     for part in parts:
         place = (EVERYTHING, part) if by_columns else (part, EVERYTHING)
-        yield *place, _less_origin(centred.views, centred.origin, *place, scratch).sub_(centred.shift[:, :, place[1]])
+        yield *place, _less_origin(centred.views, origin, *place, scratch).sub_(shift[:, :, place[1]])
 
 
 def _part(z: Tensor, rows: slice, cols: slice) -> Tensor:
@@ -243,11 +247,11 @@ def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
 
 
 def _padded(matrix: Tensor) -> Tensor:
-    """With an identity below it where the stride of its rows would be slow."""
+    """Pad the matrix with an identity block where its side is a multiple of 64."""
     side = matrix.shape[1]
     if side % 64 or side < 128:
         return matrix
-    padded = torch.eye(side + PADDING, dtype=matrix.dtype).repeat(len(matrix), 1, 1)
+    padded = torch.eye(side + PADDING, dtype=matrix.dtype, device=matrix.device).repeat(len(matrix), 1, 1)
     padded[:, :side, :side] = matrix
     return padded
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient
 
-__all__ = ["PAIRS_TOGETHER", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
 
-#: pairs up to which all views are computed together
-PAIRS_TOGETHER = 1 << 20
+#: pairs of all views up to which they are computed in one call
+MOST_PAIRS_AT_ONCE = 1 << 20
 #: most rows and numbers of a strip, and rows below which a product runs at a fraction of its speed
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 
@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
     own: slice
     rates: Tensor  # [K, groups]
     norms: Tensor  # [groups, N, 1]
-    #: first strips, as many as memory allows: e_ij for one rate, -|x_i - x_j|^2 for several
+    #: values of the first strips, as many as memory allows
     kept: list[Tensor]
 
     @property
@@ -55,7 +55,7 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Ten
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
             scratch = _scratch(x, strips)
-        known = _known(pairs, rows, cols, scratch)
+        known = _strip_values(pairs, rows, cols, scratch)
         for total, rate in zip(sums, rates, strict=True):
             e = known if len(rates) == 1 else _similarities(known, rows, rate)
             total[:, rows.start - own.start : rows.stop - own.start] += e.sum(dim=2)
@@ -75,7 +75,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     again = scratch if len(pairs.kept) == len(strips) else torch.empty_like(scratch)
     for i, (rows, cols) in enumerate(strips):
         here = slice(rows.start - own.start, rows.stop - own.start)
-        known = pairs.kept[i] if i < len(pairs.kept) else _known(pairs, rows, cols, again)
+        known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
         w = scratch[: known.numel()].view(known.shape)
         if len(rates) == 1:
             torch.add(weights[0][:, rows, None], weights[0][:, None, cols], out=w).mul_(known)
@@ -97,13 +97,13 @@ def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
     return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
 
 
-def _known(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
+def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
     """-|x_i - x_j|^2 of a strip, or for one rate e_ij: [groups, rows, cols]."""
     x, norms = pairs.x, pairs.norms
     shape = (len(x), rows.stop - rows.start, cols.stop)
     out = x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
     torch.add(norms[:, rows], norms[:, cols].mT, out=out)
-    # the upper half of the rows needs no pair with the lower half, which has it
+    # the pairs of the upper half of the rows with the lower half are the transpose of those of the lower with the upper
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:

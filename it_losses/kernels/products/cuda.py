@@ -55,8 +55,8 @@ def gradient(
     out = empty_gradient(batch)
     total = _differences(batch, difference_weight, out, centred, slope)
     matrix = cast(Tensor, right if left is None else left)
-    # elements of a matrix may be too small for float16: its largest becomes 1, and is multiplied in float32
-    unit = _largest(matrix) if centred.dtype == torch.float16 else None
+    # elements may be too small for float16: the largest of each matrix becomes 1, and is multiplied in float32
+    unit = largest_magnitude(matrix, dim=(1, 2)) if centred.dtype == torch.float16 else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
     if unit is None:
@@ -138,21 +138,20 @@ def _differences(
     if len(views) == 1:
         out.zero_()
     else:
-        mean = torch.stack(views).mean(dim=0, dtype=torch.float32)
-        for z, part in zip(views, out.chunk(len(views)), strict=True):
-            torch.sub(z, mean, out=part)
-        total = 2 * squared_norm(out)
-        out.mul_(2 * weight)
+        stacked = torch.stack(views).float()
+        deviations = stacked.sub_(stacked.mean(dim=0)).flatten(0, 1)
+        total = 2 * squared_norm(deviations)
+        torch.mul(deviations, 2 * weight, out=out)
     if centred is not None and slope is not None:
         out.addcmul_(centred, slope)
     return total
 
 
-def _largest(matrix: Tensor) -> Tensor:
-    """The largest absolute value []; a tiny number for zeros."""
-    return matrix.abs().amax().clamp_min_(torch.finfo(matrix.dtype).tiny)
-
-
 def _one_by_one(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], list[Tensor]]:
     """The function of each matrix of a stack: in batches, libraries take slow paths that cannot be captured in a graph."""
     return lambda stack: [torch.stack(results) for results in zip(*map(function, stack), strict=True)]
+
+
+def largest_magnitude(x: Tensor, dim: tuple[int, int]) -> Tensor:
+    """The largest absolute value along two axes, which are kept; a tiny number for zeros."""
+    return x.abs().amax(dim=dim, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)

@@ -18,12 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from it_losses.kernels.products.cuda import centred, distance, empty_gradient, product
+from it_losses.kernels.products.cuda import centred, distance, empty_gradient, largest_magnitude, product
 
-__all__ = ["PAIRS_TOGETHER", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
 
-#: pairs up to which all views are computed together
-PAIRS_TOGETHER = 1 << 26
+#: pairs of all views up to which they are computed in one call
+MOST_PAIRS_AT_ONCE = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
 #: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
@@ -52,7 +52,7 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Ten
     """The sums [K, groups, n], j = i included, and the pairs, kept where they take no more than `memory` bytes."""
     groups, samples, _ = x.shape
     n = own.stop - own.start
-    # a row takes its products in float32, and its weights, which are there for a strip at a time
+    # a strip needs its products in float32, and its weights in the dtype of x
     fits = 4 * groups * n * samples <= memory
     height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
     norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
@@ -73,8 +73,8 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
-    # in float16 the largest weight becomes 1, and is multiplied in float32
-    unit = weights.abs().amax() if x.dtype == torch.float16 else None
+    # in float16 the largest weight of each group becomes 1, and is multiplied in float32
+    unit = largest_magnitude(weights, dim=(0, 2)) if x.dtype == torch.float16 else None  # [1, groups, 1]
     weights = (weights if unit is None else weights / unit).contiguous()
     for i, rows in enumerate(pairs.strips()):
         products = pairs.kept[i] if pairs.kept else product(x[:, rows], x.mT)
@@ -86,7 +86,9 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         )  # fmt: skip
         # the two parts nearly cancel: they are subtracted in float32
         difference = (x[:, rows] * totals).sub_(product(w, x))
-        out[:, rows.start - own.start : rows.stop - own.start].add_(difference if unit is None else difference.mul_(unit))
+        if unit is not None:
+            difference.mul_(unit[0, :, :, None])
+        out[:, rows.start - own.start : rows.stop - own.start].add_(difference)
 
 
 @triton.jit
