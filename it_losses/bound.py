@@ -145,8 +145,8 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distribu
         views = gathered_views(views, distributed, type(estimator).__name__)
         check_views(views)
         return _for_reduction(_mean_over_views([estimator.mean_entropy(z) for z in views]), distributed)
-    # with weights (0, -1) the loss is the entropy itself
-    entropy, terms = _fused_loss(views, estimator.fused, constants, (0.0, -1.0), distributed)
+    # the loss is minus the weight times the entropy
+    entropy, terms = _fused_loss(views, estimator.fused, constants, (-1.0,), distributed)
     estimator.warn_if_saturated(terms[2:])
     return entropy
 
@@ -191,10 +191,13 @@ def _fused_loss(
     views: Sequence[Tensor],
     form: str,
     constants: Sequence[Weight],
-    weights: tuple[float, float],
+    weights: Sequence[float],
     distributed: DistributedOptions,
 ) -> tuple[Tensor, Tensor]:
-    """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached."""
+    """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
+
+    With one weight `-weights[0] * entropy`.
+    """
     assert kernels is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
     loss, terms = kernels.loss(views, form, constants, weights, group=group, reduction=distributed.gradient_reduction)

@@ -117,8 +117,8 @@ class EntropyEstimator(Checked, ABC):
         if not is_fused(self.fused, constants, z):
             return self.mean_entropy(z)
         assert kernels is not None
-        # with weights (0, -1) the loss is the entropy itself
+        # the loss is minus the weight times the entropy
         entropy: Tensor
-        entropy, terms = kernels.loss([z], self.fused, constants, (0.0, -1.0))
+        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,))
         self.warn_if_saturated(terms[2:])
         return entropy

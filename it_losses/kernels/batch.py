@@ -81,8 +81,8 @@ class Batch(NamedTuple):
 class Request(NamedTuple):
     """What the caller asks for: the two factors scale the gradient, if there is to be one."""
 
-    #: factor of `z - z'` in the gradient of the loss, of more than two views of `2 (z - mean view)`
-    difference_weight: float
+    #: factor of `z - z'` in the gradient of the loss, of more than two views of `2 (z - mean view)`; None for the entropy alone
+    difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
     needs_gradient: bool

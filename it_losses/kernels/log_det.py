@@ -47,7 +47,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     entropy = value * mean_scale
     if not request.needs_gradient:
-        return Evaluation(entropy, (largest,), products.distance(batch), entropy.new_empty(0))
+        return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)

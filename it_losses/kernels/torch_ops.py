@@ -36,8 +36,9 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
-    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. `form` names a module
-    of this folder; `reduction` is what the training loop does with the gradients of the ranks, "mean" or "sum".
+    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
+    `-weights[0] * entropy`, whose invariance is told as 0. `form` names a module of this folder; `reduction` is what the
+    training loop does with the gradients of the ranks, "mean" or "sum".
     """
     gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = form, list(constants), list(weights), group, reduction
@@ -69,7 +70,7 @@ def evaluate(
         ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
         module = dispatch.form_named(form)
-        if module is vicreg and not views[0].is_cuda and vicreg.is_tiny(batch):
+        if module is vicreg and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
         return _evaluate(module, batch, constants, weights, reduction, gradient)
 
@@ -81,12 +82,16 @@ def _evaluate(
     plan = dispatch.plan(module, batch.own[0].device.type, samples=batch.samples, dim=batch.dim, world=ranks.world)
     # the invariance is a mean over pairs of views, groups, samples and dimensions
     distance_scale = 1 / (max(views - 1, 1) * len(batch.own[0]) * batch.samples * batch.dim)
-    result = module.evaluate(batch, plan, constants, Request(2 * distance_scale * weights[0], weights[1], gradient))
+    *invariance_weight, entropy_weight = weights
+    difference_weight = 2 * distance_scale * invariance_weight[0] if invariance_weight else None
+    result = module.evaluate(batch, plan, constants, Request(difference_weight, entropy_weight, gradient))
     if ranks.world > 1 and reduction == "mean":
         # DDP and FSDP divide the sum of the ranks' gradients by their number
         result.gradient.mul_(ranks.world)
+    if not invariance_weight:
+        return -entropy_weight * result.entropy, torch.stack((result.distance, result.entropy, *result.parts)), result.gradient
     invariance = ranks.summed(result.distance)().mul_(distance_scale)
-    loss = (weights[0] * invariance).sub_(result.entropy, alpha=weights[1])
+    loss = (invariance_weight[0] * invariance).sub_(result.entropy, alpha=entropy_weight)
     return loss, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
 
 

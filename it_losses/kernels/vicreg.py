@@ -50,7 +50,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     hinge = gap.mean()
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:
-        return Evaluation(entropy, (hinge, penalty), products.distance(batch), entropy.new_empty(0))
+        return Evaluation(entropy, (hinge, penalty), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = request.entropy_weight / (freedom * batch.dim * batch.stacks)
     matrix.mul_(8 * scale * covariance_weight / freedom)
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch
+from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulation_dtype
 
@@ -96,44 +97,41 @@ def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor |
 def gradient(
     batch: Batch,
     centred: Centred,
-    difference_weight: float,
+    difference_weight: float | None,
     *,
     left: Tensor | None = None,
     right: Tensor | None = None,
     slope: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
-    if len(batch.own) == 1 and centred.kept is not None and batch.is_whole and slope is None:
-        zc = centred.kept
-        return zc.new_zeros(()), torch.bmm(zc, right) if right is not None else torch.bmm(cast(Tensor, left), zc)
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
-    # beta scales the differences that are in the block; with one view the block is uninitialised, and beta is 0
-    beta = difference_weight if len(batch.own) > 1 else 0.0
+    has_differences = _has_differences(batch, difference_weight)
+    # beta scales the differences that are in the block; without them the block is uninitialised, and beta is 0
+    beta = cast(float, difference_weight) if has_differences else 0.0
     for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
         block = _part(out, rows, cols)
-        distances.append(_differences(batch.own, rows, cols, out=block))
+        if has_differences:
+            distances.append(_differences(batch.own, rows, cols, out=block))
         if right is not None:
             add_product_(block, zc, right, beta=beta)
             continue
         add_product_(block, cast(Tensor, left), zc, beta=beta)
         if slope is not None:
             block.addcmul_(zc if batch.is_whole else zc[:, own], _part(slope, EVERYTHING, cols))
-    return distances[0] if len(distances) == 1 else torch.stack(distances).sum(), out
+    return _sum(distances, out), out
 
 
-def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = None) -> Tensor:
+def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
     """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
+    if not _has_differences(batch, difference_weight):
+        return batch.own[0].new_zeros((), dtype=gradient_dtype(batch.own[0])) if out is None else _sum([], out.zero_())
     if out is not None:
         total = _differences(batch.own, EVERYTHING, EVERYTHING, out=out)
-        if len(batch.own) == 1:
-            out.zero_()
-        else:
-            out.mul_(difference_weight)
+        out.mul_(cast(float, difference_weight))
         return total
-    n = batch.own[0].shape[1]
-    parts = _blocks(n, batch.dim, batch.stacks)
-    scratch = batch.own[0].new_empty(batch.stacks, parts[0].stop, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
-    return torch.stack([_differences(batch.own, p, EVERYTHING, out=scratch[:, : p.stop - p.start]) for p in parts]).sum()
+    parts = _blocks(batch.own[0].shape[1], batch.dim, batch.stacks)
+    scratch = batch.own[0].new_empty(batch.stacks, parts[0].stop, batch.dim, dtype=gradient_dtype(batch.own[0]))
+    return _sum([_differences(batch.own, p, EVERYTHING, out=scratch[:, : p.stop - p.start]) for p in parts], scratch)
 
 
 def empty_gradient(batch: Batch) -> Tensor:
@@ -186,10 +184,20 @@ def centred(views: list[Tensor]) -> Tensor:
     return zc.sub_(zc.mean(dim=1, keepdim=True))
 
 
+def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
+    """Whether the distance of the views is asked for; one view has none."""
+    return difference_weight is not None and len(batch.own) > 1
+
+
+def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
+    """The sum of scalars []; zero where there are none."""
+    if len(parts) < 2:
+        return parts[0] if parts else like.new_zeros(())
+    return torch.stack(parts).sum()
+
+
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
     """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], whose slope is twice that."""
-    if len(views) == 1:
-        return out.new_zeros(())
     blocks = [_part(z, rows, cols) for z in views]
     if views[0].dtype != out.dtype:
         blocks = [z.to(out.dtype) for z in blocks]

@@ -45,7 +45,7 @@ def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, 
 def gradient(
     batch: Batch,
     centred: Tensor,
-    difference_weight: float,
+    difference_weight: float | None,
     *,
     left: Tensor | None = None,
     right: Tensor | None = None,
@@ -66,7 +66,7 @@ def gradient(
     return total, out
 
 
-def distance(batch: Batch, difference_weight: float = 1.0, out: Tensor | None = None) -> Tensor:
+def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
     """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
     return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
@@ -126,16 +126,16 @@ def _centred_over_ranks(views: list[Tensor], ranks: Ranks) -> Tensor:
 
 
 def _differences(
-    batch: Batch, weight: float, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
+    batch: Batch, weight: float | None, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
     """`weight (Z - Z') + Zc slope` into out, of more than two views `2 weight (Z - mean view)`; and the squared distance []."""
     views = batch.own
     if centred is not None and slope is not None and not batch.is_whole:
         centred = centred[:, batch.ranks.own]
-    if len(views) == 2:
+    if len(views) == 2 and weight is not None:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)
     total = out.new_zeros((), dtype=torch.float32)
-    if len(views) == 1:
+    if len(views) == 1 or weight is None:
         out.zero_()
     else:
         stacked = torch.stack(views).float()
