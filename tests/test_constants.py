@@ -393,3 +393,22 @@ def test_weights_train_on_two_ranks_as_on_one(build, reduction):
     )
     expected = torch.stack(torch.autograd.grad(criterion(*z), z))
     torch.testing.assert_close(of_views, expected, rtol=1e-10, atol=1e-12)
+
+
+def gradient_of_a_constant(reduction):
+    weight = nn.Parameter(torch.tensor(0.7, dtype=F64))
+    regularizer = EntropyRegularizer(VarianceCovariance(weight), gradient_reduction=reduction)
+    z = 0.1 * torch.randn(12, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    own = z.chunk(world)[rank].clone().requires_grad_()
+    regularizer(own).backward()
+    return weight.grad.item(), own.grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_constant_of_an_estimator_trains_as_on_one_process(reduction):
+    constant, rows = gradient_of_a_constant(reduction)
+    found = ranks.run(2, gradient_of_a_constant, reduction)
+    share = 2 if reduction == "mean" else 1
+    assert sum(one for one, _ in found) / share == pytest.approx(constant)
+    torch.testing.assert_close(torch.cat([own for _, own in found]) / share, rows)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from it_losses import ESTIMATORS, EntropyRegularizer, VICRegEntropy
+from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICRegEntropy
 from it_losses.entropy import EntropyEstimator
 
 # "auto" follows the batch without a gradient, so that a numerical derivative sees more than the analytic one: fix it
@@ -208,3 +208,12 @@ def test_a_few_steps_of_descent_spread_a_collapsed_pair_of_views(name):
 def test_an_estimator_without_an_entropy_cannot_be_made():
     with pytest.raises(TypeError, match="abstract"):
         EntropyEstimator()
+
+
+@pytest.mark.parametrize("method", ["variances", "mean_entropy"])
+def test_a_subclass_that_computes_anything_else_takes_its_own_reference(method):
+    class Wider(Pairwise):
+        pass
+
+    changed = type("Changed", (Wider,), {method: lambda self, z: [100.0] if method == "variances" else z.sum()})
+    assert Wider.fused == "pairwise" and changed.fused == ""

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import ranks
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy, functional
 from it_losses.checks import ViewError, accepted, check_views
@@ -208,3 +210,36 @@ def test_nothing_else_is_made_alike(bad, message):
 def test_a_numpy_scalar_is_no_view():
     with pytest.raises(ViewError, match="got float32"):
         VICReg()(np.float32(1), GOOD)
+
+
+def refuses_a_scalar_on_one_rank(name):
+    z = torch.randn(8, 4)
+    views = (torch.tensor(1.0), torch.tensor(2.0)) if dist.get_rank() == 0 else (z, z + 1)
+    try:
+        {"VICReg": VICReg, "log_det": VICRegEntropy}[name]()(*views)
+    except ViewError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("name", ["VICReg", "log_det"])
+def test_a_scalar_on_one_rank_makes_all_ranks_raise(name):
+    first, second = ranks.run(2, refuses_a_scalar_on_one_rank, name)
+    assert "(batch, ..., dim)" in first and "[0]" in second
+
+
+def test_the_default_device_of_torch_does_not_leak_into_a_loss():
+    z = torch.randn(256, 300, requires_grad=True)
+    with torch.device("meta"):
+        VICRegEntropy("log_det")(z, z.detach() + 1).backward()
+    assert z.grad.isfinite().all()
+
+
+def test_a_forward_mode_derivative_takes_the_reference():
+    z, tangent = torch.randn(2, 40, 60, dtype=torch.float64)
+    for criterion in (VICReg(), VICRegEntropy("log_det")):
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(criterion(forward_ad.make_dual(z, tangent), z + 1)).tangent
+        leaf = z.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(criterion(leaf, z + 1), leaf)
+        torch.testing.assert_close(found, (slope * tangent).sum())
