@@ -3,12 +3,15 @@
 import json
 import math
 import signal
+import subprocess
+import sys
 
 import benchmarks_extra  # noqa: F401
 import pytest
 import torch
 from rich.console import Console
 
+from benchmarks import backbones
 from benchmarks.table1 import pool, pretrain, runs
 from benchmarks.table1.__main__ import main
 from benchmarks.table1.cli import PRECISIONS, parse
@@ -199,3 +202,19 @@ def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkey
     assert 1e6 <= resumed["seconds"] < 1.1e6 and 2e6 <= resumed["core_seconds"] < 2.1e6
     first, _, last = (dict([*module.named_parameters(), *module.named_buffers()]) for module in networks)
     assert all(torch.equal(first[name], last[name]) for name in first)
+
+
+def test_the_weights_of_each_run_are_kept_where_asked(tmp_path):
+    assert main([*TINY, "--save-backbone", "--output", str(tmp_path)]) == 0
+    kept = sorted(path.name for path in (tmp_path / "backbones").iterdir())
+    assert kept == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
+    weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
+    backbone = backbones.create("resnet18", channels=1, side=16, width=0.25, stem="original")
+    backbone.load_state_dict(weights)
+
+
+def test_what_is_not_installed_is_named_with_the_line_that_installs_it():
+    code = "import sys; sys.modules['rich'] = None; import importlib.util as u; f = u.find_spec"
+    code += "; u.find_spec = lambda name, *a: None if name == 'rich' else f(name, *a); import benchmarks.table1"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Table 1 needs rich" in done.stderr and "pip install 'it-losses[benchmarks]'" in done.stderr

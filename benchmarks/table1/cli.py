@@ -56,6 +56,7 @@ class Options:
     limit_images: int | None
     output: Path
     long: bool = False
+    save_backbone: bool = False
     recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
 
     def settings(self) -> dict[str, Any]:
@@ -117,6 +118,7 @@ def completed(given: argparse.Namespace) -> Options:
         limit_images=given.limit_images,
         output=given.output or Path("runs") / f"table1-{given.preset or name}",
         long=given.long,
+        save_backbone=given.save_backbone,
         recipes=_recipes(given),
     )
     _check(options)
@@ -128,8 +130,9 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.table1",
         add_help=not is_parent,
-        description="Pre-train, evaluate and compare self-supervised methods on real images. Run it again after a kill: it "
-        "goes on where it was.",
+        description="Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It "
+        "compares methods; to train a backbone for use, take your framework and a criterion of it_losses. Run it again after "
+        "a kill: it goes on where it was.",
         epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
     )
     add, on_or_off = parser.add_argument, argparse.BooleanOptionalAction
@@ -155,6 +158,7 @@ def parser(*, is_parent: bool = False) -> argparse.ArgumentParser:
     add("--strategy", default="auto", help="Lightning's: auto or ddp, which it is on several devices")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
+    add("--save-backbone", action=on_or_off, default=False, help="keep each run's weights in OUTPUT/backbones (default: no)")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
     return parser
 

@@ -19,7 +19,7 @@ from benchmarks.probes import Features, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Generator, Steps
 from benchmarks.table1.cli import Options
 from benchmarks.table1.plan import Run, label, module_for, probes_every, steps_of, trainer
-from benchmarks.table1.pretrain import Evaluation, loader, measure
+from benchmarks.table1.pretrain import Evaluation, Pretraining, loader, measure
 from benchmarks.table1.progress import Bars
 from benchmarks.table1.rows import Row
 
@@ -89,9 +89,19 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
             # what Lightning makes of Ctrl-C
             raise Interrupted from stopped
     row = _row(run, evaluation.curve, watch, loop.strategy.root_device)
+    if loop.is_global_zero and options.save_backbone:
+        _save_backbone(module, folder / "backbones" / f"{run.method}-seed{run.seed}.pt")
     if loop.is_global_zero:
         checkpoint.path.unlink(missing_ok=True)
     return row, evaluation.curve
+
+
+def _save_backbone(module: Pretraining, path: Path) -> None:
+    """The weights of `benchmarks.backbones.create`, for `load_state_dict`; whole or not at all, whenever a run is killed."""
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    torch.save({name: weight.cpu() for name, weight in module.backbone.state_dict().items()}, unfinished)
+    unfinished.replace(path)
 
 
 def pixel_accuracy(images: Images) -> float | None:
