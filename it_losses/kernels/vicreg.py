@@ -1,14 +1,17 @@
 """VICReg's surrogate entropy with its gradient in closed form: H = -(variance_weight * hinge + covariance_weight * penalty).
 
-hinge     mean_d relu(margin - sqrt(var_d + epsilon))
-energy    sum_{i!=j} C_ij^2 / dim,    C = Zc^T Zc / (N-1)        D x D
-          (|G|^2 - sum_d var_d^2) / dim,    G = Zc Zc^T / (N-1)  N x N, the same number
-gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;   d energy / dZ = 4 / ((N-1) dim) (G Zc - Zc var)
+    hinge     mean_d relu(margin - sqrt(var_d + epsilon))
+    penalty   2 sum_{i!=j} C_ij^2 / dim,              C = Zc^T Zc / (N-1), D x D
+              2 (|G|^2 - sum_d var_d^2) / dim,        G = Zc Zc^T / (N-1), N x N, the same number
+    gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;    d penalty / dZ = 8 / ((N-1) dim) (G Zc - Zc var)
+
+Both are averaged over views: the penalty of two views is the sum of their covariance terms, as in the authors' code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,35 +36,42 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy, (hinge, penalty) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
     variance_weight, covariance_weight, margin, epsilon = constants
-    products, freedom = plan.products, batch.samples - 1
-    if plan.by_gram:
-        matrix, squares, centred = products.gram(batch, squares=True)
-        variance = squares.div_(freedom)  # [S, 1, dim]
-        penalty = batch.ranks.summed(products.squared_norm(matrix))().sub_(products.squared_norm(variance), alpha=freedom**2)
-    else:
-        matrix, squares, centred = products.covariance(batch, squares=True)
-        variance = squares.div_(freedom)
-        # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
-        diagonal = matrix.diagonal(dim1=1, dim2=2)[:, None].zero_()  # [S, 1, dim]
-        penalty = products.squared_norm(matrix)
-    penalty.mul_(2 / (batch.dim * freedom**2 * batch.stacks))
-    std = (variance + epsilon).sqrt_()
+    matrix, centred, variance, penalty = _second_moments(batch, plan)
+    std = (variance + epsilon).sqrt_()  # [S, 1, dim]
     gap = (margin - std).relu_()
     hinge = gap.mean()
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:
-        return Evaluation(entropy, (hinge, penalty), products.distance(batch, request.difference_weight), entropy.new_empty(0))
-    scale = request.entropy_weight / (freedom * batch.dim * batch.stacks)
-    matrix.mul_(8 * scale * covariance_weight / freedom)
+        distance = plan.products.distance(batch, request.difference_weight)
+        return Evaluation(entropy, (hinge, penalty), distance, entropy.new_empty(0))
+    scale = request.entropy_weight / ((batch.samples - 1) * batch.dim * batch.stacks)
+    matrix.mul_(8 * scale * covariance_weight / (batch.samples - 1))
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
     if plan.by_gram:
         slope = acting.div_(std).mul_(-scale * variance_weight).sub_(variance, alpha=8 * scale * covariance_weight)
-        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
+        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
     else:
-        diagonal.addcdiv_(acting, std, value=-scale * variance_weight)
-        distance, gradient = products.gradient(batch, centred, request.difference_weight, right=matrix)
+        matrix.diagonal(dim1=1, dim2=2)[:, None].addcdiv_(acting, std, value=-scale * variance_weight)
+        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, right=matrix)
     return Evaluation(entropy, (hinge, penalty), distance, gradient)
+
+
+def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tensor]:
+    """(N-1) G or (N-1) C without its diagonal, Zc, var [S, 1, dim], and the penalty []."""
+    products, freedom = plan.products, batch.samples - 1
+    if plan.by_gram:
+        matrix, squares, centred = products.gram(batch, squares=True)
+        variance = squares.div_(freedom)
+        total = batch.ranks.summed(products.squared_norm(matrix))()
+        total.sub_(products.squared_norm(variance), alpha=freedom**2)
+    else:
+        matrix, squares, centred = products.covariance(batch, squares=True)
+        variance = squares.div_(freedom)
+        # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
+        matrix.diagonal(dim1=1, dim2=2).zero_()
+        total = products.squared_norm(matrix)
+    return matrix, centred, variance, total.mul_(2 / (batch.dim * freedom**2 * batch.stacks))
 
 
 def is_tiny(batch: Batch) -> bool:
