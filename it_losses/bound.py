@@ -83,7 +83,7 @@ def lower_bound(
     entropy_weight: Weight,
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
-    """The negative bound for the views of a batch, with its terms: V x [batch, ..., dim] -> 3 x []."""
+    """The loss is minus the bound, since training maximises the bound: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
         return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
     constants = estimator.constants()
@@ -100,7 +100,6 @@ def lower_bound(
         entropy = _mean_over_views([estimator.mean_entropy(z) for z in views])
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
-        # training maximises the bound and minimises the loss
         return Terms(loss=-bound, invariance=invariance.detach(), entropy=entropy.detach())
 
 
@@ -113,10 +112,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z), whose two parts are also returned: V x [batch, ..., dim] -> 5 x [].
-
-    `weights` are those of invariance, variance and covariance, as the convention defines them.
-    """
+    """The same sum with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     if any([isinstance(weight, Tensor) for weight in weights]):
         return _vicreg_with_trainable_weights(weights, evaluated, distributed)
@@ -190,10 +186,9 @@ def _is_fused(
     *,
     at_least: int = 1,
 ) -> bool:
-    """Whether a fused form runs. The views of one process are checked here; those of many ranks by `check_ranks_agree`."""
+    """Whether a fused form runs; only the reference has a derivative by a constant. It checks the views of one process."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    # only the reference has a derivative with respect to a constant
     if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
         return False
     runs: bool = kernels.is_fused(form, views[0].dtype, views[0].device)
