@@ -18,7 +18,7 @@ from benchmarks.idx import find_idx, read_idx
 
 
 class DataError(Exception):
-    """The data are not where they were said to be, or not what they were said to be."""
+    """Raised if the data are not found, or are not what their name says."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Images:
         )
 
     def validation(self, share: float = 0.2, seed: int = 0) -> Images:
-        """The training half alone, split by class into the same two roles: what one may choose by, the test half unseen."""
+        """The training half split by class into training and validation images, to choose settings without the test half."""
         from sklearn.model_selection import train_test_split
 
         labels = self.train_labels
@@ -155,7 +155,7 @@ def _root(root: Path | None, name: str) -> Path:
 
 
 def _downloaded(dataset: type, root: Path, missing: FileNotFoundError, **options: object):
-    """The data set of torchvision, downloaded where it is not in `root` yet."""
+    """The data set of torchvision, downloaded if it is not in `root`."""
     try:
         return dataset(root, download=True, **options)
     except (OSError, RuntimeError) as problem:

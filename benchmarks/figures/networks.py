@@ -1,4 +1,4 @@
-"""The networks that the figures look at: pre-trained once a method and trial, and kept for the figures that share them."""
+"""The networks of the figures, trained once for each method and trial, and reused by all figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from it_losses import diagnostics
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for every figure of one command; everything that a number depends on."""
+    """The settings of all figures of one command: everything that a number depends on."""
 
     dataset: str = "digits"
     data_root: Path | None = None
@@ -117,7 +117,7 @@ class Networks:
 
 @dataclass
 class AfterEachEpoch(L.Callback):
-    """Measure once an epoch."""
+    """A callback that measures the entropy once an epoch."""
 
     measure: Callable[[], None]
 

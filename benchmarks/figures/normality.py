@@ -1,4 +1,4 @@
-"""Figure 1: is the output Gaussian for Gaussian noise at the input, and how far apart are raw images?"""
+"""Figure 1: whether the output is Gaussian for Gaussian noise at the input, and the distances between raw images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def plot(rows: list[Row], figure: Figure) -> None:
 
 
 def caption(rows: list[Row]) -> str:
-    """Does p fall with the noise, above the line where it is small? Are there images without distance?"""
+    """Whether p falls with the noise and is large for small noise, and whether some images coincide."""
     falls, said = True, []
     for (network,), lines in grouped(_of(rows, "p-value"), "network").items():
         means = [mean_and_error([line["p_value"] for line in at])[0] for at in grouped(lines, "noise").values()]

@@ -14,7 +14,7 @@ from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
 
 
 class Line(NamedTuple):
-    """One variant, all its seeds; no difference where it is the baseline."""
+    """One variant with all its seeds; the baseline has no difference."""
 
     question: str
     title: str

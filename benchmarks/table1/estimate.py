@@ -23,7 +23,7 @@ PROBED_IMAGES = 4096
 
 
 def estimate(runs: list[Run], options: Options, images: Images) -> str:
-    """A sentence for people; what is trained for it is thrown away, and each run seeds itself, so that no number changes."""
+    """The estimate as a sentence. It trains a copy that is thrown away, and each run seeds itself, so no number changes."""
     largest = max(
         dict.fromkeys(run.method for run in runs), key=lambda method: _size(module_for(Run(method, 0), options, images))
     )

@@ -48,7 +48,7 @@ class Batches(Dataset[Tensor]):
 
 
 def loader(images: Tensor, batch_size: int, workers: int) -> DataLoader[Tensor]:
-    """Shuffled batches of one size; Lightning shares them out among the ranks."""
+    """Shuffled batches of one size; Lightning distributes them over the ranks."""
     return DataLoader(Batches(images), batch_size, shuffle=True, drop_last=True, collate_fn=_as_is, num_workers=workers)
 
 

@@ -1,4 +1,4 @@
-"""Two bars on a terminal: this run, and the whole table with the time left; elsewhere, a line for each run."""
+"""Two progress bars on a terminal, for this run and for the whole table; elsewhere, one message for each run."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Bars:
         self.bars.reset(self.current, total=steps, completed=first_step, description=label, visible=True)
 
     def step(self) -> None:
-        """One step of the run is done, and its share of the table."""
+        """Advance both bars by one step."""
         self.bars.advance(self.current)
         self.bars.advance(self.table, self.epochs / self.steps_of_run)
 
     def say(self, line: str) -> None:
-        """A line above the bars."""
+        """Print a message above the bars."""
         if self.shown:
             self.console.print(line, highlight=False)
 

@@ -50,7 +50,7 @@ class Budget:
     optimizer: str = "AdamW"
     # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
     weight_decay: float = 1e-4
-    # share of the steps that warm up linearly; the rest follow a cosine to 0
+    # fraction of the steps that warm up linearly; the rest follow a cosine to 0
     warmup: float = 0.1
     # the networks see both views of a batch as one batch
     views: int = 2

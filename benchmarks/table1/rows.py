@@ -1,4 +1,4 @@
-"""The rows on disk: one JSON line a finished run, the settings they were made with, one CSV of its epochs each.
+"""The rows on disk: a JSON object for each finished run, their settings, and a CSV of the epochs of each.
 
 Every file is written beside its place and moved there, so that a kill leaves the old one or the new one.
 """
