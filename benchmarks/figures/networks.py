@@ -84,7 +84,7 @@ class Networks:
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
         """Train in place; the module comes back in evaluation mode, on the device."""
-        # dozens of runs share one bar; Lightning says the same lines for each
+        # dozens of runs have one bar, and Lightning would repeat the same messages for each
         rank_zero.log.setLevel(logging.ERROR)
         device = torch.device(self.setup.device)
         trainer = L.Trainer(

@@ -56,10 +56,10 @@ def caption(rows: list[Row]) -> str:
         means = [mean_and_error([line["p_value"] for line in at])[0] for at in grouped(lines, "noise").values()]
         falls &= means[-1] < means[0] and means[0] > LINE
         said.append(f"{network} {means[0]:.3f} to {means[-1]:.3f}")
-    apart, gaps = True, []
+    separate, gaps = True, []
     for (name,), lines in grouped(_of(rows, "distance"), "network").items():
         smallest, median = lines[0]["smallest"], lines[0]["median"]
-        apart &= smallest > 0.05 * median
+        separate &= smallest > 0.05 * median
         gaps.append(f"{name}: smallest {smallest:.3f}, median {median:.3f}")
     noise = [line["noise"] for line in _of(rows, "p-value")]
     return (
@@ -67,7 +67,7 @@ def caption(rows: list[Row]) -> str:
         "over coordinates and test images, standard error over trials; 1/2 is a Gaussian. Claim: p falls as the noise grows, "
         f"and is above {LINE} for small noise. {verdict(falls)} From noise {min(noise)} to {max(noise)}: {'; '.join(said)}.\n\n"
         "Right: distances of pairs of raw images. Claim: none is near 0 (here: the smallest is above 5% of the median). "
-        f"{verdict(apart)} {'; '.join(gaps)}."
+        f"{verdict(separate)} {'; '.join(gaps)}."
     )
 
 

@@ -26,9 +26,9 @@ def compared(rows: list[Row]) -> list[str]:
 def _sentence(name: str, base: str, runs: dict[str, list[Row]]) -> str:
     said = []
     for score, word in (("linear", "linear"), ("knn", "kNN")):
-        apart = difference(*([row[score] for row in runs[method]] for method in (name, base)))
-        chance = "" if apart.p_value is None else f", p {_rounded(apart.p_value)}"
-        said.append(f"by the {word} probe it {apart.verdict} ({apart.text()} points{chance})")
+        gap = difference(*([row[score] for row in runs[method]] for method in (name, base)))
+        chance = "" if gap.p_value is None else f", p {_rounded(gap.p_value)}"
+        said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
     return f"- {title(name)} against {title(base)}: {'; '.join(said)}."
 
 

@@ -30,8 +30,8 @@ def estimate(runs: list[Run], options: Options, images: Images) -> str:
     module = module_for(Run(largest, 0), options, images).to("cuda" if options.accelerator == "gpu" else "cpu")
     step_s = _step_seconds(module, images.train[: options.batch_size // options.devices], options.precision)
     part = images.subset(PROBED_IMAGES)
-    share = len(images.train) / len(part.train)
-    probe_s = share * _seconds(lambda: measure(module, part, probes=True), module.device)
+    ratio = len(images.train) / len(part.train)
+    probe_s = ratio * _seconds(lambda: measure(module, part, probes=True), module.device)
     look_s = _seconds(lambda: measure(module, part, probes=False), module.device)
     probes = -(-options.epochs // probes_every(options))
     run_s = steps_of(options, images) * step_s + probes * probe_s + (options.epochs - probes) * look_s
