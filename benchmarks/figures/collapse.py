@@ -48,7 +48,7 @@ def plot(rows: list[Row], figure: Figure) -> None:
         style = "-" if inputs == "fixed" else "--"
         axes.errorbar(steps, means, errors, label=f"{inputs} inputs, component std {std}", linestyle=style, errorevery=5)
     axes.set(xlabel="step", ylabel="entropy of the centres, nats (KL bound)")
-    # there is no corner without a curve
+    # outside the axes, because there is a curve in every corner
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 

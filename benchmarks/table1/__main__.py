@@ -63,7 +63,7 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         if done:
             bars.say(f"going on: {done} of {len(planned(options))} runs are on disk already")
         if options.jobs > 1:
-            # as each of the processes has
+            # one thread, as in each of the worker processes
             torch.set_num_threads(1)
         if to_train and first:
             bars.say(estimate(to_train, options, images))

@@ -43,7 +43,7 @@ def answered(ablation: Ablation, rows: list[Row]) -> list[Line]:
 
 
 def finding(lines: list[Line]) -> str:
-    """The sentence that the numbers make."""
+    """A sentence that says which variants differ from the baseline."""
     baseline, *others = lines
     compared = [(line.title, line.difference) for line in others if line.difference is not None]
     if not compared:

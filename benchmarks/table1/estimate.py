@@ -48,7 +48,7 @@ def _size(module: Pretraining) -> int:
 
 
 def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
-    """Of one training step, views and optimiser included."""
+    """Seconds of one training step, with views and optimiser."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6, fused=True)
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     module.train()
@@ -66,7 +66,7 @@ def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """On the wall, the device's queue emptied before and after."""
+    """Wall-clock seconds of a call, with the device synchronised before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-#: the time left is judged by so many seconds of past: runs of different methods differ in speed
+#: the time left is estimated from this many past seconds, since methods differ in speed
 SPEED_WINDOW_S = 300.0
 
 
@@ -36,7 +36,7 @@ class Bars:
         self.steps_of_run = 1
 
     def run(self, label: str, steps: int, first_step: int = 0) -> None:
-        """A new run begins."""
+        """Start the bar of a new run."""
         self.steps_of_run = steps
         self.bars.reset(self.current, total=steps, completed=first_step, description=label, visible=True)
 

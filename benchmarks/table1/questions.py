@@ -90,7 +90,7 @@ def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, we
 
 
 def _of_width(rows: Mapping[str, Recipe], method: str) -> Ablation:
-    """A quarter and four times the dimension of the projection."""
+    """Variants with a quarter and with four times the dimension of the projection."""
     own = rows[method].arguments["output"]
     return _varied(
         rows, f"{rows[method].title}: dimension of the projection", method, {"output": own // 4}, {"output": 4 * own}

@@ -46,11 +46,11 @@ class Stopwatch(L.Callback):
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
     def state_dict(self) -> dict[str, float]:
-        """What it reads."""
+        """The state for a checkpoint."""
         return self.read()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Begin so much earlier."""
+        """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
 
@@ -95,7 +95,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
 
 
 def pixel_accuracy(images: Images) -> float | None:
-    """The linear probe on the pixels themselves, to read the table against; None where it would take long."""
+    """The accuracy of a linear probe on the pixels themselves, for comparison; None if it would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return None
     halves = [half.float().flatten(1) / 255 for half in (images.train, images.test)]
