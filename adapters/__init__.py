@@ -4,10 +4,10 @@ lightly                   criteria with lightly's constructors, LightningModules
 solo_learn                methods, configs and four ways of registering them
 stable_pretraining        criteria for `spt.Module`, and a forward for more than two views
 lightning                 a callback that logs terms, entropies, rank and spectrum in any of these frameworks
-eb_jepa                   the dict of terms its loops want
+eb_jepa                   criteria that return the dict of terms that its loops log
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
-drop_in                   what a class that replaces a host's keeps: constants under the host's names, the host's dtype
-conventions               whose argument names mean what
+drop_in                   base class of drop-in criteria: constants under the host's names, results in the host's dtype
+conventions               the arguments of each library's VICReg, in our names
 compare                   `python -m it_losses.adapters.compare all`: their VICReg (peers) and ours, timed on your shape
 backbones                 timm models as encoders of large and of 32-pixel images
 

@@ -1,4 +1,4 @@
-"""timm models as encoders: no head, their width by name, and a stem that small images survive."""
+"""timm models as encoders without a head, with a stem for small images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
 
     Args:
         name: a timm model.
-        small_images: for images of about 32 pixels, a ResNet's stem of stride 4 becomes a 3x3 convolution of stride 1; for
-            transformers pass `img_size=32, patch_size=4`.
+        small_images: replace a ResNet's stem of stride 4 by a 3x3 convolution of stride 1, for images of about 32 pixels. For
+            transformers pass `img_size=32, patch_size=4` instead.
         options: arguments of the model.
 
     Raises:
@@ -27,11 +27,11 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
             "Leave it out, and put torch.nn.Linear(backbone.num_features, num_classes) behind the encoder."
         )
     timm = framework("timm", install="pip install timm")
-    # by module, not by registry: a framework may have registered its own model under the same name
+    # looked up by module, because a framework may have registered its own model under the same name
     model = _entrypoint(timm, name)(num_classes=0, **options)
     if small_images:
         _keep_resolution(model, name)
-    # pooled features of some families pass through one more layer, and are wider or narrower than num_features says
+    # in some families the pooled features pass through one more layer, which changes their width
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     return model
 
@@ -40,7 +40,7 @@ def _entrypoint(timm: Any, name: str) -> Any:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         near = timm.list_models(f"*{architecture[:6]}*")[:8]
-        raise ValueError(f"timm has no model {name!r}. Near: {near}; timm.list_models() has all.")
+        raise ValueError(f"timm has no model {name!r}. Similar names: {near}. timm.list_models() lists all.")
     own = timm.model_entrypoint(architecture)
     if own.__module__.startswith("timm."):
         return lambda **options: timm.create_model(name, **options)
@@ -53,6 +53,6 @@ def _entrypoint(timm: Any, name: str) -> Any:
 def _keep_resolution(model: Any, name: str) -> None:
     stem, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
     if not isinstance(stem, nn.Conv2d) or pool is None:
-        raise ValueError(f"small_images knows the stem of ResNets, not of {name!r}. Pass the model's own options instead.")
+        raise ValueError(f"small_images changes the stem of ResNets only, got {name!r}. Pass the model's own options instead.")
     model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = nn.Identity()

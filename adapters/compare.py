@@ -1,8 +1,8 @@
 """`python -m it_losses.adapters.compare lightly --batch 256 --dim 2048`: a library's VICReg and ours on your shape.
 
-Time of forward and backward (median and quartiles), peak memory beyond inputs and gradients, value. Each runs in a process of
-its own, so that neither warms the other's caches nor hides the other's peak. "pytorch" is the authors' formula in a training
-step of one's own, "lightning" what the monitor costs, "all" everything that can be imported here.
+It prints the time of forward and backward (median and quartiles), the peak memory beyond inputs and gradients, and the value.
+Each runs in its own process, so that neither warms the caches of the other. "pytorch" is the authors' formula in plain PyTorch,
+"lightning" is the cost of the monitor, and "all" is everything that can be imported.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MIB = 2**20
 
 
 def measured(criterion: Criterion, options: argparse.Namespace) -> dict[str, Any]:
-    """Milliseconds a step, MiB at the peak and the value, of one criterion on normal embeddings."""
+    """Milliseconds a step, peak MiB and value of one criterion on normal embeddings."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, options.batch, options.dim)
     z = torch.randn(shape, generator=generator).to(options.device, getattr(torch, options.dtype)).requires_grad_()
     z.grad = torch.zeros_like(z)
-    # kernels, libraries and their caches are there before memory is counted
+    # one step loads kernels, libraries and caches before memory is counted
     small = torch.randn(2, 4, 4, device=options.device, dtype=z.dtype, requires_grad=True)
     criterion(*small).backward()
     before = _peak_bytes(options.device)
@@ -61,7 +61,7 @@ def _peak_bytes(device: str) -> int:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--only` asks for, in this process; {"missing": why} where the library cannot be imported."""
+    """The measurement that `--only` names, in this process; {"missing": why} if the library cannot be imported."""
     try:
         if options.only == "monitor":
             from it_losses.adapters.monitor_cost import monitor_cost
@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_apart(options: argparse.Namespace, library: str, only: str) -> dict[str, Any]:
-    """The same in a process of its own; ImportError where the library cannot be imported."""
+    """The same in a new process; ImportError if the library cannot be imported."""
     command = [sys.executable, "-W", "ignore", "-m", "it_losses.adapters.compare", library, "--only", only]
     for name in ("batch", "dim", "device", "dtype", "steps"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -92,7 +92,7 @@ def _quartiles(milliseconds: list[float]) -> str:
 
 
 def heading(options: argparse.Namespace) -> str:
-    """What was measured on, and the names of the columns."""
+    """The setting of the measurement, and the names of the columns."""
     threads = f", {torch.get_num_threads()} CPU thread(s)" if options.device == "cpu" else ""
     setting = f"VICReg, {options.dtype}, {options.device}{threads}, {options.steps} steps, torch {torch.__version__}"
     if not options.markdown:
@@ -102,7 +102,7 @@ def heading(options: argparse.Namespace) -> str:
 
 
 def rows(options: argparse.Namespace, library: str, a: dict[str, Any], b: dict[str, Any]) -> str:
-    """A library's measurement and ours: two lines, or one of a Markdown table."""
+    """The measurements of a library and of ours, as two rows of text or one row of a Markdown table."""
     if not options.markdown:
         return "\n".join(
             f"{name:<25}{_quartiles(row['step_ms']):>28}{row['peak_mib']:>11.1f}{row['value']:>13.6g}"
@@ -114,7 +114,7 @@ def rows(options: argparse.Namespace, library: str, a: dict[str, Any], b: dict[s
 
 
 def compare(options: argparse.Namespace, library: str) -> str:
-    """The lines of one library; ImportError where it cannot be imported."""
+    """The printed rows of one library; ImportError if it cannot be imported."""
     if library != "lightning":
         return rows(options, library, measure_apart(options, library, "theirs"), measure_apart(options, library, "ours"))
     cost = {kind: _quartiles(found) for kind, found in measure_apart(options, library, "monitor").items()}
@@ -125,7 +125,7 @@ def compare(options: argparse.Namespace, library: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Child processes and a table, or, in a child, one measurement as JSON."""
+    """Start child processes and print a table; in a child, print one measurement as JSON."""
     parser = argparse.ArgumentParser(prog="python -m it_losses.adapters.compare", description=__doc__.splitlines()[0])
     parser.add_argument("library", choices=[*LIBRARIES, "lightning", "all"])
     parser.add_argument("--batch", type=int, default=256)

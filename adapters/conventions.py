@@ -1,4 +1,4 @@
-"""Whose argument means what: the constructor arguments of each library's VICReg, in our names and its convention."""
+"""The constructor arguments of each library's VICReg, translated into our names and its convention."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "eb_jepa": {"std_coeff": "variance_weight", "cov_coeff": "covariance_weight"},
 }
 
-#: what a library does where its user says nothing, as far as it differs from VICReg()
+#: defaults of each library that differ from those of VICReg()
 DEFAULTS: dict[str, dict[str, object]] = {
     "lightly": {"gather_distributed": False},
     "solo-learn": {"convention": "solo-learn"},
@@ -50,7 +50,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
 
 
 def translated(library: str, **arguments: object) -> dict[str, object]:
-    """Arguments of that library's VICReg as arguments of ours; ValueError for an unknown library or argument."""
+    """The arguments of that library's VICReg as arguments of ours; ValueError for an unknown library or argument."""
     if library not in ARGUMENTS:
         raise ValueError(f"library must be one of {sorted(ARGUMENTS)}, got {library!r}.")
     ours = ARGUMENTS[library]
@@ -61,11 +61,11 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
 
 
 def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments: object) -> VICReg:
-    """The criterion that gives that library's number for that library's arguments.
+    """The criterion that has the value of that library's VICReg for its arguments.
 
     Args:
         library: a key of ARGUMENTS.
-        gather_distributed: whether the statistics are those of all ranks; None for what the library does.
+        gather_distributed: whether the statistics are those of all ranks; None for the library's default.
         arguments: of the library's VICReg.
 
     >>> vicreg("solo-learn", sim_loss_weight=25, var_loss_weight=25, cov_loss_weight=1).convention

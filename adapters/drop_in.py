@@ -1,4 +1,4 @@
-"""What a class that replaces a host's own owes beside the number: constants under the host's names, and the host's dtype."""
+"""The base class of drop-in criteria: constants under the host library's names, and results in its dtype."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):
-    """A criterion whose constants can be read and set under the names that the host gives them, and change the loss.
+    """A criterion whose constants can also be read and set under the names of the host library.
 
-    `criterion.lambda_param = 1.0` sets `invariance_weight`, with its check. State dicts hold weights that train under the
-    names of the host. A subclass says in `host_names` which name means which of our constants.
+    `criterion.lambda_param = 1.0` sets `invariance_weight`, with its check. State dicts hold trainable weights under the names
+    of the host. A subclass maps the names of the host to ours in `host_names`.
     """
 
-    #: name of the host -> our name, where they differ
+    #: name in the host library -> our name, if they differ
     host_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -32,7 +32,7 @@ class HostNames(nn.Module):
         """The module that holds the constants."""
         return self
 
-    # not setters of the properties: a module takes a Parameter for itself before it looks at its properties
+    # not in setters of the properties, because a module registers a Parameter before it looks for a property
     def __setattr__(self, name: str, value: Any) -> None:
         ours = self.host_names.get(name)
         if ours is not None:
@@ -46,7 +46,7 @@ class HostNames(nn.Module):
 
     @property
     def gather_distributed(self) -> bool:
-        """Whether the statistics are those of all ranks; can be set."""
+        """Whether the statistics are those of all ranks. It can be set."""
         gathers: bool = self._constants().distributed.gather_distributed
         return gathers
 
@@ -64,9 +64,9 @@ class HostNames(nn.Module):
 
 
 def in_host_dtype(value: Tensor, *views: Tensor) -> Tensor:
-    """The value in the dtype in which plain operations on the views end: float32 under autocast, or the widest of theirs."""
+    """The value in the dtype that the host would return: float32 under autocast, else the widest dtype of the views."""
     kind = views[0].device.type
-    # named, not asked for: older compilers cannot trace the question
+    # devices are listed, because older compilers cannot trace a query for those that have autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return value
     return value.to(reduce(torch.promote_types, [z.dtype for z in views]))

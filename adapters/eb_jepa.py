@@ -1,4 +1,4 @@
-"""eb_jepa: criteria that return a dict of scalars, as its loops log and back-propagate it.
+"""eb_jepa: criteria that return the dict of scalars that its loops log and back-propagate.
 
     - loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # eb_jepa.losses
     + loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # it_losses.adapters.eb_jepa
@@ -20,10 +20,10 @@ from it_losses.entropy import EntropyEstimator
 
 
 class VICRegLoss(HostNames, VICReg):
-    """eb_jepa's VICReg, number for number: 2 x [batch, dim] -> {"loss", "invariance_loss", "var_loss", "cov_loss"}.
+    """eb_jepa's VICReg, with the same value: 2 x [batch, dim] -> {"loss", "invariance_loss", "var_loss", "cov_loss"}.
 
-    `loss` back-propagates; the other three are unweighted, in eb_jepa's own units, for the log. Both weights can be read and
-    set under eb_jepa's names.
+    `loss` back-propagates. The other three are detached and unweighted, in eb_jepa's units, for logging. Both weights can be
+    read and set under eb_jepa's names.
 
     Args:
         std_coeff: weight of the hinges of the views, added.
@@ -51,7 +51,7 @@ class VICRegLoss(HostNames, VICReg):
 
 
 class EntropyLoss(nn.Module):
-    """Invariance and an entropy for variance and covariance: V x [batch, dim] -> {"loss", "invariance_loss", "entropy"}.
+    """VICReg with an entropy instead of variance and covariance: V x [batch, dim] -> {"loss", "invariance_loss", "entropy"}.
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.

@@ -1,4 +1,4 @@
-"""What is logged of the embeddings of a step: entropies, ranks and spread, averaged over the views, and the alarm."""
+"""The numbers that are logged for the embeddings of a step: entropies, ranks, spread, and the collapse alarm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from it_losses.diagnostics.summary import alarm_of
 
 
 def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, float], str | None]:
-    """Numbers by name, each the mean over the views, and what has collapsed: V x [rows, dim] -> ({name: float}, alarm).
+    """Numbers by name, averaged over the views, and an alarm or None: V x [rows, dim] -> ({name: float}, alarm).
 
-    Views are measured one by one, as criteria do: the rows of one view are of different images, those of two are not.
+    Each view is measured by itself, as criteria do, because rows of two views may belong to the same image.
     """
     each = [_numbers_of_view(z, beta) for z in views]
     alarms = [alarm_of(found, len(z), z.shape[1]) for found, z in zip(each, views, strict=True)]
@@ -24,7 +24,7 @@ def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, fl
 
 
 def _numbers_of_view(z: Tensor, beta: float) -> dict[str, float]:
-    # once for both
+    # converted once for both functions below
     z = in_float64(z)
     bounds = diagnostics.sphere_entropy_bounds(z)
     return diagnostics.measure(z, beta=beta) | {

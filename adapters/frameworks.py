@@ -1,4 +1,4 @@
-"""A framework that may be missing: import it, or say which line installs it."""
+"""Import an optional framework, or raise an error that says how to install it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from types import ModuleType
 
 
 def framework(name: str, *, install: str) -> ModuleType:
-    """The module of that name; ImportError that gives the line to install it where its package is not there."""
+    """The module of that name; ImportError with the command that installs it if its package is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # a framework that is there and broken has its own story to tell
+        # an installed framework that fails to import raises its own error
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise
         raise ImportError(

@@ -1,9 +1,9 @@
-"""EmbeddingMonitor: one Lightning callback that watches the embeddings of any framework built on Lightning.
+"""EmbeddingMonitor: a Lightning callback that measures the embeddings in any framework built on Lightning.
 
     Trainer(callbacks=[EmbeddingMonitor(every_n_steps=100)])
 
-Every so many steps it logs the terms of each criterion, entropies in nats, RankMe, and the spectrum of the covariance, and
-says so when the embeddings have collapsed.
+Every `every_n_steps` it logs the terms of each criterion, entropies in nats, RankMe and the spectrum of the covariance. It
+warns if the embeddings have collapsed.
 """
 
 from __future__ import annotations
@@ -33,30 +33,31 @@ lightning = _lightning()
 
 
 class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
-    """Logs, every `every_n_steps`, what a step's embeddings are like; measured on each rank's batch, averaged over ranks.
+    """Measures the embeddings of every `every_n_steps`-th step on each rank's batch, and logs the averages over ranks.
 
     Each criterion of ours that the step calls is logged under its own name in the module, with the views it is called with;
-    the second call of a step is `<name>-2`, and so on. Other modules are watched where they are named, or where no criterion
-    is called and there is a `projector` or `projection_head`. For each name:
+    the second call of a step is `<name>-2`, and so on. Another module is measured if you name it. If no criterion is called,
+    the output of `projector` or `projection_head` is measured. For each name it logs:
 
     `<prefix>/<name>/invariance`, `/entropy`, ...: the terms of the criterion, in its own units;
     `<prefix>/<name>/pairwise_lower_nats`, `/pairwise_upper_nats`: `diagnostics.sphere_entropy_bounds`, 0 at collapse;
     `<prefix>/<name>/gaussian_entropy_nats`, `/log_det_entropy_nats`, `/rank_me`, `/participation_ratio`, `/spread`, `/std`,
-    `/norm_of_mean`: `diagnostics.measure`, with the beta of the criterion where it has one.
+    `/norm_of_mean`: `diagnostics.measure`, with the beta of the criterion if it has one.
 
-    `<prefix>/collapsed` is the fraction of ranks on which any of them has collapsed. A row is an image: what has positions,
-    tokens or groups is averaged over them. Embeddings of [N, D], [N, tokens, D], [N, D, H, W] and [N, D, 1, 1] are taken.
+    `<prefix>/collapsed` is the fraction of ranks on which any of them has collapsed. A row is an image: positions, tokens and
+    groups are averaged. Embeddings may be [N, D], [N, tokens, D], [N, D, H, W] or [N, D, 1, 1].
 
     Args:
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
         every_n_steps: how often, in batches; the other steps cost nothing.
-        rows: the most rows of a step that are measured of each name, spread evenly over its views and the batch.
-        spectrum_to: folder for plots of the spectrum, as `spectrum-<name>-<step>.png`; loggers with figures get them anyway.
+        rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
+        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that take figures always get them.
         on_collapse: "warn" once, "stop" the training, or "raise".
         prefix: of the logged names.
 
     Raises:
-        ValueError: where the module has no submodule of that name, or one that makes no embeddings, or nothing to watch.
+        ValueError: the module has no submodule of that name, the submodule returns no embeddings, or there is nothing to
+            measure.
     """
 
     def __init__(
@@ -86,15 +87,15 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         self._warned: set[str] = set()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Watch the modules that make or take embeddings, where this step is to be measured."""
+        """Start to observe criteria and modules if this step is to be measured."""
         self._close()
-        # not batch_idx, which starts again with every epoch, however short
+        # batch_idx would start again with every epoch
         self._batches += 1
         if (self._batches - 1) % self.every_n_steps == 0:
             self._step = MeasuredStep(pl_module, self.module, self.rows)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Measure what was seen, and log it."""
+        """Measure the embeddings that were observed, and log the numbers."""
         step = self._close()
         if step is None:
             return
@@ -102,43 +103,43 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         everywhere = _mean_over_ranks(trainer, pl_module.device, measured)
         self._log(trainer, pl_module, everywhere)
         self._plot(trainer, step.embeddings)
-        # all ranks stop or none: one that went on alone would wait for the others for ever
+        # all ranks stop together, because a rank that went on alone would wait for the others forever
         if everywhere.get("collapsed", 0) > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let go of a step that did not end."""
+        """Close a measured step that did not end."""
         self._close()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Let go of a step that did not end: what follows is no training."""
+        """Close a measured step that did not end, because validation follows."""
         self._close()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let go of a step that did not end, such as one whose epoch the module ended by returning -1."""
+        """Close a measured step that did not end, for example because the module ended the epoch by returning -1."""
         self._close()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let go of a step that did not end."""
+        """Close a measured step that did not end."""
         self._close()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of a step that did not end."""
+        """Close a measured step that did not end."""
         self._close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has neither the step under way nor the logging functions that Lightning lends: they are of one module."""
+        """The state of a copy: without the current step and Lightning's logging functions, which belong to one module."""
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")} | {"_step": None}
 
     def _close(self) -> MeasuredStep | None:
-        """End the step under way, if there is one, and hand it over."""
+        """Close the current step, if there is one, and return it."""
         step, self._step = self._step, None
         if step is not None:
             step.close()
         return step
 
     def _measure(self, step: MeasuredStep) -> tuple[dict[str, float], str | None]:
-        """All numbers of the step by name, and the first alarm."""
+        """All numbers of the step by name, and the first alarm or None."""
         measured = {f"{name}/{term}": float(value) for name, terms in step.terms.items() for term, value in terms.items()}
         alarms = []
         for name, views in step.embeddings.items():
@@ -155,15 +156,15 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if step.unreadable is not None:
             raise ValueError(step.unreadable)
         if not step.can_see:
-            raise ValueError("nothing to watch: name the module that makes the embeddings, EmbeddingMonitor('name').")
+            raise ValueError("nothing to measure: name the module that makes the embeddings, EmbeddingMonitor('name').")
         self._warn(
             "EmbeddingMonitor saw no embeddings of two rows or more in this step: name the module that makes them. "
-            "Inside a compiled module nothing can be seen: compile its submodules instead."
+            "Code inside a compiled module cannot be observed: compile its submodules instead."
         )
 
     def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:
         named = {f"{self.prefix}/{name}": value for name, value in measured.items()}
-        # Lightning writes what is logged at every log_every_n_steps-th step alone, which need not be one of these
+        # Lightning writes only at every log_every_n_steps-th step, which may not be a measured one
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
@@ -177,7 +178,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         self._warn(message, kind="collapse")
 
     def _warn(self, message: str, kind: str = "nothing seen") -> None:
-        """Once for each kind."""
+        """Warn once for each kind of message."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=3)
@@ -196,7 +197,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
 
 def _mean_over_ranks(trainer: Any, device: Any, measured: dict[str, float]) -> dict[str, float]:
-    """Each number averaged over the ranks that have it; of the names that the first rank has, and whether any has collapsed."""
+    """Average each number that the first rank has over the ranks that have it, and `collapsed` over all ranks."""
     names = trainer.strategy.broadcast(["collapsed", *(name for name in measured if name != "collapsed")])
     rows = [[measured.get(name, 0.0), float(name in measured)] for name in names]
     sums = trainer.strategy.reduce(torch.tensor(rows, dtype=torch.float32, device=device), reduce_op="sum").tolist()

@@ -1,4 +1,4 @@
-"""MeasuredStep: what one training step shows of its embeddings, by the name of the module that takes or makes them."""
+"""MeasuredStep: the embeddings and terms of one training step, by the name of the criterion or module."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy
 from it_losses.observe import add_observer, can_be_seen
 
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
-#: where lightly (projection_head), solo-learn and stable-pretraining (projector) keep the module that makes the embeddings
+#: names of the projector in lightly (projection_head), solo-learn and stable-pretraining (projector)
 PROJECTORS = ("projector", "projection_head")
-#: calls of a criterion, or views that a module made, that are kept; the closure of an optimizer may make many more
+#: calls of a criterion, or outputs of a module, that are kept; an optimizer with a closure may make many more
 MOST_CALLS = 8
 
 
 class MeasuredStep:
-    """Rows of the embeddings and terms of the criteria of one step, from its making to `close()`.
+    """Collects rows of the embeddings and terms of the criteria of one step, until `close()`.
 
-    Nothing is set on a module but forward hooks, which pickle and deep-copy with it, and do nothing in the copy. A step that
-    nobody keeps any more closes itself.
+    Modules get forward hooks only, which pickle and deep-copy with them and do nothing in the copy. A step that is no longer
+    referenced closes itself.
 
     Args:
         root: the module whose submodules are named.
-        watched: name of the submodule whose outputs are the embeddings; None for the views of criteria, or else projectors.
-        rows: so many rows are kept of each name, spread evenly over its views and over the batch.
+        module_name: the submodule whose outputs are the embeddings; None for the views of criteria, or else of projectors.
+        rows: the number of rows that are kept for each name, spread evenly over its views and over the batch.
     """
 
-    def __init__(self, root: nn.Module, watched: str | None, rows: int) -> None:
+    def __init__(self, root: nn.Module, module_name: str | None, rows: int) -> None:
         modules = dict(root.named_modules())
-        self.watched, self.rows = watched, rows
+        self.module_name, self.rows = module_name, rows
         self.terms: dict[str, dict[str, Tensor]] = {}
         self.betas: dict[str, float] = {}
         self.unreadable: str | None = None
         self._taken: dict[str, list[Tensor]] = {}
         self._made: dict[str, list[Tensor]] = {}
-        # torch.compile(module) is a module around the one that it compiles
+        # torch.compile(module) returns a module that wraps the compiled one
         self._names = {module: name.replace("._orig_mod", "") for name, module in modules.items()}
         criteria = [name for name, module in modules.items() if isinstance(module, CRITERIA)]
-        projectors = [name for name in PROJECTORS if name in modules] if watched is None else [_existing(watched, modules)]
-        #: whether there is anything that may be called
+        projectors = (
+            [name for name in PROJECTORS if name in modules] if module_name is None else [_existing(module_name, modules)]
+        )
+        #: whether there is a criterion or module to observe
         self.can_see = bool(projectors or criteria)
         handles = [modules[name].register_forward_hook(HookOf(self._made_by)) for name in projectors]
         compiled = [name.removesuffix("._orig_mod") for name in criteria if name.endswith("._orig_mod")]
@@ -56,25 +58,25 @@ class MeasuredStep:
     def embeddings(self) -> dict[str, list[Tensor]]:
         """Views [rows, dim], of two rows or more, by name.
 
-        They are what the watched module made; without one, what criteria took, or else what projectors made.
+        They are the outputs of the named module; without a name the views of criteria, or else the outputs of projectors.
         """
-        chosen = self._made if self.watched is not None else self._taken or self._made
+        chosen = self._made if self.module_name is not None else self._taken or self._made
         chosen = {name: views for name, views in chosen.items() if views}
         most = {name: max(self.rows // len(views), 2) for name, views in chosen.items()}
         return {name: [z if len(z) <= most[name] else _evenly(z, most[name]) for z in views] for name, views in chosen.items()}
 
     def called(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        """Keep the views and terms of a call of a criterion, each call by itself."""
+        """Keep the views and terms of one call of a criterion."""
         if self.close.alive and isinstance(module, CRITERIA):
             self._keep_call(module, views, terms)
 
     def _compiled_call(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Tensor) -> None:
-        """What the criterion inside cannot tell, since compiled code has no values to show."""
+        """Record a call of a compiled criterion, which cannot report its values itself."""
         views = [z for z in (*arguments, *named.values()) if isinstance(z, Tensor)]
         self._keep_call(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
 
     def _keep_call(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        # a criterion that is no submodule, such as one in a list, goes by the name of its class
+        # a criterion that is no submodule, such as one in a list, is named by its class
         name = self._names.get(module) or type(module).__name__
         calls = (name, *(f"{name}-{call}" for call in range(2, MOST_CALLS + 1)))
         free = next((call for call in calls if call not in self.terms), None)
@@ -98,13 +100,13 @@ class MeasuredStep:
 
 
 class HookOf:
-    """A forward hook that calls a method for as long as its object lives; in a copy of the module it does nothing."""
+    """A forward hook that calls a method while its object exists. In a copy of the module it does nothing."""
 
     def __init__(self, method: Callable[..., None]) -> None:
         self._method = weakref.WeakMethod(method)
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        """What torch calls after the module's forward."""
+        """Called by torch after the forward pass of the module."""
         if not can_be_seen():
             return
         method = self._method()
@@ -126,11 +128,11 @@ def _nothing(*call: Any) -> None:
 def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
     if name not in modules:
         children = [child for child in modules if child and "." not in child]
-        raise ValueError(f"nothing to watch: the module has no submodule {name!r}. It has {children}.")
+        raise ValueError(f"nothing to measure: the module has no submodule {name!r}. It has {children}.")
     if isinstance(modules[name], CRITERIA):
         raise ValueError(
-            f"{name!r} is a criterion: it returns its loss, no embeddings. Leave the name out to watch what criteria are "
-            "called with, or name the module that makes the embeddings."
+            f"{name!r} is a criterion: it returns its loss, no embeddings. Leave the name out to measure the views of "
+            "criteria, or name the module that makes the embeddings."
         )
     return name
 
@@ -141,7 +143,7 @@ def _remove(handles: Sequence[Any]) -> None:
 
 
 def _why_unreadable(views: Sequence[Any]) -> str | None:
-    """What keeps an output from being views [batch, ...] of one shape; None where nothing does."""
+    """The reason why an output is no list of views [batch, ...] of one shape; None if it is."""
     for z in views:
         if not isinstance(z, Tensor):
             return f"returned a {type(z).__name__}, no tensor."
@@ -152,21 +154,21 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
 
 
 def _evenly(z: Tensor, most: int) -> Tensor:
-    """At most so many rows, evenly spaced, as a copy that operations in place do not reach: [batch, ...] -> [rows, ...]."""
+    """At most that many rows, evenly spaced, copied so that in-place operations cannot change them: -> [rows, ...]."""
     count = min(len(z), most)
     chosen = torch.arange(count, device=z.device) * len(z) // count
     return z.detach()[chosen]
 
 
 def _mean_over_groups(z: Tensor) -> Tensor:
-    """Criteria take [batch, ..., dim]: the mean over what lies between, [batch, dim]."""
+    """The views of criteria, [batch, ..., dim], averaged over the dimensions between: [batch, dim]."""
     full = z.to(torch.promote_types(z.dtype, torch.float32))
     return full if z.ndim == 2 else full.flatten(1, -2).mean(dim=1)
 
 
 def _mean_over_positions(z: Tensor) -> Tensor:
-    """Modules make [batch, dim], tokens [batch, tokens, dim] or maps [batch, dim, ...]: the mean over positions, [batch, dim].
+    """Outputs of modules, tokens [batch, tokens, dim] or maps [batch, dim, ...], averaged over positions: [batch, dim].
 
-    Positions of one image are no samples of their own: they differ, by their position alone, when all images are the same.
+    Positions of one image are not samples: they still differ by their position if all images have collapsed to one.
     """
     return _mean_over_groups(z if z.ndim < 4 else z.flatten(2).mT)

@@ -1,6 +1,6 @@
-"""What an EmbeddingMonitor costs: milliseconds in a step that it measures, and in any other.
+"""The cost of an EmbeddingMonitor: milliseconds in a step that it measures, and in any other.
 
-The time is that of the monitor's hooks; what the criteria report to it during the step is a copy of a few rows.
+The time is that of the monitor's hooks. During the step the criteria only copy a few rows for it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from it_losses.adapters.lightning import EmbeddingMonitor, lightning
 
 
 class Timed(EmbeddingMonitor):
-    """A monitor that keeps how long its own hooks take."""
+    """A monitor that records the time of its own hooks."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.milliseconds: list[float] = []
 
     def on_train_batch_start(self, *arguments: Any) -> None:
-        """Open a step's account."""
+        """Start the record of a step."""
         start = time.perf_counter()
         super().on_train_batch_start(*arguments)
         self.milliseconds.append(1e3 * (time.perf_counter() - start))
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        """Close it; the step itself is over before the clock starts."""
+        """Finish the record. The step itself ends before the clock starts."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -54,7 +54,7 @@ class Embeddings(lightning.LightningModule):  # type: ignore[misc]
         return loss
 
     def configure_optimizers(self) -> Any:
-        """One that moves nothing."""
+        """An optimizer with learning rate 0."""
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
@@ -76,7 +76,7 @@ def monitor_cost(options: argparse.Namespace) -> dict[str, list[float]]:
         )
         steps = torch.utils.data.DataLoader(range(2 * options.steps + 2))  # type: ignore[arg-type]
         trainer.fit(Embeddings(options.batch, options.dim), steps)
-    # the first two steps pay for what is imported and allocated once
+    # the first two steps include imports and first allocations
     return {
         "measured_ms": statistics.quantiles(monitor.milliseconds[2::2], n=4),
         "between_ms": statistics.quantiles(monitor.milliseconds[3::2], n=4),

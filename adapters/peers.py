@@ -1,4 +1,4 @@
-"""The VICReg that a library's user has, and ours with the same number: what `compare` times."""
+"""The VICReg of each library, and ours with the same value, for `compare`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 from it_losses.adapters.frameworks import framework
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-#: "pytorch" is the formula as a training step of one's own spells it out
+#: "pytorch" is the formula written out in a plain training step
 LIBRARIES = ("pytorch", *ARGUMENTS)
 CLONE = "git clone https://github.com/{}, then put the checkout on PYTHONPATH"
 
 
 def theirs(library: str) -> Criterion:
-    """The library's own criterion with its defaults; ImportError with the line that installs it."""
+    """The library's own criterion with its defaults; ImportError with the command that installs it."""
     if library == "pytorch":
         return authors_formula
     if library == "lightly":
@@ -36,7 +36,7 @@ def theirs(library: str) -> Criterion:
 
 
 def ours(library: str) -> Criterion:
-    """Our criterion that has the library's number."""
+    """Our criterion with the value of the library's."""
     return VICReg() if library == "pytorch" else vicreg(library)
 
 

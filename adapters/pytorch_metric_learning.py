@@ -22,10 +22,10 @@ from pytorch_metric_learning.reducers import MeanReducer  # noqa: E402
 
 
 class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
-    """A criterion of two views behind the library's interface: `loss(embeddings, ref_emb=...)`, 2 x [batch, dim] -> [].
+    """A criterion of two views with the library's interface: `loss(embeddings, ref_emb=...)`, 2 x [batch, dim] -> [].
 
-    The criterion gathers the ranks by itself: no `DistributedLossWrapper` around it, whose gradient is 1 / ranks of the
-    global batch's.
+    The criterion gathers over ranks itself. Do not wrap it in `DistributedLossWrapper`, whose gradient is that of the global
+    batch divided by the number of ranks.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
@@ -39,16 +39,16 @@ class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
     ) -> dict[str, Any]:
-        """The criterion's value as the library's record of one finished loss."""
+        """The criterion's value in the library's format of a reduced loss."""
         _check_unlabelled(labels, indices_tuple, ref_labels)
-        # without ref_emb the library hands on the embeddings themselves
+        # without ref_emb the library passes the embeddings themselves
         if ref_emb is None or ref_emb is embeddings:
             raise ValueError("needs the other view: call loss(embeddings, ref_emb=other_view).")
         return _finished(self.criterion(embeddings, ref_emb))
 
 
 class VICRegLoss(HostNames, SelfSupervised):
-    """The library's `VICRegLoss`, number for number, in the dtype of the embeddings; without `ref_emb` both views are one.
+    """The library's `VICRegLoss`, with the same value and dtype. Without `ref_emb` both views are the embeddings.
 
     The constants can be read and set under the library's names.
 
@@ -57,11 +57,11 @@ class VICRegLoss(HostNames, SelfSupervised):
         variance_mu: weight of the variance hinge.
         covariance_v: weight of the covariances.
         eps: added to the variances under the root.
-        gather_distributed: whether the statistics are those of all ranks; the library's, without a wrapper, are not.
+        gather_distributed: whether the statistics are those of all ranks. Those of the library, without a wrapper, are not.
         options: of BaseMetricLossFunction.
 
     Raises:
-        ValueError: a distance or a regularizer, which the library's refuses too; a reducer other than MeanReducer.
+        ValueError: a distance or a regularizer, which the library refuses too; a reducer other than MeanReducer.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["pytorch-metric-learning"]
@@ -77,11 +77,11 @@ class VICRegLoss(HostNames, SelfSupervised):
     ) -> None:
         for name in ("distance", "embedding_regularizer"):
             if name in options:
-                raise ValueError(f"VICRegLoss has no {name}, in the library neither. Leave it out.")
+                raise ValueError(f"VICRegLoss has no {name}, as in the library. Leave it out.")
         if not isinstance(options.get("reducer"), (MeanReducer, type(None))):
             raise ValueError(
-                f"the terms are reduced inside, as MeanReducer does, got reducer={options['reducer']!r}. "
-                "Leave it out, or take the library's own VICRegLoss."
+                f"the loss is already reduced as by MeanReducer, got reducer={options['reducer']!r}. "
+                "Leave it out, or use the library's own VICRegLoss."
             )
         theirs = {"invariance_lambda": invariance_lambda, "variance_mu": variance_mu, "covariance_v": covariance_v, "eps": eps}
         super().__init__(vicreg("pytorch-metric-learning", gather_distributed=gather_distributed, **theirs), **options)
@@ -92,13 +92,13 @@ class VICRegLoss(HostNames, SelfSupervised):
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
     ) -> dict[str, Any]:
-        """The value, as the library's record of one finished loss."""
+        """The value in the library's format of a reduced loss."""
         _check_unlabelled(labels, indices_tuple, ref_labels)
-        # the library adds its terms up in this dtype, under autocast too
+        # the library adds its terms in this dtype, under autocast too
         return _finished(self.criterion(embeddings, ref_emb).to(embeddings.dtype))
 
     def __copy__(self) -> VICRegLoss:
-        """A shallow copy, whose constants are its own as those of the library's class are."""
+        """A shallow copy with its own constants, as copies of the library's class have."""
         other = self.__class__.__new__(self.__class__)
         other.__dict__.update(self.__dict__)
         other._modules = {**self._modules, "criterion": copy.copy(self.criterion)}

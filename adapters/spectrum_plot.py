@@ -32,7 +32,7 @@ def spectrum_figure(eigenvalues: Tensor) -> Any:
 
 
 def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
-    """What TensorBoard's and W&B's loggers do with a figure; on rank zero alone, and where matplotlib is installed."""
+    """Functions that give a figure to the loggers of TensorBoard and W&B; none on other ranks or without matplotlib."""
     if not trainer.is_global_zero or not can_plot():
         return []
     sinks: list[Callable[[Any], None]] = []

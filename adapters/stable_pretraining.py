@@ -3,8 +3,8 @@
     spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
                vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
 
-Any criterion of ours is a `_target_` of its YAML as it stands: `_target_: it_losses.VICRegEntropy`. Nothing of
-stable-pretraining is imported.
+Any criterion of ours can be a `_target_` in its YAML: `_target_: it_losses.VICRegEntropy`. Nothing of stable-pretraining is
+imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from it_losses.adapters.drop_in import HostNames, in_host_dtype
 
 
 class VICRegLoss(HostNames, VICReg):
-    """stable-pretraining's `VICRegLoss`, number for number, statistics of all ranks as there: V x [batch, dim] -> [].
+    """stable-pretraining's `VICRegLoss`, with the same value, of the batch of all ranks: V x [batch, dim] -> [].
 
     The constants can be read and set under stable-pretraining's names.
 
@@ -46,15 +46,15 @@ class VICRegLoss(HostNames, VICReg):
 
     @property
     def vcreg_loss(self) -> VICRegLoss:
-        """Where stable-pretraining keeps `std_coeff`, `cov_coeff` and `epsilon`: here, the criterion itself."""
+        """The object that has `std_coeff`, `cov_coeff` and `epsilon` in stable-pretraining; here the criterion itself."""
         return self
 
 
 def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
-    """`spt.Module`'s forward: loss of all views of a batch, every term logged as `<stage>/<term>`.
+    """A forward for `spt.Module`: the loss of all views of a batch, with every term logged as `<stage>/<term>`.
 
-    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. Returns "embedding" and, where there
-    are labels, "label", for the callbacks; "loss" in training.
+    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. It returns "embedding" and, if there are
+    labels, "label" for the callbacks, and "loss" in training.
     """
     views = _views(batch)
     embeddings = [self.backbone(view["image"]) for view in views]
@@ -70,7 +70,7 @@ def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
 
 def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """A list of views, a dict of named views, or the one view that a validation batch is."""
+    """The views of a batch: a list, a dict by name, or the one view of a validation batch."""
     if "views" in batch:
         views = batch["views"]
         return list(views.values()) if isinstance(views, dict) else list(views)

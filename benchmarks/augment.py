@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Views(nn.Module):
-    """`views(images)`: uint8 [batch, channels, side, side] -> two float views, standardised, each drawn anew."""
+    """`views(images)`: two random, standardised float views of uint8 images [batch, channels, side, side]."""
 
     def __init__(self, recipe: str, side: int, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -17,13 +17,13 @@ class Views(nn.Module):
         self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
 
     def standardised(self, images: Tensor) -> Tensor:
-        """The images themselves, as evaluation sees them."""
+        """The images without augmentation, for evaluation."""
         return (images.float() / 255 - self.mean) / self.std
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """One call for both views: every image of a batch draws its own parameters anyway."""
-        # colours are turned by products of matrices, which autocast would round to eight bits
+        """Both views by one call, since every image of a batch draws its own parameters."""
+        # colours are changed by matrix products, which autocast would round to eight bits
         with torch.autocast(images.device.type, enabled=False):
             pixels = (images.float() / 255).repeat(2, 1, 1, 1)
             view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
@@ -41,7 +41,7 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def digits(side: int) -> nn.Module:
-    """No flips (a mirrored 2 is no digit), little rotation (a turned 6 is a 9): shift, scale, shear, ink and noise."""
+    """Shift, scale, shear, ink and noise. No flips, as a mirrored 2 is no digit; little rotation, as a turned 6 is a 9."""
     return K.AugmentationSequential(
         K.RandomAffine(degrees=15.0, translate=(0.12, 0.12), scale=(0.75, 1.2), shear=(-12.0, 12.0), p=1.0),
         K.RandomBrightness((0.7, 1.3), p=0.8),
@@ -53,7 +53,7 @@ def digits(side: int) -> nn.Module:
 
 
 def grey(side: int) -> nn.Module:
-    """SimCLR's recipe as far as grey images have it: crop, flip, brightness and contrast, blur."""
+    """The parts of SimCLR's recipe that grey images allow: crop, flip, brightness and contrast, blur."""
     return K.AugmentationSequential(
         K.RandomResizedCrop((side, side), scale=(0.3, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
@@ -80,5 +80,5 @@ RECIPES = {"digits": digits, "grey": grey, "colour": colour}
 
 
 def recipe_for(dataset: str, channels: int) -> str:
-    """Which recipe suits the images: digits their own, others by the number of channels."""
+    """The recipe for these images: digits have their own, others are chosen by the number of channels."""
     return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

@@ -1,4 +1,4 @@
-"""timm backbones for small images: the name says what, the stem says how early the image shrinks."""
+"""timm backbones for small images, with a choice of the stem."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def create(
     family = timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     options: dict[str, object] = {"num_classes": 0, "in_chans": channels}
     if family == "resnet":
-        # timm starts residual branches at 0: untrained, such a network sees one corner of the image through its shortcuts
+        # timm initialises residual branches at 0, so an untrained network would see the image through its shortcuts only
         options["zero_init_last"] = False
     if width != 1:
         if family != "resnet":
@@ -59,7 +59,7 @@ def create(
         if family == "resnet" and small:
             _replace_resnet_stem(model, channels)
         if family == "convnext" and small:
-            # timm makes up for a stem of stride 2 by halving again in the first stage
+            # timm compensates a stem of stride 2 by halving again in the first stage
             model.stages[0].downsample = nn.Identity()
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return _tried(model, channels, side).to(memory_format=layout)
@@ -99,7 +99,7 @@ def settle_batch_norm(backbone: nn.Module, batches: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def _tried(model: nn.Module, channels: int, side: int) -> nn.Module:
-    """The model, once it has been seen to take such images and to give the features it declares."""
+    """The model, after a check that it takes such images and returns the features that it declares."""
     training = model.training
     features = model.eval()(torch.zeros(2, channels, side, side))
     if features.shape != (2, width_of(model)):

@@ -1,4 +1,4 @@
-"""Which commit the running code is of: asked once, when it is loaded, since the files may change under a long run."""
+"""The commit of the running code, read once at import because files may change during a long run."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def _commit() -> str | None:
         return None
 
 
-#: short hash, "-dirty" where files differ from it; None outside a checkout
+#: short hash, with "-dirty" if files differ from it; None outside a checkout
 COMMIT = _commit()

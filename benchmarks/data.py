@@ -18,7 +18,7 @@ from benchmarks.idx import find_idx, read_idx
 
 
 class DataError(Exception):
-    """The data are not where they were said to be, or not what they were said to be."""
+    """Raised if the data are not found, or are not what their name says."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Images:
             self.train[:images], self.train_labels[:images], self.test[:images], self.test_labels[:images], self.classes
         )
 
-    def validation(self, share: float = 0.2, seed: int = 0) -> Images:
-        """The training half alone, split by class into the same two roles: what one may choose by, the test half unseen."""
+    def validation(self, fraction: float = 0.2, seed: int = 0) -> Images:
+        """The training half split by class into training and validation images, to choose settings without the test half."""
         from sklearn.model_selection import train_test_split
 
         labels = self.train_labels
         try:
-            kept, held_out = train_test_split(range(len(labels)), test_size=share, random_state=seed, stratify=labels)
+            kept, held_out = train_test_split(range(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
         except ValueError as problem:
             raise DataError(f"{len(labels)} training images cannot be split by class: {problem} Take more.") from problem
         return Images(self.train[kept], labels[kept], self.train[held_out], labels[held_out], self.classes)
@@ -155,7 +155,7 @@ def _root(root: Path | None, name: str) -> Path:
 
 
 def _downloaded(dataset: type, root: Path, missing: FileNotFoundError, **options: object):
-    """The data set of torchvision, downloaded where it is not in `root` yet."""
+    """The data set of torchvision, downloaded if it is not in `root`."""
     try:
         return dataset(root, download=True, **options)
     except (OSError, RuntimeError) as problem:

@@ -1,4 +1,4 @@
-"""Images in folders, a folder a class: which files there are, and their pixels in one tensor."""
+"""Images in folders, one folder for each class: their files, and their pixels in one tensor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods minimise: a loss of two views, on a backbone that the caller brings."""
+"""The losses of the methods: each takes two views, and a backbone that the caller passes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from it_losses import EntropyRegularizer
 
 
 class Schedule(NamedTuple):
-    """Where training stands: `step` of `steps`."""
+    """The progress of training: `step` of `steps`."""
 
     step: int
     steps: int
@@ -33,7 +33,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def embeddings(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Projector outputs of both views, which go through the networks in one batch: 2 x [batch, dim]."""
+        """Projector outputs of both views, computed in one batch: 2 x [batch, dim]."""
         z_a, z_b = self.projector(backbone(torch.cat([view_a, view_b]))).chunk(2)
         return z_a, z_b
 
@@ -91,7 +91,7 @@ class Momentum(Method):
 
     @torch.no_grad()
     def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """Embeddings by the slow copy, after it moved: momentum rises to 1 along a cosine, as in BYOL."""
+        """Embeddings by the slow copy, after its update. Its momentum rises to 1 along a cosine, as in BYOL."""
         momentum = cosine_schedule(schedule.step, schedule.steps, self.momentum, 1.0)
         update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
         z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
@@ -120,8 +120,8 @@ class BYOL(Momentum):
         predictor: from embeddings to those of the slow copy.
         momentum: of the slow copy, at the first step.
         regularizer: the weighted entropy; None for BYOL itself.
-        regularized: whose entropy it is: the "features" of the backbone, their "projection" or the "prediction".
-        normalized: whether of its directions, on the unit sphere, as BYOL's own loss sees them.
+        regularized: the tensor whose entropy is taken: "features" of the backbone, "projection" or "prediction".
+        normalized: whether the tensor is l2-normalised first, as in BYOL's own loss.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class BYOL(Momentum):
         self.criterion = NegativeCosineSimilarity()
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
-        """Mean negative cosine of both directions, less the weighted entropy of the tensor that is regularized."""
+        """The mean negative cosine of both directions, minus the weighted entropy of the regularized tensor."""
         target_a, target_b = self.targets(backbone, view_a, view_b, schedule)
         features = backbone(torch.cat([view_a, view_b]))
         projection = self.projector(features)

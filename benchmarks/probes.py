@@ -1,4 +1,4 @@
-"""What frozen features are worth: a linear classifier and nearest neighbours, scored on held-out images."""
+"""Probes of frozen features: a linear classifier and nearest neighbours, scored on held-out images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 #: weight decay of the linear probe, on features of variance 1; one value for every row, never tuned
 PROBE_WEIGHT_DECAY = 1e-3
 PROBE_STEPS = 100
-#: scores that the probe holds at a time, images x classes: 256 MiB in float32, and its gradient takes as much again
+#: scores (images x classes) that the probe computes at a time: 256 MiB in float32, and as much for the gradient
 PROBE_SCORES = 1 << 26
 #: neighbours and temperature of the kNN vote (Wu et al., arXiv 1805.01978, takes 200 and .1 on 1.3 million images)
 KNN_NEIGHBOURS = 20
@@ -47,10 +47,10 @@ def linear_accuracy(features: Features) -> float:
         loss = PROBE_WEIGHT_DECAY / 2 * weight.square().sum()
         loss.backward()
         for part, labels in zip(train.split(rows), features.train_labels.split(rows), strict=True):
-            # a share of the mean, whose gradient adds to that of the others
-            share = len(part) / len(train) * F.cross_entropy(part @ weight + bias, labels)
-            share.backward()
-            loss = loss + share.detach()
+            # the part of the mean from these images; gradients of all parts add up
+            part_of_loss = len(part) / len(train) * F.cross_entropy(part @ weight + bias, labels)
+            part_of_loss.backward()
+            loss = loss + part_of_loss.detach()
         return loss
 
     with torch.enable_grad():

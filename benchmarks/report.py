@@ -20,7 +20,7 @@ from benchmarks.table1.rows import Row, write
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "report.md"
-#: date, device, and what it holds: 2026-11-21-cpu-table1
+#: date, device and content of a folder of results: 2026-11-21-cpu-table1
 FOLDER = re.compile(r"(\d{4}-\d\d-\d\d)-([^-]+)-(.+)")
 FIGURES = {
     "1": "normality of the output under input noise, distances of raw images",
@@ -30,14 +30,14 @@ FIGURES = {
     "5": "generalization bound",
 }
 THEOREMS = {"1": "the output as a mixture", "2": "the optimum of the likelihood", "3": "the generalization bound"}
-#: what the paper says of its own settings; figures say it in their captions
+#: what is known of the settings of the paper's tables; the captions of figures say it for figures
 KNOWN = """\
 Of the paper's Table 1 the data sets are known: CIFAR-10, CIFAR-100 and Tiny-ImageNet. Its networks (ResNet-18, a ConvNeXt,
-a ViT), its ten rows, that it averages three trials, and that an entropy replaces VICReg's variance and covariance but is added
-to BYOL's loss, are as recalled, to be checked against the paper. Not known are epochs, batch size and learning rates, every
-weight, beta, bandwidth and divergence, and which tensor of BYOL is regularized: what is taken here stands with its source,
-value by value, in `benchmarks/table1/recipes.py` and, for long runs, `benchmarks/table1/long.py`. What Tables 2 and 3 hold is
-not known, and nothing here stands for them."""
+a ViT), its ten rows, its average over three trials, and that an entropy replaces VICReg's variance and covariance but is added
+to BYOL's loss, were written down from memory and are to be checked against the paper. Epochs, batch size, learning rates, every
+weight, beta, bandwidth, divergence, and the tensor of BYOL that is regularized are not known. The values taken here stand, with
+their source, in `benchmarks/table1/recipes.py` and, for long runs, in `benchmarks/table1/long.py`. Tables 2 and 3 of the paper
+are not known, and nothing here replaces them. [Sources](sources.md) has the same for the other statements."""
 
 
 def page(results: Path, beside: Path) -> str:
@@ -126,7 +126,7 @@ def _section(heading: str, results: Path, beside: Path, marker: str, name: str, 
 
 
 def embedded(path: Path, beside: Path) -> list[str]:
-    """A page's lines: without its title, sections one level down, links from the folder `beside`."""
+    """The text of a page without its title, with sections one level down and links relative to the folder `beside`."""
     lines = [line for line in path.read_text().strip().splitlines() if not line.startswith("# ")]
     lines = [re.sub(r"^(#+) ", r"#\1 ", line) for line in lines]
     linked = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
@@ -135,14 +135,14 @@ def embedded(path: Path, beside: Path) -> list[str]:
 
 
 def _origin(folder: Path, beside: Path, rows: list[Row]) -> str:
-    """Where, when, on what and by which commits."""
+    """The folder, date, device and commits of the results."""
     columns = (sorted({str(row[name]) for row in rows}) for name in ("device", "commit"))
     devices, commits = (", ".join(values) for values in columns)
     return f"{_link(folder, beside)}, {_date(folder)}, {devices}, commit {commits}"
 
 
 def _age(folder: Path) -> tuple[str, str, str]:
-    """Day of the folder, moment of its last row where it has such rows, name."""
+    """Sort key: the day of the folder, the time of its last row if rows have one, and its name."""
     rows = _rows(folder)
     return _date(folder), str(rows[-1].get("finished", "")) if rows else "", folder.name
 

@@ -1,18 +1,18 @@
-"""it-losses: self-supervised objectives read off one inequality, I(Z; X') >= H(Z) + E[log q(z | z')].
+"""it-losses: self-supervised losses from one inequality, I(Z; X') >= H(Z) + E[log q(z | z')].
 
-criteria            VICRegEntropy, VICReg, EntropyRegularizer: what a training loop calls
+criteria            VICRegEntropy, VICReg, EntropyRegularizer: the modules that a training loop calls
 functional          the same objectives as functions of tensors
 bound               the sum entropy + invariance, and its Terms
-entropy             estimators of H(Z), by name in ESTIMATORS: each file holds a definition, which is the reference
+entropy             estimators of H(Z), by name in ESTIMATORS; each file holds a definition, the reference implementation
 likelihood          E[log q(z | z')] as a squared distance of the views
-vicreg_conventions  whose VICReg weights mean what
-checks, constants   what may enter, and modules whose constants are checked whenever they are set
-precision           float32 sums of half precision, autocast off
-distributed         the ranks that share a batch, and their collectives
-kernels             fused forms of the objectives: value and gradient in closed form
-observe             objects that are told of every call of a criterion
-diagnostics         what a run measures of its embeddings
-theory              the paper's theorems, to be evaluated
+vicreg_conventions  what VICReg's weights mean in each published code
+checks, constants   checks of views and constants, and modules that check their constants whenever they are set
+precision           accumulation in float32, autocast off
+distributed         the ranks that hold one batch together, and their collectives
+kernels             fused forms: value and closed-form gradient of each objective
+observe             observers that are notified of every call of a criterion
+diagnostics         measurements of embeddings: entropies, ranks, collapse
+theory              the paper's theorems as functions
 """
 
 from it_losses import diagnostics, functional, theory

@@ -1,6 +1,6 @@
-"""The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how far it is from the reference.
+"""The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how exact it is.
 
-The first thing to paste into a bug report. `--estimators` prints the README's table instead.
+Paste its output into a bug report. `--estimators` prints the README's table of estimators instead.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from it_losses import ESTIMATORS
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.base import kernels
 
-#: environment variable that says which implementation runs: auto | reference | fused
+#: environment variable that chooses the implementation: auto | reference | fused
 VARIABLE = "IT_LOSSES_BACKEND"
-#: packages whose versions decide how we behave, each optional but torch
+#: packages whose versions are reported; all but torch are optional
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
-#: the older name of a package, under which it may be installed just as well
+#: older names under which a package may be installed
 OLDER_NAMES = {"lightning": "pytorch-lightning"}
 
 
@@ -51,7 +51,7 @@ def _devices() -> str:
 
 
 def report() -> str:
-    """Everything the doctor has to say."""
+    """The whole report of the doctor, as text."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", "what runs here:", *_implementations()]
@@ -66,7 +66,7 @@ def _implementations() -> list[str]:
 
 
 def _why_reference(form: str, device: torch.device) -> str:
-    """Why the reference runs in float32; empty where the fused form does."""
+    """The reason why the reference runs in float32; an empty string if the fused form runs."""
     if kernels is None:
         return "the folder kernels is missing"
     if kernels.is_fused(form, torch.float32, device):
@@ -81,7 +81,7 @@ def _errors() -> list[str]:
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor) -> str:
-    """How far what runs here is from the reference in float32, and each from float64: worst of value and gradient."""
+    """The largest float32 differences of value and gradient: from the reference, and of both from float64."""
     rounded = z.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
@@ -101,13 +101,13 @@ def _value_and_gradient(estimator: EntropyEstimator, z: Tensor) -> tuple[Tensor,
 
 
 def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
-    """Largest difference of value and gradient, each relative to its largest element."""
+    """The larger of the differences of value and gradient, each relative to its largest element."""
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
 
 
 @contextmanager
 def _backend(name: str) -> Iterator[None]:
-    """IT_LOSSES_BACKEND set to that name for a while."""
+    """Set IT_LOSSES_BACKEND to that name inside the context."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name
     try:

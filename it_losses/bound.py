@@ -1,4 +1,4 @@
-"""I(Z; X') >= H(Z) + E[log q(z | z')]: every objective is an entropy plus an invariance, and this file adds them."""
+"""The bound I(Z; X') >= H(Z) + E[log q(z | z')]: this file adds entropy and invariance, for every objective."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from it_losses.vicreg_conventions import VICRegWeights, official_weights
 
 
 class Terms(NamedTuple):
-    """What one evaluation is made of: scalars; `loss` back-propagates, the others are for logging."""
+    """The terms of one evaluation, scalars. `loss` back-propagates; the others are detached, for logging."""
 
     loss: Tensor
     #: mean squared distance of the views, unweighted
@@ -38,7 +38,7 @@ class Terms(NamedTuple):
 
 
 class VICRegTerms(NamedTuple):
-    """The terms of VICReg, the entropy also in its two parts: scalars; `loss` back-propagates, the others are for logging."""
+    """The terms of VICReg, scalars, with the entropy in its two parts too. `loss` back-propagates; the others are detached."""
 
     loss: Tensor
     #: mean squared distance of the views, unweighted
@@ -52,7 +52,7 @@ class VICRegTerms(NamedTuple):
 
 
 def accepted_views(views: Sequence[Tensor | None], distributed: DistributedOptions) -> tuple[Tensor, ...]:
-    """The views in one dtype, see `checks.accepted`; where this rank refuses them, the others are told and raise too."""
+    """The views in one dtype (see `checks.accepted`). A rank that refuses its views tells the others, which raise too."""
     try:
         return accepted(*views)
     except ViewError:
@@ -69,7 +69,7 @@ def lower_bound(
     entropy_weight: Weight,
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
-    """The bound at the views of a batch, as terms to minimise: V x [batch, ..., dim] -> 3 x []."""
+    """The loss is minus the bound, since training maximises the bound: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
         return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
     constants = estimator.constants()
@@ -99,10 +99,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z), its two parts told separately: V x [batch, ..., dim] -> 5 x [].
-
-    The weights are those of invariance, variance and covariance in the convention.
-    """
+    """The same sum with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     if any([isinstance(weight, Tensor) for weight in weights]):
         return _vicreg_with_trainable_weights(weights, evaluated, distributed)
@@ -139,7 +136,7 @@ def _vicreg_bound(
 
 
 def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
-    """H(Z) alone, averaged over the views: V x [batch, ..., dim] -> []."""
+    """The entropy alone, averaged over the views: V x [batch, ..., dim] -> []."""
     constants = estimator.constants()
     if not _is_fused(estimator.fused, constants, views, distributed):
         views = gathered_views(views, distributed, type(estimator).__name__)
@@ -152,7 +149,7 @@ def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distribu
 
 
 def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:
-    """`weight * term`, where the weight may train: [] -> [], in the dtype of the term."""
+    """`weight * term` in the dtype of the term, for a weight that may be trainable: [] -> []."""
     return factor(_for_reduction(weight, distributed), term) * term if isinstance(weight, Tensor) else weight * term
 
 
@@ -165,7 +162,7 @@ def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:
-    """Whether there may be other ranks; asked in every forward pass, since process groups come and go."""
+    """Whether there may be other ranks. Every forward pass asks again, since process groups come and go."""
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
@@ -177,10 +174,9 @@ def _is_fused(
     *,
     at_least: int = 1,
 ) -> bool:
-    """Whether a fused form runs. Views are checked here, or by all ranks together where they share a batch."""
+    """Whether a fused form runs; only the reference has a derivative by a constant. It checks the views of one process."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    # the derivative by a constant that trains is the reference's alone
     if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
         return False
     runs: bool = kernels.is_fused(form, views[0].dtype, views[0].device)
@@ -211,7 +207,7 @@ def _bound_with_trainable_weights(
     entropy_weight: Weight,
     distributed: DistributedOptions,
 ) -> Terms:
-    """The bound from its two terms, each evaluated with a weight of 1: the derivative by a weight is its term."""
+    """The bound from its two terms, each evaluated with weight 1, because the derivative by a weight is its term."""
     invariance = lower_bound(views, estimator, invariance_weight=1.0, entropy_weight=0.0, distributed=distributed)
     entropy = lower_bound(views, estimator, invariance_weight=0.0, entropy_weight=1.0, distributed=distributed)
     of_invariance = weighted(invariance.loss, invariance_weight, distributed)
@@ -224,7 +220,7 @@ def _vicreg_with_trainable_weights(
     evaluated: Callable[[VICRegWeights], VICRegTerms],
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    """VICReg from its three terms, each evaluated with a weight of 1."""
+    """VICReg from its three terms, each evaluated with weight 1."""
     invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
     terms = [term.loss for term in (invariance, variance, covariance)]
     loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()
@@ -236,7 +232,7 @@ def _vicreg_with_trainable_weights(
 
 
 def _full_precision_views(views: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The views in the dtype of sums, once for all terms: their gradients are then added before they are rounded."""
+    """The views in the accumulation dtype, so that the gradients of all terms are added before they are rounded."""
     return [z.to(accumulation_dtype(z.dtype)) for z in views]
 
 

@@ -1,4 +1,4 @@
-"""What may enter an objective: views of one shape and device, weights that are finite, constants that are positive."""
+"""Checks of what enters an objective: views of one shape and device, finite weights, positive constants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, SupportsFloat, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-#: `check(name, value)` returns what is kept of the value, or raises ValueError with that name
+#: `check(name, value)` returns the value to keep, or raises ValueError with that name
 Check: TypeAlias = Callable[[str, Any], Any]
 #: a number, or a tensor of one number that receives a gradient
 Weight: TypeAlias = float | Tensor
@@ -19,13 +19,13 @@ _DENSE = torch.strided
 
 
 class ViewError(ValueError, AssertionError):
-    """Views that no objective accepts; an AssertionError too, since the classes replaced by ours assert."""
+    """Raised for views that no objective accepts. It is an AssertionError too, as in the classes that ours replace."""
 
 
 def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
-    """The views of one call in the widest of their dtypes; ViewError with the remedy unless all are plain tensors of numbers.
+    """The views of one call in the widest of their dtypes; ViewError with the remedy if one is no plain tensor of numbers.
 
-    Each view then receives its gradient in the dtype it came in.
+    Each view receives its gradient in its own dtype.
     """
     tensors = _checked_kinds(views)
     for z in tensors:
@@ -69,7 +69,7 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
 
 
 def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
-    """The views; ViewError unless each is a dense tensor of floating-point numbers in one piece."""
+    """The views; ViewError unless each is a plain, dense tensor of floating-point numbers."""
     for z in views:
         plain = isinstance(z, Tensor) and z.dtype in _DTYPES and z.layout is _DENSE and not z.is_nested
         if not plain or (type(z) is not Tensor and _subclass(z)):
@@ -78,7 +78,7 @@ def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
 
 
 def _obstacle(z: object) -> str:
-    """What is wrong with a view, and the remedy."""
+    """The message of the error for such a view: what is wrong, and the remedy."""
     if not isinstance(z, Tensor):
         return f"needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:
@@ -95,7 +95,7 @@ def _obstacle(z: object) -> str:
 
 
 def _subclass(z: object) -> str:
-    """What is wrong with a tensor that is more than its numbers; empty where nothing is. Recognised without an import."""
+    """The message for a tensor subclass that is not accepted; empty for others. Its class is not imported."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
             "needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which the criterion "
@@ -107,7 +107,7 @@ def _subclass(z: object) -> str:
 
 
 def _tensor_of(z: object) -> str:
-    """How to get tensors from something else."""
+    """The advice for an object that is no tensor."""
     if z is None:
         return "Call criterion(z_a, z_b); for views that are stacked on dimension 0, criterion(*views)."
     if isinstance(z, Mapping):
@@ -120,19 +120,19 @@ def _tensor_of(z: object) -> str:
 
 
 def check_weight(name: str, value: Weight) -> Weight:
-    """The weight as a float, or as it is where it receives a gradient; ValueError if it is negative or no finite number."""
+    """The weight as a float, or unchanged if it receives a gradient; ValueError if it is negative or not a finite number."""
     if isinstance(value, Tensor) and _wants_gradient(value) and (value.is_meta or torch.compiler.is_compiling()):
-        # no number to look at
+        # the value of such a tensor is not known here
         return value
     number = _number(value)
     if number is None or number < 0:
-        hint = _if_text(value) or " Terms are added; their sign is fixed."
+        hint = _if_text(value) or " The sign of each term is fixed, and its weight only scales it."
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
     return value if _wants_gradient(value) else number
 
 
 def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) -> float:
-    """The constant as a float; ValueError unless it is a finite number > 0, or 0 where that is allowed."""
+    """The constant as a float; ValueError unless it is a finite number > 0 (>= 0 with `or_zero`)."""
     if _wants_gradient(value):
         raise ValueError(f"{name} receives no gradient, got {value!r}. Pass a number: float(value).")
     number = _number(value)
@@ -155,7 +155,7 @@ def check_count(name: str, value: object, *, at_least: int = 1) -> int:
 
 
 def check_flag(name: str, value: object) -> bool:
-    """The flag as a bool; ValueError unless it is True or False, of Python or of NumPy: "false" would count as true."""
+    """The flag as a bool; ValueError unless it is True or False. Text is refused, because "false" would count as true."""
     flag = _item(value)
     if not isinstance(flag, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}.")
@@ -163,7 +163,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
-    """The tensor; ValueError unless it is [rows, columns], of floating-point numbers unless others are fine too."""
+    """The tensor; ValueError unless it is [rows, columns] and real, and floating-point too unless `floating=False`."""
     if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
         kind = "floating-point" if floating else "real"
         raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
@@ -173,7 +173,7 @@ def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
 
 
 def check_name(*names: str) -> Check:
-    """A check that the value is one of the names."""
+    """Return a check that the value is one of the names."""
 
     def check(name: str, value: object) -> object:
         if not isinstance(value, str) or value not in names:
@@ -192,9 +192,9 @@ def _wants_gradient(value: object) -> bool:
 
 
 def _number(value: object) -> float | None:
-    """The value as a float; None unless it is one finite number. A bool and a string are none."""
+    """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
     if type(value) is float and -math.inf < value < math.inf:
-        # the usual case, and the one that compilers trace where the value is a symbol
+        # the usual case; compilers can trace it where the value is a symbol
         return value
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
@@ -207,7 +207,7 @@ def _number(value: object) -> float | None:
 
 
 def _item(value: object) -> object:
-    """The one element of a tensor or of a NumPy value; anything else as it is."""
+    """The single element of a tensor or a NumPy value; anything else unchanged."""
     if isinstance(value, Tensor):
         return value.detach().item() if value.numel() == 1 and not value.is_meta else None
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

@@ -1,4 +1,4 @@
-"""Modules whose constants are checked whenever they are set, and whose weights may train."""
+"""Modules that check their constants whenever they are set, and whose weights may be trainable."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from it_losses.checks import Check, Weight
 class Checked(nn.Module):
     """A module whose constants are checked whenever they are set: `criterion.margin = -1` raises ValueError.
 
-    A subclass names its constants in `checks`; those of its parents are checked too. A weight that is a Parameter is found by
-    `parameters()`, and may be replaced by a number later.
+    A subclass lists its constants in `checks`; those of its parents are checked too. `parameters()` finds a weight that is a
+    Parameter. You may replace it by a number later.
     """
 
     #: name of a constant -> its check
@@ -25,18 +25,18 @@ class Checked(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # a second name of a constant: a module would register a Parameter under this name instead
+            # the property is a second name of a constant; the module would register a Parameter under that name
             object.__setattr__(self, name, value)
             return
         if name in self.checks:
             value = self.checks[name](name, value)
             if name in self.__dict__.get("_parameters", {}) and not isinstance(value, nn.Parameter):
-                # a module refuses a number in the place of a Parameter
+                # a module refuses to replace a Parameter by a number
                 del self._parameters[name]
         super().__setattr__(name, value)
 
     def has_trainable_weights(self) -> bool:
-        """Whether one of the constants is a tensor that receives a gradient."""
+        """Whether any constant is a tensor that receives a gradient."""
         return any(isinstance(getattr(self, name), Tensor) for name in self.checks)
 
     def extra_repr(self) -> str:
@@ -52,5 +52,5 @@ def _shown(value: object) -> str:
 
 
 def factor(weight: Weight, term: Tensor) -> Weight:
-    """The weight as a factor of the term: a number, or a tensor [] in the dtype of the term."""
+    """The weight as a factor for the term: a number, or a scalar tensor in the dtype of the term."""
     return weight.to(term.dtype).reshape(()) if isinstance(weight, Tensor) else weight

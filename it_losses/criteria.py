@@ -1,4 +1,4 @@
-"""The criteria: modules that hold constants, and give views to the bound."""
+"""The criteria: modules that hold checked constants and evaluate the bound for the views they are called with."""
 
 from __future__ import annotations
 
@@ -27,26 +27,30 @@ def _check_distributed(name: str, value: object) -> DistributedOptions:
 
 
 class VICRegEntropy(Checked):
-    """`invariance_weight * mean squared distance of the views - entropy_weight * H(Z)`: minus the bound on I(Z; X').
+    """A self-supervised loss: the distance of the views, minus an entropy of your choice that keeps them from collapsing.
 
-    `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). H(Z) is the mean entropy of
-    the views; dimensions between batch and dim are groups with statistics of their own, averaged.
+        invariance_weight * mean squared distance of the views - entropy_weight * H(Z)
+
+    `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). Lower is better, and the
+    value may be negative: it is minus the bound on I(Z; X'). H(Z) is the mean entropy of the views. Dimensions between batch
+    and dim are groups; each has its own statistics, and the entropies are averaged.
 
     Args:
         entropy: a name in ESTIMATORS ("variance_covariance", "log_det", "pairwise") or an EntropyEstimator.
         invariance_weight: weight of the mean squared distance; None for the estimator's default. A Parameter trains.
         entropy_weight: weight of the entropy; None likewise. A Parameter trains.
-        gather_distributed: where torch.distributed is initialised, the loss of the batch of all ranks, with the gradients
-            that make training equal to that of one process.
-        process_group: the group, or its name, of the ranks that share a batch; None for all. The name is kept.
-        gradient_reduction: what the training loop does with the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
-        estimator_options: arguments of the estimator, where `entropy` is a name.
+        gather_distributed: if torch.distributed is initialised, take the loss of the batch of all ranks. Training then equals
+            that of one process.
+        process_group: the group, or its name, of the ranks that hold one batch together; None for all. The name is kept.
+        gradient_reduction: how the training loop combines the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
+        estimator_options: arguments of the estimator if `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name, a negative weight, also when they are set later; views that differ in shape or device, are
-            no dense floating-point tensors, or a batch of one (ViewError). Views of two floating dtypes are promoted.
+        ValueError: an unknown name or a negative weight, also if it is set later. ViewError, a ValueError: views that differ
+            in shape or device, are no dense floating-point tensors, or a batch of one sample. Different floating dtypes are
+            promoted.
 
-    Source: arXiv 2303.00633, the bound and its two terms (as recalled; check against the paper).
+    Source: arXiv 2303.00633, the bound and its two terms.
 
     >>> criterion = VICRegEntropy("log_det")
     >>> z_a, z_b = torch.randn(2, 64, 32, requires_grad=True)
@@ -79,7 +83,7 @@ class VICRegEntropy(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
-        """Loss, mean squared distance and entropy of the views, the latter two unweighted and detached, for logging."""
+        """The loss, and for logging the mean squared distance and the entropy, unweighted and detached."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.lower_bound(
             views,
@@ -98,24 +102,26 @@ class VICRegEntropy(Checked):
 
 
 class VICReg(Checked):
-    """`invariance_weight * s + variance_weight * v + covariance_weight * c`, in the convention of any of five sources.
+    """VICReg, with the value and gradient of any of five published conventions.
 
-    For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`, v the mean over the views of `mean_j max(0, margin -
-    sqrt(Var z_j + epsilon))`, c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. More views: s over all pairs, v
-    the mean, c twice the mean over the views.
+        invariance_weight * s + variance_weight * v + covariance_weight * c
+
+    For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`. v is the mean over the views of `mean_j max(0, margin -
+    sqrt(Var z_j + epsilon))`, and c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. With more views s is the mean
+    over all pairs, v the mean over the views, and c twice the mean over the views.
 
     Args:
         invariance_weight: weight of s. Each weight may be a Parameter, which then trains.
         variance_weight: weight of v.
         covariance_weight: weight of c.
-        margin: the standard deviation from which on the hinge is at rest.
+        margin: the standard deviation above which the hinge is zero.
         epsilon: added to the variances under the root.
-        convention: whose weights these are: "official" (the authors' code, lightly, stable-pretraining), "solo-learn",
-            "vicregl", "eb_jepa" or "paper" (the printed formula); each gives that source's number.
+        convention: the code whose weights these are: "official" (the authors' code, lightly, stable-pretraining), "solo-learn",
+            "vicregl", "eb_jepa" or "paper" (the printed formula). Each gives the value of that source.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
-        ValueError: an unknown convention, a negative weight, also when they are set later; views as for VICRegEntropy.
+        ValueError: an unknown convention or a negative weight, also if it is set later; views as for VICRegEntropy.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
 
@@ -156,7 +162,7 @@ class VICReg(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
-        """Loss and its terms: invariance s, variance v, covariance c unweighted, and the entropy they stand for."""
+        """The loss, and for logging s, v and c, unweighted, and the entropy that v and c stand for."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.vicreg_bound(
             views,
@@ -176,20 +182,20 @@ class VICReg(Checked):
 
 
 class EntropyRegularizer(Checked):
-    """`-weight * H(Z)`: what one adds to BYOL, SimSiam, DINO or any other loss that has an invariance but no entropy.
+    """A term that keeps embeddings spread out: `-weight * H(Z)`. Add it to BYOL, SimSiam, DINO or any other loss.
 
-    `regularizer(z, *more_views)`: V x [batch, ..., dim] -> [], the entropy averaged over the views.
+    `regularizer(z, *more_views)`: V x [batch, ..., dim] -> []. The entropy is averaged over the views.
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
         weight: weight of the entropy. A Parameter trains.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
-        estimator_options: arguments of the estimator, where `entropy` is a name.
+        estimator_options: arguments of the estimator if `entropy` is a name.
 
     Raises:
         ValueError: as for VICRegEntropy.
 
-    Source: arXiv 2303.00633, BYOL with an entropy term (as recalled; check against the paper).
+    Source: arXiv 2303.00633, BYOL with an entropy term.
 
     >>> z = torch.randn(64, 32, requires_grad=True)
     >>> EntropyRegularizer("pairwise", weight=0.2)(torch.nn.functional.normalize(z, dim=-1)).backward()
@@ -228,5 +234,5 @@ class EntropyRegularizer(Checked):
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
-        raise ValueError(f"this estimator has no default {name}: its value grows with dim. Name {name}=... .")
+        raise ValueError(f"this estimator has no default {name}, because its value grows with dim. Name {name}=... .")
     return weight

@@ -1,8 +1,8 @@
-"""The ranks that share a batch: who they are, how many samples each holds, and their collectives.
+"""The ranks that hold one batch together: how many samples each holds, and their collectives.
 
-Before anything is gathered, the ranks exchange the shapes that they hold (`check_ranks_agree`). They may hold different numbers
-of samples; if anything else differs, every rank raises an error. This costs one small message between hosts and no wait for a
-device. Every collective returns new memory. Whether there are other ranks is asked in each forward pass.
+Before anything is gathered, the ranks exchange the shapes of their views between hosts (`check_ranks_agree`). Ranks may hold
+different numbers of samples. If anything else differs, every rank raises an error. The exchange is one small message and waits
+for no device. Every collective returns new memory.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from torch import Tensor
 from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: torch's own question, for callers who ask before every loss
+#: torch's function of that name; False without distributed support
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: what a rank tells the others of views that no objective accepts
+#: what a rank sends to the others if no objective accepts its views
 _REFUSED = (0, 0, 0, 0, 0, 0)
-_on_hosts: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
+_cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
 class DistributedOptions(NamedTuple):
-    """Which samples a loss is of, and what becomes of its gradient."""
+    """Whose samples a loss is computed from, and how the training loop combines its gradients."""
 
-    #: whether the loss is that of the samples of all ranks
+    #: whether the loss is that of the batch of all ranks
     gather_distributed: bool = False
-    #: name of the process group that shares a batch; "" for all ranks
+    #: name of the process group that holds one batch together; "" for all ranks
     process_group: str = ""
-    #: "mean" or "sum": what the training loop does with the gradients of the ranks
+    #: how the training loop combines the gradients of the ranks: "mean" or "sum"
     gradient_reduction: str = "mean"
 
     def is_active(self) -> bool:
-        """Whether there may be other ranks to speak to; process groups come and go, so ask in every forward pass."""
+        """Whether there may be other ranks. Process groups come and go, so ask in every forward pass."""
         if not (self.gather_distributed and dist.is_available() and dist.is_initialized()):
             return False
         return bool(self.process_group) or dist.get_world_size() > 1
 
 
-#: the loss of the samples of this process
+#: options for the loss of the samples of this process
 LOCAL = DistributedOptions()
 
 
 def distributed_options(gather_distributed: bool, process_group: object, gradient_reduction: str) -> DistributedOptions:
-    """The arguments of a criterion, checked; of a process group the name is kept, which can be copied and pickled."""
+    """The arguments of a criterion, checked. A process group is kept by its name, which can be copied and pickled."""
     if gradient_reduction not in ("mean", "sum"):
         raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
     if process_group is not None and not isinstance(process_group, str):
@@ -60,7 +60,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
 
 
 class Ranks:
-    """The ranks that share one batch, and their collectives; see `kernels.batch.Ranks`."""
+    """The ranks that hold one batch together, and their collectives; see `kernels.batch.Ranks`."""
 
     def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: tuple[object, ...] = ()) -> None:
         self._group, self._rows, self._objective = group, tuple(rows), objective
@@ -70,24 +70,24 @@ class Ranks:
         self.own = slice(start, start + self._rows[group.rank()])
 
     def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """Start an asynchronous all-reduce and return a function that waits for its result."""
+        """Start an asynchronous all-reduce, and return a function that waits for its result."""
         total = own.clone(memory_format=torch.contiguous_format)
         wait = self._start(dist.all_reduce, total)
         return lambda: wait_for(wait, total)
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Each `[n, ...]` of this rank as `[samples, ...]`, in rank order. All gathers start before the first is awaited."""
+        """All-gather each `[n, ...]` to `[samples, ...]`, in rank order. All are started before the first result is used."""
         pending = [self._gather(t) for t in own]
-        return (there() for there in pending)
+        return (result() for result in pending)
 
     def _gather(self, own: Tensor) -> Callable[[], Tensor]:
         largest = max(self._rows)
         if len(own) < largest:
-            # ranks may hold different numbers of rows, collectives may not: pad to the largest, cut off after
+            # a collective needs equal sizes: pad to the largest, and cut the padding off afterwards
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
-        everyone = own.new_empty(len(self._rows) * largest, *own.shape[1:])
-        wait = self._start(_all_gather, everyone, own.contiguous())
-        return lambda: self._without_padding(wait_for(wait, everyone), largest)
+        all_ranks = own.new_empty(len(self._rows) * largest, *own.shape[1:])
+        wait = self._start(_all_gather, all_ranks, own.contiguous())
+        return lambda: self._without_padding(wait_for(wait, all_ranks), largest)
 
     def _start(self, collective: Callable[..., Any], *tensors: Tensor) -> Callable[[], None]:
         """Start a collective of this group, and return a function that waits for its result."""
@@ -100,27 +100,27 @@ class Ranks:
 
         return wait
 
-    def _without_padding(self, everyone: Tensor, largest: int) -> Tensor:
-        if len(everyone) == self.samples:
-            return everyone
-        return torch.cat([part[:n] for part, n in zip(torch.split(everyone, largest), self._rows, strict=True)])
+    def _without_padding(self, all_ranks: Tensor, largest: int) -> Tensor:
+        if len(all_ranks) == self.samples:
+            return all_ranks
+        return torch.cat([part[:n] for part, n in zip(torch.split(all_ranks, largest), self._rows, strict=True)])
 
 
 def _all_gather(out: Tensor, own: Tensor, *, group: dist.ProcessGroup, async_op: bool = False) -> Any:
-    """Gather into one tensor, by the newest name that the installed torch has for it."""
+    """All-gather into one tensor, by the newest name that the installed torch has for it."""
     newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     return newest(out, own, group=group, async_op=async_op)
 
 
 def wait_for(wait: Callable[[], None], result: Tensor) -> Tensor:
-    """The result of a collective, once it is there."""
+    """Wait for a collective and return its result."""
     wait()
     return result
 
 
 @contextmanager
 def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterator[None]:
-    """Turn the error of a collective that failed or waited in vain into one that says where, and what to do."""
+    """Replace the error of a collective that failed or timed out by one that names the objective and the remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -134,7 +134,7 @@ def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterat
 
 
 def process_group(name: str) -> dist.ProcessGroup:
-    """The process group of that name, "" for that of all ranks; ValueError where there is none now."""
+    """The process group of that name ("" for all ranks); ValueError if there is none on this rank."""
     if not name:
         return dist.distributed_c10d._get_default_group()
     try:
@@ -146,42 +146,44 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks and how many samples each holds; ViewError on every rank where anything else differs between them."""
+    """The ranks and how many samples each holds; ViewError on every rank if anything else differs between them."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     with explained(group, objective):
-        everyone = gather_sizes(traits, group)
+        all_ranks = gather_sizes(traits, group)
     if refusal is not None:
         raise refusal
-    refused = [rank for rank, (rows, *_) in enumerate(everyone) if rows == 0]
+    refused = [rank for rank, (rows, *_) in enumerate(all_ranks) if rows == 0]
     if refused:
-        raise ViewError(f"ranks {refused} of the group brought views that no objective accepts; their own errors say why.")
-    if any(row[1:] != everyone[0][1:] for row in everyone):
-        brought = [f"{v} views [{n}, {g}, {d}] of {_DTYPES[t]}, objective {o:08x}" for n, v, g, d, t, o in everyone]
-        raise ViewError(f"all ranks must bring as many views of one dim and dtype to one objective; in rank order: {brought}.")
-    rows = [row[0] for row in everyone]
+        raise ViewError(f"ranks {refused} of the group brought views that no objective accepts. Their own errors say why.")
+    if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
+        brought = [f"{v} views [{n}, {g}, {d}] of {_DTYPES[t]}, objective {o:08x}" for n, v, g, d, t, o in all_ranks]
+        raise ViewError(
+            f"all ranks must bring as many views of one dim and dtype to one objective. In rank order they brought: {brought}."
+        )
+    rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
         raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
     return Ranks(group, rows, objective)
 
 
 def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
-    """Tell the other ranks, which wait for the sizes of this one, that its views are refused: they raise too."""
+    """Tell the other ranks that the views of this one are refused, so that they raise an error instead of waiting."""
     group = process_group(distributed.process_group)
     with explained(group, ()):
         gather_sizes(_REFUSED, group)
 
 
 def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions, objective: str) -> Sequence[Tensor]:
-    """The views with the samples of all ranks, for a reference: V x [n, ..., dim] -> V x [samples, ..., dim].
+    """All-gather the views for the reference implementation: V x [n, ..., dim] -> V x [samples, ..., dim].
 
-    Every rank then repeats the whole computation; the backward pass takes the rows of this rank.
+    Every rank then repeats the whole computation. The backward pass keeps the gradient of the rows of this rank.
     """
     if not distributed.is_active():
         return views
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, objective, *views))
-    # no decorator: to disable the compiler at import is to import it
+    # not as a decorator, which would import the compiler together with this module
     return list(torch.compiler.disable(_Gather.apply)(distributed, objective, *views))  # type: ignore[no-untyped-call]
 
 
@@ -199,32 +201,32 @@ class _Gather(torch.autograd.Function):
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
-    """What the ranks must know of each other: (samples, views, groups, dim, dtype, objective); or zeros, and why not."""
+    """(samples, views, groups, dim, dtype, objective) of this rank; or zeros, and the error that refuses its views."""
     try:
         check_views(views, min_batch=1)
         stamp = zlib.crc32(repr(objective).encode())
         dtype = _DTYPES.index(views[0].dtype)
     except ValueError as error:
-        # not raised yet: the others wait to hear from this rank
+        # raised after the exchange, because the other ranks wait for this one
         return list(_REFUSED), error
     return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """The numbers of every rank, in rank order."""
+    """Exchange these numbers: those of every rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
-    everyone = mine.new_empty(group.size() * len(mine))
-    _all_gather(everyone, mine, group=cpu_group(group))
-    return everyone.view(group.size(), -1).tolist()
+    all_ranks = mine.new_empty(group.size() * len(mine))
+    _all_gather(all_ranks, mine, group=cpu_group(group))
+    return all_ranks.view(group.size(), -1).tolist()
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The group, or one of the same ranks that speaks over the hosts: to read sizes from a device is to wait for it."""
+    """The group, or a gloo group of the same ranks, so that exchanging sizes waits for no device."""
     if "cpu" in dist.get_backend_config(group):
         return group
-    if group not in _on_hosts:
+    if group not in _cpu_groups:
         ranks = dist.get_process_group_ranks(group)
-        of_hosts = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-        assert isinstance(of_hosts, dist.ProcessGroup)
-        _on_hosts[group] = of_hosts
-    return _on_hosts[group]
+        gloo_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        assert isinstance(gloo_group, dist.ProcessGroup)
+        _cpu_groups[group] = gloo_group
+    return _cpu_groups[group]

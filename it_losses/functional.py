@@ -1,4 +1,4 @@
-"""The objectives as pure functions of tensors: one call, no module to hold."""
+"""The objectives as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def vicreg(
     epsilon: float = 1e-4,
     convention: str = "official",
 ) -> Tensor:
-    """`invariance_weight s + variance_weight v + covariance_weight c` of this process's views: V x [batch, ..., dim] -> [].
+    """VICReg of the samples of this process: V x [batch, ..., dim] -> [].
 
-    s is the mean squared distance of the views, v the mean hinge on their standard deviations, c the squared covariances off
-    the diagonal: the arguments, errors and sources are those of the class VICReg, which has the equations.
+        invariance_weight * s + variance_weight * v + covariance_weight * c
+
+    s is the mean squared distance of the views, v the mean hinge on their standard deviations, and c the sum of squared
+    off-diagonal covariances. The class VICReg has the equations, arguments, errors and sources.
     """
     weights = (
         check_weight("invariance_weight", invariance_weight),
@@ -47,7 +49,7 @@ def vicreg(
 
 
 def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False) -> Tensor:
-    """`1/2 log det(I + beta Cov(z))` in nats of the whole, LogDet's of each dimension where asked: [batch, ..., dim] -> []."""
+    """`1/2 log det(I + beta Cov(z))` in nats, or in nats per dimension: [batch, ..., dim] -> []. See LogDet."""
     entropy: Tensor = LogDet(beta, per_dimension=per_dimension)(z)
     return entropy
 
@@ -60,7 +62,7 @@ def pairwise_entropy(
     spread_fraction: float = SPREAD_FRACTION,
     memory_mib: float = MEMORY_MIB,
 ) -> Tensor:
-    """Bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`, see Pairwise: [batch, ..., dim] -> []."""
+    """A bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, ..., dim] -> []. See Pairwise."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
     return entropy
 
@@ -73,9 +75,9 @@ def global_entropy(
     gradient_reduction: Literal["mean", "sum"] = "mean",
     **estimator_options: object,
 ) -> Tensor:
-    """What an estimator gives for the samples of all ranks, averaged over the views: V x [batch, ..., dim] -> [].
+    """The entropy of the samples of all ranks, averaged over the views: V x [batch, ..., dim] -> [].
 
-    An estimator called by itself sees the samples of its own process; the arguments are those of EntropyRegularizer.
+    An estimator called by itself sees the samples of its own process only. The arguments are those of EntropyRegularizer.
     """
     ranks = distributed_options(True, process_group, gradient_reduction)
     views = bound.accepted_views((z, *more_views), ranks)
@@ -83,7 +85,7 @@ def global_entropy(
 
 
 def invariance(z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
-    """`mean over pairs (a, b) of mean (z_a - z_b)^2`, as in the code of VICReg's authors: V x [batch, ..., dim] -> []."""
+    """The mean over pairs of views of `mean (z_a - z_b)^2`, as in the code of VICReg's authors: V x [batch, ..., dim] -> []."""
     views = accepted(z_a, z_b, *more_views)
     check_views(views, at_least=2)
     with full_precision(views[0]):

@@ -1,4 +1,4 @@
-"""Invariance: E[log q(z | z')] of a Gaussian decoder is, up to constants, minus the squared distance of the views."""
+"""The invariance term: E[log q(z | z')] of a Gaussian decoder is, up to constants, minus the squared distance of the views."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 def mean_squared_distance(views: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of views of the mean squared difference: V x [batch, ..., dim] -> [].
 
-    Two views: `mean (z_a - z_b)^2` over batch and dim. More views: their spread about the mean view, `2 V / (V - 1)` times
-    `mean_v mean (z_v - z_mean)^2`, which is the same number as the mean over all pairs.
+    For two views it is `mean (z_a - z_b)^2` over batch and dim. For more it is `2 V / (V - 1)` times
+    `mean_v mean (z_v - z_mean)^2`, which equals the mean over all pairs.
 
-    Source: VICReg (arXiv 2105.04906), equation 5, divided by dim as the authors' code does; V > 2 derived.
+    Source: VICReg (arXiv 2105.04906), equation 5, divided by dim as in the authors' code.
     """
     if len(views) == 2:
         return torch.nn.functional.mse_loss(views[0], views[1])

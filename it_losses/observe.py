@@ -1,4 +1,4 @@
-"""Observers: objects that are told of every call of a criterion, so that a monitor needs no hook on any module."""
+"""Observers: objects that are notified of every call of a criterion, so that a monitor needs no hooks on criteria."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 
 
 class Observer(Protocol):
-    """Anything that wants to be told."""
+    """An object that is notified of every call of a criterion."""
 
     def called(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        """A module was called with these views, and these are the terms of its loss by name."""
+        """Called after a module evaluated these views; `terms` are the terms of its loss by name."""
 
 
-#: those who want to be told; an observer that nobody keeps any more is told nothing
+#: the observers, by weak references: an observer that is no longer used elsewhere is dropped
 OBSERVERS: list[weakref.ref[Observer]] = []
 
 
 def add_observer(observer: Observer) -> None:
-    """Tell the observer of every call from now on, for as long as somebody keeps it."""
+    """Notify the observer of every call from now on, for as long as it is referenced elsewhere."""
     remove_observer(observer)
     OBSERVERS.append(weakref.ref(observer, _forget))
 
 
 def remove_observer(observer: Observer) -> None:
-    """Tell it no more; nothing happens where it was told nothing before."""
+    """Stop notifying the observer; an unknown observer is ignored."""
     OBSERVERS[:] = [known for known in OBSERVERS if known() is not observer]
 
 
@@ -37,7 +37,7 @@ def _forget(reference: weakref.ref[Observer]) -> None:
 
 
 def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-    """Tell all observers of a call, unless there is nothing that they could see."""
+    """Notify all observers of a call, unless the call has no values to observe."""
     if can_be_seen():
         for observer in [known() for known in OBSERVERS]:
             if observer is not None:
@@ -45,7 +45,7 @@ def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]
 
 
 def can_be_seen() -> bool:
-    """Whether the call under way is one of the forward pass, with values: compiled code and torch.func transforms have none."""
+    """Whether this is a call of the forward pass with values: compiled code and torch.func transforms have none."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # activation checkpointing repeats the calls of the forward pass in the backward pass

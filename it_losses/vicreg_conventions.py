@@ -1,11 +1,11 @@
-"""Whose "VICReg (25, 25, 1)": five published conventions as weights of the authors' own.
+"""What "VICReg (25, 25, 1)" means in five published codes, as weights of the authors' code.
 
 The authors' code minimises, for two views,
 
     invariance * mean (z_a - z_b)^2 + variance * (hinge_a + hinge_b) / 2 + covariance * (energy_a + energy_b)
 
 with `hinge = mean_j max(0, 1 - std_j)` and `energy = sum_{i != j} Cov_ij^2 / dim`. Every other convention is the same three
-terms under other weights.
+terms with other weights.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def _vicregl(weights: VICRegWeights, dim: int) -> VICRegWeights:
 
 
 def _eb_jepa(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # hinges added; squared covariances averaged over the dim (dim - 1) pairs
+    # hinges are added; squared covariances are averaged over the dim (dim - 1) pairs
     return VICRegWeights(weights.invariance, 2 * weights.variance, weights.covariance / max(dim - 1, 1))
 
 
 def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # the formula as printed: squared distance summed over dim, hinges added
+    # the printed formula: squared distances are summed over dim, hinges are added
     return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
 
 
@@ -57,12 +57,12 @@ CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
 
 
 def check_convention(convention: str) -> str:
-    """The name, if it is one; ValueError otherwise."""
+    """The name; ValueError unless it is a known convention."""
     if convention not in CONVENTIONS:
         raise ValueError(f"convention must be one of {list(CONVENTIONS)}, got {convention!r}.")
     return convention
 
 
 def official_weights(weights: VICRegWeights, *, dim: int, convention: str) -> VICRegWeights:
-    """The weights that give the authors' loss the value it has under the convention."""
+    """The weights with which the authors' loss has the value of that convention."""
     return CONVENTIONS[check_convention(convention)](weights, dim)

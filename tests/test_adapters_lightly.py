@@ -358,7 +358,7 @@ def test_the_runner_says_what_it_needs(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", "no/main.py"])
     with pytest.raises(SystemExit):
         importlib.import_module("it_losses.adapters.lightly.__main__").main()
-    assert "benchmark script of lightly's" in capsys.readouterr().err
+    assert "benchmark script of lightly" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -711,12 +711,12 @@ def test_a_criterion_is_no_module_that_makes_embeddings():
         fit(module, monitor.EmbeddingMonitor("regularizer"))
 
 
-def test_nothing_to_watch_is_an_error():
+def test_nothing_to_measure_is_an_error():
     module = Plain(nn.MSELoss())
     module.head = module.projector
     del module.projector
     module.training_step = lambda batch, batch_idx: module.head(batch[0]).square().mean()
-    with pytest.raises(ValueError, match="nothing to watch"):
+    with pytest.raises(ValueError, match="nothing to measure"):
         fit(module, monitor.EmbeddingMonitor())
 
 

@@ -1,4 +1,4 @@
-"""Every example that a reader meets is run: the README's, the docstrings'."""
+"""Every example that a reader meets is run: the README's, the documentation's, the docstrings'."""
 
 import doctest
 import importlib
@@ -46,6 +46,18 @@ def test_the_readme_has_an_example():
 @pytest.mark.parametrize("block", readme_blocks())
 def test_readme_examples_run(block):
     exec(compile(block, "README.md", "exec"), {})
+
+
+def documentation_blocks():
+    """The Python blocks of the pages in docs/; `tests/test_adapters_docs.py` has those of the adapters."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)):
+            yield pytest.param(block, id=f"{page.stem}-{i}")
+
+
+@pytest.mark.parametrize("block", list(documentation_blocks()))
+def test_documentation_examples_run(block):
+    exec(compile(block, "docs", "exec"), {})
 
 
 def test_the_readme_stays_on_a_page_and_a_half():

@@ -50,7 +50,7 @@ def clean(monkeypatch):
         (["--methods", "vicregg"], "--methods knows"),
         (["--epochs", "0"], "--epochs must be at least 1"),
         (["--width", "0.06"], "--width must be at least 0.125"),
-        (["--batch-size", "7", "--devices", "2"], "cannot be shared"),
+        (["--batch-size", "7", "--devices", "2"], "cannot be divided"),
         (["--jobs", "2", "--devices", "2"], "runs of one device each"),
         (["--batch-size", "5000"], "more than the 1437"),
         (["--backbone", "resnet_18"], "timm has no model"),

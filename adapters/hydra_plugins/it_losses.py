@@ -1,7 +1,7 @@
-"""Hydra finds this file by itself: a script of solo-learn's knows our methods, and `+it_losses=vicreg_logdet` our configs.
+"""The Hydra plugin that registers our methods and the config group `it_losses` in scripts of solo-learn.
 
-Every program of the environment that uses Hydra imports it, so it does nothing where solo-learn is not loaded already, and
-whatever goes wrong is a warning.
+Every program that uses Hydra in this environment imports it. So it does nothing unless solo-learn is already loaded, and errors
+become warnings.
 """
 
 import sys
@@ -12,10 +12,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class ItLossesConfigs(SearchPathPlugin):
-    """The config group `it_losses`, after everything that a program brings itself."""
+    """The config group `it_losses`, searched after the configs of the program itself."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Add the folder of the configs, for programs of solo-learn's alone."""
+        """Add the folder of our configs in programs of solo-learn."""
         if "solo.methods" in sys.modules:
             from it_losses.adapters.solo_learn import CONFIGS
 

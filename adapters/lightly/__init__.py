@@ -1,4 +1,4 @@
-"""lightly: change the line that imports the loss.
+"""lightly: drop-in criteria, LightningModules and benchmark methods. Change one import.
 
     - from lightly.loss import VICRegLoss
     + from it_losses.adapters.lightly import VICRegLoss
@@ -8,7 +8,7 @@ patch      install() and uninstall(): the same swap for code that cannot be edit
 modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
 methods    register(METHODS) for lightly's benchmark scripts; `python -m it_losses.adapters.lightly main.py` does it
 
-The criteria work where lightly is not installed.
+The criteria work without lightly.
 """
 
 from it_losses.adapters.lightly.criteria import (

@@ -1,7 +1,7 @@
 """Criteria with lightly's constructors and calls: `criterion(z_a, z_b)`.
 
-`VICRegLoss` replaces a class of lightly's and gathers over ranks where it is asked to, as that class does. The others are ours
-alone and gather by default, as all our criteria do.
+`VICRegLoss` replaces a class of lightly and, like that class, gathers over ranks only if asked. The others have no counterpart
+in lightly and gather by default, as all our criteria do.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from it_losses.precision import samples
 
 
 class VICRegLoss(HostNames, VICReg):
-    """lightly's `VICRegLoss`, number for number: [batch, ..., dim] x 2 -> [].
+    """lightly's `VICRegLoss`, with the same value and gradient: [batch, ..., dim] x 2 -> [].
 
-    With `gather_distributed` every rank returns the loss of the batch of all ranks, its invariance included, and DDP's
-    averaged gradients are those of one process; without it each rank is on its own, as in lightly. The result has the dtype
-    that lightly's has. A module pickled with lightly's class and loaded after `install()` has this one.
+    With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance, and DDP's
+    averaged gradients are those of one process. Without it each rank uses its own samples, as in lightly. The result has the
+    same dtype as lightly's. A module that was pickled with lightly's class and is loaded after `install()` gets this class.
 
     Args:
         lambda_param: weight of the invariance.
@@ -34,7 +34,8 @@ class VICRegLoss(HostNames, VICReg):
         eps: added to the variances under the root.
 
     Raises:
-        ValueError: gathering without torch.distributed; views that are not alike or a batch of one (AssertionError too).
+        ValueError: gathering without torch.distributed. ViewError (also an AssertionError): views of different shapes, or a
+            batch of one sample.
     """
 
     host_names: ClassVar[Mapping[str, str]] = {name: ours for name, ours in ARGUMENTS["lightly"].items() if name != ours}
@@ -49,7 +50,7 @@ class VICRegLoss(HostNames, VICReg):
     ) -> None:
         if gather_distributed and not dist.is_available():
             raise ValueError(
-                "gather_distributed=True needs torch.distributed, which this build of torch has not. "
+                "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
                 "Pass gather_distributed=False, or install a torch with distributed support."
             )
         theirs = {"lambda_param": lambda_param, "mu_param": mu_param, "nu_param": nu_param, "eps": eps}
@@ -61,7 +62,7 @@ class VICRegLoss(HostNames, VICReg):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         known = {**state["_parameters"], **state}
-        # of lightly's own class, in a module that was pickled before `install()`
+        # the state of lightly's own class, from a module that was pickled before `install()`
         theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
         if theirs:
             VICRegLoss.__init__(self, **theirs)
@@ -75,8 +76,8 @@ class LogDetLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by log-det entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
-        lambda_param: weight of the invariance; None for what trains with this entropy.
-        mu_param: weight of the entropy; None likewise.
+        lambda_param: weight of the invariance; None for the default of this entropy.
+        mu_param: weight of the entropy; None for its default.
         gather_distributed: whether the statistics are those of all ranks.
         beta: inverse of the noise variance, see LogDet; None for its default.
     """
@@ -103,8 +104,8 @@ class PairwiseLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by pairwise entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
-        lambda_param: weight of the invariance; None for what trains with this entropy.
-        mu_param: weight of the entropy; None likewise.
+        lambda_param: weight of the invariance; None for the default of this entropy.
+        mu_param: weight of the entropy; None for its default.
         gather_distributed: whether the pairs are those of all ranks.
         bandwidth: standard deviation of a component, or "auto" to follow the batch, see Pairwise.
         divergence: "kl" (upper bound) or "bhattacharyya" (lower bound).
@@ -131,17 +132,17 @@ class PairwiseLoss(HostNames, VICRegEntropy):
 
 
 class EntropyRegularized(nn.Module):
-    """`criterion(z_a, z_b) - weight * H(z)` of l2-normalised embeddings: an entropy beside a criterion of lightly's.
+    """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
-    For criteria called with two views of one kind (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a prediction with a
-    target: there, add `EntropyRegularizer` at the projection, as `modules` does.
+    Use it for criteria that are called with two views of one kind (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a
+    prediction with a target; add `EntropyRegularizer` of the projection there, as `modules` does.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
         entropy: a name in ESTIMATORS or an EntropyEstimator.
         weight: weight of the entropy.
-        gather_distributed: whether the entropy is that of all ranks' batch.
-        options: arguments of the estimator, where `entropy` is a name.
+        gather_distributed: whether the entropy is that of the batch of all ranks.
+        options: arguments of the estimator if `entropy` is a name.
     """
 
     def __init__(

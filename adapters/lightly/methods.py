@@ -1,4 +1,4 @@
-"""register(METHODS): our methods in the dict that lightly's benchmark scripts choose from."""
+"""register(METHODS): add our methods to the dict of lightly's benchmark scripts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ CLASSES = {
 
 
 def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> None:
-    """Add our methods to a METHODS dict of `benchmarks/imagenet/*/main.py`; ValueError if one of the names is taken.
+    """Add our methods to a METHODS dict of `benchmarks/imagenet/*/main.py`; ValueError if a name is taken.
 
-    Each is `{"model": LightningModule class, "transform": transform}`.
+    Each entry is `{"model": LightningModule class, "transform": transform}`.
 
     Args:
         methods: the dict, changed in place.

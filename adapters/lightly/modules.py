@@ -24,9 +24,9 @@ from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
 from it_losses.adapters.lightly.pretraining import Pretraining  # noqa: E402
 
-#: what an entropy of l2-normalised embeddings of that dim is built with
+#: entropies of l2-normalised embeddings, by their dim
 REGULARIZERS = {
-    # on the sphere a variance is near 1 / dim, and beta times it should be near 1
+    # on the unit sphere variances are near 1 / dim, and beta times the variance should be near 1
     "log_det": lambda dim: EntropyRegularizer("log_det", weight=0.2, beta=float(dim)),
     "pairwise": lambda dim: EntropyRegularizer("pairwise", weight=0.2),
 }
@@ -44,7 +44,7 @@ class VICReg(Pretraining):
         self.criterion = self.new_criterion()
 
     def learning_rate(self, batch: int) -> float:
-        """The paper's appendix C.4: smaller batches have larger rates a sample."""
+        """The base learning rate of the paper's appendix C.4, which is larger for smaller batches."""
         return {128: 0.8, 256: 0.5, 512: 0.4}.get(batch, 0.3) * batch / 256
 
     def new_criterion(self) -> Any:
@@ -52,13 +52,13 @@ class VICReg(Pretraining):
         return VICRegLoss(gather_distributed=True)
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
-        """The criterion's own terms."""
+        """The terms of the criterion."""
         terms: dict[str, Tensor] = self.criterion.terms(*(self.projection_head(f) for f in features))._asdict()
         return terms
 
 
 class VICRegLogDet(VICReg):
-    """Invariance and log-det entropy."""
+    """VICReg with log-det entropy instead of variance and covariance."""
 
     def new_criterion(self) -> Any:
         """`LogDetLoss`."""
@@ -66,7 +66,7 @@ class VICRegLogDet(VICReg):
 
 
 class VICRegPairDist(VICReg):
-    """Invariance and pairwise entropy."""
+    """VICReg with pairwise entropy instead of variance and covariance."""
 
     def new_criterion(self) -> Any:
         """`PairwiseLoss`."""
@@ -74,7 +74,7 @@ class VICRegPairDist(VICReg):
 
 
 class SimCLREntropy(Pretraining):
-    """SimCLR, and the entropy of its projections beside it."""
+    """SimCLR with the entropy of its projections added."""
 
     dim: ClassVar[int] = 128
     entropy: ClassVar[str] = "log_det"
@@ -98,7 +98,7 @@ class SimCLREntropy(Pretraining):
 
 
 class SimSiamEntropy(Pretraining):
-    """SimSiam, and the entropy of its projections beside it."""
+    """SimSiam with the entropy of its projections added."""
 
     dim: ClassVar[int] = 2048
     entropy: ClassVar[str] = "log_det"
@@ -124,13 +124,13 @@ class SimSiamEntropy(Pretraining):
 
 
 class BYOLLogDet(Pretraining):
-    """BYOL, and the log-det entropy of its online projections beside it."""
+    """BYOL with the log-det entropy of its online projections added."""
 
     dim: ClassVar[int] = 256
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:
-        """BYOL's projector and predictor, and a teacher that follows the first two."""
+        """BYOL's projector and predictor, and a teacher that follows backbone and projector."""
         self.projection_head = heads.BYOLProjectionHead(width, 4096, dim)
         self.prediction_head = heads.BYOLPredictionHead(dim, 4096, dim)
         self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.projection_head])).requires_grad_(False)
@@ -138,7 +138,7 @@ class BYOLLogDet(Pretraining):
         self.regularizer = REGULARIZERS[self.entropy](dim)
 
     def learning_rate(self, batch: int) -> float:
-        """What the authors train 100 epochs with."""
+        """The learning rate of the authors for 100 epochs."""
         return 0.45 * batch / 256
 
     def heads(self) -> list[nn.Module]:
@@ -168,6 +168,6 @@ class BYOLLogDet(Pretraining):
 
 
 class BYOLPairDist(BYOLLogDet):
-    """BYOL, and the pairwise entropy of its online projections beside it."""
+    """BYOL with the pairwise entropy of its online projections added."""
 
     entropy: ClassVar[str] = "pairwise"

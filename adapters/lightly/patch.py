@@ -1,4 +1,4 @@
-"""install() and uninstall(): lightly's VICRegLoss and its term functions swapped for ours, for code that cannot be edited."""
+"""install() and uninstall(): replace lightly's VICRegLoss and its term functions by ours, for code that cannot be edited."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from it_losses.adapters.lightly import criteria
 
 PIP = 'pip install "it-losses[lightly]"'
 
-#: module of lightly -> names in it that are swapped
+#: module of lightly -> names in it that are replaced
 SWAPPED = {
     "lightly.loss": ("VICRegLoss",),
     "lightly.loss.vicreg_loss": ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
@@ -23,10 +23,10 @@ _originals: dict[tuple[str, str], Any] = {}
 
 
 def install() -> None:
-    """Swap the names in lightly's own modules; a second call changes nothing.
+    """Replace the names in lightly's own modules. A second call changes nothing.
 
     Code that imports them afterwards gets ours, and `VICRegLLoss` computes with ours. Call this first: a module that imported
-    a name before keeps lightly's. Where one of lightly's criteria was pickled, ours is loaded.
+    a name before keeps lightly's. A pickled criterion of lightly is loaded as ours.
     """
     if _originals:
         return
@@ -37,12 +37,12 @@ def install() -> None:
             setattr(home, name, getattr(criteria, name))
     original = _originals["lightly.loss", "VICRegLoss"]
     original.__init__ = _with_own_name(original)
-    # by its name pickle would find ours, and refuse
+    # pickle looks a class up by its name and would find ours, so lightly's class pickles as ours
     copyreg.pickle(original, lambda criterion: (object.__new__, (criteria.VICRegLoss,), criterion.__dict__))
 
 
 def uninstall() -> None:
-    """Put lightly's own back."""
+    """Restore lightly's own names."""
     if not _originals:
         return
     original = _originals["lightly.loss", "VICRegLoss"]
@@ -54,7 +54,7 @@ def uninstall() -> None:
 
 
 def _with_own_name(original: Any) -> Any:
-    """The constructor of lightly's class for code that imported it before: there, its name in `super(...)` means that class."""
+    """The constructor of lightly's class with its own globals, in which `super(VICRegLoss, ...)` still names that class."""
     constructor = original.__init__
     names = constructor.__globals__ | {original.__name__: original}
     arguments = (constructor.__code__, names, constructor.__name__, constructor.__defaults__, constructor.__closure__)

@@ -1,4 +1,4 @@
-"""Pretraining: the LightningModule that all our lightly modules are: a timm backbone, an objective, an online classifier."""
+"""Pretraining: the base LightningModule, with a timm backbone, an objective and an online classifier."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from pytorch_lightning import LightningModule  # noqa: E402
 
 
 class Pretraining(LightningModule):
-    """A backbone, what a subclass trains it with, and an online linear classifier beside it.
+    """A backbone that a subclass trains with its objective, and an online linear classifier.
 
     Args:
         batch_size_per_device: sets the learning rate, together with the number of devices.
         num_classes: of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
-        projector_dim: output width of the projector; None for what lightly's own script of the method has.
-        base_lr: learning rate for a batch of 256, scaled linearly; None for what lightly's own script of the method has.
+        projector_dim: output width of the projector; None for that of lightly's script of the method.
+        base_lr: learning rate for a batch of 256, scaled linearly; None for that of lightly's script of the method.
         weight_decay: of the weights that are neither biases nor norms.
         warmup_epochs: of the cosine schedule; a tenth of the run at most.
     """
 
-    #: width of the projector where `projector_dim` is None
+    #: width of the projector if `projector_dim` is None
     dim: ClassVar[int]
-    #: the fraction of the learning rate with which the schedule ends
+    #: the fraction of the learning rate at the end of the schedule
     end_value: ClassVar[float] = 0.0
 
     def __init__(
@@ -53,13 +53,13 @@ class Pretraining(LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.backbone = timm_backbone(backbone, **(backbone_options or {}))
-        # lightly's default is the top 5, which fewer classes do not have
+        # lightly reports the top 5 by default, which needs five classes
         best = tuple(sorted({1, min(5, num_classes)}))
         self.online_classifier = OnlineLinearClassifier(self.backbone.num_features, num_classes, topk=best)
         self.build(self.backbone.num_features, projector_dim or self.dim)
 
     def build(self, width: int, dim: int) -> None:
-        """Make heads and criterion for features of that width and embeddings of that dim."""
+        """Create heads and criterion for features of that width and embeddings of that dim."""
         raise NotImplementedError
 
     def learning_rate(self, batch: int) -> float:
@@ -71,7 +71,7 @@ class Pretraining(LightningModule):
         raise NotImplementedError
 
     def heads(self) -> list[nn.Module]:
-        """What is trained beside the backbone."""
+        """The modules that are trained besides the backbone."""
         return [self.projection_head]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Pretraining(LightningModule):
         return features.flatten(start_dim=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of the objective and of the online classifier; every term logged as `train_<term>`."""
+        """Return the loss of objective and online classifier, and log every term as `train_<term>`."""
         views, targets = batch[0], batch[1]
         features = self.forward(torch.cat(views)).chunk(len(views))
         terms = self.objective(views, list(features))
@@ -92,14 +92,14 @@ class Pretraining(LightningModule):
         return terms["loss"] + class_loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of the online classifier, its accuracy logged."""
+        """Return the loss of the online classifier, and log its accuracy."""
         images, targets = batch[0], batch[1]
         class_loss, accuracy = self.online_classifier.validation_step((self.forward(images).detach(), targets), batch_idx)
         self.log_dict(accuracy, prog_bar=True, sync_dist=True, batch_size=len(targets))
         return class_loss
 
     def configure_optimizers(self) -> Any:
-        """LARS with a cosine schedule, no decay of biases, norms and classifier."""
+        """LARS with a cosine schedule, without weight decay of biases, norms and classifier."""
         decayed, others = get_weight_decay_parameters([self.backbone, *self.heads()])
         options = self.hparams
         batch = options.batch_size_per_device * self.trainer.world_size

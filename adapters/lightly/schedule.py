@@ -1,4 +1,4 @@
-"""How many steps of the optimizer a Lightning run has, and how many of them warm up: no sentinel enters the arithmetic."""
+"""The number of optimizer steps of a Lightning run, and how many of them warm up."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 
 def total_steps(trainer: Any) -> int:
-    """Steps of the optimizer in the whole run; ValueError where the trainer does not know when it ends."""
-    # without batches Lightning never looks at the loader, and takes its length for unknown
+    """Optimizer steps of the whole run; ValueError if the trainer does not know when it ends."""
+    # with no batches allowed, Lightning never reads the loader and treats its length as unknown
     steps = 0 if trainer.limit_train_batches == 0 else trainer.estimated_stepping_batches
-    # Lightning answers inf where neither steps nor epochs end, and -1 where a loader has no length
+    # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
     if not 0 <= steps < math.inf:
         raise ValueError(
-            f"the schedule needs the number of steps of the run, which Lightning gives as {steps}, since the epochs or the "
+            f"the schedule needs the number of steps of the run, got {steps} from Lightning, because the epochs or the "
             "loader have no end. Pass Trainer(max_steps=...)."
         )
     return int(steps)
 
 
 def warmup_steps(trainer: Any, epochs: float) -> int:
-    """Steps in so many epochs, at most a tenth of the run."""
+    """Optimizer steps in that many epochs, at most a tenth of the run."""
     most = total_steps(trainer) / 10
     if epochs <= 0:
         return 0
@@ -28,9 +28,9 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 
 
 def _steps_per_epoch(trainer: Any) -> float:
-    """Steps of the optimizer in one epoch; inf where the loader has no length."""
+    """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # max_epochs says nothing here: it is -1 where max_steps ends the run, which may also end within an epoch
+        # max_epochs does not help: it is -1 if max_steps ends the run, which may also be within an epoch
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

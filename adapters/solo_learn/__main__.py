@@ -1,4 +1,4 @@
-"""`python -m it_losses.adapters.solo_learn SCRIPT ARGUMENTS` runs a script of solo-learn's with our methods registered.
+"""`python -m it_losses.adapters.solo_learn SCRIPT ARGUMENTS` runs a script of solo-learn with our methods registered.
 
 Without arguments it prints the folder of the configs, for `--config-path`.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from it_losses.adapters.solo_learn import CONFIGS, register
 
-#: where the other ranks of a run, which Lightning starts without the script's path, find it
+#: environment variable with the path of the script, for the other ranks that Lightning starts without it
 SCRIPT = "IT_LOSSES_SOLO_SCRIPT"
 
 
@@ -21,11 +21,11 @@ def script_of(arguments: list[str]) -> tuple[str, list[str]]:
         return os.path.abspath(arguments[0]), arguments[1:]
     if SCRIPT in os.environ:
         return os.environ[SCRIPT], arguments
-    raise SystemExit(f"{__doc__}\nThe first argument must be a script of solo-learn's, got {arguments[:1]}.")
+    raise SystemExit(f"{__doc__}\nThe first argument must be a script of solo-learn, got {arguments[:1]}.")
 
 
 def main() -> None:
-    """The script, run in this very module: Lightning reads from `__main__.__spec__` how to start the other ranks."""
+    """Run the script in this module, because Lightning reads from `__main__.__spec__` how to start the other ranks."""
     if len(sys.argv) == 1 and SCRIPT not in os.environ:
         print(CONFIGS)
         return
@@ -34,7 +34,7 @@ def main() -> None:
         raise SystemExit(f"there is no file {script}.")
     os.environ[SCRIPT] = script
     sys.argv = [script, *arguments]
-    # the script imports solo from the checkout it lies in
+    # the script imports solo from its own checkout
     sys.path.insert(0, str(Path(script).parent))
     try:
         register()

@@ -1,4 +1,4 @@
-"""timm's models as backbones of solo-learn's: `backbone: name: timm/<model>`, its options under `backbone: kwargs:`."""
+"""timm models as backbones in solo-learn: `backbone: name: timm/<model>`, with options under `backbone: kwargs:`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PREFIX = "timm/"
 
 
 class WithTimm(dict[str, Any]):
-    """The backbones by name, and behind `timm/<model>` all of timm's."""
+    """solo-learn's backbones by name, and every timm model as `timm/<model>`."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and name.startswith(PREFIX))
@@ -22,13 +22,13 @@ class WithTimm(dict[str, Any]):
             raise KeyError(name)
 
         def build(method: str | None = None, **options: Any) -> nn.Module:
-            # solo-learn tells its own backbones which method they serve
+            # solo-learn passes the name of the method to its own backbones
             return timm_backbone(name.removeprefix(PREFIX), **options)
 
         return build
 
 
 def add_timm(base_method: Any) -> None:
-    """Widen `BaseMethod._BACKBONES`; a second call changes nothing."""
+    """Add timm models to `BaseMethod._BACKBONES`. A second call changes nothing."""
     if not isinstance(base_method._BACKBONES, WithTimm):
         base_method._BACKBONES = WithTimm(base_method._BACKBONES)

@@ -1,4 +1,4 @@
-"""RegisterMethods: the Hydra callback that makes our methods known, written in the YAML where everyone sees it."""
+"""RegisterMethods: a Hydra callback, named in the YAML, that registers our methods."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from hydra.experimental.callback import Callback  # noqa: E402
 
 
 class RegisterMethods(Callback):
-    """`hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods` in any YAML of solo-learn's.
+    """`hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods` in any YAML of solo-learn.
 
-    Hydra makes its callbacks before the script's main; what a callback raises later is only logged, so all is done here.
+    Hydra creates its callbacks before the script's main. Errors in a callback's later methods are only logged, so the
+    constructor does everything.
     """
 
     def __init__(self) -> None:

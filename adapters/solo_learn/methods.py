@@ -1,4 +1,4 @@
-"""The classes behind the names: solo-learn's own methods, with their loss replaced or an entropy added."""
+"""Our methods: solo-learn's own methods with their loss replaced, or with an entropy added."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 from it_losses.adapters.lightning import EmbeddingMonitor
 from it_losses.checks import check_weight
 
-#: arguments of solo-learn's VICReg that the entropy methods have no use for
+#: arguments of solo-learn's VICReg that the entropy methods do not use
 VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
 
 
 class Configured(BaseMethod):
-    """What all of ours share: checked arguments, and a checkpoint that knows with which of them it was trained."""
+    """The base of our methods: checked arguments, which are kept in the checkpoint."""
 
-    #: `method_kwargs` that must be there
+    #: required `method_kwargs`
     needed: ClassVar[tuple[str, ...]] = ("proj_hidden_dim", "proj_output_dim")
-    #: `method_kwargs` that may be there, and what holds where they are not
+    #: optional `method_kwargs` and their defaults
     defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def add_and_assert_specific_cfg(cls, cfg: DictConfig) -> DictConfig:
-        """The configuration with defaults filled in; ValueError where something needed is absent."""
+        """The configuration with defaults filled in; ValueError if a required entry is missing."""
         given = OmegaConf.select(cfg, "method_kwargs", default={})
         absent = [name for name in cls.needed if name not in given or OmegaConf.is_missing(given, name)]
         if absent:
@@ -55,7 +55,7 @@ class Configured(BaseMethod):
         return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
     def configure_callbacks(self) -> list[Any]:
-        """An EmbeddingMonitor where the YAML has `monitor:`, with its arguments: main_pretrain takes no callbacks."""
+        """An EmbeddingMonitor with the arguments under `monitor:` in the YAML, because main_pretrain takes no callbacks."""
         monitor = OmegaConf.select(self.cfg, "monitor", default=None)
         return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor))]
 
@@ -65,14 +65,14 @@ class Configured(BaseMethod):
         checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to auto-resume a run of another loss, which solo-learn cannot tell from this one; warn if told to."""
+        """Refuse to auto-resume a run with other arguments of the loss; warn if the checkpoint was named."""
         super().on_load_checkpoint(checkpoint)
         was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs)
         if was is None or was == now:
             return
         differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}
         message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
-        # main_pretrain deletes the entry when a checkpoint is named, and leaves None when it went looking for one
+        # main_pretrain deletes the entry if a checkpoint was named, and leaves None if it searched for one
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
             self.cfg, "auto_resume.enabled", default=False
         )
@@ -81,17 +81,17 @@ class Configured(BaseMethod):
         warnings.warn(f"{message}.", stacklevel=2)
 
     def log_terms(self, **terms: Tensor) -> None:
-        """Each term as `train_<name>`, by step and by epoch."""
+        """Log each term as `train_<name>`, by step and by epoch."""
         logged = {f"train_{name}": value.detach() for name, value in terms.items()}
         self.log_dict(logged, on_epoch=True, sync_dist=True)
 
 
 class ReplacedLoss(Configured, VICReg):
-    """solo-learn's VICReg, its projector and optimizer, with `self.criterion` for a loss."""
+    """solo-learn's VICReg, with its projector and optimizer, and `self.criterion` as the loss."""
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """The criterion of the two projections, and the online classifier's loss."""
-        # over VICReg's own step, to the one that makes the outputs
+        # skip the step of VICReg itself, and call the one that computes the outputs
         out = super(VICReg, self).training_step(batch, batch_idx)
         terms = self.criterion.terms(*out["z"])
         self.log_terms(**{f"{self.cfg.method}_loss": terms.loss}, **{k: v for k, v in terms._asdict().items() if k != "loss"})
@@ -100,7 +100,7 @@ class ReplacedLoss(Configured, VICReg):
 
 
 class VICRegFused(ReplacedLoss):
-    """VICReg with solo-learn's weights, solo-learn's number, and our kernels."""
+    """VICReg with solo-learn's weights and value, computed by our criterion."""
 
     defaults: ClassVar[dict[str, Any]] = {"sim_loss_weight": 25.0, "var_loss_weight": 25.0, "cov_loss_weight": 1.0}
 
@@ -109,14 +109,14 @@ class VICRegFused(ReplacedLoss):
         self.criterion = vicreg("solo-learn", **{name: self.option(name) for name in VICREG_ONLY})
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """The step, with the weights that solo-learn's attributes have by now: a schedule may set them."""
+        """Read the weights from solo-learn's attributes, which a schedule may set, and do the step."""
         for theirs, ours in ARGUMENTS["solo-learn"].items():
             setattr(self.criterion, ours, check_weight(theirs, getattr(self, theirs)))
         return super().training_step(batch, batch_idx)
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):
-    """Invariance, and an entropy in place of VICReg's variance and covariance; null weights are the entropy's own."""
+    """VICReg with an entropy instead of variance and covariance; null weights take the entropy's defaults."""
 
     entropy: ClassVar[str]
     defaults: ClassVar[dict[str, Any]] = {"invariance_weight": None, "entropy_weight": None, "entropy_options": {}}
@@ -140,7 +140,7 @@ class VICRegPairDist(EntropyForVarianceAndCovariance):
 
 
 class AddedEntropy(Configured):
-    """Any of solo-learn's methods that makes a `z`: its own loss, less the weighted entropy of the l2-normalised online z."""
+    """A method of solo-learn that returns `z`: its own loss minus the weighted entropy of the l2-normalised online z."""
 
     entropy: ClassVar[str]
 
@@ -155,7 +155,7 @@ class AddedEntropy(Configured):
         return options
 
     def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
-        """The host's outputs of one large crop, its z kept for the entropy."""
+        """The host's outputs for one large crop; z is kept for the entropy."""
         out: dict[str, Any] = super().base_training_step(X, targets)
         self._online.append(normalize(out["z"], dim=-1))
         return out
@@ -171,13 +171,13 @@ class AddedEntropy(Configured):
 
 
 class LogDetOnTheSphere(AddedEntropy):
-    """Log-det entropy, beta from the dimension unless given."""
+    """Log-det entropy with beta equal to the dimension by default."""
 
     entropy = "log_det"
     defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.2, "entropy_options": {}}
 
     def entropy_options(self) -> dict[str, Any]:
-        """With l2-normalised z a variance is near `1 / dim`, and beta times it should be near 1."""
+        """The options with beta = dim: variances of l2-normalised z are near `1 / dim`."""
         return {"beta": float(self.option("proj_output_dim"))} | super().entropy_options()
 
 

@@ -1,4 +1,4 @@
-"""register(): our methods in solo-learn's METHODS and timm's models among its backbones, or a clear reason why not."""
+"""register(): add our methods to solo-learn's METHODS and timm models to its backbones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 #: folder of the YAML files, for `--config-path`
 CONFIGS = Path(__file__).parent / "configs"
 
-#: method -> class in methods: one name a loss, since auto_resume compares names and no weights
+#: method -> class in methods; each loss has its own name, because auto_resume compares names only
 METHODS = {
     "vicreg_fused": "VICRegFused",
     "vicreg_logdet": "VICRegLogDet",
@@ -27,11 +27,11 @@ HYDRA = 'pip install "it-losses[solo]"'
 
 
 def register() -> None:
-    """Add our methods to `solo.methods.METHODS`, in place; a second call changes nothing.
+    """Add our methods to `solo.methods.METHODS`, in place. A second call changes nothing.
 
     Raises:
         ImportError: solo-learn or a package it needs cannot be imported, is the release of 2021, or meets Hydra 1.4 or newer.
-        ValueError: one of the names is taken by another class.
+        ValueError: another class has one of the names.
     """
     check_hydra()
     solo = checked_solo()
@@ -46,7 +46,7 @@ def register() -> None:
 
 
 def check_hydra() -> None:
-    """ImportError unless Hydra is one that solo-learn's scripts run with."""
+    """ImportError unless Hydra has a version that solo-learn's scripts work with."""
     try:
         version = metadata.version("hydra-core")
     except metadata.PackageNotFoundError as error:
@@ -64,7 +64,7 @@ def checked_solo() -> ModuleType:
             f"solo-learn is not importable. It is used from a checkout, which `pip install` cannot replace: {GITHUB}, then "
             "run its scripts from there or put the checkout on PYTHONPATH."
         )
-    # read, not imported: the release fails beside today's Lightning, and what it then lacks is not what to install
+    # the version is read without an import, which fails with current Lightning and names the wrong missing package
     home = Path((found.submodule_search_locations or [found.origin])[0] or "")
     base = home / "methods" / "base.py"
     if not base.is_file() or "add_and_assert_specific_cfg" not in base.read_text(encoding="utf-8"):

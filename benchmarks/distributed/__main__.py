@@ -72,7 +72,7 @@ def plot(rows: list[Row], machines: dict[int, Machine], path: Path) -> None:
 
 
 def machine_in_words() -> str:
-    """What the numbers belong to."""
+    """The machine and versions of the measurement."""
     cpu = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     return f"{cpu[0] if cpu else platform.processor()}, {len(cpu)} cores, torch {torch.__version__}, commit {COMMIT}"
 

@@ -20,7 +20,7 @@ from benchmarks.distributed.schemes import Loss, schemes
 
 
 class Row(NamedTuple):
-    """One scheme on one rank, the mean over the ranks: medians over the repeats and what half of them lie within."""
+    """The cost of one scheme on one rank, averaged over ranks: medians and quartiles over the repeats."""
 
     scheme: str
     ranks: int
@@ -34,7 +34,7 @@ class Row(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What one thread of this machine does in a second of CPU time while its gloo ranks talk; the model's constants."""
+    """The constants of the model: what one thread of this machine does in a second of CPU time while gloo ranks communicate."""
 
     flops: float
     #: bytes read or written by an elementwise operation
@@ -48,7 +48,7 @@ class Machine(NamedTuple):
 
 
 def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[Row], Machine]:
-    """Every scheme at every (global samples, dim) on so many ranks, interleaved."""
+    """Measure every scheme at every (global samples, dim) on that many ranks, interleaved."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
@@ -75,7 +75,7 @@ def _case(samples: int, dim: int, repeats: int) -> list[Row]:
     steps = {name: _step(loss, views) for name, loss in candidates.items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
-        # no speed of a wrong gradient
+        # a scheme with a wrong gradient is not timed
         torch.testing.assert_close(gradient, first["it-losses"], rtol=1e-3, atol=1e-3 * gradient.abs().max().item(), msg=name)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
@@ -101,7 +101,7 @@ def _step(loss: Loss, views: Tensor) -> Callable[[], Tensor]:
 
 
 def _sent_mb(step: Callable[[], Tensor]) -> float:
-    """What this process wrote to its sockets, and to nothing else meanwhile."""
+    """The bytes that this process wrote to its sockets; it writes nothing else meanwhile."""
     dist.barrier()
     before = _written()
     step()
@@ -114,9 +114,9 @@ def _written() -> int:
 
 
 def _peak_mib(step: Callable[[], Tensor]) -> float:
-    """Resident memory at the highest, above what it was before."""
+    """The peak of resident memory above that before."""
     dist.barrier()
-    # what the allocator keeps for later would hide what this step takes
+    # memory that the allocator has cached would hide what this step takes
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_kib("VmRSS")
@@ -135,12 +135,12 @@ def _machine() -> Machine:
     flops = 2 * 512 * 512 * 2048 / _seconds(lambda: a @ b)
     x = torch.randn(1 << 23)
     memory = 2 * x.nbytes / _seconds(lambda: x.mul_(0.999))
-    # zeros come as pages that do not exist before they are written
+    # the system maps pages of zeros only when they are written
     fresh = x.nbytes / _seconds(lambda: torch.zeros_like(x).add_(1))
-    everyone, own = torch.empty(dist.get_world_size() << 21), torch.randn(1 << 21)
-    latency = _seconds(lambda: dist.all_gather_into_tensor(everyone[: dist.get_world_size()], own[:1]), calls=50)
+    all_ranks, own = torch.empty(dist.get_world_size() << 21), torch.randn(1 << 21)
+    latency = _seconds(lambda: dist.all_gather_into_tensor(all_ranks[: dist.get_world_size()], own[:1]), calls=50)
     sent = own.nbytes * (dist.get_world_size() - 1)
-    link = sent / _seconds(lambda: dist.all_gather_into_tensor(everyone, own))
+    link = sent / _seconds(lambda: dist.all_gather_into_tensor(all_ranks, own))
     return Machine(flops, memory, fresh, link, latency)
 
 

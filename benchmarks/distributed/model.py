@@ -23,11 +23,11 @@ WIDE = 4  # bytes of a float32, in which statistics are kept
 
 
 class Constants(NamedTuple):
-    """What a rank does in a second."""
+    """The speeds of a rank."""
 
     flops: float
     memory_bytes: float
-    #: bytes of memory that it takes from the system; without end where an allocator keeps them
+    #: bytes of memory taken from the system; infinite if an allocator caches them
     fresh_bytes: float
     link_bytes: float
     latency: float
@@ -42,18 +42,18 @@ INTERCONNECTS = {
 
 
 class Cost(NamedTuple):
-    """Of one forward and backward pass, on one rank."""
+    """The cost of one forward and backward pass on one rank."""
 
     flops: float
     #: bytes read and written by elementwise operations
     passes: float
     sent: float
     collectives: int
-    #: bytes held at the highest, beside the views of the rank
+    #: peak bytes besides the views of the rank
     memory: float
 
     def seconds(self, constants: Constants) -> float:
-        """The sum of what each part takes."""
+        """The time, as the sum over all parts."""
         return (
             self.flops / constants.flops
             + self.passes / constants.memory_bytes
@@ -64,7 +64,7 @@ class Cost(NamedTuple):
 
 
 def gather_and_repeat(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
-    """The authors' scheme: each rank forms all of D x D by autograd, and the gradients of all travel back."""
+    """The authors' scheme: each rank forms the whole D x D matrix by autograd, and gradients of all samples are reduced."""
     own, square = samples / world, dim * dim * WIDE
     gathered = (world - 1) * own * dim * payload
     reduced = 2 * (world - 1) / world * samples * dim * payload
@@ -78,7 +78,7 @@ def gather_and_repeat(world: int, samples: int, dim: int, payload: int = 2) -> C
 
 
 def rows(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
-    """Ours for few samples: each rank n rows of N x N, from the gathered samples."""
+    """Our scheme for few samples: each rank computes its n rows of N x N from the gathered samples."""
     own = samples / world
     # of N x D: written by the gather, read for the mean, centred, read for the variance, and by the products of one column
     passes = VIEWS * (7 * samples * dim * WIDE + 3 * own * samples * WIDE + 8 * own * dim * WIDE)
@@ -88,7 +88,7 @@ def rows(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
 
 
 def covariance(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
-    """Ours for many samples: the D x D of the ranks' own samples, added up."""
+    """Our scheme for many samples: the D x D matrices of the ranks' own samples are all-reduced."""
     own, square = samples / world, dim * dim * WIDE
     passes = VIEWS * (8 * square + 10 * own * dim * WIDE)
     sent = 2 * (world - 1) / world * VIEWS * square

@@ -1,6 +1,6 @@
-"""VICReg (25, 25, 1) of the batch of all ranks as it is computed today, and by us: each `(z_a, z_b) -> loss` on every rank.
+"""VICReg (25, 25, 1) of the batch of all ranks, as other projects and as we compute it: each is `(z_a, z_b) -> loss`.
 
-The gathering schemes are written here after what the projects publish, but for lightly's, which is the installed package.
+The gathering schemes are written after the published code of the projects. lightly's is the installed package.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class _GatherBothWays(torch.autograd.Function):
-    """Samples of all ranks forward, the gradients of all ranks added up backward, of which a rank takes its own."""
+    """All-gather the samples forward; backward, all-reduce the gradients and keep those of the own samples."""
 
     @staticmethod
     def forward(ctx, own: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, own.contiguous())
-        return torch.cat(everyone)
+        all_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(all_ranks, own.contiguous())
+        return torch.cat(all_ranks)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -43,7 +43,7 @@ def _covariance(z: Tensor) -> Tensor:
 
 
 def official(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """The authors': everything gathered, every rank the whole D x D covariance, its off-diagonal by a strided view."""
+    """The authors' code: gathered samples, the whole D x D covariance on every rank, off-diagonals by a strided view."""
     loss = 25 * nn.functional.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
         z = _GatherBothWays.apply(z)
@@ -55,7 +55,7 @@ def official(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def solo_learn(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """solo-learn's: gathered likewise, the diagonal masked out; its variance weight 12.5 is the authors' 25."""
+    """solo-learn's code: gathered samples, a masked diagonal; its variance weight 12.5 is the authors' 25."""
     z_a, z_b = _GatherBothWays.apply(z_a), _GatherBothWays.apply(z_b)
     loss = 25 * nn.functional.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
@@ -66,7 +66,7 @@ def solo_learn(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def schemes() -> dict[str, Loss]:
-    """Name -> loss, of all that can run here; the first is ours."""
+    """Name -> loss, for every scheme that can run here. Ours is the first."""
     found: dict[str, Loss] = {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn}
     if importlib.util.find_spec("lightly"):
         from lightly.loss import VICRegLoss

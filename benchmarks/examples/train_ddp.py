@@ -25,7 +25,7 @@ from it_losses import ESTIMATORS, VICRegEntropy
 
 
 def images() -> Tensor:
-    """1,797 handwritten digits of mean 0: [1797, 1, 32, 32]."""
+    """1,797 handwritten digits with mean 0: [1797, 1, 32, 32]."""
     pixels = torch.as_tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
     return nn.functional.interpolate(pixels, size=32) - pixels.mean()
 
@@ -67,7 +67,7 @@ def main() -> None:
     x = images()
     generator = torch.Generator().manual_seed(0)
     for step in range(args.steps):
-        # every rank draws the whole batch and takes its share, so that the samples do not depend on their number
+        # every rank draws the whole batch and takes its part, so that the samples do not depend on the number of ranks
         batch = x[torch.randperm(len(x), generator=generator)[: args.batch]]
         views = [augmented(batch, generator).chunk(world)[rank].to(device) for _ in range(2)]
         # one forward pass for both views: DDP expects one for each backward pass

@@ -1,4 +1,4 @@
-"""Figure 4: a Gaussian mixture fitted to two moons by gradient, its inputs fixed or trained with it."""
+"""Figure 4: a Gaussian mixture fitted to two moons by gradient, with fixed inputs or with trained ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from it_losses import diagnostics
 POINTS = 100
 #: of the moons' coordinates
 MOON_NOISE = 0.05
-#: the fixed standard deviation of a component: far below the moons' size of one, a third of it, and half of it
+#: fixed standard deviations of a component: far below the size of the moons (1), a third of it, and half of it
 COMPONENT_STDS = (0.1, 0.3, 0.5)
 LEARNING_RATE = 0.02
 STEPS = 400
 LOOK_EVERY = 10
-#: Gaussian that stands on each centre when their entropy is measured
+#: standard deviation of the Gaussian at each centre, for the entropy of the centres
 BANDWIDTH = 0.1
-#: of the entropy above that of one point: with no more left the centres have collapsed, with more than half they have not
+#: fractions of the entropy relative to one point: below the first the centres have collapsed, above the second not
 COLLAPSED, KEPT = 0.01, 0.5
 
 
@@ -48,7 +48,7 @@ def plot(rows: list[Row], figure: Figure) -> None:
         style = "-" if inputs == "fixed" else "--"
         axes.errorbar(steps, means, errors, label=f"{inputs} inputs, component std {std}", linestyle=style, errorevery=5)
     axes.set(xlabel="step", ylabel="entropy of the centres, nats (KL bound)")
-    # curves end in every corner
+    # outside the axes, because there is a curve in every corner
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -71,7 +71,7 @@ def caption(rows: list[Row]) -> str:
 
 
 def _kept(rows: list[Row], std: float, inputs: str) -> float:
-    """Share of the entropy above that of one point that the last step has left."""
+    """The fraction of the entropy, relative to one point, that is left at the last step."""
     lines = grouped([row for row in rows if (row["component_std"], row["inputs"]) == (std, inputs)], "step")
     start, end = (_column(lines[step,], "entropy_nats")[0] for (step,) in (min(lines), max(lines)))
     point = math.log(2 * math.pi * math.e * BANDWIDTH**2)

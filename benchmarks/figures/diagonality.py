@@ -13,7 +13,7 @@ from benchmarks.figures.statistics import Row, grouped, mean_and_error, verdict
 from it_losses import theory
 
 SCALES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-#: the optimum counts as diagonal below this share of its norm
+#: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
 

@@ -17,7 +17,7 @@ from it_losses import theory
 
 #: labelled images that the head is fitted to; the rest of the training half is unlabelled
 LABELLED = 400
-#: what varies: shares of the epochs, VICReg's weights, the dimension of the embeddings it is applied to
+#: what varies: fractions of the epochs, VICReg's weights, the dimension of the embeddings
 SWEEP = {
     "share_of_epochs": (0.1, 0.3, 0.6),
     "invariance_weight": (1.0, 25.0),
@@ -46,7 +46,7 @@ def caption(rows: list[Row]) -> str:
     """Is the correlation of Theorem 3's bound with the gap high, and higher than that of the supervised bounds?"""
     correlations = {label: _correlation(rows, column) for column, label in BOUNDS.items()}
     ours, *others = correlations.values()
-    # a bound that is the same for all models tells nothing of the gap: its correlation is NaN
+    # a bound that is the same for all models has no correlation with the gap: NaN
     shows = ours > 0.5 and all(math.isnan(other) or ours > other for other in others)
     terms = ("invariance", "unlabelled_residual", "labelled_residual")
     said = "; ".join(f"{label} {value:.3f}" for label, value in correlations.items())

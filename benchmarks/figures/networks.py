@@ -1,4 +1,4 @@
-"""The networks that the figures look at: pre-trained once a method and trial, and kept for the figures that share them."""
+"""The networks of the figures, trained once for each method and trial, and reused by all figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from it_losses import diagnostics
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for every figure of one command; everything that a number depends on."""
+    """The settings of all figures of one command: everything that a number depends on."""
 
     dataset: str = "digits"
     data_root: Path | None = None
@@ -84,7 +84,7 @@ class Networks:
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
         """Train in place; the module comes back in evaluation mode, on the device."""
-        # dozens of runs share one bar; Lightning says the same lines for each
+        # dozens of runs have one bar, and Lightning would repeat the same messages for each
         rank_zero.log.setLevel(logging.ERROR)
         device = torch.device(self.setup.device)
         trainer = L.Trainer(
@@ -117,7 +117,7 @@ class Networks:
 
 @dataclass
 class AfterEachEpoch(L.Callback):
-    """Measure once an epoch."""
+    """A callback that measures the entropy once an epoch."""
 
     measure: Callable[[], None]
 

@@ -1,4 +1,4 @@
-"""Figure 1: is the output Gaussian for Gaussian noise at the input, and how far apart are raw images?"""
+"""Figure 1: whether the output is Gaussian for Gaussian noise at the input, and the distances between raw images."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def plot(rows: list[Row], figure: Figure) -> None:
 
 
 def caption(rows: list[Row]) -> str:
-    """Does p fall with the noise, above the line where it is small? Are there images without distance?"""
+    """Whether p falls with the noise and is large for small noise, and whether some images coincide."""
     falls, said = True, []
     for (network,), lines in grouped(_of(rows, "p-value"), "network").items():
         means = [mean_and_error([line["p_value"] for line in at])[0] for at in grouped(lines, "noise").values()]
         falls &= means[-1] < means[0] and means[0] > LINE
         said.append(f"{network} {means[0]:.3f} to {means[-1]:.3f}")
-    apart, gaps = True, []
+    separate, gaps = True, []
     for (name,), lines in grouped(_of(rows, "distance"), "network").items():
         smallest, median = lines[0]["smallest"], lines[0]["median"]
-        apart &= smallest > 0.05 * median
+        separate &= smallest > 0.05 * median
         gaps.append(f"{name}: smallest {smallest:.3f}, median {median:.3f}")
     noise = [line["noise"] for line in _of(rows, "p-value")]
     return (
@@ -67,7 +67,7 @@ def caption(rows: list[Row]) -> str:
         "over coordinates and test images, standard error over trials; 1/2 is a Gaussian. Claim: p falls as the noise grows, "
         f"and is above {LINE} for small noise. {verdict(falls)} From noise {min(noise)} to {max(noise)}: {'; '.join(said)}.\n\n"
         "Right: distances of pairs of raw images. Claim: none is near 0 (here: the smallest is above 5% of the median). "
-        f"{verdict(apart)} {'; '.join(gaps)}."
+        f"{verdict(separate)} {'; '.join(gaps)}."
     )
 
 

@@ -19,7 +19,7 @@ from benchmarks.table1.recipes import RECIPES
 
 
 def write(folder: Path, name: str, module: ModuleType, rows: list[Row], networks: Networks, seconds: float) -> str:
-    """All three files; returns the caption."""
+    """Write all three files and return the caption."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.csv").open("w", newline="") as file:
         columns = list(dict.fromkeys(column for row in rows for column in row))

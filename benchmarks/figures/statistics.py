@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-#: one line of a CSV
+#: one row of a CSV
 Row = dict[str, Any]
 
 

@@ -1,1 +1,1 @@
-"""How fast the objectives are, in time and memory, beside what people use now: `python -m benchmarks.speed`."""
+"""Time and memory of the objectives beside those of other libraries: `python -m benchmarks.speed`."""

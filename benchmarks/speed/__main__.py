@@ -16,16 +16,16 @@ from benchmarks.speed.peers import is_installed, providers
 from benchmarks.speed.rows import ROOT, Row, circumstances, read, write
 
 OBJECTIVES = ["vicreg", "log_det", "pairwise"]
-#: what has to hold on a device before a speed means anything
+#: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
 
 
-#: packages that may be missing, and what is left out without them
+#: optional packages, and what is left out without them
 OPTIONAL = {"lightly": "its VICRegLoss", "timm": "the training step", "matplotlib": "the figure"}
 
 
 def main() -> int:
-    """Exit status 1, and no file, where there is no such device or a test of what is timed fails."""
+    """Exit with status 1, and write no file, if there is no such device or a test of the timed code fails."""
     arguments = _arguments()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -47,7 +47,7 @@ def main() -> int:
     has_step = arguments.step and "vicreg" in arguments.objectives and is_installed("timm")
     for part in [functools.partial(_op_rows, case) for case in grid] + ([_step_rows] if has_step else []):
         rows += part(device, arguments)
-        # after every size: who interrupts a long run keeps what it has measured
+        # written after every size, so that an interrupted run keeps its measurements
         write(rows, folder / "rows.csv")
         (folder / "README.md").write_text(report.readme(rows, command))
     if is_installed("matplotlib"):
@@ -68,7 +68,7 @@ def _tests_pass(device: torch.device) -> bool:
 
 
 def _named(arguments: argparse.Namespace) -> list[str]:
-    """The options that decide what is measured."""
+    """The command line options."""
     only = [] if arguments.objectives == OBJECTIVES else ["--objectives", *arguments.objectives]
     dtype = [] if arguments.dtype == "float32" else ["--dtype", arguments.dtype]
     return [*(["--full"] if arguments.full else []), *only, *dtype]

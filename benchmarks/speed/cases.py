@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """An objective at a size; `peak` where memory is measured too, not `timed` where that alone is."""
+    """An objective at a size; `peak` if memory is measured too, not `timed` if memory alone is measured."""
 
     objective: str
     batch: int
@@ -31,7 +31,7 @@ def full() -> list[Case]:
     side = (8, 32, 128, 512, 2048)
     ahead = [(256, 2048), (512, 2048), (1024, 2048), (1024, 512), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)]
     others = [(n, d) for n in side for d in side if (n, d) not in ahead]
-    # a compiler wins most where elementwise passes weigh most: at the sizes where small samples are common
+    # a compiler gains most where elementwise passes cost most
     compiled = {(n, d) for n, d in [*others, (256, 2048), (512, 2048), (8192, 128)] if min(n, d) >= 128}
     vicreg = [Case("vicreg", n, d, compiled=(n, d) in compiled, peak=d == 8192) for n, d in [*ahead, *others]]
     entropies = [

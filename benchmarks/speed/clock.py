@@ -24,8 +24,8 @@ class Times(NamedTuple):
 
 
 def name_of_clock(device: torch.device) -> str:
-    """What is read before and after."""
-    # other processes on the machine stretch wall-clock time, not the time this thread is given
+    """The clock that is read before and after a call."""
+    # other processes on the machine lengthen wall-clock time, but not the CPU time of this thread
     return "CUDA events" if device.type == "cuda" else "CPU time of the thread"
 
 
@@ -39,8 +39,8 @@ def measured(
 ) -> dict[str, Times]:
     """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions.
 
-    `clear` runs before each, outside the time: to free what one left behind can cost more than the next one takes. So can what
-    the allocator then does with it: before each that is timed, the same runs once untimed, but where it takes long.
+    `clear` runs before each call, outside the timed part, because freeing the memory of one implementation can take longer than
+    the next one. For the same reason each implementation runs once untimed before it is timed, unless it takes long.
     """
     for evaluate in implementations.values():
         _warm_up(evaluate)
@@ -62,7 +62,7 @@ def measured(
 
 
 def _warm_up(evaluate: Callable[[], Tensor]) -> None:
-    """WARM_UP evaluations, or as many as fit into half a second: what takes longer has nothing left to warm up."""
+    """Run WARM_UP evaluations, or as many as fit into half a second."""
     start = time.monotonic()
     for _ in range(WARM_UP):
         evaluate().backward()

@@ -21,7 +21,7 @@ def peak_mib(objective: str, batch: int, dim: int, provider: str, device: str, d
 
 def _measure(objective: str, batch: int, dim: int, provider: str, device: str, dtype: str) -> float:
     torch.set_num_threads(1)
-    # libraries load themselves at the first call, which is no part of the answer
+    # the first call loads libraries, whose memory does not count
     warm = (160, 192) if batch < dim else (192, 160)
     _evaluate_at(objective, _views(*warm, device, dtype), provider)
     views = _views(batch, dim, device, dtype)

@@ -1,4 +1,4 @@
-"""What a run found, for people: a table of ratios with where ours is slower on top, and a figure."""
+"""The report of a run: tables of ratios, a list of cases in which ours is slower, and a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measured number with everything one needs to judge it: a row of the CSV."""
+"""A measured number with its full setting: a row of the CSV."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Row:
 
 
 def circumstances(device: torch.device, dtype: str = "float32") -> dict[str, object]:
-    """What is the same in every row of a run."""
+    """The columns that are the same in every row of a run."""
     return {
         "dtype": dtype,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
@@ -64,7 +64,7 @@ def write(rows: list[Row], path: Path) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """What `write` wrote; nothing where there is no file."""
+    """The rows that `write` wrote; none if there is no file."""
     if not path.exists():
         return []
     kinds = {"batch": int, "dim": int, "repetitions": int, "threads": int, "value": float, "p20": float, "p80": float}

@@ -1,4 +1,4 @@
-"""A training step as a whole: a timm backbone, a projector and a criterion, so that a loss is seen in proportion."""
+"""A whole training step, with a timm backbone, a projector and a criterion, to put the time of a loss in proportion."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ from benchmarks.table1.report import publish
 from benchmarks.table1.rows import OutputError, Records, Row
 from benchmarks.table1.runs import Interrupted, pixel_accuracy, trained, untrained
 
-#: how rank 0 tells the other processes, which Lightning starts with this same command, what is left to do
+#: environment variable by which rank 0 tells the processes that Lightning starts which runs are left
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    # written to a file, the table should not be folded to the 80 columns of a terminal that is not there
+    # in a file the table should not be wrapped at the 80 columns of a default terminal
     console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
     try:
         options = parse(arguments)
@@ -63,7 +63,7 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         if done:
             bars.say(f"going on: {done} of {len(planned(options))} runs are on disk already")
         if options.jobs > 1:
-            # as each of the processes has
+            # one thread, as in each of the worker processes
             torch.set_num_threads(1)
         if to_train and first:
             bars.say(estimate(to_train, options, images))

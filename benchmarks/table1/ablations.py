@@ -14,7 +14,7 @@ from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
 
 
 class Line(NamedTuple):
-    """One variant, all its seeds; no difference where it is the baseline."""
+    """One variant with all its seeds; the baseline has no difference."""
 
     question: str
     title: str
@@ -35,24 +35,24 @@ def answered(ablation: Ablation, rows: list[Row]) -> list[Line]:
     for name, found in runs.items():
         if found:
             linear, reference = ([row["linear"] for row in side] for side in (found, runs[baseline]))
-            apart = None if name == baseline else difference(linear, reference)
+            gap = None if name == baseline else difference(linear, reference)
             scores = statistic(linear), statistic(row["knn"] for row in found)
             recipe = ablation.recipes[name]
-            lines.append(Line(ablation.question, recipe.title, recipe.learning_rate.value, len(found), *scores, apart))
+            lines.append(Line(ablation.question, recipe.title, recipe.learning_rate.value, len(found), *scores, gap))
     return lines
 
 
 def finding(lines: list[Line]) -> str:
-    """The sentence that the numbers make."""
+    """A sentence that says which variants differ from the baseline."""
     baseline, *others = lines
     compared = [(line.title, line.difference) for line in others if line.difference is not None]
     if not compared:
         return f"Nothing to compare with {baseline.title} yet."
-    if any(apart.error is None for _, apart in compared):
+    if any(gap.error is None for _, gap in compared):
         return f"One seed cannot tell {baseline.title} from its variants."
     said = []
     for word, sign in (("better", 1), ("worse", -1)):
-        named = [f"{title} ({apart.text()} points)" for title, apart in compared if apart.counts and sign * apart.mean > 0]
+        named = [f"{title} ({gap.text()} points)" for title, gap in compared if gap.counts and sign * gap.mean > 0]
         if named:
             said.append(f"{word} than {baseline.title} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}")
     title, largest = max(compared, key=lambda pair: abs(pair[1].mean))
@@ -81,11 +81,11 @@ def markdown(answers: list[list[Line]], description: str, commits: str, command:
         text += ["", f"## {lines[0].question}", "", finding(lines), ""]
         text += ["| variant | rate | seeds | linear % | kNN % | difference | p |", "|---|---:|---:|---:|---:|---:|---:|"]
         for line in lines:
-            apart = "baseline" if line.difference is None else line.difference.text()
+            gap = "baseline" if line.difference is None else line.difference.text()
             p_value = None if line.difference is None else line.difference.p_value
             chance = "" if p_value is None else f"{p_value:.3f}"
             scores = f"{line.linear.text(100)} | {line.knn.text(100)}"
-            text.append(f"| {line.title} | {line.rate:g} | {line.seeds} | {scores} | {apart} | {chance} |")
+            text.append(f"| {line.title} | {line.rate:g} | {line.seeds} | {scores} | {gap} | {chance} |")
     return "\n".join(text) + "\n"
 
 

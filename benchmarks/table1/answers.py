@@ -1,4 +1,4 @@
-"""The paper's question, answered from rows: does an entropy help, and had every row the same search for its settings?"""
+"""Sentences for the report: whether an entropy helps, and whether every row had the same search for its settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from benchmarks.table1.comparison import difference
 from benchmarks.table1.recipes import title
 from benchmarks.table1.rows import Row
 
-#: each row with an entropy, and the row without that it is held against
+#: each row with an entropy, and the row without it that it is compared with
 BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": "byol", "byol_pairdist": "byol"}
 
 
 def compared(rows: list[Row]) -> list[str]:
-    """For each row with an entropy, a sentence: how far it is from its base, against the standard error."""
+    """For each row with an entropy, a sentence that compares it with its base."""
     runs: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         runs[row["method"]].append(row)
@@ -26,9 +26,9 @@ def compared(rows: list[Row]) -> list[str]:
 def _sentence(name: str, base: str, runs: dict[str, list[Row]]) -> str:
     said = []
     for score, word in (("linear", "linear"), ("knn", "kNN")):
-        apart = difference(*([row[score] for row in runs[method]] for method in (name, base)))
-        chance = "" if apart.p_value is None else f", p {_rounded(apart.p_value)}"
-        said.append(f"by the {word} probe it {apart.verdict} ({apart.text()} points{chance})")
+        gap = difference(*([row[score] for row in runs[method]] for method in (name, base)))
+        chance = "" if gap.p_value is None else f", p {_rounded(gap.p_value)}"
+        said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
     return f"- {title(name)} against {title(base)}: {'; '.join(said)}."
 
 
@@ -37,7 +37,7 @@ def _rounded(p_value: float) -> str:
 
 
 def tuned(settings: dict[str, Any], grid: Path) -> str:
-    """Whether the rows of a table have what a grid chose: its settings.json, and that grid's tuning.csv."""
+    """Whether the rows of a table (its settings.json) have the settings that a grid chose (its tuning.csv)."""
     chosen = [row for row in csv.DictReader(grid.read_text().splitlines()) if row["best"] == "True"]
     chosen = [row for row in chosen if row["method"] in settings["rows"]]
     others = []

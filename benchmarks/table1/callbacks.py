@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: its bars move, its state and its draws are kept."""
+"""Callbacks of a run: progress bars, random generators and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from benchmarks.table1.progress import Bars
 
 
 class Steps(L.Callback):
-    """Moves the bars."""
+    """Advances the progress bars."""
 
     def __init__(self, bars: Bars) -> None:
         self.bars = bars
 
     def on_train_start(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Steps of earlier sittings."""
+        """Count the steps before the run was interrupted."""
         for _ in range(loop.global_step):
             self.bars.step()
 
     def on_train_batch_end(self, *_: object) -> None:
-        """One more."""
+        """Advance by one step."""
         self.bars.step()
 
 
 class Generator(L.Callback):
-    """What a run draws from, which is torch's generator alone: other views on each rank, and after a kill those that were next.
+    """The random generator of a run: each rank draws its own views, and a resumed run continues the sequence.
 
     Before fitting all ranks have the same seed, so that they build the same network.
     """
@@ -40,27 +40,27 @@ class Generator(L.Callback):
         self.seed = seed
 
     def setup(self, loop: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """The first rank goes on as a run on one device would."""
+        """Give every rank but the first a seed of its own; the first continues as a run on one device."""
         if loop.global_rank:
             torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The states of all ranks."""
+        """Save the generator states of all ranks."""
         checkpoint["generators"] = _of_all_ranks(_states(loop.strategy.root_device))
 
     def on_load_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """At once: the loader draws when the optimiser is made, which asks how many steps there will be."""
+        """Restore the states at once, because the loader already draws when the optimiser asks for the number of steps."""
         _set(checkpoint["generators"][loop.global_rank], loop.strategy.root_device)
 
 
 class Checkpoint(L.Callback):
-    """The state of an unfinished run, every few epochs, in one file that is replaced whole."""
+    """Saves the state of an unfinished run every few epochs, in one file that is replaced atomically."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Before the probes of that epoch, which take the most memory; after the last too, whose probes are not there yet."""
+        """Save before the probes of the epoch, which take the most memory; after the last epoch too."""
         epoch = loop.current_epoch + 1
         if epoch % self.every == 0 or epoch == loop.max_epochs:
             beside = self.path.with_suffix(".part")
@@ -70,7 +70,7 @@ class Checkpoint(L.Callback):
 
 
 def _states(device: torch.device) -> dict[str, Tensor]:
-    """Of the CPU's generator, and of the device's."""
+    """The states of the generators of CPU and device."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
 

@@ -210,7 +210,7 @@ def _check(options: Options) -> None:
     if options.width < 0.125:
         raise OptionError(f"--width must be at least 0.125, got {options.width}.")
     if options.batch_size % options.devices or options.batch_size // options.devices < 2:
-        raise OptionError(f"--batch-size {options.batch_size} cannot be shared among --devices {options.devices}.")
+        raise OptionError(f"--batch-size {options.batch_size} cannot be divided among --devices {options.devices}.")
     if dist.is_torchelastic_launched():
         raise OptionError("--devices N starts the processes itself: run this without torchrun, as `python -m` alone.")
     if options.strategy not in STRATEGIES:

@@ -1,4 +1,4 @@
-"""How far two rows are apart: the difference of their means over seeds, its standard error, and whether that is enough."""
+"""The difference of two rows: of their means over seeds, with its standard error and p-value."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from statistics import fmean, variance
 from typing import NamedTuple
 
-#: a difference is worth a word where it exceeds so many of its standard errors
+#: a difference is reported if it exceeds this many of its standard errors
 STANDARD_ERRORS = 2.0
-#: one row beats another where Welch's p-value is below; with three seeds that takes about three standard errors
+#: one row beats another if Welch's p-value is below this; with three seeds that takes about three standard errors
 LEVEL = 0.05
 
 
 class Difference(NamedTuple):
     """`mean(a) - mean(b)`, its standard error `sqrt(s_a^2 / n_a + s_b^2 / n_b)` and Welch's p-value.
 
-    Seeds are not paired: they share the first weights, but with few of them a pair costs more degrees of freedom than the
-    little that it explains. Error and p-value are None where a side has a single seed.
+    Seeds are not paired: they have the same initial weights, but with few seeds pairing costs more degrees of freedom than it
+    gains. Error and p-value are None if a side has a single seed.
     """
 
     mean: float

@@ -23,15 +23,15 @@ PROBED_IMAGES = 4096
 
 
 def estimate(runs: list[Run], options: Options, images: Images) -> str:
-    """A sentence for people; what is trained for it is thrown away, and each run seeds itself, so that no number changes."""
+    """The estimate as a sentence. It trains a copy that is thrown away, and each run seeds itself, so no number changes."""
     largest = max(
         dict.fromkeys(run.method for run in runs), key=lambda method: _size(module_for(Run(method, 0), options, images))
     )
     module = module_for(Run(largest, 0), options, images).to("cuda" if options.accelerator == "gpu" else "cpu")
     step_s = _step_seconds(module, images.train[: options.batch_size // options.devices], options.precision)
     part = images.subset(PROBED_IMAGES)
-    share = len(images.train) / len(part.train)
-    probe_s = share * _seconds(lambda: measure(module, part, probes=True), module.device)
+    ratio = len(images.train) / len(part.train)
+    probe_s = ratio * _seconds(lambda: measure(module, part, probes=True), module.device)
     look_s = _seconds(lambda: measure(module, part, probes=False), module.device)
     probes = -(-options.epochs // probes_every(options))
     run_s = steps_of(options, images) * step_s + probes * probe_s + (options.epochs - probes) * look_s
@@ -48,7 +48,7 @@ def _size(module: Pretraining) -> int:
 
 
 def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
-    """Of one training step, views and optimiser included."""
+    """Seconds of one training step, with views and optimiser."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6, fused=True)
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     module.train()
@@ -66,7 +66,7 @@ def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """On the wall, the device's queue emptied before and after."""
+    """Wall-clock seconds of a call, with the device synchronised before and after."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()

@@ -13,7 +13,7 @@ from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 
 SOLO = "solo-learn, CIFAR-10"
 #: what several rows take, by the argument's name
-SHARED = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
+COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
 #: what one row takes; for the rest of its arguments the short recipe stands
 OWN: dict[str, dict[str, Setting]] = {
     "barlow_twins": {
@@ -51,8 +51,8 @@ def chosen(recipes: Mapping[str, Recipe], best: Mapping[str, Mapping[str, Any]],
 
 
 def _long(name: str, recipe: Recipe, rate: Setting) -> Recipe:
-    shared = {key: setting for key, setting in SHARED.items() if key in recipe.settings}
-    return replace(recipe, settings=recipe.settings | shared | OWN.get(name, {}), learning_rate=rate)
+    common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
+    return replace(recipe, settings=recipe.settings | common | OWN.get(name, {}), learning_rate=rate)
 
 
 def _chosen(recipe: Recipe, row: Mapping[str, Any], source: str) -> Recipe:

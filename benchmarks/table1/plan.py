@@ -1,4 +1,4 @@
-"""What is to be run: methods and seeds, the images, the network of each run, how many steps and probes it has."""
+"""The plan of a table: methods and seeds, images, the network of each run, its steps and probes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from benchmarks.table1.cli import OptionError, Options
 from benchmarks.table1.pretrain import Pretraining
 from benchmarks.table1.recipes import UNTRAINED, title
 
-#: the probes are fitted at most so often along a run, the last epoch included
+#: the largest number of epochs with probes in a run, the last epoch included
 PROBES_PER_RUN = 5
-#: what --compile asks of torch.compile
+#: the options of torch.compile for --compile
 COMPILER = "inductor"
 
 
@@ -33,27 +33,27 @@ class Run(NamedTuple):
 
 
 def label(run: Run, options: Options) -> str:
-    """The run, for people."""
+    """The name of the run in messages."""
     return f"{title(run.method, options.recipes)}, seed {run.seed}"
 
 
 def planned(options: Options) -> list[Run]:
-    """Seed by seed, so that a whole table of one seed is there early."""
+    """All runs, seed by seed, so that the table of one seed is complete early."""
     return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
 
 
 def steps_of(options: Options, images: Images) -> int:
-    """Of one run."""
+    """Number of steps of one run."""
     return options.epochs * (len(images.train) // options.devices // (options.batch_size // options.devices))
 
 
 def probes_every(options: Options) -> int:
-    """So many epochs, and at the last."""
+    """The number of epochs from one probe to the next; the last epoch always has one."""
     return math.ceil(options.epochs / PROBES_PER_RUN)
 
 
 def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's loop, without what this program does itself: bars, logs, checkpoints."""
+    """Lightning's trainer without bars, logs and checkpoints, which this program handles itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return L.Trainer(
@@ -77,7 +77,7 @@ def loaded(options: Options) -> Images:
 
 
 def check(options: Options, images: Images) -> None:
-    """See that there are images for a batch, and that backbone and trainer take such options.
+    """Check that there are enough images for a batch, and that backbone and trainer accept the options.
 
     Raises:
         OptionError, BackboneError: they do not.
@@ -102,7 +102,7 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
     method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
     module = Pretraining(backbone, method, views, recipe.learning_rate.value)
     if options.compile:
-        # of dozens of networks in one process, dynamo would compile the first few and run the others as they are
+        # with dozens of networks in one process, dynamo would compile only the first few
         torch.compiler.reset()
         for network in module.networks():
             network.compile(backend=COMPILER)

@@ -1,4 +1,4 @@
-"""Several runs at a time, each in a process and on a core of its own; the caller alone writes what they hand back."""
+"""Several runs at a time, each in its own process and on its own core; only the caller writes their results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.rows import Row
 from benchmarks.table1.runs import trained, untrained
 
-#: what a worker trains with, given once
+#: the settings of a worker, passed once
 _given: tuple[Options, Images]
 
 
 def finished(runs: list[Run], options: Options, images: Images, bars: Bars) -> Iterator[tuple[Row, list[Row]]]:
-    """Each run's row and curve as it ends, `options.jobs` at a time; one job is this process itself."""
+    """Yield row and curve of each run as it ends, `options.jobs` at a time. A single job runs in this process."""
     for row, curve in (_one_by_one if options.jobs == 1 else _from_workers)(runs, options, images):
         if row["method"] != UNTRAINED:
             bars.run(label(Run(row["method"], row["seed"]), options), steps=1)
@@ -48,15 +48,15 @@ def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator
 
 
 def _prepare(options: Options, images: Images) -> None:
-    """Run first in each worker. One thread always, so that the numbers do not depend on the jobs."""
+    """Set up a worker. It always has one thread, so that numbers do not depend on the number of jobs."""
     global _given
     _given = options, images
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # Ctrl-C ends a worker at once; caught, it would only end the run, and the next would begin
+        # Ctrl-C ends a worker at once; if it were caught, the worker would begin the next run
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # a worker whose parent was killed would wait for work for ever
+        # without this a worker would wait for work forever after its parent was killed
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 

@@ -1,7 +1,7 @@
 """What suits each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
 
-The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (the networks as
-recalled; check against arXiv 2303.00633). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
+The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (`docs/sources.md`
+says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
 are those that other libraries' tables take, the epochs those of lightly's on CIFAR-10 and Imagenette.
 """
 

@@ -21,13 +21,13 @@ from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import BUDGET
 from it_losses import diagnostics
 
-#: standard deviation of the Gaussian that stands on each embedding, on the unit sphere; one for all, so that rows compare.
-#: Well below .3 every row would stand at log(images), well above 1 at 0
+#: standard deviation of the Gaussian around each embedding on the unit sphere; the same for all rows, so that they compare.
+#: Well below .3 every row would be near log(images), well above 1 near 0
 ENTROPY_BANDWIDTH = 0.5
 #: embeddings that entropy and rank are measured on; all pairs of them are formed
 MEASURED_IMAGES = 2048
 
-#: what is measured of a network whose numbers are no longer finite; its probes predict nothing
+#: the measurements of a network with values that are no longer finite
 DIVERGED = dict.fromkeys(("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features"), math.nan)
 
 
@@ -48,7 +48,7 @@ class Batches(Dataset[Tensor]):
 
 
 def loader(images: Tensor, batch_size: int, workers: int) -> DataLoader[Tensor]:
-    """Shuffled batches of one size; Lightning shares them out among the ranks."""
+    """Shuffled batches of one size; Lightning distributes them over the ranks."""
     return DataLoader(Batches(images), batch_size, shuffle=True, drop_last=True, collate_fn=_as_is, num_workers=workers)
 
 
@@ -76,7 +76,7 @@ class Pretraining(L.LightningModule):
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Back in their places."""
+        """Restore them."""
         self.epoch_losses = list(checkpoint["epoch_losses"])
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)
@@ -117,7 +117,7 @@ class Evaluation(L.Callback):
         return {"curve": self.curve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after them."""
+        """Continue after those epochs."""
         self.curve = state["curve"]
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -150,7 +150,7 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
         module.train(training)
         return DIVERGED | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
-    # less the entropy of one Gaussian, which depends on nothing but the dimension: 0 at collapse, at most log(images)
+    # minus the entropy of one Gaussian, a constant: the result is 0 at collapse and at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)
     row = {
         "entropy_lower_nats": bounds.lower.item() - one_point,

@@ -1,4 +1,4 @@
-"""Two bars on a terminal: this run, and the whole table with the time left; elsewhere, a line for each run."""
+"""Two progress bars on a terminal, for this run and for the whole table; elsewhere, one message for each run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-#: the time left is judged by so many seconds of past: runs of different methods differ in speed
+#: the time left is estimated from this many past seconds, since methods differ in speed
 SPEED_WINDOW_S = 300.0
 
 
@@ -36,17 +36,17 @@ class Bars:
         self.steps_of_run = 1
 
     def run(self, label: str, steps: int, first_step: int = 0) -> None:
-        """A new run begins."""
+        """Start the bar of a new run."""
         self.steps_of_run = steps
         self.bars.reset(self.current, total=steps, completed=first_step, description=label, visible=True)
 
     def step(self) -> None:
-        """One step of the run is done, and its share of the table."""
+        """Advance both bars by one step."""
         self.bars.advance(self.current)
         self.bars.advance(self.table, self.epochs / self.steps_of_run)
 
     def say(self, line: str) -> None:
-        """A line above the bars."""
+        """Print a message above the bars."""
         if self.shown:
             self.console.print(line, highlight=False)
 

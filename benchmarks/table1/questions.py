@@ -90,7 +90,7 @@ def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, we
 
 
 def _of_width(rows: Mapping[str, Recipe], method: str) -> Ablation:
-    """A quarter and four times the dimension of the projection."""
+    """Variants with a quarter and with four times the dimension of the projection."""
     own = rows[method].arguments["output"]
     return _varied(
         rows, f"{rows[method].title}: dimension of the projection", method, {"output": own // 4}, {"output": 4 * own}
@@ -106,8 +106,8 @@ def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
 def _without(rows: Mapping[str, Recipe], method: str) -> Recipe:
     """BYOL with all else as in the row that adds an entropy to it: its own best momentum and rate are others."""
     row, byol = rows[method], rows["byol"]
-    shared = {name: row.arguments[name] for name in byol.arguments}
-    return byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **shared)
+    common = {name: row.arguments[name] for name in byol.arguments}
+    return byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
 
 
 def _of_which_tensor(rows: Mapping[str, Recipe], method: str) -> Ablation:

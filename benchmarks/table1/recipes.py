@@ -10,7 +10,7 @@ from benchmarks.methods import METHODS
 
 
 class Setting(NamedTuple):
-    """A value, and where it is from."""
+    """A value and its source."""
 
     value: Any
     source: str
@@ -33,7 +33,7 @@ class Recipe:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The values alone."""
+        """The values without their sources."""
         return {name: setting.value for name, setting in self.settings.items()}
 
     def varied(self, title: str, source: str, learning_rate: float | None = None, **arguments: Any) -> Recipe:
@@ -45,12 +45,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Budget:
-    """What every row gets alike; only epochs and batch size can be set from the command line."""
+    """The settings that are the same for every row; only epochs and batch size are command line options."""
 
     optimizer: str = "AdamW"
     # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
     weight_decay: float = 1e-4
-    # share of the steps that warm up linearly; the rest follow a cosine to 0
+    # fraction of the steps that warm up linearly; the rest follow a cosine to 0
     warmup: float = 0.1
     # the networks see both views of a batch as one batch
     views: int = 2
@@ -171,12 +171,12 @@ UNTRAINED = "untrained"
 
 
 def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
-    """What the row is called in print."""
+    """The printed name of the row."""
     return "untrained backbone" if name == UNTRAINED else recipes[name].title
 
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
-    """All of the above that these rows depend on, as JSON can hold it; criteria print the defaults that they took."""
+    """Everything above that these rows depend on, for JSON, including the defaults of criteria."""
     rows = {}
     for name in names:
         if name != UNTRAINED:

@@ -1,4 +1,4 @@
-"""The rows on disk: one JSON line a finished run, the settings they were made with, one CSV of its epochs each.
+"""The rows on disk: a JSON object for each finished run, their settings, and a CSV of the epochs of each.
 
 Every file is written beside its place and moved there, so that a kill leaves the old one or the new one.
 """
@@ -52,11 +52,11 @@ class Records:
             )
 
     def has(self, method: str, seed: int) -> bool:
-        """Whether this run is finished."""
+        """Whether this run has a row."""
         return any(row["method"] == method and row["seed"] == seed for row in self.rows)
 
     def add(self, row: Row, curve: list[Row]) -> None:
-        """Put a finished run on disk."""
+        """Write the row and the curve of a finished run."""
         if curve:
             fields = list(dict.fromkeys(name for point in curve for name in point))
             path = self.folder / "curves" / f"{row['method']}-seed{row['seed']}.csv"
@@ -74,7 +74,7 @@ class Records:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """All of the content at that place, or nothing."""
+    """Write the whole content atomically."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -109,7 +109,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Both: a table may grow by methods, whose settings then join."""
+    """Merge the settings of two calls, because a table may gain methods."""
     merged = dict(old)
     for name, value in new.items():
         merged[name] = _merged(merged.get(name, {}), value) if isinstance(value, dict) else value

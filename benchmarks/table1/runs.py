@@ -32,9 +32,9 @@ class Interrupted(Exception):
 
 
 class Stopwatch(L.Callback):
-    """Seconds on the wall and of this process's cores since it was made: on a busy machine the two drift apart.
+    """Wall-clock and CPU seconds since it was created; on a busy machine the two differ.
 
-    A checkpoint keeps them, so that those of a run in several sittings are of all the work that its row stands on.
+    A checkpoint keeps them, so that a run that was interrupted reports the time of all its parts.
     """
 
     def __init__(self) -> None:
@@ -46,34 +46,34 @@ class Stopwatch(L.Callback):
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
     def state_dict(self) -> dict[str, float]:
-        """What it reads."""
+        """The state for a checkpoint."""
         return self.read()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Begin so much earlier."""
+        """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
 
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     module = module_for(run, options, images)
     device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
     module.to(device)
     batches = (module.views.standardised(part.to(device)) for part in images.train[:4096].split(256))
     backbones.settle_batch_norm(module.backbone, batches)
     curve = [{"epoch": 0.0} | measure(module, images, probes=True)]
-    return _row(run, curve, watch, device), curve
+    return _row(run, curve, stopwatch, device), curve
 
 
 def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     module = module_for(run, options, images)
     batches = loader(images.train, options.batch_size // options.devices, options.workers)
     evaluation = Evaluation(images, probes_every(options))
     checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
-    loop = trainer(options, [watch, Steps(bars), Generator(run.seed), checkpoint, evaluation])
+    loop = trainer(options, [stopwatch, Steps(bars), Generator(run.seed), checkpoint, evaluation])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if resumed:
         bars.say(f"{label(run, options)}: goes on from {resumed}")
@@ -88,7 +88,7 @@ def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path
         except SystemExit as stopped:
             # what Lightning makes of Ctrl-C
             raise Interrupted from stopped
-    row = _row(run, evaluation.curve, watch, loop.strategy.root_device)
+    row = _row(run, evaluation.curve, stopwatch, loop.strategy.root_device)
     if loop.is_global_zero and options.save_backbone:
         _save_backbone(module, folder / "backbones" / f"{run.method}-seed{run.seed}.pt")
     if loop.is_global_zero:
@@ -105,14 +105,14 @@ def _save_backbone(module: Pretraining, path: Path) -> None:
 
 
 def pixel_accuracy(images: Images) -> float | None:
-    """The linear probe on the pixels themselves, to read the table against; None where it would take long."""
+    """The accuracy of a linear probe on the pixels themselves, for comparison; None if it would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return None
     halves = [half.float().flatten(1) / 255 for half in (images.train, images.test)]
     return linear_accuracy(Features(halves[0], images.train_labels, halves[1], images.test_labels, images.classes))
 
 
-def _row(run: Run, curve: list[Row], watch: Stopwatch, device: torch.device) -> Row:
+def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
     probed = [point for point in curve if "linear" in point]
     if not probed:
         return {}
@@ -130,7 +130,7 @@ def _row(run: Run, curve: list[Row], watch: Stopwatch, device: torch.device) -> 
         "rank_me": last["rank_me"],
         "rank_me_features": last["rank_me_features"],
         "loss": last.get("loss"),
-        **watch.read(),
+        **stopwatch.read(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "machine": platform.machine(),
         "torch": torch.__version__,

@@ -22,7 +22,7 @@ from benchmarks.table1.recipes import UNTRAINED, Recipe
 from benchmarks.table1.rows import OutputError, Records
 from benchmarks.table1.runs import Interrupted
 
-#: share of the training half that the variants are scored on
+#: fraction of the training half on which the variants are scored
 VALIDATION_SHARE = 0.2
 
 

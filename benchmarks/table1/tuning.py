@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table1.tuning`: the same search for each method, its learning rate by its main constant."""
+"""`python -m benchmarks.table1.tuning`: the same search for each method, over learning rate and main constant."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Search(NamedTuple):
         return [(method, rate, value) for rate, value in itertools.product(self.rates, self.constants[method][1])]
 
     def name(self, method: str, rate: float, value: float) -> str:
-        """Of a run with that setting."""
+        """The name of a run with that setting."""
         return f"{method}-rate{rate:g}-{self.constants[method][0]}{value:g}"
 
     def varied(self, recipe: Recipe, method: str, rate: float, value: float) -> Recipe:
@@ -57,7 +57,7 @@ class Search(NamedTuple):
 
 
 def search(options: Options) -> Search:
-    """That of a short or of a long run."""
+    """The grid of a short or of a long run."""
     return Search(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else Search(LEARNING_RATES, CONSTANTS)
 
 
@@ -92,7 +92,7 @@ def cells(records: Records, tried: Search) -> list[Cell]:
 
 
 def best(found: list[Cell], method: str) -> Cell:
-    """Highest mean linear accuracy on the validation images; of equals, higher kNN there, then first in the grid."""
+    """The setting of highest mean linear accuracy on validation images; ties go to higher kNN, then to the first."""
     return max((cell for cell in found if cell.method == method), key=lambda cell: (cell.linear.mean, cell.knn.mean))
 
 

@@ -100,7 +100,7 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def table(rows: list[Row]) -> list[dict[str, str]]:
-    """One line a network and number of labelled samples."""
+    """One row for each network and number of labelled samples."""
     return [_line(*key, lines) for key, lines in grouped(rows, "network", "labelled").items()]
 
 

@@ -95,7 +95,7 @@ def _input_law(prototypes: Tensor, std: float) -> theory.OutputMixture:
 
 
 def table(rows: list[Row]) -> list[dict[str, str]]:
-    """One line a noise level, means over networks."""
+    """One row for each noise level, averaged over networks."""
     return [_line(noise, lines) for (noise,), lines in grouped(rows, "noise").items()]
 
 

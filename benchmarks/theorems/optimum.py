@@ -13,9 +13,9 @@ from it_losses import theory
 IMAGES, DIM, LARGEST = 16, 8, 1.0
 #: of the noise on images whose grey levels run from 0 to 1
 NOISE = (0.01, 0.1, 1.0)
-#: ascent and closed form agree below this share of their norm, and of a nat
+#: ascent and closed form agree if they differ by less than this fraction of their norm, and of a nat
 AGREES = 1e-6
-#: the optimum counts as diagonal below this share of its norm
+#: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
 SUBJECT = "the optimal covariance under bounded eigenvalues"
@@ -84,7 +84,7 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> Row:
 
 
 def table(rows: list[Row]) -> list[dict[str, str]]:
-    """One line a kind of conditional covariances."""
+    """One row for each kind of conditional covariances."""
     return [_line(name, lines) for (name,), lines in grouped(rows, "conditional").items()]
 
 

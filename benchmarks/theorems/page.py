@@ -26,7 +26,7 @@ class Setup:
 
 
 def write(folder: Path, number: str, module: ModuleType, rows: list[Row], setup: Setup, seconds: float) -> str:
-    """Both files; returns the finding."""
+    """Write both files and return the finding."""
     folder.mkdir(parents=True, exist_ok=True)
     name, finding = f"theorem{number}", module.finding(rows)
     with (folder / f"{name}.csv").open("w", newline="") as file:

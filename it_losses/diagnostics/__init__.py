@@ -1,11 +1,11 @@
-"""What a run measures of its embeddings: no gradient, float64 inside, one number or vector each.
+"""Measurements of embeddings, without gradient and in float64: each returns a number or a vector.
 
-Every function takes tensors or NumPy arrays of any floating-point dtype. What lies on a device without float64, such as MPS,
-is measured on the CPU.
+Every function takes tensors or NumPy arrays of any floating-point dtype. Tensors on a device without float64, such as MPS, are
+measured on the CPU.
 
 Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `participation_ratio`, `alpha_req`, `rank_me`,
-`spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a `Moments` that was filled
-while the run went on. Functions of all pairs take a batch or an iterable, of which they keep every row.
+`spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a `Moments` that was updated
+during a run. Functions of all pairs take a batch or an iterable, and keep every row.
 """
 
 from it_losses.diagnostics.entropies import EntropyBounds, gaussian_entropy, log_det_entropy, pairwise_entropy_bounds

@@ -1,4 +1,4 @@
-"""Entropies of embeddings in nats, with the constants that an objective may drop."""
+"""Entropies of embeddings in nats, with the constants that an objective may leave out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
 from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
 
-#: rows of the matrix of all pairs that are held at a time
+#: rows of the matrix of all pairs that are computed at a time
 CHUNK = 1024
 
 
@@ -29,17 +29,17 @@ class EntropyBounds(NamedTuple):
 def gaussian_entropy(z: Embeddings, *, ridge: float = 1e-4) -> Tensor:
     """`1/2 log det(S + ridge I) + dim/2 log(2 pi e)` in nats, S the covariance (divided by batch): [batch, dim] -> [].
 
-    The entropy of a Gaussian with the covariance of z + N(0, ridge I), hence an upper bound on the entropy of that law. With
-    `ridge = 0` and fewer than dim + 1 rows it is -inf. Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
+    It is the entropy of a Gaussian with the covariance of z + N(0, ridge I), hence an upper bound on the entropy of that sum.
+    With `ridge = 0` and fewer than dim + 1 rows it is -inf. Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
     """
     return gaussian_entropy_of_spectrum(spectrum(z), ridge=check_positive("ridge", ridge, or_zero=True))
 
 
 @torch.no_grad()
 def log_det_entropy(z: Embeddings, *, beta: float = 1.0) -> Tensor:
-    """`1/2 log det(I + beta S)` in nats, the number of the estimator LogDet, in float64: [batch, dim] -> [].
+    """`1/2 log det(I + beta S)` in nats, the value of the estimator LogDet, in float64: [batch, dim] -> [].
 
-    `gaussian_entropy(z, ridge=1 / beta)` is this plus its constant `dim/2 log(2 pi e / beta)`.
+    `gaussian_entropy(z, ridge=1 / beta)` is this plus the constant `dim/2 log(2 pi e / beta)`.
     """
     return log_det_entropy_of_spectrum(spectrum(z), beta=check_positive("beta", beta))
 
@@ -59,9 +59,9 @@ def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> En
     """Bounds in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, dim] -> 2 x [].
 
     `dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, c = 8 (Bhattacharyya) for the lower bound and
-    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as Pairwise takes it. Name one bandwidth to
-    compare the values of a run: the default follows the spread of the batch. Source: Kolchinsky & Tracey (arXiv 1706.02419),
-    equation 10 and section 4.
+    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as in Pairwise. Pass one bandwidth to
+    compare values along a run, because the default follows the spread of the batch.
+    Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
     """
     z = all_rows(z)
     variance = _data_driven_variance(z) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
@@ -71,15 +71,15 @@ def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> En
 
 
 def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`, the bounds less the entropy of one component: 2 x []."""
-    # distances do not see the mean, but their rounding does
+    """The bounds minus the entropy of one component, `-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`: 2 x []."""
+    # distances do not depend on the mean, but their rounding does
     z = z - z.mean(dim=0)
     squared_norms = torch.linalg.vector_norm(z, dim=1).square()
     kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
     for start in range(0, len(z), CHUNK):
         rows, norms = z[start : start + CHUNK], squared_norms[start : start + CHUNK]
         distances = torch.addmm(norms[:, None] + squared_norms, rows, z.mT, alpha=-2).clamp_min_(0)
-        # a row is at no distance from itself, however small the bandwidth
+        # the distance of a row to itself is exactly 0, which rounding would change
         distances.diagonal(offset=start).zero_()
         for kind, found in kinds.items():
             found.append((distances / (-DIVERGENCES[kind] * variance)).logsumexp(dim=1))

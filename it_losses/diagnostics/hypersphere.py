@@ -1,4 +1,4 @@
-"""On the unit sphere: alignment and uniformity (Wang & Isola), and an entropy that compares along a run."""
+"""Measurements on the unit sphere: alignment and uniformity (Wang & Isola), and an entropy that compares along a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from it_losses.diagnostics.entropies import CHUNK, EntropyBounds, entropy_above_
 from it_losses.diagnostics.inputs import Batches, check_together
 from it_losses.diagnostics.moments import all_rows
 
-#: the standard deviation of a component with which entropies on the unit sphere are reported
+#: standard deviation of a component for entropies on the unit sphere
 SPHERE_BANDWIDTH = 0.5
 
 
 @torch.no_grad()
 def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
-    """`E |u_a - u_b|^power`, u the rows divided by their norms: 2 x [batch, dim] -> [], 0 where the views agree.
+    """`E |u_a - u_b|^power`, u the rows divided by their norms: 2 x [batch, dim] -> []. 0 if the views agree.
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
@@ -34,7 +34,7 @@ def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
-    """`log E_{i != j} exp(-t |u_i - u_j|^2)`, u the rows divided by their norms: [batch, dim] -> [], 0 at collapse.
+    """`log E_{i != j} exp(-t |u_i - u_j|^2)`, u the rows divided by their norms: [batch, dim] -> []. 0 at collapse.
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
@@ -49,11 +49,11 @@ def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) -> EntropyBounds:
-    """Bounds in nats on the entropy of the directions of z, above that of a single one: [batch, dim] -> 2 x [].
+    """Bounds in nats on the entropy of the directions of z, relative to a collapsed batch: [batch, dim] -> 2 x [].
 
     `-mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2))`, u the rows divided by their norms, c = 8 for the lower and 2 for
-    the upper bound: 0 where all rows have one direction, at most `log batch`. The bandwidth is the same for every batch, so
-    the values of a run, and of runs with one batch size, compare. It is `pairwise_entropy_bounds` of u less its constant.
+    the upper bound. It is 0 if all rows have one direction, and at most `log batch`. The bandwidth is the same for every batch,
+    so values compare along a run, and between runs of one batch size. It is `pairwise_entropy_bounds` of u minus its constant.
     """
     u = normalize(all_rows(z), dim=1)
     return entropy_above_one_point(u, variance=check_positive("bandwidth", bandwidth) ** 2)

@@ -1,4 +1,4 @@
-"""What may enter a diagnostic: one entrance, which checks every batch and gives it back detached and in float64."""
+"""The checks of every diagnostic: a batch is returned detached and in float64, or refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Array(Protocol):
-    """A NumPy array, or anything else that can become one."""
+    """A NumPy array, or an object that can be converted to one."""
 
     def __array__(self) -> Any:
         """The NumPy array."""
@@ -21,17 +21,17 @@ Batch: TypeAlias = "Tensor | Array"
 #: one batch, or an iterable of batches such as a loader
 Batches: TypeAlias = "Tensor | Array | Iterable[Tensor] | Iterable[Array]"
 
-#: where torch has float64 and every factorization; what lies elsewhere (Metal has no float64) is copied to the CPU
+#: devices with float64 and every factorization; tensors on others (Metal has no float64) are copied to the CPU
 COMPLETE_DEVICES = ("cpu", "cuda")
 
 
 def is_batch(z: object) -> TypeGuard[Batch]:
-    """Whether z is one batch, not an iterable of them."""
+    """Whether z is one batch rather than an iterable of batches."""
     return isinstance(z, Tensor) or hasattr(z, "__array__")
 
 
 def batches(z: Batches) -> Iterator[Batch]:
-    """The batches of an iterable, or the one batch; ValueError where there are none."""
+    """The batches of an iterable, or the one batch; ValueError if there are none."""
     if is_batch(z):
         yield z
         return
@@ -63,7 +63,7 @@ def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
     if tensor.ndim != len(dimensions) or tensor.numel() == 0:
         raise ValueError(f"embeddings need shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
     tensor = tensor.detach()
-    # in two steps: a device without float64 cannot convert on the way
+    # in two steps, because a device without float64 cannot convert while it copies
     return (tensor if tensor.device.type in COMPLETE_DEVICES else tensor.cpu()).double()
 
 
@@ -88,7 +88,7 @@ def _as_tensor(z: Batch) -> Tensor:
         )
     array = z.__array__()
     try:
-        # a copy, because torch takes neither negative strides nor read-only memory
+        # a copy, because torch accepts neither negative strides nor read-only memory
         return torch.from_numpy(array.copy())
     except (TypeError, ValueError) as error:
         raise ValueError(f"torch cannot read an array of {array.dtype}. Convert it with .astype('float64').") from error

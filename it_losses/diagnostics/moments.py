@@ -1,4 +1,4 @@
-"""Count, mean and covariance of embeddings, of one batch or added up over many (Chan, Golub & LeVeque)."""
+"""Count, mean and covariance of embeddings, of one batch or accumulated over many (Chan, Golub & LeVeque)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from it_losses.diagnostics.inputs import Batch, Batches, batches, check_together
 
 
 class Moments:
-    """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows it was shown, in float64.
+    """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows, in float64.
 
-    `update` adds a batch; `+` joins two of them, for instance those of two ranks. The result does not depend on how the rows
-    were cut into batches. It holds dim^2 numbers and no rows.
+    `update` adds a batch; `+` joins two Moments, for instance those of two ranks. The result does not depend on how the rows
+    were split into batches. It holds dim^2 numbers and no rows.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Moments:
 
     @torch.no_grad()
     def update(self, z: Batch) -> Moments:
-        """Add the rows of a batch `[batch, dim]`; returns itself."""
+        """Add the rows of a batch `[batch, dim]`, and return self."""
         z = rows(z)
         batch = Moments()
         batch.count, batch._mean = len(z), z.mean(dim=0)
@@ -36,7 +36,7 @@ class Moments:
         return self
 
     def __add__(self, other: Moments) -> Moments:
-        """The moments of the rows of both."""
+        """The moments of the rows of both together."""
         if self._mean is None or self._scatter is None:
             return copy(other)
         if other._mean is None or other._scatter is None:
@@ -69,16 +69,16 @@ class Moments:
         return self.covariance + self.mean.outer(self.mean)
 
     def __repr__(self) -> str:
-        """How many rows of which dimension."""
+        """The number of rows and their dimension."""
         return f"Moments(count={self.count}, dim={None if self._mean is None else len(self._mean)})"
 
 
-#: a batch `[batch, dim]`, an iterable of batches, or what was gathered of them
+#: a batch `[batch, dim]`, an iterable of batches, or their Moments
 Embeddings: TypeAlias = "Batches | Moments"
 
 
 def moments_of(z: Embeddings) -> Moments:
-    """Moments of a batch or of an iterable of batches; Moments as they are."""
+    """The moments of a batch or of an iterable of batches; Moments are returned unchanged."""
     if isinstance(z, Moments):
         return z
     moments = Moments()
@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Of each coordinate, the variance divided by count: 2 x [dim]; of a batch without its dim^2 covariances."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. For a batch no dim^2 covariances are computed."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)

@@ -9,7 +9,7 @@ from it_losses.checks import check_positive
 from it_losses.diagnostics.inputs import Batches, batches, checked, is_batch, rows
 from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
 
-#: the first rank that alpha_req fits, and the last: this fraction of all, between these two numbers
+#: the first rank that alpha_req fits; the last is this fraction of all ranks, clamped between these two numbers
 FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 
 
@@ -17,7 +17,7 @@ FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 def spectrum(z: Embeddings) -> Tensor:
     """Eigenvalues of the covariance (divided by batch), largest first: [batch, dim] -> [dim].
 
-    Eigenvalues below the rounding of the largest are 0; all are NaN where z is not finite.
+    Eigenvalues below the rounding of the largest are 0. All are NaN if z is not finite.
     """
     if is_batch(z):
         z = rows(z)
@@ -29,8 +29,8 @@ def spectrum(z: Embeddings) -> Tensor:
 def rank_me(z: Embeddings) -> Tensor:
     """`exp(-sum_k p_k log p_k)`, `p_k = s_k / sum s`, s the singular values of z, not centred: [batch, dim] -> [].
 
-    Between 1 and min(batch, dim): the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1, less
-    the 1e-7 that it adds to p against log 0.
+    Between 1 and min(batch, dim): the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1,
+    without the 1e-7 that it adds to p to avoid log 0.
     """
     if is_batch(z):
         z = rows(z)
@@ -42,7 +42,7 @@ def rank_me(z: Embeddings) -> Tensor:
 
 @torch.no_grad()
 def both_spectra(z: Tensor | Moments) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of the covariance and of the second moment, largest first, by one product of z: [batch, dim] -> 2 x [dim]."""
+    """Eigenvalues of the covariance and of the second moment, largest first, from one product: [batch, dim] -> 2 x [dim]."""
     if isinstance(z, Moments):
         return _eigenvalues(z.covariance), _eigenvalues(z.second_moment)
     mean = z.mean(dim=0)
@@ -81,10 +81,11 @@ def participation_ratio_of_spectrum(eigenvalues: Tensor) -> Tensor:
 def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None) -> Tensor:
     """Exponent of the power law `eigenvalue_i ~ i^-alpha` of the covariance: [batch, dim] -> [].
 
-    The slope of `log eigenvalue_i` over `log i` by least squares with weights `1 / i`, so that every octave of ranks counts the
-    same. `first` and `last` bound the ranks (both included). By default they are 2 and a fifth of `min(batch - 1, dim)`, at
-    least 20 and at most 50: the eigenvalues beyond fall faster in a sample than in its law. So alpha is within 10 % of the
-    law's for `alpha >= 1` and 256 rows; smaller exponents need more rows than dimensions. Source: alpha-ReQ (Agrawal et al.,
+    It is minus the slope of `log eigenvalue_i` over `log i`, by least squares with weights `1 / i`, so that every octave of
+    ranks counts the same. `first` and `last` bound the ranks (both included). By default they are 2 and a fifth of
+    `min(batch - 1, dim)`, at least 20 and at most 50, because later eigenvalues of a sample fall faster than those of its
+    distribution. With 256 rows alpha is within 10 % of the true one if that is at least 1; smaller exponents need more rows
+    than dimensions. Source: alpha-ReQ (Agrawal et al.,
     NeurIPS 2022) and the fit of Stringer et al. (Nature 2019), which it uses.
     """
     z = rows(z) if is_batch(z) else moments_of(z)
@@ -96,7 +97,9 @@ def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None
     last = _default_last_rank(z) if last is None else last
     used = min(last, int((eigenvalues > 0).sum()))
     if used <= first:
-        raise ValueError(f"alpha needs at least 2 positive eigenvalues, got ranks {first} to {used}. Raise the batch, or last.")
+        raise ValueError(
+            f"alpha needs at least 2 positive eigenvalues, got ranks {first} to {used}. Use a larger batch, or a larger last."
+        )
     ranks = torch.arange(first, used + 1, dtype=eigenvalues.dtype, device=eigenvalues.device)
     weights = 1 / (ranks * (1 / ranks).sum())
     log_rank = ranks.log() - weights @ ranks.log()
@@ -112,11 +115,11 @@ def _default_last_rank(z: Tensor | Moments) -> int:
 def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
     """`exp(-sum_k p_k log p_k)`, p the normalised eigenvalues of `W^-1/2 B W^-1/2`: [images, views, dim] -> [].
 
-    B is the covariance of the images' mean embeddings, W the mean covariance of the views of one image plus `ridge I`: the
-    effective rank of what tells images apart, in units of what tells views apart. Takes a batch or an iterable of them.
-    NaN where W is singular: raise `ridge`. There must be as many images as views, or more, so that the two are not taken for
-    one another; LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3, less the 1e-7 that
-    it adds to p against log 0.
+    B is the covariance of the mean embeddings of images, W the mean covariance of the views of one image plus `ridge I`. The
+    result is the effective rank of the differences between images, in units of those between views. It takes a batch or an
+    iterable of batches. It is NaN if W is singular: increase `ridge`. There must be at least as many images as views, so that
+    exchanged dimensions are noticed; LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3,
+    without the 1e-7 that it adds to p to avoid log 0.
     """
     check_positive("ridge", ridge, or_zero=True)
     between, within, most_views = Moments(), Moments(), 0
@@ -137,7 +140,7 @@ def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
 
 
 def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tensor:
-    """Eigenvalues of `W^-1/2 B W^-1/2`, `W = within + ridge I`: [dim]; NaN where W has no inverse to the digits it has."""
+    """Eigenvalues of `W^-1/2 B W^-1/2`, `W = within + ridge I`: [dim]. NaN if W is singular up to rounding."""
     noise = within + ridge * torch.eye(len(within), dtype=within.dtype, device=within.device)
     if not noise.isfinite().all():
         return torch.full_like(noise[0], torch.nan)
@@ -150,33 +153,33 @@ def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tens
 
 @torch.no_grad()
 def spread(z: Embeddings) -> Tensor:
-    """`tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 where all rows are equal, 1 where their mean is 0."""
+    """`tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 if all rows are equal, 1 if their mean is 0."""
     mean, variance = mean_and_variance(z)
     return spread_of(variance.sum(), mean)
 
 
 def spread_of(variance: Tensor, mean: Tensor) -> Tensor:
-    """The same from the sum of the variances [] and the mean [dim]."""
+    """The spread, from the sum of the variances [] and the mean [dim]."""
     return variance / _positive(variance + mean.square().sum())
 
 
 def _squared_singular_values(z: Tensor) -> Tensor:
-    """Those of z, largest first, zeros up to dim: [batch, dim] -> [dim]."""
+    """Squared singular values of z, largest first, padded with zeros: [batch, dim] -> [dim]."""
     return _padded(_eigenvalues(_gram(z)), z.shape[1])
 
 
 def _padded(eigenvalues: Tensor, dim: int) -> Tensor:
-    """With the zeros that the smaller Gram matrix leaves out: [side] -> [dim]."""
+    """Append the zero eigenvalues that the smaller Gram matrix leaves out: [side] -> [dim]."""
     return torch.nn.functional.pad(eigenvalues, (0, dim - len(eigenvalues)))
 
 
 def _gram(z: Tensor) -> Tensor:
-    """`Z^T Z` or `Z Z^T`, which share their positive eigenvalues: the smaller one, [batch, dim] -> [side, side]."""
+    """The smaller of `Z^T Z` and `Z Z^T`, which have the same positive eigenvalues: [batch, dim] -> [side, side]."""
     return z.mT @ z if len(z) >= z.shape[1] else z @ z.mT
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:
-    """Of a positive semi-definite matrix, largest first: [side, side] -> [side]."""
+    """Eigenvalues of a positive semi-definite matrix, largest first: [side, side] -> [side]."""
     if not matrix.isfinite().all():
         return torch.full_like(matrix[0], torch.nan)
     eigenvalues = torch.linalg.eigvalsh((matrix + matrix.mT) / 2).flip(0)
@@ -184,12 +187,12 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 
 
 def _rounding_of(eigenvalues: Tensor) -> Tensor:
-    """What an eigenvalue may be off by: [side] -> []."""
+    """The rounding error of an eigenvalue: [side] -> []."""
     return len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * eigenvalues.max()
 
 
 def _exponential_entropy(weights: Tensor) -> Tensor:
-    """`exp H(p)`, p the normalised weights: [n] -> []. 1 where all weights are 0."""
+    """`exp H(p)`, p the normalised weights: [n] -> []. 1 if all weights are 0."""
     entropy: Tensor = torch.special.entr(weights / _positive(weights.sum())).sum()
     return entropy.exp()
 

@@ -1,4 +1,4 @@
-"""What to log of embeddings in one call, and the sentence that says that they have collapsed."""
+"""All numbers to log for embeddings in one call, and an alarm at collapse."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from it_losses.diagnostics.rank import (
     spread_of,
 )
 
-#: below these the alarm goes off
+#: the alarm warns below these
 LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
-#: where fewer directions are possible, that few of them are in use says nothing: a random map to 3 has a ratio of 1.5
+#: with fewer possible directions a low rank says nothing: a random map to 3 dimensions has a participation ratio of 1.5
 FEWEST_DIRECTIONS = 8
 
 
 @torch.no_grad()
 def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[str, float]:
-    """Numbers for a log, by name: [batch, dim] -> {name: float}. Same names for a batch, an iterable and Moments.
+    """Numbers for a log, by name: [batch, dim] -> {name: float}. The names are the same for a batch, an iterable and Moments.
 
-    `gaussian_entropy_nats` and `log_det_entropy_nats` are the entropies of those names with `ridge` and `beta`, in nats for all
-    dimensions together; `std` is the root mean variance of a coordinate; `norm_of_mean` is the norm of the mean embedding.
+    `gaussian_entropy_nats` and `log_det_entropy_nats` are the functions of those names with `ridge` and `beta`, in nats for all
+    dimensions together. `std` is the root mean variance of a coordinate; `norm_of_mean` is the norm of the mean embedding.
     """
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
     mean = z.mean(dim=0) if isinstance(z, Tensor) else z.mean
-    # the spectra are what costs, and the variances add up to the sum of the eigenvalues
+    # the spectra cost the most, and the variances sum to the eigenvalues' sum
     eigenvalues, of_second_moment = both_spectra(z)
     variance = eigenvalues.sum()
     return {
@@ -54,11 +54,11 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
 def collapse_alarm(
     z: Embeddings, *, least_spread: float = LEAST_SPREAD, least_rank_fraction: float = LEAST_RANK_FRACTION
 ) -> str | None:
-    """A sentence that names the collapse of z, or None: [batch, dim] -> str.
+    """A sentence that names the collapse of z, or None if there is none: [batch, dim] -> str.
 
-    Complete: `spread < least_spread`, every row is nearly the same. Dimensional: the participation ratio is below
-    `least_rank_fraction` of min(batch - 1, dim), and in any case below 1.5: nearly all variance lies in few directions. That
-    cannot be told where min(batch - 1, dim) is below 8.
+    Complete collapse: `spread < least_spread`, all rows are nearly equal. Dimensional collapse: the participation ratio is
+    below 1.5, or below `least_rank_fraction` of min(batch - 1, dim), so nearly all variance lies in few directions. It is not
+    reported if min(batch - 1, dim) is below 8.
     """
     check_positive("least_spread", least_spread, or_zero=True)
     check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)
@@ -76,13 +76,13 @@ def alarm_of(
     least_spread: float = LEAST_SPREAD,
     least_rank_fraction: float = LEAST_RANK_FRACTION,
 ) -> str | None:
-    """The same from `spread` and `participation_ratio` of `count` rows, where they are measured already."""
+    """The same as `collapse_alarm`, from the measured `spread` and `participation_ratio` of `count` rows."""
     if count < 2:
-        raise ValueError(f"a collapse needs at least 2 rows to be seen, got {count}.")
+        raise ValueError(f"a collapse can be seen in at least 2 rows, got {count}.")
     spread_of_rows, rank = measured["spread"], measured["participation_ratio"]
     # NaN is not equal to itself
     if spread_of_rows != spread_of_rows:
-        return "embeddings hold NaN or inf: lower the learning rate, or look for the first bad batch."
+        return "embeddings contain NaN or inf. Lower the learning rate, or look for the first bad batch."
     if spread_of_rows < least_spread:
         return f"complete collapse: only {spread_of_rows:.1e} of the squared norm is not the mean. Raise the entropy weight."
     most = min(count - 1, dim)
@@ -92,5 +92,5 @@ def alarm_of(
 
 
 def _checked(z: Embeddings) -> Tensor | Moments:
-    """A batch in float64, or the moments of what else came."""
+    """A batch in float64, or Moments."""
     return rows(z) if is_batch(z) else moments_of(z)

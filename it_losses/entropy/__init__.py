@@ -1,4 +1,4 @@
-"""Estimators of H(Z), by name. A new one is a file beside these and a line in ESTIMATORS."""
+"""Estimators of H(Z), by name. To add one, add a file beside these and an entry in ESTIMATORS."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
 
 
 def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEstimator:
-    """The estimator of that name, built with the options; an estimator is handed back as it is."""
+    """The estimator of that name, built with the options; an estimator is returned unchanged."""
     if isinstance(entropy, EntropyEstimator):
         if options:
-            raise ValueError(f"options {sorted(options)} belong to a name; give them to {type(entropy).__name__} itself.")
+            raise ValueError(f"options {sorted(options)} go with a name; pass them to {type(entropy).__name__} itself.")
         return entropy
     if not isinstance(entropy, str) or entropy not in ESTIMATORS:
         raise ValueError(f"entropy must be an EntropyEstimator or one of {sorted(ESTIMATORS)}, got {entropy!r}.")

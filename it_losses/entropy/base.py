@@ -1,4 +1,4 @@
-"""EntropyEstimator: what every estimate of H(Z) promises, and what all of them share."""
+"""EntropyEstimator: the base class of all estimates of H(Z)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from it_losses.precision import full_precision, samples
 
 
 def _optional_kernels() -> ModuleType | None:
-    """The folder of fused forms; without it everything works by the references, and takes longer."""
+    """The package of fused forms, or None if it was deleted: then the reference implementations run, which are slower."""
     if importlib.util.find_spec("it_losses.kernels") is None:
         return None
     return importlib.import_module("it_losses.kernels")
@@ -27,7 +27,7 @@ kernels = _optional_kernels()
 
 
 def is_fused(form: str, constants: Sequence[Weight], z: Tensor) -> bool:
-    """Whether the fused form of that name runs; the derivative by a constant that trains is the reference's alone."""
+    """Whether the fused form of that name runs. Only the reference has a derivative with respect to a constant."""
     if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
         return False
     runs: bool = kernels.is_fused(form, z.dtype, z.device)
@@ -35,20 +35,20 @@ def is_fused(form: str, constants: Sequence[Weight], z: Tensor) -> bool:
 
 
 class BoundWeights(NamedTuple):
-    """Weights for a first run with an estimator: of the invariance term and of the entropy term."""
+    """Weights of the invariance term and of the entropy term for a first run with an estimator."""
 
     invariance: float
-    #: None where no one weight serves every dim: the user has to name it
+    #: None if no weight suits every dim, so that the user has to choose one
     entropy: float | None
 
 
 class EntropyEstimator(Checked, ABC):
-    """H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher where the batch is more spread.
+    """An estimate of H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher if the batch is more spread.
 
-    A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]`,
-    in float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Facts are tested.
+    A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]` in
+    float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Tests check the facts.
 
-    An estimator of one's own works in every criterion, and over many ranks, as soon as it has the three:
+    Your own estimator works in every criterion, and over many ranks, once it has these three:
 
     >>> from it_losses.checks import check_positive
     >>> class Marginal(EntropyEstimator):
@@ -69,32 +69,32 @@ class EntropyEstimator(Checked, ABC):
     >>> criterion = VICRegEntropy(Marginal())
     """
 
-    #: what one unit of the value is
+    #: the unit of the value
     unit: ClassVar[str]
-    #: on which side of the entropy of Z (or of its smoothed law) the estimate lies, and under which assumption
+    #: whether the estimate is an upper or a lower bound, of which entropy, and under which assumption
     direction: ClassVar[str]
-    #: whether a rotation of Z leaves the value as it is
+    #: whether a rotation of Z leaves the value unchanged
     rotation_invariant: ClassVar[bool]
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
-    #: name of the module in `kernels` that computes this entropy in closed form; "" where only the reference does
+    #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
     fused: ClassVar[str] = ""
 
     @property
     @abstractmethod
     def default_weights(self) -> BoundWeights:
-        """The weights of invariance and entropy that VICRegEntropy takes where the user names none."""
+        """The weights of invariance and entropy that VICRegEntropy uses by default."""
 
     @abstractmethod
     def entropy(self, z: Tensor) -> Tensor:
-        """Entropy of each group of samples: `[..., batch, dim] -> [...]`."""
+        """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight]:
-        """The constants of the fused form, in its order; a tensor that trains among them takes the reference."""
+        """The constants of the fused form, in its order. If one is a trainable tensor, the reference runs."""
         return []
 
     def mean_entropy(self, z: Tensor) -> Tensor:
-        """The reference for a view that has been checked, averaged over its groups: `[batch, ..., dim] -> []`."""
+        """The reference implementation, averaged over groups, for a view that has been checked: `[batch, ..., dim] -> []`."""
         with full_precision(z):
             return self.entropy(samples(z)).mean()
 
@@ -105,12 +105,12 @@ class EntropyEstimator(Checked, ABC):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn where the parts [k] that the fused form returns say that the estimate has no gradient or no digits left."""
+        """Warn if the parts [k] that the fused form returns show that the estimate has no gradient or no digits left."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Entropy of the batch this process holds, averaged over its groups: `[batch, ..., dim] -> []`.
+        """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.
 
-        For that of all ranks see EntropyRegularizer and `functional.global_entropy`.
+        For the batch of all ranks see EntropyRegularizer and `functional.global_entropy`.
         """
         check_views([z])
         constants = self.constants()

@@ -1,4 +1,4 @@
-"""Log-det entropy: H(Z) = 1/2 log det(I + beta Cov Z), the entropy of a Gaussian with Z's covariance, smoothed."""
+"""Log-det entropy: H(Z) = 1/2 log det(I + beta Cov Z), the entropy of a smoothed Gaussian with the covariance of Z."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from it_losses.checks import Check, Weight, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
-#: beta times the largest variance from which on float32 has no digits left for directions of little variance
+#: beta times the largest variance above which float32 has no digits left for directions of little variance
 MOST_IN_FLOAT32 = 1e5
 
 
 def half_log_det(z: Tensor, *, beta: float) -> Tensor:
     """`1/2 log det(I + beta Zc^T Zc / batch)`, Zc centred: [..., batch, dim] -> [...].
 
-    `det(I + A^T A) = det(I + A A^T)`: the smaller of the two Gram matrices serves.
+    Since `det(I + A^T A) = det(I + A A^T)`, the smaller of the two Gram matrices is used.
     """
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     gram = centred @ centred.mT if batch < dim else centred.mT @ centred  # [..., side, side]
     factor, failed = torch.linalg.cholesky_ex(_with_jitter(beta / batch * gram))
     value = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    # a failed factorization leaves a finite number behind; say so instead
+    # a failed factorization returns finite numbers, which would hide the failure
     return torch.where(failed == 0, value, torch.nan)
 
 
 def _with_jitter(matrix: Tensor) -> Tensor:
     """`I + matrix`, with jitter where rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
-    # the norm is no more than that, but its squares may overflow
+    # an upper bound on the norm, whose own squares may overflow
     most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
     rounding = 8 * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix.detach()).minimum(most)
     jitter = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
@@ -40,16 +40,18 @@ def _with_jitter(matrix: Tensor) -> Tensor:
 
 
 class LogDet(EntropyEstimator):
-    """`H(z) = 1/2 log det(I + beta Cov(z))`, `Cov(z) = Zc^T Zc / batch`; divided by dim where `per_dimension`.
+    """An entropy that counts the directions in which the embeddings spread, by the determinant of their covariance.
 
-    It is the differential entropy of `Z + N(0, I / beta)`, Z Gaussian, less its constant `dim/2 log(2 pi e / beta)`; as the
-    Gaussian has the largest entropy of all laws with one covariance, an upper bound on it for every Z.
+        H(z) = 1/2 log det(I + beta Cov(z)),   Cov(z) = Zc^T Zc / batch,   divided by dim if `per_dimension`
+
+    For a Gaussian Z it is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
+    Gaussian has the largest entropy of all distributions with its covariance, so for any other Z it is an upper bound.
 
     Args:
-        beta: inverse of the noise variance: directions whose variance is well below `1 / beta` do not count. In float32 the
-            digits end near `beta * largest variance = 1e5`; beyond, `8 eps beta |Cov|` of more noise keeps the matrix definite,
-            and float64 the digits.
-        per_dimension: nats per dimension, so that one weight serves every dim; False for nats.
+        beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. In float32 the
+            digits end near `beta * largest variance = 1e5`. Above it, jitter of `8 eps beta |Cov|` keeps the matrix positive
+            definite; pass float64 to keep the digits.
+        per_dimension: True for nats per dimension, so that one weight suits every dim; False for nats.
 
     Source: Zhouyin & Liu (arXiv 2105.03705); on centred samples the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
@@ -73,13 +75,13 @@ class LogDet(EntropyEstimator):
     def default_weights(self) -> BoundWeights:
         """25 for the invariance; 400 / beta for the entropy where beta is below 1, and 400 above.
 
-        Along a direction of variance v whose views differ by `2 r v` (r = 1 where they share nothing), the loss is least at
-        `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`: positive for every r, so that no direction
-        is let go, and the larger the more the views share (derived). For a beta above 1, `400 / beta` would hold `beta v` where
-        it is at beta = 1 and make the embeddings smaller; in the recorded ablation it loses 7.4 +- 2.3 points at beta = 100,
-        and 400 loses nothing that can be told from noise.
+        Take a direction of variance v in which the views differ by `2 r v` in the mean square (r = 1 for independent views).
+        The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
+        every r, so no direction collapses, and it grows as the views agree more. For a beta above 1, `400 / beta` would keep
+        `beta v` at its value for beta = 1. In the recorded ablation at beta = 100 it loses 7.4 +- 2.3 points, while 400 is
+        within the error.
         """
-        # an entropy in nats grows with dim, which is not known here
+        # there is no default weight for nats, because their value grows with dim
         return BoundWeights(invariance=25.0, entropy=400.0 / min(self.beta, 1.0) if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
@@ -94,9 +96,9 @@ class LogDet(EntropyEstimator):
         return [self.beta, float(self.per_dimension)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn where float32 has no digits left.
+        """Warn if float32 has no digits left.
 
-        `parts[0]` is the largest element on the diagonal of `beta Cov`, or of the Gram matrix with its eigenvalues.
+        `parts[0]` is the largest diagonal element of `beta Cov`, or of the Gram matrix with the same eigenvalues.
         """
         if parts.dtype != torch.float64 and len(parts):
             self._saturation.look_at([parts[0]], above=MOST_IN_FLOAT32)

@@ -1,6 +1,6 @@
-"""Pairwise entropy: Z as a mixture of one Gaussian a sample, its entropy bounded by the distances of all pairs.
+"""Pairwise entropy: a bound on the entropy of a mixture of Gaussians, one around each sample, from all pairwise distances.
 
-H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)), p_i = N(z_i, s^2 I): with the Kullback-Leibler divergence for D an
+H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) with p_i = N(z_i, s^2 I). With the Kullback-Leibler divergence for D it is an
 upper bound on the entropy of the mixture, with the Bhattacharyya distance a lower bound.
 """
 
@@ -17,13 +17,13 @@ from it_losses.checks import Check, Weight, check_name, check_not_negative, chec
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
 
-#: what "auto" takes for s^2, in units of the total variance: within the window (.05, 1) and away from both its ends
+#: s^2 of "auto", in units of the total variance: inside the window (.05, 1) in which there is a gradient
 SPREAD_FRACTION = 0.2
-#: what the pairs of 8192 samples take in float32
+#: the memory of the pairs of 8192 samples in float32
 MEMORY_MIB = 256.0
 #: the part with a gradient counts as saturated above this fraction of its limit, log batch
 SATURATED = 0.999
-#: of a bandwidth: its square, and that of an embedding divided by it, are numbers that float32 holds
+#: range of a bandwidth s: float32 can hold its square, and the square of an embedding divided by it
 SMALLEST, LARGEST = 1e-12, 1e12
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
@@ -31,7 +31,7 @@ DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 
 def squared_distances(z: Tensor) -> Tensor:
     """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
-    # distances do not see the mean, but their rounding does
+    # distances do not depend on the mean, but their rounding does
     centred = z - z.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
@@ -47,7 +47,7 @@ def spread_entropy(distances: Tensor, *, scale: Tensor | float) -> Tensor:
 
 
 def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
-    """Entropy in nats of one component, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
+    """The entropy of one component in nats, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
     if isinstance(variance, float):
         return dim / 2 * math.log(2 * math.pi * math.e * variance)
     return dim / 2 * torch.log(2 * math.pi * math.e * variance)
@@ -73,21 +73,22 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Lite
 
 
 class Pairwise(EntropyEstimator):
-    """`H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, the pair j = i included.
+    """An entropy that grows as samples move away from each other, without assuming that they are Gaussian.
 
-    c = 2 for the Kullback-Leibler divergence (upper bound on the entropy of the mixture of N(z_i, s^2 I)), 8 for the
-    Bhattacharyya distance (lower bound). The second part alone has a gradient; it lies within [0, log batch].
+        H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2)),   j = i included
+
+    c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)) and 8 for the
+    Bhattacharyya distance (a lower bound). Only the second part has a gradient; it lies within [0, log batch].
 
     Args:
-        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12; of several, the
-            entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, and no gradient
-            flows through it. It shrinks with the spread, so that near collapse the gradient grows as 1 / spread: clip it.
+        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several, the
+            entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
+            through it. It shrinks with the spread, so near collapse the gradient grows as 1 / spread: clip it.
         divergence: "kl" or "bhattacharyya".
-        spread_fraction: what "auto" takes; near .05 the second part stands at log batch, above 1 it vanishes.
-        memory_mib: what the pairs, and the centred samples, may take between forward and backward; what does not fit is
-            computed twice, the pairs in strips.
+        spread_fraction: used by "auto". Near .05 the second part saturates at log batch; above 1 it vanishes.
+        memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
 
-    Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4; the data-driven bandwidth is derived.
+    Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
     """
 
     unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
@@ -114,24 +115,24 @@ class Pairwise(EntropyEstimator):
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
         self._saturation = SaturationWarning(
-            "pairwise entropy stands at log(batch): the bandwidth is so small that no pair of samples overlaps, "
-            'and there is no gradient. Raise the bandwidth, or use bandwidth="auto".'
+            "pairwise entropy stands at log(batch): the bandwidth is so small that no two samples overlap, "
+            'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
         )
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`1 / (2 spread_fraction)` of invariance to one of entropy (derived: both slopes in units of the spread)."""
+        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy: equal slopes in units of the spread."""
         return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
 
     def variances(self, z: Tensor) -> list[Tensor | float]:
-        """`s^2`, one for each bandwidth: from samples [..., batch, dim], each a number or [...]."""
+        """`s^2` for each bandwidth, a number or a tensor [...], from samples [..., batch, dim]."""
         if self.bandwidth != "auto":
             return [s * s for s in self.bandwidth]
         full = torch.promote_types(z.dtype, torch.float32)
         centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
-        # the total variance; of each column apart, var() takes ten times as long on a CPU
+        # the total variance; var() of each column takes ten times as long on a CPU
         spread = centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
-        # at exact collapse every distance is 0 and any positive scale gives 0
+        # at exact collapse every distance is 0, and any positive scale gives 0
         smallest = torch.finfo(full).tiny ** 0.5
         return [(2 * self.spread_fraction / DIVERGENCES[self.divergence] * spread).clamp_min(smallest)]
 
@@ -145,11 +146,11 @@ class Pairwise(EntropyEstimator):
         return torch.stack(nats).mean(dim=0)
 
     def constants(self) -> list[Weight]:
-        """c, the spread fraction, bytes for pairs, and the bandwidths; none for those that follow the batch."""
+        """c, the spread fraction, bytes for pairs, and the bandwidths; no bandwidth for "auto"."""
         bandwidths = () if self.bandwidth == "auto" else self.bandwidth
         return [DIVERGENCES[self.divergence], self.spread_fraction, self.memory_mib * 2**20, *bandwidths]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn where the part with a gradient stands at its limit."""
+        """Warn if the part with a gradient has reached its limit."""
         if self.bandwidth != "auto":
             self._saturation.look_at([parts], above=SATURATED)

@@ -1,4 +1,4 @@
-"""A warning, given once, that an estimate has left the range in which it can be trusted; it never waits for a device."""
+"""A warning, given once, that an estimate has left the range in which it can be trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class SaturationWarning:
-    """Warns at the first values it looks at that lie above a bound; afterwards it does not look again."""
+    """Warns once, at the first values above a bound; afterwards it looks at no more values."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -20,7 +20,7 @@ class SaturationWarning:
 
     def look_at(self, values: Sequence[Tensor], *, above: float) -> None:
         """Warn if every one of the values `[...]` is finite and above the bound."""
-        # a compiler and a torch.func transform have no values to look at
+        # under a compiler or a torch.func transform there are no values
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1
@@ -31,7 +31,7 @@ class SaturationWarning:
     def _may_wait_for(self, value: Tensor) -> bool:
         if not value.is_cuda:
             return value.device.type == "cpu" and type(value) is Tensor
-        # reading a value makes the host wait for the device: at calls 1, 2, 4, 8, ... that costs nothing in the long run
+        # reading a value makes the host wait for the device, so it is read at calls 1, 2, 4, 8, ... only
         return self._calls & (self._calls - 1) == 0 and not torch.cuda.is_current_stream_capturing()
 
 

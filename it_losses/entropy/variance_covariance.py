@@ -1,7 +1,7 @@
-"""VICReg's surrogate of entropy: hold every standard deviation above a margin, and every covariance at zero.
+"""VICReg's surrogate of entropy: keep every standard deviation above a margin, and every covariance at zero.
 
-H(Z) <= 1/2 log det(Cov Z) + const <= 1/2 sum_j log Var z_j + const, with equality in the second step (Hadamard) where
-the covariance is diagonal: large variances and vanishing covariances maximise it.
+H(Z) <= 1/2 log det(Cov Z) + const <= 1/2 sum_j log Var z_j + const. The second step (Hadamard) is an equality if the covariance
+is diagonal, so large variances and vanishing covariances maximise the bound.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ def covariance_penalty(z: Tensor) -> Tensor:
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     covariance = centred.mT @ centred / (batch - 1)  # [..., dim, dim]
-    # zeroed, not subtracted: for decorrelated data the diagonal is all there is, and the difference has no digits
+    # the diagonal is set to zero, because for decorrelated data a difference of sums would lose all digits
     off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
     return off_diagonal.square().sum(dim=(-2, -1)) / dim
 
 
 class VarianceCovariance(EntropyEstimator):
-    """`H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * covariance_penalty(z))`, at most 0.
+    """VICReg's variance and covariance terms as an entropy, at most 0.
 
-    Averaged over two views and beside the invariance term this is VICReg with the authors' weights: their code halves the
-    variance of a view and does not halve its covariance, hence the 2.
+        H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * covariance_penalty(z))
+
+    Averaged over two views, beside the invariance term, this is VICReg with the authors' weights. Their code halves the
+    variance term of a view but not its covariance term, hence the 2.
 
     Args:
         variance_weight: weight of the hinge on the standard deviations.
         covariance_weight: weight of the squared covariances.
-        margin: the standard deviation from which on the hinge is at rest.
-        epsilon: added to the variances under the root, where its slope would be infinite.
+        margin: the standard deviation above which the hinge is zero.
+        epsilon: added to the variances under the root, whose slope at 0 would be infinite.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 4; as an entropy bound arXiv 2303.00633, Theorem 2.
     """
@@ -73,7 +75,7 @@ class VarianceCovariance(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """VICReg's invariance weight; the entropy weight is in the two weights of the terms."""
+        """VICReg's invariance weight; the weights of the two terms already scale the entropy."""
         return BoundWeights(invariance=25.0, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:

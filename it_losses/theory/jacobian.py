@@ -1,4 +1,4 @@
-"""Jacobians of a network at each of a batch of inputs, and the noise that passes through them."""
+"""Jacobians of a network at each input of a batch, and their products with noise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, jvp, vmap
 
-#: maps a batch of inputs to a batch of embeddings, each row by itself: [batch, *input] -> [batch, dim]
+#: maps a batch of inputs to embeddings, each row independently of the others: [batch, *input] -> [batch, dim]
 Network: TypeAlias = Callable[[Tensor], Tensor]
 
-#: Jacobians that are held at a time
+#: Jacobians that are computed at a time
 CHUNK = 32
 
 
@@ -21,9 +21,9 @@ CHUNK = 32
 def jacobians(network: Network, x: Tensor) -> Tensor:
     """`J(x_n) = df/dx` at each input: [batch, *input] -> [batch, dim, numel of input].
 
-    Each row of the network's output must depend on its own input alone: batch normalisation has to be in `eval()`.
+    Each row of the network's output must depend on its own input only, so batch normalisation has to be in `eval()`.
     """
-    check_rows_apart(network)
+    check_rows_independent(network)
 
     def embedding(flat: Tensor) -> Tensor:
         return network(flat.reshape(1, *x.shape[1:])).squeeze(0)
@@ -34,18 +34,18 @@ def jacobians(network: Network, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pushed_forward(network: Network, x: Tensor, direction: Tensor) -> Tensor:
-    """`J(x_n) v_n`, without J: 2 x [batch, *input] -> [batch, dim]."""
-    check_rows_apart(network)
+def jacobian_vector_products(network: Network, x: Tensor, direction: Tensor) -> Tensor:
+    """`J(x_n) v_n` by a forward derivative, without forming J: 2 x [batch, *input] -> [batch, dim]."""
+    check_rows_independent(network)
     with warnings.catch_warnings():
-        # torch's own first use of forward derivatives trips over torch's own deprecation
+        # torch warns about its own deprecated code at the first forward derivative
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
         tangent: Tensor = jvp(network, (x,), (direction,))[1]
     return tangent.detach()
 
 
-def check_rows_apart(network: Network) -> None:
-    """ValueError where batch normalisation or dropout in training mode would mix the rows or add noise of its own."""
+def check_rows_independent(network: Network) -> None:
+    """ValueError if batch normalisation or dropout is in training mode, where it mixes rows or adds noise."""
     for module in network.modules() if isinstance(network, nn.Module) else ():
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             raise ValueError(

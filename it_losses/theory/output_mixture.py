@@ -13,7 +13,7 @@ from it_losses.theory.jacobian import Network, jacobians
 
 
 class OutputMixture:
-    """`Z ~ 1/N sum_n N(mean_n, covariance_n)`, all components of one weight, in nats throughout.
+    """A mixture of Gaussians of equal weights, `Z ~ 1/N sum_n N(mean_n, covariance_n)`; entropies are in nats.
 
     Args:
         means: [components, dim].
@@ -31,7 +31,7 @@ class OutputMixture:
         factors, failed = torch.linalg.cholesky_ex(covariances)
         if bool(failed.any()):
             raise ValueError(
-                "covariances must be positive definite; that of a network is not where dim exceeds the rank of its Jacobian. "
+                "covariances must be positive definite. That of a network is singular if dim exceeds the rank of its Jacobian. "
                 "Raise the ridge."
             )
         self.means, self.covariances = means, covariances
@@ -66,7 +66,7 @@ class OutputMixture:
         return 0.5 * (self._log_dets.mean() + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy_bounds(self) -> EntropyBounds:
-        """`H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))`, D Bhattacharyya (lower) and Kullback-Leibler (upper): 2 x []."""
+        """`H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))`; D Bhattacharyya (lower) or Kullback-Leibler (upper): 2 x []."""
         components = range(len(self.means))
         spread_kl = torch.stack([self._spread(self._kl_divergences(i)) for i in components]).mean()
         spread_bhattacharyya = torch.stack([self._spread(self._bhattacharyya_distances(i)) for i in components]).mean()
@@ -74,7 +74,7 @@ class OutputMixture:
         return EntropyBounds(lower=conditional + spread_bhattacharyya, upper=conditional + spread_kl)
 
     def gaussian_entropy(self) -> Tensor:
-        """`1/2 log det(2 pi e covariance)`, that of a Gaussian with the mixture's covariance: []. Never below H(Z)."""
+        """The entropy of a Gaussian with the mixture's covariance, `1/2 log det(2 pi e covariance)`: []. Never below H(Z)."""
         return 0.5 * (torch.logdet(self.covariance) + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -112,16 +112,16 @@ class OutputMixture:
 def output_mixture(network: Network, prototypes: Tensor, covariance: float | Tensor, *, ridge: float = 0.0) -> OutputMixture:
     """Theorem 1: mixture of `N(f(x_n), J(x_n) S_n J(x_n)^T + ridge I)` over the prototypes x_n: [components, *input].
 
-    Exact where the network is affine on the support of each `N(x_n, S_n)`, as a piecewise affine one is for small noise
-    (`linearization_error` tells how nearly); the first order of the law otherwise. The network must treat each row by itself.
+    It is exact if the network is affine on the support of each `N(x_n, S_n)`, as a piecewise affine network is for small noise
+    (`linearization_error` measures it). Otherwise it is a first-order approximation. The network must treat each row by itself.
 
     Args:
         network: [batch, *input] -> [batch, dim].
         prototypes: the x_n.
         covariance: of the input noise: a variance, or [numel, numel], or [components, numel, numel] of the flat input.
-        ridge: variance added in every output direction; needed where dim exceeds the rank of the Jacobian.
+        ridge: variance added in every output direction; needed if dim exceeds the rank of the Jacobian.
 
-    Source: Theorem 1 of arXiv 2303.00633 (the statement as read; its exact display as recalled).
+    Source: Theorem 1 of arXiv 2303.00633.
     """
     check_not_negative("ridge", ridge)
     means, jacobian = network(prototypes).detach(), jacobians(network, prototypes)
@@ -139,7 +139,7 @@ def linearization_error(
 ) -> Tensor:
     """`E |f(x + e) - f(x) - J e|^2 / E |J e|^2`, `e ~ N(0, noise_std^2 I)`, at each x: [batch, *input] -> [batch].
 
-    0 where all draws fall into the linear region of x, hence where Theorem 1 holds as it stands (derived).
+    It is 0 if all draws lie in the linear region of x, where Theorem 1 is exact.
     """
     check_positive("noise_std", noise_std)
     check_count("draws", draws)
