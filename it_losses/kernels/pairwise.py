@@ -49,6 +49,8 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
             weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
             own = gradient[first * groups : (first + views_at_once) * groups]
             products.add_pair_gradient_(own, pairs, (weight / scales)[:, :, None] / sums)
+        # the pairs of one view are freed before those of the next are formed
+        del pairs
     spread, logarithm = torch.cat(spreads, dim=1), torch.cat(logarithms, dim=1)
     component = (logarithm + math.log(2 * math.pi * math.e / divergence_factor)).mul_(batch.dim / 2)
     entropy = (spread + component).mean()
