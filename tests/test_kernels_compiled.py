@@ -82,6 +82,7 @@ def stack_bytes(cubin: bytes, folder: Path) -> int:
     return int(numbers["STACK"]) + int(numbers["LOCAL"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", SHARED)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_every_kernel_builds_fits_and_spills_nothing(dtype, capability, tmp_path, monkeypatch):

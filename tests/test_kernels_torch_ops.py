@@ -52,6 +52,7 @@ def called(name: str, views: list) -> torch.Tensor:
     return CALLS[name](*views[:1] if "alone" in name else views)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck itself looks at .grad of tensors that are no leaves
 @every_form
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -99,6 +100,7 @@ def test_a_graph_of_dynamic_sizes_has_the_numbers_of_eager_mode(name):
         torch.testing.assert_close(evaluated(compiled, views, -1.7), evaluated(criterion, views, -1.7), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="inductor needs a C++ compiler for a CPU")
 def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     # a folder of our own: the one that all use may hold what another commit compiled
@@ -115,6 +117,7 @@ def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
         torch.testing.assert_close(evaluated(compiled, views, -1.7), evaluated(step, views, -1.7))
 
 
+@pytest.mark.slow
 @every_objective
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_criterion_is_exported_with_a_dynamic_batch(name, strict):

@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 pytest.importorskip("numpy", reason="Triton's interpreter computes with numpy")
 
 
+@pytest.mark.slow
 def test_the_kernels_are_right_under_the_interpreter():
     # Triton looks at the variable when it is imported: a process of its own. Its interpreter warns on newer versions of numpy
     file = Path(__file__).with_name("interpreted_kernels.py")
