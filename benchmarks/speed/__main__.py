@@ -112,9 +112,10 @@ def _op_rows(case: cases.Case, device: torch.device, arguments: argparse.Namespa
             rows.append(_row(*labels, name, "both", "peak_mib", (peak, peak, peak), 1, device, arguments.dtype))
     if device.type == "cuda":
         for name, run in implementations.items():
-            count = float(clock.launches(run))
+            count, milliseconds = clock.kernels(run)
             labels = ("op", case.objective, case.batch, case.dim)
-            rows.append(_row(*labels, name, "both", "launches", (count, count, count), 1, device, arguments.dtype))
+            for metric, value in (("launches", float(count)), ("device_ms", milliseconds)):
+                rows.append(_row(*labels, name, "both", metric, (value, value, value), 1, device, arguments.dtype))
     return rows
 
 

@@ -90,12 +90,16 @@ def _cuda(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
     return marks[0].elapsed_time(marks[1]), marks[1].elapsed_time(marks[2])
 
 
-def launches(evaluate: Callable[[], Tensor]) -> int:
-    """Kernels that one forward and backward pass starts on the GPU."""
+def kernels(evaluate: Callable[[], Tensor]) -> tuple[int, float]:
+    """Kernels that one forward and backward pass runs on the GPU, and the milliseconds that they take there.
+
+    The rest of the time of a small input goes into launching them, which a training step hides behind the backbone.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
         evaluate().backward()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in trace.events())
+    times = [e.time_range.elapsed_us() for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return len(times), sum(times) / 1e3
 
 
 def percentiles(series: list[float]) -> tuple[float, float, float]:
