@@ -60,10 +60,6 @@ def test_documentation_examples_run(block):
     exec(compile(block, "docs", "exec"), {})
 
 
-def test_the_readme_stays_on_a_page_and_a_half():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 150
-
-
 def test_the_readmes_table_of_estimators_is_the_declared_facts():
     from it_losses.__main__ import estimator_table
 
