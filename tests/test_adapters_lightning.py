@@ -476,12 +476,12 @@ def test_monitors_of_several_modules_see_each_its_own_and_see_it_once():
 
     module = Two()
     of_head, of_both = (monitor.EmbeddingMonitor(name, every_n_steps=1, prefix=name) for name in ("head", "projector"))
-    twin = monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="twin", rows=24)
-    found = logged(module, of_head, callbacks=[of_both, twin])
+    other = monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="other", rows=24)
+    found = logged(module, of_head, callbacks=[of_both, other])
     assert {name.split("/")[1] for name in found if name.startswith("head/")} == {"head", "collapsed"}
     assert {name.split("/")[1] for name in found if name.startswith("projector/")} == {"projector", "collapsed"}
     expected = mean_over(module.seen, diagnostics.rank_me)
-    assert found["projector/projector/rank_me"] == found["twin/projector/rank_me"] == pytest.approx(expected, rel=1e-5)
+    assert found["projector/projector/rank_me"] == found["other/projector/rank_me"] == pytest.approx(expected, rel=1e-5)
     assert_clean(module, of_head)
 
 

@@ -169,8 +169,8 @@ def test_fp16_sizes_that_overflow_a_covariance_are_fine(name):
 @every_estimator
 def test_pickles_copies_and_prints_its_constants(name):
     z, estimator = batch(6, 4), build(name)
-    for twin in (pickle.loads(pickle.dumps(estimator)), copy.deepcopy(estimator)):
-        assert torch.equal(twin(z), estimator(z))
+    for copied in (pickle.loads(pickle.dumps(estimator)), copy.deepcopy(estimator)):
+        assert torch.equal(copied(z), estimator(z))
     assert "=" in repr(estimator)
     assert not estimator.state_dict()
 

@@ -208,8 +208,8 @@ def test_the_default_weight_of_log_det_follows_the_ablation(beta, weight):
 @pytest.mark.parametrize("criterion", [VICReg(convention="eb_jepa"), VICRegEntropy(), EntropyRegularizer("pairwise")], ids=repr)
 def test_criteria_pickle_copy_and_print_their_constants(criterion):
     a, b = views(8, 4)
-    for twin in (pickle.loads(pickle.dumps(criterion)), copy.deepcopy(criterion)):
-        assert torch.equal(twin(a, b), criterion(a, b))
+    for copied in (pickle.loads(pickle.dumps(criterion)), copy.deepcopy(criterion)):
+        assert torch.equal(copied(a, b), criterion(a, b))
     assert "gather_distributed=True" in repr(criterion)
     assert not criterion.state_dict()
 
