@@ -50,9 +50,8 @@ class MeasuredStep:
         handles = [modules[name].register_forward_hook(HookOf(self._made_by)) for name in projectors]
         compiled = [name.removesuffix("._orig_mod") for name in criteria if name.endswith("._orig_mod")]
         handles += [modules[name].register_forward_hook(HookOf(self._compiled_call), with_kwargs=True) for name in compiled]
-        self.close = weakref.finalize(self, _remove, handles)
+        self.close = weakref.finalize(self, _close, handles, add_observer(self))
         self.close.atexit = False
-        add_observer(self)
 
     @property
     def embeddings(self) -> dict[str, list[Tensor]]:
@@ -137,7 +136,8 @@ def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
     return name
 
 
-def _remove(handles: Sequence[Any]) -> None:
+def _close(handles: Sequence[Any], stop_notifying: Callable[[], None]) -> None:
+    stop_notifying()
     for handle in handles:
         handle.remove()
 

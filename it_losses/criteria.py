@@ -12,7 +12,7 @@ from it_losses.checks import Check, Weight, check_name, check_positive, check_we
 from it_losses.constants import Checked
 from it_losses.distributed import DistributedOptions, distributed_options
 from it_losses.entropy import EntropyEstimator, estimator
-from it_losses.observe import OBSERVERS, tell
+from it_losses.observe import OBSERVERS, can_be_seen, tell
 from it_losses.vicreg_conventions import CONVENTIONS
 
 
@@ -92,7 +92,7 @@ class VICRegEntropy(Checked):
             entropy_weight=self.entropy_weight,
             distributed=self.distributed,
         )
-        if OBSERVERS:
+        if OBSERVERS and can_be_seen():
             tell(self, views, terms._asdict())
         return terms
 
@@ -172,7 +172,7 @@ class VICReg(Checked):
             epsilon=self.epsilon,
             distributed=self.distributed,
         )
-        if OBSERVERS:
+        if OBSERVERS and can_be_seen():
             tell(self, views, terms._asdict())
         return terms
 
@@ -226,7 +226,7 @@ class EntropyRegularizer(Checked):
         """V x [batch, ..., dim] -> []."""
         views = bound.accepted_views((z, *more_views), self.distributed)
         entropy = bound.entropy_of(views, self.entropy, distributed=self.distributed)
-        if OBSERVERS:
+        if OBSERVERS and can_be_seen():
             tell(self, views, {"entropy": entropy.detach()})
         return bound.weighted(-entropy, self.weight, self.distributed)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -21,15 +22,11 @@ class Observer(Protocol):
 OBSERVERS: list[weakref.ref[Observer]] = []
 
 
-def add_observer(observer: Observer) -> None:
-    """Notify the observer of every call from now on, for as long as it is referenced elsewhere."""
-    remove_observer(observer)
-    OBSERVERS.append(weakref.ref(observer, _forget))
-
-
-def remove_observer(observer: Observer) -> None:
-    """Stop notifying the observer; an unknown observer is ignored."""
-    OBSERVERS[:] = [known for known in OBSERVERS if known() is not observer]
+def add_observer(observer: Observer) -> Callable[[], None]:
+    """Notify the observer of every call, for as long as it is referenced elsewhere. Returns a function that stops this."""
+    reference = weakref.ref(observer, _forget)
+    OBSERVERS.append(reference)
+    return partial(_forget, reference)
 
 
 def _forget(reference: weakref.ref[Observer]) -> None:
@@ -37,11 +34,10 @@ def _forget(reference: weakref.ref[Observer]) -> None:
 
 
 def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-    """Notify all observers of a call, unless the call has no values to observe."""
-    if can_be_seen():
-        for observer in [known() for known in OBSERVERS]:
-            if observer is not None:
-                observer.called(module, views, terms)
+    """Notify all observers of a call."""
+    for observer in [known() for known in OBSERVERS]:
+        if observer is not None:
+            observer.called(module, views, terms)
 
 
 def can_be_seen() -> bool:

@@ -533,6 +533,8 @@ def test_a_copy_of_a_watched_module_is_not_taken_for_it():
     module.criterion = VICReg()
     module.criterion(*torch.randn(2, 8, 5))
     assert len(step.embeddings["projector"]) == 1 and not step.terms
+    # criteria that nobody observes take their shortest path
+    assert not OBSERVERS
 
 
 # steps in between, and what is said
