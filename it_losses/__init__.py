@@ -4,7 +4,8 @@ criteria            VICRegEntropy, VICReg, EntropyRegularizer: the modules that 
 functional          the same objectives as functions of tensors
 bound               the sum entropy + invariance, and its Terms
 entropy             estimators of H(Z), by name in ESTIMATORS; each file holds a definition, the reference implementation
-likelihood          E[log q(z | z')] as a squared distance of the views
+likelihood          E[log q(z | z')] as a distance of the views: Gaussian or von Mises-Fisher
+normalize           unit norm of each sample, or unit variance of each dimension
 vicreg_conventions  what VICReg's weights mean in each published code
 checks, constants   checks of views and constants, and modules that check their constants whenever they are set
 precision           accumulation in float32, autocast off

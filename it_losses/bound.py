@@ -22,7 +22,8 @@ from it_losses.distributed import (
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.base import kernels
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
-from it_losses.likelihood import mean_squared_distance
+from it_losses.likelihood import distance, mean_squared_distance
+from it_losses.normalize import Normalization, normalized
 from it_losses.precision import accumulation_dtype, full_precision, samples
 from it_losses.vicreg_conventions import VICRegWeights, official_weights
 
@@ -31,7 +32,7 @@ class Terms(NamedTuple):
     """The terms of one evaluation, scalars. `loss` back-propagates; the others are detached, for logging."""
 
     loss: Tensor
-    #: mean squared distance of the views, unweighted
+    #: mean squared distance of the views, or one minus their cosine, unweighted
     invariance: Tensor
     #: mean entropy of the views, unweighted, in the unit of the estimator
     entropy: Tensor
@@ -67,27 +68,67 @@ def lower_bound(
     *,
     invariance_weight: Weight,
     entropy_weight: Weight,
+    likelihood: str = "gaussian",
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
     """The loss is minus the bound, since training maximises the bound: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
-        return _bound_with_trainable_weights(views, estimator, invariance_weight, entropy_weight, distributed)
-    constants = estimator.constants()
-    if _is_fused(estimator.fused, constants, views, distributed, at_least=2):
-        weights = invariance_weight, entropy_weight
-        loss, terms = _fused_loss(views, estimator.fused, constants, weights, distributed)
-        estimator.warn_if_saturated(terms[2:])
-        return Terms(loss, terms[0], terms[1])
+        evaluated = partial(lower_bound, views, estimator, likelihood=likelihood, distributed=distributed)
+        return _bound_with_trainable_weights(evaluated, invariance_weight, entropy_weight, distributed)
+    if _is_fused(estimator.fused, estimator.constants(), views, distributed, at_least=2):
+        return _fused_bound(views, estimator, (invariance_weight, entropy_weight), likelihood, distributed)
     views = gathered_views(views, distributed, type(estimator).__name__)
     check_views(views, at_least=2)
     with full_precision(views[0]):
         views = _full_precision_views(views)
-        invariance = mean_squared_distance(views)
-        entropy = _mean_over_views([estimator.mean_entropy(z) for z in views])
+        variable = _variable(likelihood, estimator)
+        invariance = distance([normalized(samples(z), variable) for z in views], likelihood)
+        entropy = estimator.mean_entropy(views)
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
         # the bound is maximised, a loss is minimised
         return Terms(_for_reduction(-bound, distributed), invariance.detach(), entropy.detach())
+
+
+def _fused_bound(
+    views: Sequence[Tensor],
+    estimator: EntropyEstimator,
+    weights: tuple[float, float],
+    likelihood: str,
+    distributed: DistributedOptions,
+) -> Terms:
+    variable = _variable(likelihood, estimator)
+    if variable == estimator.normalize:
+        loss, terms = _fused_entropy(views, estimator, weights, distributed, likelihood=likelihood)
+        return Terms(loss, terms[0], terms[1])
+    # the two terms are of different variables
+    invariance, (distance, _) = _fused_loss(
+        views, "", (), (weights[0], 0.0), distributed, normalize=variable, likelihood=likelihood
+    )
+    minus_entropy, terms = _fused_entropy(views, estimator, weights[1:], distributed)
+    return Terms(invariance + minus_entropy, distance, terms[1])
+
+
+def _variable(likelihood: str, estimator: EntropyEstimator) -> Normalization:
+    """The normalization of the variable that the likelihood is of: unit vectors, or the variable of the entropy."""
+    return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
+
+
+def _fused_entropy(
+    views: Sequence[Tensor],
+    estimator: EntropyEstimator,
+    weights: Sequence[float],
+    distributed: DistributedOptions,
+    *,
+    likelihood: str = "gaussian",
+) -> tuple[Tensor, Tensor]:
+    """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
+    constants, normalize = estimator.constants(), estimator.normalize
+    loss, terms = _fused_loss(
+        views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood
+    )
+    estimator.warn_if_saturated(terms[2:])
+    return loss, terms
 
 
 def vicreg_bound(
@@ -137,15 +178,13 @@ def _vicreg_bound(
 
 def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
     """The entropy alone, averaged over the views: V x [batch, ..., dim] -> []."""
-    constants = estimator.constants()
-    if not _is_fused(estimator.fused, constants, views, distributed):
-        views = gathered_views(views, distributed, type(estimator).__name__)
-        check_views(views)
-        return _for_reduction(_mean_over_views([estimator.mean_entropy(z) for z in views]), distributed)
-    # the loss is minus the weight times the entropy
-    entropy, terms = _fused_loss(views, estimator.fused, constants, (-1.0,), distributed)
-    estimator.warn_if_saturated(terms[2:])
-    return entropy
+    if _is_fused(estimator.fused, estimator.constants(), views, distributed):
+        # the loss is minus the weight times the entropy
+        entropy, _ = _fused_entropy(views, estimator, (-1.0,), distributed)
+        return entropy
+    views = gathered_views(views, distributed, type(estimator).__name__)
+    check_views(views)
+    return _for_reduction(estimator.mean_entropy(views), distributed)
 
 
 def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:
@@ -189,6 +228,9 @@ def _fused_loss(
     constants: Sequence[Weight],
     weights: Sequence[float],
     distributed: DistributedOptions,
+    *,
+    normalize: Normalization = None,
+    likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
 
@@ -196,20 +238,25 @@ def _fused_loss(
     """
     assert kernels is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
-    loss, terms = kernels.loss(views, form, constants, weights, group=group, reduction=distributed.gradient_reduction)
+    loss, terms = kernels.loss(
+        views,
+        form,
+        constants,
+        weights,
+        normalize=normalize,
+        likelihood=likelihood,
+        group=group,
+        reduction=distributed.gradient_reduction,
+    )
     return loss, terms
 
 
 def _bound_with_trainable_weights(
-    views: Sequence[Tensor],
-    estimator: EntropyEstimator,
-    invariance_weight: Weight,
-    entropy_weight: Weight,
-    distributed: DistributedOptions,
+    evaluated: Callable[..., Terms], invariance_weight: Weight, entropy_weight: Weight, distributed: DistributedOptions
 ) -> Terms:
     """The bound from its two terms, each evaluated with weight 1, because the derivative by a weight is its term."""
-    invariance = lower_bound(views, estimator, invariance_weight=1.0, entropy_weight=0.0, distributed=distributed)
-    entropy = lower_bound(views, estimator, invariance_weight=0.0, entropy_weight=1.0, distributed=distributed)
+    invariance = evaluated(invariance_weight=1.0, entropy_weight=0.0)
+    entropy = evaluated(invariance_weight=0.0, entropy_weight=1.0)
     of_invariance = weighted(invariance.loss, invariance_weight, distributed)
     of_entropy = weighted(entropy.loss, entropy_weight, distributed)
     return Terms(of_invariance + of_entropy, invariance.invariance, entropy.entropy)

@@ -11,7 +11,8 @@ from it_losses.bound import Terms, VICRegTerms
 from it_losses.checks import Check, Weight, check_name, check_positive, check_weight
 from it_losses.constants import Checked
 from it_losses.distributed import DistributedOptions, distributed_options
-from it_losses.entropy import EntropyEstimator, estimator
+from it_losses.entropy import BoundWeights, EntropyEstimator, estimator
+from it_losses.likelihood import LIKELIHOODS
 from it_losses.observe import OBSERVERS, can_be_seen, tell
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -29,15 +30,18 @@ def _check_distributed(name: str, value: object) -> DistributedOptions:
 class VICRegEntropy(Checked):
     """A self-supervised loss: the distance of the views, minus an entropy of your choice that keeps them from collapsing.
 
-        invariance_weight * mean squared distance of the views - entropy_weight * H(Z)
+        invariance_weight * distance of the views - entropy_weight * H(Z)
 
     `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). Lower is better, and the
     value may be negative: it is minus the bound on I(Z; X'). H(Z) is the mean entropy of the views. Dimensions between batch
     and dim are groups; each has its own statistics, and the entropies are averaged.
 
     Args:
-        entropy: a name in ESTIMATORS ("variance_covariance", "log_det", "pairwise") or an EntropyEstimator.
-        invariance_weight: weight of the mean squared distance; None for the estimator's default. A Parameter trains.
+        entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator.
+        invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views as
+            the estimator normalizes them. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR. None for
+            the estimator's default.
+        invariance_weight: weight of that distance; None for the estimator's default. A Parameter trains.
         entropy_weight: weight of the entropy; None likewise. A Parameter trains.
         gather_distributed: if torch.distributed is initialised, take the loss of the batch of all ranks. Training then equals
             that of one process.
@@ -59,6 +63,7 @@ class VICRegEntropy(Checked):
 
     checks: ClassVar[dict[str, Check]] = {
         "entropy": _check_entropy,
+        "invariance": check_name(*LIKELIHOODS),
         "invariance_weight": check_weight,
         "entropy_weight": check_weight,
         "distributed": _check_distributed,
@@ -68,6 +73,7 @@ class VICRegEntropy(Checked):
         self,
         entropy: str | EntropyEstimator = "log_det",
         *,
+        invariance: Literal["gaussian", "von_mises_fisher"] | None = None,
         invariance_weight: Weight | None = None,
         entropy_weight: Weight | None = None,
         gather_distributed: bool = True,
@@ -78,18 +84,20 @@ class VICRegEntropy(Checked):
         super().__init__()
         self.entropy = estimator(entropy, **estimator_options)
         default = self.entropy.default_weights
-        self.invariance_weight = _weight("invariance_weight", invariance_weight, default.invariance)
+        self.invariance = default.likelihood if invariance is None else invariance
+        self.invariance_weight = _weight("invariance_weight", invariance_weight, _default_invariance(self.invariance, default))
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
-        """The loss, and for logging the mean squared distance and the entropy, unweighted and detached."""
+        """The loss, and for logging the distance of the views and the entropy, unweighted and detached."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.lower_bound(
             views,
             self.entropy,
             invariance_weight=self.invariance_weight,
             entropy_weight=self.entropy_weight,
+            likelihood=self.invariance,
             distributed=self.distributed,
         )
         if OBSERVERS and can_be_seen():
@@ -234,5 +242,12 @@ class EntropyRegularizer(Checked):
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
-        raise ValueError(f"this estimator has no default {name}, because its value grows with dim. Name {name}=... .")
+        raise ValueError(f"there is no default {name}, because its value would depend on dim. Name {name}=... .")
     return weight
+
+
+def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
+    """The default weight of the distance: the mean squared distance of embeddings of unit variance is twice that of cosines."""
+    if likelihood == default.likelihood:
+        return default.invariance
+    return 2 * default.invariance if likelihood == "von_mises_fisher" else None

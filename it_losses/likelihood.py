@@ -1,4 +1,8 @@
-"""The invariance term: E[log q(z | z')] of a Gaussian decoder is, up to constants, minus the squared distance of the views."""
+"""The second slot, E[log q(z | z')]: what one view tells about the other, up to constants minus a distance of the views.
+
+gaussian            q = N(z; z', I s^2): the mean squared distance, VICReg's invariance term
+von_mises_fisher    q = C exp(k <u, u'>) of unit vectors u = z / |z|: one minus the cosine, as in BYOL, SimSiam and SimCLR
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+LIKELIHOODS = ("gaussian", "von_mises_fisher")
+
+
+def distance(views: Sequence[Tensor], likelihood: str) -> Tensor:
+    """Minus the mean log-likelihood over pairs of views, up to constants: V x [batch, ..., dim] -> [].
+
+    For "von_mises_fisher" the views are unit vectors, so that `1 - <u, u'> = |u - u'|^2 / 2`.
+    """
+    squared = mean_squared_distance(views)
+    return squared * (views[0].shape[-1] / 2) if likelihood == "von_mises_fisher" else squared
 
 
 def mean_squared_distance(views: Sequence[Tensor]) -> Tensor:

@@ -25,10 +25,11 @@ BELOW = {
     "vicreg_conventions": set(),
     "distributed": {"checks"},
     "kernels": {"distributed", "precision"},
-    "likelihood": set(),
-    "entropy": {"checks", "constants", "kernels", "precision"},
-    "bound": {"checks", "constants", "distributed", "entropy", "likelihood", "precision", "vicreg_conventions"},
-    "criteria": {"bound", "checks", "constants", "distributed", "entropy", "observe", "vicreg_conventions"},
+    "normalize": set(),
+    "likelihood": {"normalize"},
+    "entropy": {"checks", "constants", "kernels", "normalize", "precision"},
+    "bound": {"checks", "constants", "distributed", "entropy", "likelihood", "normalize", "precision", "vicreg_conventions"},
+    "criteria": {"bound", "checks", "constants", "distributed", "entropy", "likelihood", "observe", "vicreg_conventions"},
     "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "precision", "vicreg_conventions"},
     "diagnostics": {"checks", "entropy", "functional"},
     "theory": {"checks", "diagnostics", "functional"},
@@ -85,7 +86,7 @@ def test_one_file_touches_torch_distributed(path):
 def test_a_file_tells_its_idea_in_its_first_line_and_stays_short(path):
     source = path.read_text()
     assert ast.get_docstring(ast.parse(source)), "no module docstring"
-    limit = 320 if "kernels" in path.parts else 250
+    limit = 320 if "kernels" in path.parts else 300
     assert len(source.splitlines()) <= limit
 
 

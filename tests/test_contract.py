@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICRegEntropy
 from it_losses.entropy import EntropyEstimator
+from it_losses.normalize import normalized
 
 # "auto" follows the batch without a gradient, so that a numerical derivative sees more than the analytic one: fix it
 SMOOTH = {"pairwise": {"bandwidth": 2.0}}
@@ -40,8 +41,9 @@ def rotation(dim, seed=1):
 def test_facts_are_declared(name):
     estimator = build(name)
     assert estimator.unit and estimator.direction and estimator.cost
-    assert isinstance(estimator.rotation_invariant, bool)
-    assert min(estimator.default_weights) > 0
+    assert isinstance(estimator.rotation_invariant, bool) and isinstance(estimator.translation_invariant, bool)
+    assert estimator.scale in ("grows", "invariant", "target")
+    assert min(estimator.default_weights[:2]) > 0
 
 
 @every_estimator
@@ -58,8 +60,28 @@ def test_neither_order_nor_place_matters(name, rows, dim, shift, seed):
     z = batch(rows, dim, seed=seed)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     estimator = build(name)
-    torch.testing.assert_close(estimator(z[order] + shift), estimator(z), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(gradient(estimator, z[order] + shift), gradient(estimator, z)[order], rtol=1e-6, atol=1e-8)
+    moved = z[order] + shift if estimator.translation_invariant else z[order]
+    torch.testing.assert_close(estimator(moved), estimator(z), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(gradient(estimator, moved), gradient(estimator, z)[order], rtol=1e-6, atol=1e-8)
+
+
+@every_estimator
+def test_a_translation_matters_exactly_as_declared(name):
+    z, estimator = batch(20, 4), build(name)
+    same = torch.allclose(estimator(z + 0.7), estimator(z), rtol=1e-10)
+    assert same == estimator.translation_invariant
+
+
+@every_estimator
+def test_scale_matters_exactly_as_declared(name):
+    estimator = build(name, **SMOOTH.get(name, {}))
+    small, middle, large = (estimator(scale * batch(64, 4)) for scale in (0.3, 1.0, 3.0))
+    if estimator.scale == "invariant":
+        torch.testing.assert_close(torch.stack((small, large)), middle.expand(2), rtol=1e-9, atol=1e-9)
+    elif estimator.scale == "target":
+        assert max(small, large) < middle
+    else:
+        assert small < middle < large
 
 
 @every_estimator
@@ -83,16 +105,22 @@ def test_exact_collapse_is_finite(name, dtype):
 @every_estimator
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
 def test_gradient_pushes_a_nearly_collapsed_batch_apart(name, spread):
-    z = 5 + spread * batch(16, 6)
-    ascent = gradient(build(name), z)
+    z, estimator = 5 + spread * batch(16, 6), build(name)
+    ascent = gradient(estimator, z)
     outward = z - z.mean(dim=0)
-    assert (ascent * outward).sum() > 0
+    if estimator.scale == "invariant" and estimator.translation_invariant:
+        # by Euler's theorem such an entropy has no slope along the spread itself
+        assert (ascent * outward).sum().abs() <= 1e-8 * ascent.norm() * outward.norm()
+    else:
+        assert (ascent * outward).sum() > 0
 
 
 @every_estimator
 def test_halving_the_spread_lowers_it(name):
     z = batch(32, 8)
     estimator = build(name, **SMOOTH.get(name, {}))
+    if estimator.scale == "invariant":
+        pytest.skip("the value does not depend on the scale")
     # below the margin of the hinge, where more spread is still wanted
     values = torch.stack([estimator(z * 0.8 * 0.5**k) for k in range(5)])
     assert (values.diff() < 0).all(), values
@@ -179,8 +207,19 @@ def test_pickles_copies_and_prints_its_constants(name):
 def test_the_criterion_is_invariance_minus_entropy(name):
     z_a, z_b = batch(2, 12, 5)
     estimator = build(name)
-    criterion = VICRegEntropy(name, invariance_weight=3.0, entropy_weight=0.7)
-    expected = 3.0 * (z_a - z_b).square().mean() - 0.7 * (estimator(z_a) + estimator(z_b)) / 2
+    criterion = VICRegEntropy(name, invariance="gaussian", invariance_weight=3.0, entropy_weight=0.7)
+    u_a, u_b = (normalized(z, estimator.normalize) for z in (z_a, z_b))
+    expected = 3.0 * (u_a - u_b).square().mean() - 0.7 * (estimator(z_a) + estimator(z_b)) / 2
+    torch.testing.assert_close(criterion(z_a, z_b), expected, rtol=1e-12, atol=1e-12)
+
+
+@every_estimator
+def test_the_criterion_takes_the_cosine_in_the_place_of_the_distance(name):
+    z_a, z_b = batch(2, 12, 5)
+    estimator = build(name)
+    criterion = VICRegEntropy(name, invariance="von_mises_fisher", invariance_weight=3.0, entropy_weight=0.7)
+    cosine = torch.nn.functional.cosine_similarity(z_a, z_b)
+    expected = 3.0 * (1 - cosine).mean() - 0.7 * (estimator(z_a) + estimator(z_b)) / 2
     torch.testing.assert_close(criterion(z_a, z_b), expected, rtol=1e-12, atol=1e-12)
 
 
@@ -196,13 +235,14 @@ def test_the_regularizer_is_minus_the_entropy(name):
 def test_a_few_steps_of_descent_spread_a_collapsed_pair_of_views(name):
     z_a = (1e-2 * batch(32, 8)).requires_grad_()
     criterion = VICRegEntropy(name)
-    before = z_a.detach().std(dim=0).mean()
+    before, entropy = z_a.detach().std(dim=0).mean(), criterion.entropy(z_a.detach())
     optimiser = torch.optim.SGD([z_a], lr=0.05)
     for _ in range(20):
         optimiser.zero_grad()
         criterion(z_a, z_a + 1e-3 * batch(32, 8, seed=2)).backward()
         optimiser.step()
-    assert z_a.detach().std(dim=0).mean() > before
+    assert criterion.entropy(z_a.detach()) > entropy
+    assert criterion.entropy.scale == "invariant" or z_a.detach().std(dim=0).mean() > before
 
 
 def test_an_estimator_without_an_entropy_cannot_be_made():

@@ -151,7 +151,8 @@ def test_order_of_many_views_is_free_and_repeating_the_views_changes_no_entropy(
 @pytest.mark.parametrize("name", ["variance_covariance", "log_det", "pairwise"])
 def test_defaults_are_the_estimators_own(name):
     criterion = VICRegEntropy(name)
-    assert (criterion.invariance_weight, criterion.entropy_weight) == criterion.entropy.default_weights
+    weights = criterion.invariance_weight, criterion.entropy_weight, criterion.invariance
+    assert weights == criterion.entropy.default_weights
     assert VICRegEntropy(name, entropy_weight=0.0).entropy_weight == 0.0
 
 

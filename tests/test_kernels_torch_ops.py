@@ -58,11 +58,11 @@ def called(name: str, views: list) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(4, 6), (40, 60), (60, 40), (5, 2, 3, 7)], ids=str)
 def test_the_op_is_well_formed(form, dtype, shape):
-    for count, gradient in ((1, True), (2, True), (3, True), (2, False)):
+    for count, gradient, normalize in ((1, True, None), (2, True, "columns"), (3, True, "rows"), (2, False, None)):
         views = correlated_views(count, shape, dtype)
         if not gradient:
             views = [z.detach() for z in views]
-        arguments = (views, form, list(FORMS[form]), [25.0, 3.0], kernels.NO_GROUP, "mean", gradient)
+        arguments = (views, form, list(FORMS[form]), [25.0, 3.0], normalize, "gaussian", kernels.NO_GROUP, "mean", gradient)
         # where there is a gradient the last check differentiates that output too, which raises by design
         checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")[: 4 - gradient]
         torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments, test_utils=checks)
@@ -72,7 +72,11 @@ def test_the_op_is_well_formed(form, dtype, shape):
 def test_the_op_is_the_autograd_function_of_eager_mode(form):
     views, arguments = correlated_views(3, (20, 2, 7)), (form, list(FORMS[form]), [25.0, 3.0])
     eager = evaluated(lambda *views: kernels.loss(views, *arguments)[0], views, -1.7)
-    op = evaluated(lambda *v: torch.ops.it_losses.evaluate(list(v), *arguments, kernels.NO_GROUP, "mean", True)[0], views, -1.7)
+    op = evaluated(
+        lambda *v: torch.ops.it_losses.evaluate(list(v), *arguments, None, "gaussian", kernels.NO_GROUP, "mean", True)[0],
+        views,
+        -1.7,
+    )
     torch.testing.assert_close(op, eager, rtol=0, atol=0)
 
 

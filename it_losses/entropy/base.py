@@ -7,12 +7,14 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import ModuleType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from it_losses.checks import Weight, check_views
 from it_losses.constants import Checked
+from it_losses.normalize import Normalization, normalized
 from it_losses.precision import full_precision, samples
 
 
@@ -40,6 +42,8 @@ class BoundWeights(NamedTuple):
     invariance: float
     #: None if no weight suits every dim, so that the user has to choose one
     entropy: float | None
+    #: the likelihood whose distance the first weight scales
+    likelihood: str = "gaussian"
 
 
 class EntropyEstimator(Checked, ABC):
@@ -74,11 +78,17 @@ class EntropyEstimator(Checked, ABC):
     #: whether the estimate is an upper or a lower bound, of which entropy, and under which assumption
     direction: ClassVar[str]
     #: whether a rotation of Z leaves the value unchanged
-    rotation_invariant: ClassVar[bool]
+    rotation_invariant: bool
+    #: whether a translation of Z leaves the value unchanged
+    translation_invariant: bool = True
+    #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
+    scale: Literal["grows", "invariant", "target"] = "grows"
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
     #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
     fused: ClassVar[str] = ""
+    #: what is done to the embeddings before their entropy is computed; an estimator that offers the choice sets it
+    normalize: Normalization = None
 
     @property
     @abstractmethod
@@ -93,10 +103,10 @@ class EntropyEstimator(Checked, ABC):
         """The constants of the fused form, in its order. If one is a trainable tensor, the reference runs."""
         return []
 
-    def mean_entropy(self, z: Tensor) -> Tensor:
-        """The reference implementation, averaged over groups, for a view that has been checked: `[batch, ..., dim] -> []`."""
-        with full_precision(z):
-            return self.entropy(samples(z)).mean()
+    def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
+        """The reference implementation for views that have been checked, averaged over them: V x [batch, ..., dim] -> []."""
+        with full_precision(views[0]):
+            return torch.stack([self.entropy(normalized(samples(z), self.normalize)).mean() for z in views]).mean()
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -115,10 +125,10 @@ class EntropyEstimator(Checked, ABC):
         check_views([z])
         constants = self.constants()
         if not is_fused(self.fused, constants, z):
-            return self.mean_entropy(z)
+            return self.mean_entropy([z])
         assert kernels is not None
         # the loss is minus the weight times the entropy
         entropy: Tensor
-        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,))
+        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize)
         self.warn_if_saturated(terms[2:])
         return entropy

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from it_losses.distributed import check_ranks_agree
 from it_losses.kernels import dispatch, vicreg
-from it_losses.kernels.batch import Batch, Request, SingleRank
+from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
+from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision
 
 #: in the place of a process group's name: the loss of this process's samples
@@ -31,17 +31,20 @@ def loss(
     constants: Sequence[float],
     weights: Sequence[float],
     *,
+    normalize: str | None = None,
+    likelihood: str = "gaussian",
     group: str = NO_GROUP,
     reduction: str = "mean",
 ) -> tuple[Tensor, Tensor]:
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
     The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
-    `-weights[0] * entropy`, whose invariance is told as 0. `form` names a module of this folder; `reduction` is what the
-    training loop does with the gradients of the ranks, "mean" or "sum".
+    `-weights[0] * entropy`, whose invariance is told as 0. `form` names a module of this folder, or is empty where no entropy
+    is asked for. Both terms are those of normalized views. `reduction` is what the training loop does with the gradients of
+    the ranks, "mean" or "sum".
     """
     gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    arguments = form, list(constants), list(weights), group, reduction
+    arguments = form, list(constants), list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
         value, terms, _ = _op(list(views), *arguments, gradient)
@@ -58,6 +61,8 @@ def evaluate(
     form: str,
     constants: Sequence[float],
     weights: Sequence[float],
+    normalize: str | None,
+    likelihood: str,
     group: str,
     reduction: str,
     gradient: bool,
@@ -66,33 +71,51 @@ def evaluate(
     # kernels are launched on the current device, which need not be that of the views
     device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
     with full_precision(views[0]), device:
-        objective = (form, *constants, *weights)
+        objective = (form, *constants, *weights, normalize, likelihood)
         ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
-        module = dispatch.form_named(form)
-        if module is vicreg and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
+        if form == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        return _evaluate(module, batch, constants, weights, reduction, gradient)
+        derivative = None
+        if normalize is not None:
+            batch, derivative = normalized(batch, normalize)
+        loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, gradient)
+        if derivative is not None and gradient:
+            slope = derivative(slope)
+        if ranks.world > 1 and reduction == "mean":
+            # DDP and FSDP divide the sum of the ranks' gradients by their number
+            slope.mul_(ranks.world)
+        return loss, terms, slope
 
 
 def _evaluate(
-    module: ModuleType, batch: Batch, constants: Sequence[float], weights: Sequence[float], reduction: str, gradient: bool
+    form: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    ranks, views = batch.ranks, len(batch.own)
-    plan = dispatch.plan(module, batch.own[0].device.type, samples=batch.samples, dim=batch.dim, world=ranks.world)
-    # the invariance is a mean over pairs of views, groups, samples and dimensions
-    distance_scale = 1 / (max(views - 1, 1) * len(batch.own[0]) * batch.samples * batch.dim)
+    # the invariance is a mean over pairs of views, groups, samples and, of a Gaussian, dimensions
+    distance_scale = 1 / (max(len(batch.own) - 1, 1) * len(batch.own[0]) * batch.samples)
+    distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
     difference_weight = 2 * distance_scale * invariance_weight[0] if invariance_weight else None
-    result = module.evaluate(batch, plan, constants, Request(difference_weight, entropy_weight, gradient))
-    if ranks.world > 1 and reduction == "mean":
-        # DDP and FSDP divide the sum of the ranks' gradients by their number
-        result.gradient.mul_(ranks.world)
+    result = _result(form, batch, constants, Request(difference_weight, entropy_weight, gradient))
     if not invariance_weight:
         return -entropy_weight * result.entropy, torch.stack((result.distance, result.entropy, *result.parts)), result.gradient
-    invariance = ranks.summed(result.distance)().mul_(distance_scale)
+    invariance = batch.ranks.summed(result.distance)().mul_(distance_scale)
     loss = (invariance_weight[0] * invariance).sub_(result.entropy, alpha=entropy_weight)
     return loss, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
+
+
+def _result(form: str, batch: Batch, constants: Sequence[float], request: Request) -> Evaluation:
+    device = batch.own[0].device.type
+    if form:
+        module = dispatch.form_named(form)
+        plan = dispatch.plan(module, device, samples=batch.samples, dim=batch.dim, world=batch.ranks.world)
+        result: Evaluation = module.evaluate(batch, plan, constants, request)
+        return result
+    products = dispatch.products_named(device)
+    gradient = products.empty_gradient(batch) if request.needs_gradient else None
+    distance = products.distance(batch, request.difference_weight, out=gradient)
+    none = torch.zeros_like(distance)
+    return Evaluation(none, (), distance, none if gradient is None else gradient)
 
 
 def _grouped(z: Tensor) -> Tensor:
@@ -127,18 +150,20 @@ class _Evaluate(torch.autograd.Function):
         form: str,
         constants: Sequence[float],
         weights: Sequence[float],
+        normalize: str | None,
+        likelihood: str,
         group: str,
         reduction: str,
         *views: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        value, terms, gradient = evaluate(views, form, constants, weights, group, reduction, True)
+        value, terms, gradient = evaluate(views, form, constants, weights, normalize, likelihood, group, reduction, True)
         _save(ctx, views[0], gradient)
         ctx.mark_non_differentiable(terms)
         return value, terms, gradient
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None, of_gradient: Tensor | None) -> tuple[Any, ...]:
-        return None, None, None, None, None, *_gradients(ctx, upstream, of_gradient)
+        return *[None] * 7, *_gradients(ctx, upstream, of_gradient)
 
 
 _op = torch.library.custom_op(
@@ -146,21 +171,21 @@ _op = torch.library.custom_op(
     evaluate,
     mutates_args=(),
     # spelled out: older torch cannot read a schema from postponed annotations
-    schema="(Tensor[] views, str form, float[] constants, float[] weights, str group, str reduction, bool gradient)"
-    " -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor[] views, str form, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
+    " str reduction, bool gradient) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @_op.register_fake
-def _(views, form, constants, weights, group, reduction, gradient):  # type: ignore[no-untyped-def]
+def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient):  # type: ignore[no-untyped-def]
     n, *groups, dim = views[0].shape
-    parts = dispatch.form_named(form).PARTS
+    parts = dispatch.form_named(form).PARTS if form else 0
     value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
     shape = (len(views) * math.prod(groups), n, dim) if gradient else (0,)
     return value, terms, views[0].new_empty(shape, dtype=dispatch.gradient_dtype(views[0]) if gradient else value.dtype)
 
 
 _op.register_autograd(
-    lambda ctx, upstream, _, of_gradient: (_gradients(ctx, upstream, of_gradient), *[None] * 6),
+    lambda ctx, upstream, _, of_gradient: (_gradients(ctx, upstream, of_gradient), *[None] * 8),
     setup_context=lambda ctx, inputs, output: _save(ctx, inputs[0][0], output[2]),
 )
