@@ -142,10 +142,10 @@ def vicreg_bound(
 ) -> VICRegTerms:
     """The same sum with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
-    if any([isinstance(weight, Tensor) for weight in weights]):
-        return _vicreg_with_trainable_weights(weights, evaluated, distributed)
     invariance, variance, covariance = weights
-    return evaluated(VICRegWeights(float(invariance), float(variance), float(covariance)))
+    if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):
+        return _vicreg_with_trainable_weights(weights, evaluated, distributed)
+    return evaluated(VICRegWeights(invariance, variance, covariance))
 
 
 def _vicreg_bound(

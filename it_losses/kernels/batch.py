@@ -40,31 +40,18 @@ class SingleRank:
         return iter(own)
 
 
-class Batch(NamedTuple):
+class Batch:
     """The samples that this rank owns, one tensor `[groups, n, dim]` a view, and the ranks that share the batch."""
 
-    own: list[Tensor]
-    ranks: Ranks
-
-    @property
-    def samples(self) -> int:
-        """N, the samples of all ranks."""
-        return self.ranks.samples
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of an embedding."""
-        return self.own[0].shape[2]
-
-    @property
-    def stacks(self) -> int:
-        """S, the number of views times the number of groups."""
-        return len(self.own) * len(self.own[0])
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether this rank owns every row."""
-        return self.own[0].shape[1] == self.ranks.samples
+    def __init__(self, own: list[Tensor], ranks: Ranks) -> None:
+        self.own, self.ranks = own, ranks
+        #: N, the samples of all ranks
+        self.samples = ranks.samples
+        self.groups, rows, self.dim = own[0].shape
+        #: S, the number of views times the number of groups
+        self.stacks = len(own) * self.groups
+        #: whether this rank owns every row
+        self.is_whole = rows == ranks.samples
 
     def all_samples(self, view: int) -> Tensor:
         """The samples of all ranks in one view: [groups, N, dim]."""

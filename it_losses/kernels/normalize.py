@@ -29,7 +29,7 @@ def normalized(batch: Batch, normalization: str) -> tuple[Batch, Derivative]:
     full = z.to(accumulation_dtype(z.dtype))
     u, derivative = _unit_rows(full) if normalization == "rows" else _standardised_columns(full, batch)
     own = list(u.to(gradient_dtype(z)).chunk(len(batch.own)))
-    return batch._replace(own=own), derivative
+    return Batch(own, batch.ranks), derivative
 
 
 def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:

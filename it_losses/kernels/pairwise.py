@@ -31,7 +31,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient; constants: c, spread_fraction, bytes for pairs, and the s; no s means that it follows the batch."""
     divergence_factor, spread_fraction, memory, *bandwidths = constants
-    products, groups = plan.products, len(batch.own[0])
+    products, groups = plan.products, batch.groups
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
     spreads, logarithms = [], []

@@ -92,7 +92,7 @@ def _evaluate(
     form: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     # the invariance is a mean over pairs of views, groups, samples and, of a Gaussian, dimensions
-    distance_scale = 1 / (max(len(batch.own) - 1, 1) * len(batch.own[0]) * batch.samples)
+    distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
     difference_weight = 2 * distance_scale * invariance_weight[0] if invariance_weight else None

@@ -36,42 +36,44 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy, (hinge, penalty) and gradient; constants: variance_weight, covariance_weight, margin, epsilon."""
     variance_weight, covariance_weight, margin, epsilon = constants
-    matrix, centred, variance, penalty = _second_moments(batch, plan)
-    std = (variance + epsilon).sqrt_()  # [S, 1, dim]
-    gap = (margin - std).relu_()
-    hinge = gap.mean()
+    freedom = batch.samples - 1
+    matrix, centred, squares, penalty = _second_moments(batch, plan)
+    # in units of 1 / root, which saves an operator: root std = sqrt(sum of squares + root^2 epsilon)
+    root = freedom**0.5
+    std = (squares + freedom * epsilon).sqrt_()  # [S, 1, dim]
+    gap = (root * margin - std).relu_()
+    hinge = gap.sum().div_(root * gap.numel())
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:
         distance = plan.products.distance(batch, request.difference_weight)
         return Evaluation(entropy, (hinge, penalty), distance, entropy.new_empty(0))
-    scale = request.entropy_weight / ((batch.samples - 1) * batch.dim * batch.stacks)
-    matrix.mul_(8 * scale * covariance_weight / (batch.samples - 1))
+    scale = request.entropy_weight / (batch.dim * batch.stacks)
+    of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
+    matrix.mul_(of_penalty)
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
     if plan.by_gram:
-        slope = acting.div_(std).mul_(-scale * variance_weight).sub_(variance, alpha=8 * scale * covariance_weight)
+        slope = acting.div_(std).mul_(-of_hinge).sub_(squares, alpha=of_penalty)
         distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
     else:
-        matrix.diagonal(dim1=1, dim2=2)[:, None].addcdiv_(acting, std, value=-scale * variance_weight)
+        matrix.diagonal(dim1=1, dim2=2)[:, None].addcdiv_(acting, std, value=-of_hinge)
         distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, right=matrix)
     return Evaluation(entropy, (hinge, penalty), distance, gradient)
 
 
 def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tensor]:
-    """(N-1) G or (N-1) C without its diagonal, Zc, var [S, 1, dim], and the penalty []."""
-    products, freedom = plan.products, batch.samples - 1
+    """(N-1) G or (N-1) C without its diagonal, Zc, (N-1) var [S, 1, dim], and the penalty []."""
+    products = plan.products
     if plan.by_gram:
         matrix, squares, centred = products.gram(batch, squares=True)
-        variance = squares.div_(freedom)
         total = batch.ranks.summed(products.squared_norm(matrix))()
-        total.sub_(products.squared_norm(variance), alpha=freedom**2)
+        total.sub_(products.squared_norm(squares))
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)
-        variance = squares.div_(freedom)
         # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
         matrix.diagonal(dim1=1, dim2=2).zero_()
         total = products.squared_norm(matrix)
-    return matrix, centred, variance, total.mul_(2 / (batch.dim * freedom**2 * batch.stacks))
+    return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
 
 
 def is_tiny(batch: Batch) -> bool:

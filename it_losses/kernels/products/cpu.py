@@ -107,7 +107,7 @@ def gradient(
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     has_differences = _has_differences(batch, difference_weight)
     # beta scales the differences that are in the block; without them the block is uninitialised, and beta is 0
-    beta = cast(float, difference_weight) if has_differences else 0.0
+    beta = difference_weight if has_differences and difference_weight is not None else 0.0
     for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
         block = _part(out, rows, cols)
         if has_differences:
@@ -181,7 +181,7 @@ def centred(views: list[Tensor]) -> Tensor:
     zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
     zc = zc - zc[:, :1]
-    return zc.sub_(zc.mean(dim=1, keepdim=True))
+    return zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
@@ -266,8 +266,9 @@ def _padded(matrix: Tensor) -> Tensor:
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: float = 1) -> None:
     """`out = beta out + alpha a b`: [S, n, k] x [S, k, m] -> [S, n, m]."""
-    smallest = TINY_PRODUCT if len(out) == 1 else 0
-    if smallest <= out.shape[1] * out.shape[2] * a.shape[2] < LARGE_PRODUCT:
+    stacks, rows, columns = out.shape
+    smallest = TINY_PRODUCT if stacks == 1 else 0
+    if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
         out.baddbmm_(a, b, alpha=alpha, beta=beta)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
@@ -277,9 +278,10 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
 
 def own_rows(x: Tensor, own: slice) -> Tensor:
     """`x_own x^T`: [S, N, k] -> [S, n, N]."""
-    if x.shape[1] < 2 * STRIP_SIDE and TINY_PRODUCT <= x.shape[1] ** 2 * x.shape[2] < LARGE_PRODUCT:
-        return torch.bmm(x if own.stop - own.start == x.shape[1] else x[:, own], x.mT)
-    out = x.new_empty(len(x), own.stop - own.start, x.shape[1])
+    stacks, side, length = x.shape
+    if side < 2 * STRIP_SIDE and TINY_PRODUCT <= side**2 * length < LARGE_PRODUCT:
+        return torch.bmm(x if own.stop - own.start == side else x[:, own], x.mT)
+    out = x.new_empty(stacks, own.stop - own.start, side)
     add_own_rows_(out, x, own, fresh=True)
     mirror_(out, own)
     return out
