@@ -14,6 +14,7 @@ import ranks
 import torch
 import torch.distributed as dist
 from definitions import assert_near, correlated_views, evaluated
+from torch.utils.flop_counter import FlopCounterMode
 
 import it_losses
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, VICReg, VICRegEntropy, kernels
@@ -196,3 +197,17 @@ def test_a_call_on_two_ranks_passes_through_few_files(name):
         for files in rank:
             assert "distributed.py" in files
             assert len(files) <= ON_TWO_RANKS, files
+
+
+@pytest.mark.parametrize("shape", [(96, 40), (40, 96), (600, 300)], ids=str)
+@pytest.mark.parametrize("name", ["vicreg", "log_det", "pairwise"])
+def test_a_flop_counter_counts_the_products(name, shape):
+    rows, dim = shape
+    criterion = VICReg() if name == "vicreg" else VICRegEntropy(name)
+    views = torch.randn(2, *shape, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        criterion(*views).backward()
+    side = rows if name == "pairwise" else min(rows, dim)
+    # of two views two products each, one for the matrix and one for the gradient; a symmetric one in strips saves up to half
+    full = 2 * 2 * (2 * rows * dim * side)
+    assert 0.7 * full < counter.get_total_flops() <= full

@@ -269,11 +269,12 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     stacks, rows, columns = out.shape
     smallest = TINY_PRODUCT if stacks == 1 else 0
     if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
-        out.baddbmm_(a, b, alpha=alpha, beta=beta)
+        # not baddbmm_, which torch's FlopCounterMode does not count
+        torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
     for result, left, right in zip(out, a, b, strict=True):
-        result.addmm_(left, right, alpha=alpha, beta=beta)
+        torch.addmm(result, left, right, alpha=alpha, beta=beta, out=result)
 
 
 def own_rows(x: Tensor, own: slice) -> Tensor:
@@ -297,7 +298,8 @@ def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
     for result, factor in zip(out, x, strict=True):
         for start in range(0, side, strip):
             stop = min(start + strip, side)
-            result[start:stop, :stop].addmm_(factor[start:stop], factor[:stop].mT, beta=beta)
+            strip_of = result[start:stop, :stop]
+            torch.addmm(strip_of, factor[start:stop], factor[:stop].mT, beta=beta, out=strip_of)
 
 
 def mirror_(out: Tensor, own: slice) -> None:

@@ -60,7 +60,7 @@ def gradient(
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
     if unit is None:
-        out.baddbmm_(*factors)
+        torch.baddbmm(out, *factors, out=out)
     else:
         out.addcmul_(product(*factors), unit)
     return total, out
