@@ -11,6 +11,7 @@ during a run. Functions of all pairs take a batch or an iterable, and keep every
 from it_losses.diagnostics.entropies import EntropyBounds, gaussian_entropy, log_det_entropy, pairwise_entropy_bounds
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
+from it_losses.diagnostics.neighbours import nearest_neighbour_entropy
 from it_losses.diagnostics.rank import alpha_req, lidar, participation_ratio, rank_me, spectrum, spread
 from it_losses.diagnostics.summary import collapse_alarm, measure
 
@@ -24,6 +25,7 @@ __all__ = [
     "lidar",
     "log_det_entropy",
     "measure",
+    "nearest_neighbour_entropy",
     "pairwise_entropy_bounds",
     "participation_ratio",
     "rank_me",

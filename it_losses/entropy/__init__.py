@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.koleo import KoLeo
 from it_losses.entropy.log_det import LogDet
 from it_losses.entropy.pairwise import Pairwise
 from it_losses.entropy.variance_covariance import VarianceCovariance
@@ -12,6 +13,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "variance_covariance": VarianceCovariance,
     "log_det": LogDet,
     "pairwise": Pairwise,
+    "koleo": KoLeo,
 }
 
 
@@ -26,4 +28,4 @@ def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEsti
     return ESTIMATORS[entropy](**options)
 
 
-__all__ = ["ESTIMATORS", "BoundWeights", "EntropyEstimator", "LogDet", "Pairwise", "VarianceCovariance", "estimator"]
+__all__ = ["ESTIMATORS", "BoundWeights", "EntropyEstimator", "KoLeo", "LogDet", "Pairwise", "VarianceCovariance", "estimator"]
