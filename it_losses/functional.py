@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, estimator
+from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, Spacings, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.normalize import Normalization
@@ -71,6 +71,14 @@ def pairwise_entropy(
 def koleo_entropy(z: Tensor, *, normalize: Normalization = "rows", epsilon: float = 1e-8) -> Tensor:
     """The mean logarithm of the distance to the nearest neighbour: [batch, ..., dim] -> []. Minus the KoLeo loss, see KoLeo."""
     entropy: Tensor = KoLeo(normalize, epsilon=epsilon)(z)
+    return entropy
+
+
+def spacings_entropy(
+    z: Tensor, *, covariance_weight: Weight = 0.25, window: int | None = None, epsilon: float = 1e-8
+) -> Tensor:
+    """The mean entropy of the dimensions less a penalty on their covariances: [batch, ..., dim] -> []. See Spacings."""
+    entropy: Tensor = Spacings(covariance_weight, window=window, epsilon=epsilon)(z)
     return entropy
 
 

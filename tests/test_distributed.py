@@ -49,6 +49,7 @@ SOME = [
     "VICRegEntropy, log_det",
     "VICRegEntropy, pairwise",
     "VICRegEntropy, koleo",
+    "VICRegEntropy, spacings",
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from launches import KERNELS, record_launches, stand_in_for_gpu
 
-from it_losses.kernels import koleo, log_det, pairwise, vicreg
+from it_losses.kernels import koleo, log_det, pairwise, spacings, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -27,6 +27,7 @@ OBJECTIVES = {
     "log_det": (log_det, (10.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "koleo": (koleo, (1e-8,)),
+    "spacings": (spacings, (0.25, 0.0, 1e-8)),
     "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
 }
 

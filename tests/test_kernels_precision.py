@@ -15,7 +15,7 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance, VICReg, VICRegEntropy
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -40,6 +40,7 @@ ENTROPIES = {
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
     "koleo": KoLeo(),
     "koleo of embeddings": KoLeo(None),
+    "spacings": Spacings(),
 }
 
 
@@ -49,6 +50,7 @@ LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "koleo": 1.0,
     "koleo of embeddings": 1.0,
+    "spacings": 1.0,
 }
 
 
