@@ -45,9 +45,12 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     entropies, slope = _spacings(x, m, epsilon)
     count = batch.stacks * batch.dim
     marginal = batch.ranks.summed(entropies.sum())() / count
-    if request.needs_gradient:
+    if request.needs_gradient or not batch.is_whole:
+        # a rank that wants no gradient computes its columns for the others
         columns = torch.empty_like(slope).scatter_(2, order, slope.mul_(-request.entropy_weight / count)).mT
-        penalty.gradient.add_(_own_rows(columns, cols, batch))
+        rows = _own_rows(columns, cols, batch)
+        if request.needs_gradient:
+            penalty.gradient.add_(rows)
     return penalty._replace(entropy=penalty.entropy + marginal, parts=())
 
 
