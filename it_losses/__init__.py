@@ -19,7 +19,7 @@ theory              the paper's theorems as functions
 from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
-from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, Pairwise, VarianceCovariance
+from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance
 
 __version__ = "0.1.0"
 
@@ -28,8 +28,10 @@ __all__ = [
     "BoundWeights",
     "EntropyEstimator",
     "EntropyRegularizer",
+    "KoLeo",
     "LogDet",
     "Pairwise",
+    "Spacings",
     "Terms",
     "VICReg",
     "VICRegEntropy",

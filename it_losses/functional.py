@@ -10,9 +10,10 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
+from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, Spacings, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
+from it_losses.normalize import Normalization
 from it_losses.precision import full_precision, samples
 
 
@@ -64,6 +65,20 @@ def pairwise_entropy(
 ) -> Tensor:
     """A bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, ..., dim] -> []. See Pairwise."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
+    return entropy
+
+
+def koleo_entropy(z: Tensor, *, normalize: Normalization = "rows", epsilon: float = 1e-8) -> Tensor:
+    """The mean logarithm of the distance to the nearest neighbour: [batch, ..., dim] -> []. Minus the KoLeo loss, see KoLeo."""
+    entropy: Tensor = KoLeo(normalize, epsilon=epsilon)(z)
+    return entropy
+
+
+def spacings_entropy(
+    z: Tensor, *, covariance_weight: Weight = 0.25, window: int | None = None, epsilon: float = 1e-8
+) -> Tensor:
+    """The mean entropy of the dimensions less a penalty on their covariances: [batch, ..., dim] -> []. See Spacings."""
+    entropy: Tensor = Spacings(covariance_weight, window=window, epsilon=epsilon)(z)
     return entropy
 
 

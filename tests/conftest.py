@@ -1,5 +1,6 @@
 """Every test starts from one seed and leaves torch as it found it; the core tests are marked by their file."""
 
+import sys
 from fnmatch import fnmatch
 
 import pytest
@@ -30,3 +31,11 @@ def one_seed():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_graphs_of_other_tests():
+    yield
+    # the compiler counts the graphs of a function over all tests, and gives up at eight
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance, VICReg, VICRegEntropy
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
@@ -39,6 +39,21 @@ def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
     """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)` by direct differences."""
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
+
+
+def koleo(z: Tensor) -> Tensor:
+    """`mean_i 1/2 log(min_{j != i} |z_i - z_j|^2 + 1e-16)` by direct differences."""
+    itself = torch.diag(torch.full((len(z),), torch.inf, dtype=z.dtype))
+    squared = (z[:, None] - z[None]).square().sum(dim=2) + itself
+    return (squared.amin(dim=1) + 1e-16).log().mean() / 2
+
+
+def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
+    """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` by indices, less the weighted covariances; 1e-16 in the logarithm."""
+    x, place = z.sort(dim=0, stable=True).values, torch.arange(len(z))
+    spacing = x[(place + window).clamp(max=len(z) - 1)] - x[(place - window).clamp(min=0)]
+    marginal = ((len(z) / (2 * window) * spacing).square() + 1e-16).log().mean() / 2
+    return marginal - covariance_weight / 2 * vicreg_terms(z, z)[2]
 
 
 def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
@@ -104,6 +119,8 @@ OBJECTIVES = {
     "pairwise, three bandwidths and no memory": _objective(
         Pairwise((3.0, 5.0, 9.0), memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0, (3.0, 5.0, 9.0)), 1.0, 2.0
     ),
+    "spacings": _objective(Spacings(0.4, window=1), lambda z: spacings(z, window=1, covariance_weight=0.4), 2.5, 0.7),
+    "koleo": _objective(KoLeo(None), koleo, 2.5, 0.7),
 }
 
 

@@ -95,10 +95,10 @@ def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_form()
 
 
 def test_every_estimator_finds_its_form_through_its_class():
-    assert {kind.fused for kind in ESTIMATORS.values()} == {"vicreg", "log_det", "pairwise"}
+    assert {kind.fused for kind in ESTIMATORS.values()} == {"vicreg", "log_det", "pairwise", "koleo", "spacings"}
     for kind in ESTIMATORS.values():
         form = dispatch.form_named(kind.fused)
-        assert callable(form.evaluate) and callable(form.prefers_gram) and form.PARTS >= 1
+        assert callable(form.evaluate) and callable(form.prefers_gram) and form.PARTS >= 0
 
 
 EVERYTHING = """
@@ -146,8 +146,8 @@ def test_without_the_folder_of_fused_forms_every_objective_works_with_the_same_n
 
 def test_the_folder_stays_small():
     files = list((PACKAGE / "kernels").rglob("*.py"))
-    assert len(files) <= 16
-    assert sum(len(path.read_text().splitlines()) for path in files) <= 2200
+    assert len(files) <= 18
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 2450
 
 
 def files_of_a_step(criterion, shape=(40, 60)):
@@ -170,7 +170,13 @@ def files_of_a_step(criterion, shape=(40, 60)):
 
 
 #: what a reader has to open, at most
-CRITERIA = {"VICReg": (VICReg, 10), "log_det": (VICRegEntropy, 11), "pairwise": (lambda: VICRegEntropy("pairwise"), 11)}
+CRITERIA = {
+    "VICReg": (VICReg, 10),
+    "log_det": (VICRegEntropy, 11),
+    "pairwise": (lambda: VICRegEntropy("pairwise"), 11),
+    "koleo": (lambda: VICRegEntropy("koleo"), 12),
+    "spacings": (lambda: VICRegEntropy("spacings"), 12),
+}
 ON_TWO_RANKS = 13
 
 

@@ -15,7 +15,7 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance, VICReg, VICRegEntropy
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -38,11 +38,20 @@ ENTROPIES = {
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
     "pairwise": Pairwise(),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
+    "koleo": KoLeo(),
+    "koleo of embeddings": KoLeo(None),
+    "spacings": Spacings(),
 }
 
 
-#: values of which less than so much counts: a hinge has the digits of its margin, times the weight
-LEAST = {"vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32]}
+#: values of which less than so much counts: a hinge has the digits of its margin, times the weight, and a mean of logarithms of
+#: both signs those of its terms
+LEAST = {
+    "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
+    "koleo": 1.0,
+    "koleo of embeddings": 1.0,
+    "spacings": 1.0,
+}
 
 
 def errors(function, views: list[Tensor], monkeypatch: pytest.MonkeyPatch, least: float = 1e-30) -> list[tuple[float, float]]:

@@ -21,6 +21,8 @@ FORMS = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
     "log_det": (2.0, 1.0),
     "pairwise": (2.0, 0.2, 0.0),
+    "koleo": (1e-8,),
+    "spacings": (0.25, 0.0, 1e-8),
 }
 #: every criterion, regularizer and estimator, as a function of two views
 CALLS = {

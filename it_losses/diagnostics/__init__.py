@@ -8,9 +8,16 @@ Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, 
 during a run. Functions of all pairs take a batch or an iterable, and keep every row.
 """
 
-from it_losses.diagnostics.entropies import EntropyBounds, gaussian_entropy, log_det_entropy, pairwise_entropy_bounds
+from it_losses.diagnostics.entropies import (
+    EntropyBounds,
+    gaussian_entropy,
+    log_det_entropy,
+    marginal_entropies,
+    pairwise_entropy_bounds,
+)
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
+from it_losses.diagnostics.neighbours import nearest_neighbour_entropy
 from it_losses.diagnostics.rank import alpha_req, lidar, participation_ratio, rank_me, spectrum, spread
 from it_losses.diagnostics.summary import collapse_alarm, measure
 
@@ -23,7 +30,9 @@ __all__ = [
     "gaussian_entropy",
     "lidar",
     "log_det_entropy",
+    "marginal_entropies",
     "measure",
+    "nearest_neighbour_entropy",
     "pairwise_entropy_bounds",
     "participation_ratio",
     "rank_me",

@@ -12,6 +12,7 @@ from it_losses.checks import check_positive
 from it_losses.diagnostics.inputs import Batches
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
+from it_losses.entropy import spacings
 from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
 
 #: rows of the matrix of all pairs that are computed at a time
@@ -42,6 +43,21 @@ def log_det_entropy(z: Embeddings, *, beta: float = 1.0) -> Tensor:
     `gaussian_entropy(z, ridge=1 / beta)` is this plus the constant `dim/2 log(2 pi e / beta)`.
     """
     return log_det_entropy_of_spectrum(spectrum(z), beta=check_positive("beta", beta))
+
+
+@torch.no_grad()
+def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
+    """The entropy of each dimension in nats, from the spacings of its sorted rows: [batch, dim] -> [dim].
+
+        mean_i log(batch / (2 m) (x_(i+m) - x_(i-m))),   m the window, by default the square root of the batch
+
+    For few rows it is too low. If more than `2 m` rows of a dimension are equal, it is -inf. Source: Vasicek (1976).
+    """
+    z = all_rows(z)
+    if len(z) < 2:
+        raise ValueError(f"spacings need at least 2 rows, got {len(z)}.")
+    m = spacings.check_window("window", window) or spacings.automatic_window(len(z))
+    return spacings.marginal_entropies(z, window=min(m, len(z) - 1), epsilon=0.0)
 
 
 def gaussian_entropy_of_spectrum(eigenvalues: Tensor, *, ridge: float) -> Tensor:
