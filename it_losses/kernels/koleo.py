@@ -25,6 +25,8 @@ PRODUCTS = "_pairs"
 PARTS = 0
 #: from so many samples the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
+#: differences of samples, in numbers, up to which all of them are formed: fewer operators
+SMALL = 1 << 18
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
@@ -35,7 +37,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient; the constant is epsilon."""
     (epsilon,) = constants
-    products, groups = plan.products, len(batch.own[0])
+    products, groups = plan.products, batch.groups
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
     logarithms = []
@@ -79,6 +81,11 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch) -> 
 def _nearest(z: Tensor, own: slice, pairs: int) -> Tensor:
     """The nearest other sample of own rows, as a row of all stacks, from strips of pairs: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
+    if stacks * samples**2 * dim <= SMALL:
+        distances = torch.cdist(z[:, own], z, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.diagonal(offset=own.start, dim1=1, dim2=2).fill_(torch.inf)
+        nearest = distances.argmin(dim=2)
+        return nearest if stacks == 1 else nearest + _first_rows(z)
     # distances do not depend on the place, but their rounding does
     x = z - z.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=2).square_()[:, None]
