@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
+from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, SIGReg, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.precision import full_precision, samples
@@ -64,6 +64,15 @@ def pairwise_entropy(
 ) -> Tensor:
     """A bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, ..., dim] -> []. See Pairwise."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
+    return entropy
+
+
+def sigreg_entropy(z: Tensor, *, convention: str = "eb_jepa", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
+    """Minus the distance of the embeddings from N(0, I) on random slices: [batch, ..., dim] -> []. See SIGReg.
+
+    The same seed draws the same slices at every call.
+    """
+    entropy: Tensor = SIGReg(convention, slices=slices, seed=seed)(z)
     return entropy
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, LogDet, Pairwise, SIGReg, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses.slices import unit_directions
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
@@ -39,6 +40,18 @@ def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
     """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)` by direct differences."""
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
+
+
+def sigreg(z: Tensor, directions: Tensor, *, points: int, largest: float) -> Tensor:
+    """`mean_a int phi(t) |mean_i exp(i t x_i) - phi(t)|^2 dt` by the trapezoidal rule: z [N, dim], a [dim, S]."""
+    t = torch.linspace(-largest, largest, points, dtype=z.dtype)
+    phi = torch.exp(-t.square() / 2)
+    difference = torch.exp(1j * (z @ directions)[:, :, None] * t).mean(dim=0) - phi  # [S, points]
+    return torch.trapezoid(phi * difference.abs().square(), t, dim=1).mean()
+
+
+def _sigreg_entropy(z: Tensor, slices: int, **rule: float) -> Tensor:
+    return -sigreg(z, unit_directions(slices, z.shape[1], seed=0, draw=0, like=z).mT, **rule)
 
 
 def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
@@ -103,6 +116,11 @@ OBJECTIVES = {
     ),
     "pairwise, three bandwidths and no memory": _objective(
         Pairwise((3.0, 5.0, 9.0), memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0, (3.0, 5.0, 9.0)), 1.0, 2.0
+    ),
+    # in evaluation mode every call has the same slices
+    "sigreg": _objective(SIGReg(slices=24).eval(), lambda z: _sigreg_entropy(z, 24, points=10, largest=3.0), 1.0, 10.0),
+    "sigreg, times the batch": _objective(
+        SIGReg("lightly", slices=16).eval(), lambda z: len(z) * _sigreg_entropy(z, 16, points=33, largest=3.0), 0.2, 0.05
     ),
 }
 

@@ -13,7 +13,7 @@ import ranks
 import torch
 import torch.distributed as dist
 
-from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, functional
+from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, SIGReg, VICReg, VICRegEntropy, functional
 from it_losses.checks import ViewError
 from it_losses.distributed import cpu_group
 from it_losses.kernels import log_det, vicreg
@@ -37,13 +37,22 @@ OBJECTIVES = {
     "pairwise, lower bound of two bandwidths": functools.partial(
         VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
     ),
+    # in evaluation mode each call draws the same slices
+    "sigreg, one draw": functools.partial(VICRegEntropy, SIGReg().eval()),
+    "sigreg, pooled": functools.partial(VICRegEntropy, SIGReg("stable-pretraining", slices=20).eval()),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
 #: one for each fused form, and one without
-SOME = ["VICReg, official", "VICRegEntropy, log_det", "VICRegEntropy, pairwise", "an estimator without a form"]
+SOME = [
+    "VICReg, official",
+    "VICRegEntropy, log_det",
+    "VICRegEntropy, pairwise",
+    "sigreg, one draw",
+    "an estimator without a form",
+]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 two_and_four = pytest.mark.parametrize("world", [2, 4])
 

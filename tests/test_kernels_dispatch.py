@@ -94,7 +94,7 @@ def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_form()
 
 
 def test_every_estimator_finds_its_form_through_its_class():
-    assert {kind.fused for kind in ESTIMATORS.values()} == {"vicreg", "log_det", "pairwise"}
+    assert {kind.fused for kind in ESTIMATORS.values()} == {"vicreg", "log_det", "pairwise", "sigreg"}
     for kind in ESTIMATORS.values():
         form = dispatch.form_named(kind.fused)
         assert callable(form.evaluate) and callable(form.prefers_gram) and form.PARTS >= 1
@@ -145,8 +145,8 @@ def test_without_the_folder_of_fused_forms_every_objective_works_with_the_same_n
 
 def test_the_folder_stays_small():
     files = list((PACKAGE / "kernels").rglob("*.py"))
-    assert len(files) <= 16
-    assert sum(len(path.read_text().splitlines()) for path in files) <= 2200
+    assert len(files) <= 17
+    assert sum(len(path.read_text().splitlines()) for path in files) <= 2320
 
 
 def files_of_a_step(criterion, shape=(40, 60)):
@@ -170,7 +170,9 @@ def files_of_a_step(criterion, shape=(40, 60)):
 
 #: what a reader has to open, at most
 CRITERIA = {"VICReg": (VICReg, 10), "log_det": (VICRegEntropy, 11), "pairwise": (lambda: VICRegEntropy("pairwise"), 11)}
-ON_TWO_RANKS = 13
+# quadrature and random directions have a file each, which the reference shares
+CRITERIA["sigreg"] = (lambda: VICRegEntropy("sigreg"), 13)
+ON_TWO_RANKS = {"sigreg": 14}
 
 
 @pytest.mark.parametrize("shape", [(40, 100), (100, 40), (700, 900)], ids=str)
@@ -195,4 +197,4 @@ def test_a_call_on_two_ranks_passes_through_few_files(name):
     for rank in ranks.run(2, files_on_a_rank, name):
         for files in rank:
             assert "distributed.py" in files
-            assert len(files) <= ON_TWO_RANKS, files
+            assert len(files) <= ON_TWO_RANKS.get(name, 13), files

@@ -5,10 +5,11 @@ measured on the CPU.
 
 Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `participation_ratio`, `alpha_req`, `rank_me`,
 `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a `Moments` that was updated
-during a run. Functions of all pairs take a batch or an iterable, and keep every row.
+during a run. Functions of all pairs, and `sigreg_statistic`, take a batch or an iterable, and keep every row.
 """
 
 from it_losses.diagnostics.entropies import EntropyBounds, gaussian_entropy, log_det_entropy, pairwise_entropy_bounds
+from it_losses.diagnostics.gaussianity import sigreg_statistic
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
 from it_losses.diagnostics.rank import alpha_req, lidar, participation_ratio, rank_me, spectrum, spread
@@ -27,6 +28,7 @@ __all__ = [
     "pairwise_entropy_bounds",
     "participation_ratio",
     "rank_me",
+    "sigreg_statistic",
     "spectrum",
     "sphere_entropy_bounds",
     "spread",

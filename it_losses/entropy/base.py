@@ -103,6 +103,10 @@ class EntropyEstimator(Checked, ABC):
         """The constants of the fused form, in its order. If one is a trainable tensor, the reference runs."""
         return []
 
+    def draw(self) -> int | Tensor | None:
+        """The number of this call for an estimator that draws random numbers, which counts its calls; None for others."""
+        return None
+
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
         """The reference implementation for views that have been checked, averaged over them: V x [batch, ..., dim] -> []."""
         with full_precision(views[0]):
@@ -129,6 +133,6 @@ class EntropyEstimator(Checked, ABC):
         assert kernels is not None
         # the loss is minus the weight times the entropy
         entropy: Tensor
-        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize)
+        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
         return entropy
