@@ -123,7 +123,8 @@ def _fused_entropy(
     likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
     """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
-    constants, normalize, draw = estimator.constants(), estimator.normalize, estimator.draw()
+    constants, normalize = estimator.constants(), estimator.normalize
+    draw = estimator.draw() if estimator.is_random else None
     loss, terms = _fused_loss(
         views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood, draw=draw
     )

@@ -48,6 +48,13 @@ def test_facts_are_declared(name):
 
 
 @every_estimator
+def test_only_a_random_estimator_gives_another_value_at_the_next_call_in_training(name):
+    z, estimator = batch(20, 4), build(name).train()
+    assert (estimator(z) != estimator(z)) == estimator.is_random
+    assert estimator.eval()(z) == estimator(z)
+
+
+@every_estimator
 @every_shape
 def test_gradient_is_the_derivative(name, shape):
     z = batch(*shape).requires_grad_()

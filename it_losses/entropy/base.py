@@ -83,6 +83,8 @@ class EntropyEstimator(Checked, ABC):
     translation_invariant: bool = True
     #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
     scale: Literal["grows", "invariant", "target"] = "grows"
+    #: whether each call in training draws other random numbers
+    is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
     #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
@@ -104,7 +106,7 @@ class EntropyEstimator(Checked, ABC):
         return []
 
     def draw(self) -> int | Tensor | None:
-        """The number of this call for an estimator that draws random numbers, which counts its calls; None for others."""
+        """The number of this call for an estimator that is random, which counts its calls; None for others."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:

@@ -64,7 +64,7 @@ class SIGReg(EntropyEstimator):
 
     unit, direction, rotation_invariant = "surrogate", "no bound on an entropy; largest at N(0, I)", False
     translation_invariant, scale = False, "target"
-    cost = "N D slices + N slices knots"
+    is_random, cost = True, "N D slices + N slices knots"
     fused = "sigreg"
     checks: ClassVar[dict[str, Check]] = {
         "convention": check_name(*CONVENTIONS),
