@@ -7,6 +7,8 @@ entropy             estimators of H(Z), by name in ESTIMATORS; each file holds a
 likelihood          E[log q(z | z')] as a distance of the views: Gaussian or von Mises-Fisher
 normalize           unit norm of each sample, or unit variance of each dimension
 vicreg_conventions  what VICReg's weights mean in each published code
+sigreg_conventions  what SIGReg is in each published source
+slices              random directions that all ranks share
 checks, constants   checks of views and constants, and modules that check their constants whenever they are set
 precision           accumulation in float32, autocast off
 distributed         the ranks that hold one batch together, and their collectives
@@ -19,7 +21,17 @@ theory              the paper's theorems as functions
 from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
-from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance
+from it_losses.entropy import (
+    ESTIMATORS,
+    BoundWeights,
+    EntropyEstimator,
+    KoLeo,
+    LogDet,
+    Pairwise,
+    SIGReg,
+    Spacings,
+    VarianceCovariance,
+)
 
 __version__ = "0.1.0"
 
@@ -31,6 +43,7 @@ __all__ = [
     "KoLeo",
     "LogDet",
     "Pairwise",
+    "SIGReg",
     "Spacings",
     "Terms",
     "VICReg",

@@ -77,7 +77,7 @@ def _why_reference(form: str, device: torch.device) -> str:
 
 def _errors() -> list[str]:
     z = torch.randn(256, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return [f"  {name:<20} {_differences(kind(), z)}" for name, kind in ESTIMATORS.items()]
+    return [f"  {name:<20} {_differences(kind().eval(), z)}" for name, kind in ESTIMATORS.items()]
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor) -> str:

@@ -124,8 +124,9 @@ def _fused_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
     constants, normalize = estimator.constants(), estimator.normalize
+    draw = estimator.draw() if estimator.is_random else None
     loss, terms = _fused_loss(
-        views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood
+        views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood, draw=draw
     )
     estimator.warn_if_saturated(terms[2:])
     return loss, terms
@@ -231,6 +232,7 @@ def _fused_loss(
     *,
     normalize: Normalization = None,
     likelihood: str = "gaussian",
+    draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
 
@@ -247,6 +249,7 @@ def _fused_loss(
         likelihood=likelihood,
         group=group,
         reduction=distributed.gradient_reduction,
+        draw=draw,
     )
     return loss, terms
 

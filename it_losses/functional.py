@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, Spacings, estimator
+from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, SIGReg, Spacings, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.normalize import Normalization
@@ -79,6 +79,15 @@ def spacings_entropy(
 ) -> Tensor:
     """The mean entropy of the dimensions less a penalty on their covariances: [batch, ..., dim] -> []. See Spacings."""
     entropy: Tensor = Spacings(covariance_weight, window=window, epsilon=epsilon)(z)
+    return entropy
+
+
+def sigreg_entropy(z: Tensor, *, convention: str = "eb_jepa", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
+    """Minus the distance of the embeddings from N(0, I) on random slices: [batch, ..., dim] -> []. See SIGReg.
+
+    The same seed draws the same slices at every call.
+    """
+    entropy: Tensor = SIGReg(convention, slices=slices, seed=seed)(z)
     return entropy
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, SIGReg, Spacings, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses.slices import unit_directions
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
@@ -54,6 +55,18 @@ def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
     spacing = x[(place + window).clamp(max=len(z) - 1)] - x[(place - window).clamp(min=0)]
     marginal = ((len(z) / (2 * window) * spacing).square() + 1e-16).log().mean() / 2
     return marginal - covariance_weight / 2 * vicreg_terms(z, z)[2]
+
+
+def sigreg(z: Tensor, directions: Tensor, *, points: int, largest: float) -> Tensor:
+    """`mean_a int phi(t) |mean_i exp(i t x_i) - phi(t)|^2 dt` by the trapezoidal rule: z [N, dim], a [dim, S]."""
+    t = torch.linspace(-largest, largest, points, dtype=z.dtype)
+    phi = torch.exp(-t.square() / 2)
+    difference = torch.exp(1j * (z @ directions)[:, :, None] * t).mean(dim=0) - phi  # [S, points]
+    return torch.trapezoid(phi * difference.abs().square(), t, dim=1).mean()
+
+
+def _sigreg_entropy(z: Tensor, slices: int, **rule: float) -> Tensor:
+    return -sigreg(z, unit_directions(slices, z.shape[1], seed=0, draw=0, like=z).mT, **rule)
 
 
 def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
@@ -121,6 +134,11 @@ OBJECTIVES = {
     ),
     "spacings": _objective(Spacings(0.4, window=1), lambda z: spacings(z, window=1, covariance_weight=0.4), 2.5, 0.7),
     "koleo": _objective(KoLeo(None), koleo, 2.5, 0.7),
+    # in evaluation mode every call has the same slices
+    "sigreg": _objective(SIGReg(slices=24).eval(), lambda z: _sigreg_entropy(z, 24, points=10, largest=3.0), 1.0, 10.0),
+    "sigreg, times the batch": _objective(
+        SIGReg("lightly", slices=16).eval(), lambda z: len(z) * _sigreg_entropy(z, 16, points=33, largest=3.0), 0.2, 0.05
+    ),
 }
 
 

@@ -22,7 +22,8 @@ every_shape = pytest.mark.parametrize("shape", [(7, 3), (3, 7), (5, 5), (2, 1), 
 
 
 def build(name, **options) -> EntropyEstimator:
-    return ESTIMATORS[name](**options)
+    # in evaluation mode an estimator that draws random numbers draws the same ones at every call
+    return ESTIMATORS[name](**options).eval()
 
 
 def batch(*shape, dtype=torch.float64, seed=0):
@@ -46,6 +47,13 @@ def test_facts_are_declared(name):
     assert isinstance(estimator.rotation_invariant, bool) and isinstance(estimator.translation_invariant, bool)
     assert estimator.scale in ("grows", "invariant", "target")
     assert min(estimator.default_weights[:2]) > 0
+
+
+@every_estimator
+def test_only_a_random_estimator_gives_another_value_at_the_next_call_in_training(name):
+    z, estimator = batch(20, 4), build(name).train()
+    assert (estimator(z) != estimator(z)) == estimator.is_random
+    assert estimator.eval()(z) == estimator(z)
 
 
 @every_estimator

@@ -13,7 +13,7 @@ import ranks
 import torch
 import torch.distributed as dist
 
-from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, functional
+from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, SIGReg, VICReg, VICRegEntropy, functional
 from it_losses.checks import ViewError
 from it_losses.distributed import cpu_group
 from it_losses.kernels import log_det, vicreg
@@ -38,6 +38,9 @@ OBJECTIVES = {
         VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
     ),
     "koleo of embeddings": functools.partial(VICRegEntropy, "koleo", normalize=None),
+    # in evaluation mode each call draws the same slices
+    "sigreg, one draw": functools.partial(VICRegEntropy, SIGReg().eval()),
+    "sigreg, pooled": functools.partial(VICRegEntropy, SIGReg("stable-pretraining", slices=20).eval()),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
@@ -50,6 +53,7 @@ SOME = [
     "VICRegEntropy, pairwise",
     "VICRegEntropy, koleo",
     "VICRegEntropy, spacings",
+    "sigreg, one draw",
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)

@@ -26,6 +26,8 @@ CRITERIA = {
     "pairwise": VICRegEntropy("pairwise"),
     "pairwise, two bandwidths": VICRegEntropy("pairwise", bandwidth=(3.0, 9.0)),
     "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
+    # in evaluation mode each call draws the same slices
+    "sigreg": VICRegEntropy("sigreg").eval(),
     "regularizer": EntropyRegularizer("log_det"),
 }
 

@@ -15,7 +15,7 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, Spacings, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, SIGReg, Spacings, VarianceCovariance, VICReg, VICRegEntropy
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -37,6 +37,8 @@ ENTROPIES = {
     "log_det": LogDet(),
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
     "pairwise": Pairwise(),
+    "sigreg": SIGReg().eval(),
+    "sigreg, times the batch": SIGReg("lightly", slices=64).eval(),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
     "koleo": KoLeo(),
     "koleo of embeddings": KoLeo(None),
@@ -94,7 +96,9 @@ def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+@pytest.mark.parametrize(
+    "criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise"), VICRegEntropy("sigreg").eval()], ids=repr
+)
 def test_float32_criteria_are_no_further_from_float64_than_four_times_the_reference(criterion, kind, monkeypatch):
     torch.manual_seed(SEED)
     found = []

@@ -23,15 +23,16 @@ FORMS = {
     "pairwise": (2.0, 0.2, 0.0),
     "koleo": (1e-8,),
     "spacings": (0.25, 0.0, 1e-8),
+    "sigreg": (8.0, 10.0, 3.0, 0.0, 1.0, 0.0, 0.0),
 }
-#: every criterion, regularizer and estimator, as a function of two views
+#: every criterion, regularizer and estimator, as a function of two views; in evaluation mode each call draws the same numbers
 CALLS = {
     "VICReg": VICReg(),
     "VICReg, eb_jepa": VICReg(convention="eb_jepa"),
-    **{f"VICRegEntropy, {name}": VICRegEntropy(name) for name in ESTIMATORS},
+    **{f"VICRegEntropy, {name}": VICRegEntropy(name).eval() for name in ESTIMATORS},
     "VICRegEntropy, two bandwidths": VICRegEntropy(Pairwise((2.0, 5.0), memory_mib=0.0)),
-    **{f"EntropyRegularizer, {name}": EntropyRegularizer(name) for name in ESTIMATORS},
-    **{f"{name} alone": build() for name, build in ESTIMATORS.items()},
+    **{f"EntropyRegularizer, {name}": EntropyRegularizer(name).eval() for name in ESTIMATORS},
+    **{f"{name} alone": build().eval() for name, build in ESTIMATORS.items()},
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 every_call = pytest.mark.parametrize("name", CALLS)
@@ -115,7 +116,7 @@ def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     def step(z_a, z_b):
         # with operators of a network before and after, which inductor would fuse
         z_a, z_b = z_a.tanh(), z_b.tanh()
-        return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise"))
+        return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise", "sigreg"))
 
     compiled = torch.compile(step, fullgraph=True, dynamic=True)
     for batch in (24, 17):
@@ -269,7 +270,7 @@ class NoWaits(TorchDispatchMode):
 
 
 @SIZES
-@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise"])
+@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg"])
 def test_the_mathematics_waits_for_no_device(name, shape, monkeypatch):
     # a CPU reads the largest diagonal element, which a GPU does not
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)

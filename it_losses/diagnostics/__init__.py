@@ -5,7 +5,7 @@ measured on the CPU.
 
 Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `participation_ratio`, `alpha_req`, `rank_me`,
 `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a `Moments` that was updated
-during a run. Functions of all pairs take a batch or an iterable, and keep every row.
+during a run. Functions of all pairs, and `sigreg_statistic`, take a batch or an iterable, and keep every row.
 """
 
 from it_losses.diagnostics.entropies import (
@@ -15,6 +15,7 @@ from it_losses.diagnostics.entropies import (
     marginal_entropies,
     pairwise_entropy_bounds,
 )
+from it_losses.diagnostics.gaussianity import sigreg_statistic
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
 from it_losses.diagnostics.neighbours import nearest_neighbour_entropy
@@ -36,6 +37,7 @@ __all__ = [
     "pairwise_entropy_bounds",
     "participation_ratio",
     "rank_me",
+    "sigreg_statistic",
     "spectrum",
     "sphere_entropy_bounds",
     "spread",

@@ -6,6 +6,7 @@ from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.koleo import KoLeo
 from it_losses.entropy.log_det import LogDet
 from it_losses.entropy.pairwise import Pairwise
+from it_losses.entropy.sigreg import SIGReg
 from it_losses.entropy.spacings import Spacings
 from it_losses.entropy.variance_covariance import VarianceCovariance
 
@@ -16,6 +17,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "pairwise": Pairwise,
     "koleo": KoLeo,
     "spacings": Spacings,
+    "sigreg": SIGReg,
 }
 
 
@@ -37,6 +39,7 @@ __all__ = [
     "KoLeo",
     "LogDet",
     "Pairwise",
+    "SIGReg",
     "Spacings",
     "VarianceCovariance",
     "estimator",

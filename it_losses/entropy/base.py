@@ -83,6 +83,8 @@ class EntropyEstimator(Checked, ABC):
     translation_invariant: bool = True
     #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
     scale: Literal["grows", "invariant", "target"] = "grows"
+    #: whether each call in training draws other random numbers
+    is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
     #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
@@ -102,6 +104,10 @@ class EntropyEstimator(Checked, ABC):
     def constants(self) -> list[Weight]:
         """The constants of the fused form, in its order. If one is a trainable tensor, the reference runs."""
         return []
+
+    def draw(self) -> int | Tensor | None:
+        """The number of this call for an estimator that is random, which counts its calls; None for others."""
+        return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
         """The reference implementation for views that have been checked, averaged over them: V x [batch, ..., dim] -> []."""
@@ -129,6 +135,6 @@ class EntropyEstimator(Checked, ABC):
         assert kernels is not None
         # the loss is minus the weight times the entropy
         entropy: Tensor
-        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize)
+        entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
         return entropy

@@ -35,24 +35,25 @@ def loss(
     likelihood: str = "gaussian",
     group: str = NO_GROUP,
     reduction: str = "mean",
+    draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
     The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
     `-weights[0] * entropy`, whose invariance is told as 0. `form` names a module of this folder, or is empty where no entropy
     is asked for. Both terms are those of normalized views. `reduction` is what the training loop does with the gradients of
-    the ranks, "mean" or "sum".
+    the ranks, "mean" or "sum". `draw` is the number of the draw of a form that draws random numbers, its last constant.
     """
     gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = form, list(constants), list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
-        value, terms, _ = _op(list(views), *arguments, gradient)
+        value, terms, _ = _op(list(views), *arguments, gradient, None if draw is None else torch.as_tensor(draw))
         return value, terms.detach()
     if not gradient:
-        value, terms, _ = evaluate(views, *arguments, False)
+        value, terms, _ = evaluate(views, *arguments, False, draw)
         return value, terms
-    value, terms, _ = _Evaluate.apply(*arguments, *views)
+    value, terms, _ = _Evaluate.apply(*arguments, draw, *views)
     return value, terms
 
 
@@ -66,8 +67,11 @@ def evaluate(
     group: str,
     reduction: str,
     gradient: bool,
+    draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in `dispatch.gradient_dtype`."""
+    if draw is not None:
+        constants = [*constants, float(draw)]
     # kernels are launched on the current device, which need not be that of the views
     device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
     with full_precision(views[0]), device:
@@ -154,16 +158,17 @@ class _Evaluate(torch.autograd.Function):
         likelihood: str,
         group: str,
         reduction: str,
+        draw: int | Tensor | None,
         *views: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        value, terms, gradient = evaluate(views, form, constants, weights, normalize, likelihood, group, reduction, True)
+        value, terms, gradient = evaluate(views, form, constants, weights, normalize, likelihood, group, reduction, True, draw)
         _save(ctx, views[0], gradient)
         ctx.mark_non_differentiable(terms)
         return value, terms, gradient
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None, of_gradient: Tensor | None) -> tuple[Any, ...]:
-        return *[None] * 7, *_gradients(ctx, upstream, of_gradient)
+        return *[None] * 8, *_gradients(ctx, upstream, of_gradient)
 
 
 _op = torch.library.custom_op(
@@ -172,12 +177,12 @@ _op = torch.library.custom_op(
     mutates_args=(),
     # spelled out: older torch cannot read a schema from postponed annotations
     schema="(Tensor[] views, str form, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
-    " str reduction, bool gradient) -> (Tensor, Tensor, Tensor)",
+    " str reduction, bool gradient, Tensor? draw=None) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @_op.register_fake
-def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient):  # type: ignore[no-untyped-def]
+def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient, draw=None):  # type: ignore[no-untyped-def]
     n, *groups, dim = views[0].shape
     parts = dispatch.form_named(form).PARTS if form else 0
     value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
@@ -186,6 +191,6 @@ def _(views, form, constants, weights, normalize, likelihood, group, reduction, 
 
 
 _op.register_autograd(
-    lambda ctx, upstream, _, of_gradient: (_gradients(ctx, upstream, of_gradient), *[None] * 8),
+    lambda ctx, upstream, _, of_gradient: (_gradients(ctx, upstream, of_gradient), *[None] * 9),
     setup_context=lambda ctx, inputs, output: _save(ctx, inputs[0][0], output[2]),
 )

@@ -1,0 +1,152 @@
+"""SIGReg: how far the embeddings are from N(0, I), by the characteristic functions of random projections.
+
+A distribution is N(0, I) if and only if its projection on every direction is N(0, 1) (Cramer and Wold). Of all distributions
+with its second moments, N(0, I) has the largest entropy, so that minus the distance is a surrogate of entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from it_losses.checks import Check, Weight, check_count, check_matrix, check_name
+from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.saturation import SaturationWarning
+from it_losses.sigreg_conventions import CONVENTIONS, quadrature
+from it_losses.slices import unit_directions
+
+#: the projection above which the phases t x have fewer than three digits in float32
+MOST_IN_FLOAT32 = 1e4
+
+
+def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
+    """`sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2` of each column: [..., batch, slices] -> [..., slices]."""
+    total = torch.zeros_like(x[..., 0, :])
+    for t, weight in zip(*quadrature(points, largest, like=x), strict=True):
+        phi = torch.exp(-t * t / 2)
+        error = ((t * x).cos().mean(dim=-2) - phi).square() + (t * x).sin().mean(dim=-2).square()
+        total = total + weight * error
+    return total
+
+
+def check_slices(name: str, value: int | Tensor | None) -> int | None:
+    """The number of slices, or None for that of the convention; ValueError unless it is a whole number above zero."""
+    return None if value is None else check_count(name, value)
+
+
+class SIGReg(EntropyEstimator):
+    """A surrogate of entropy that is largest for embeddings that are N(0, I): minus the statistic of Epps and Pulley.
+
+        H(z) = -T,   T = mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt,   phi(t) = exp(-t^2 / 2)
+
+    The mean is over random unit directions a, the slices. It is no entropy in nats and bounds none. T is 0 for N(0, I), about
+    1.05 / batch for so many samples of it, .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
+    gradient shrinks with the spread, and at the origin it is zero.
+
+    Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
+    so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
+    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed if that matters. torch's own
+    random numbers are left as they were.
+
+    Args:
+        convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch. "paper", "lejepa" and
+            "lightly" multiply T by the batch, "stable-pretraining" too, and pools the views. Each gives the value of that
+            source, and its weights by default.
+        slices: number of slices; None for that of the convention. A tensor [dim, slices] names their directions, which then
+            stay; the reference implementation runs.
+        seed: a run with the same seed draws the same slices.
+
+    Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1; Epps & Pulley (1983).
+    """
+
+    unit, direction, rotation_invariant = "surrogate", "no bound on an entropy; largest at N(0, I)", False
+    translation_invariant, scale = False, "target"
+    is_random, cost = True, "N D slices + N slices knots"
+    fused = "sigreg"
+    checks: ClassVar[dict[str, Check]] = {
+        "convention": check_name(*CONVENTIONS),
+        "slices": check_slices,
+        "seed": lambda name, value: check_count(name, value, at_least=0),
+    }
+
+    slices: int | None
+    #: the directions that were named, [dim, slices]; None if they are drawn
+    directions: Tensor | None
+
+    def __init__(self, convention: str = "eb_jepa", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
+        super().__init__()
+        self.convention = convention
+        directions = check_matrix("slices", slices).detach() if isinstance(slices, Tensor) and slices.ndim else None
+        self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
+        self.seed = seed
+        self.register_buffer("directions", directions, persistent=False)
+        # a tensor, so that compiled code counts too
+        self._draws = torch.zeros((), dtype=torch.int64, device="cpu")
+        self._saturation = SaturationWarning(
+            f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
+            "phase, and nothing draws it back. Scale the embeddings down, for example by a batch norm."
+        )
+
+    @property
+    def default_weights(self) -> BoundWeights:
+        """The weights of the source, for two views: 1 and 10 for "eb_jepa", without a factor.
+
+        Take embeddings of variance v in every direction, in which the views differ by `2 r v` in the mean square (r = 1 for
+        independent views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
+        `T'(v) = sqrt(2 pi) ((2 + v)^-1.5 - (1 + 2 v)^-1.5)`. With 1 and 10 this is v = .56 for r = 1, and .93 for r = .1.
+        Collapse is left if `2 invariance r < 1.5 entropy`. Where the statistic is multiplied by the batch, so is the entropy.
+        """
+        return BoundWeights(*CONVENTIONS[self.convention].weights)
+
+    def entropy(self, z: Tensor) -> Tensor:
+        """[..., batch, dim] -> [...]."""
+        convention = CONVENTIONS[self.convention]
+        x = z @ self._directions(z)  # [..., batch, slices]
+        if z.dtype != torch.float64:
+            self._saturation.look_at([x.detach().abs().amax()], above=MOST_IN_FLOAT32)
+        statistic = epps_pulley(x, points=convention.points, largest=convention.largest).mean(dim=-1)
+        return -statistic * (z.shape[-2] if convention.times_batch else 1)
+
+    def _directions(self, z: Tensor) -> Tensor:
+        """The directions of the next draw, or those that were named: -> [dim, slices]."""
+        if self.directions is None:
+            return unit_directions(self._count(), z.shape[-1], seed=self.seed, draw=self._number(), like=z).mT
+        if len(self.directions) != z.shape[-1]:
+            raise ValueError(f"slices are for {len(self.directions)} dimensions, got embeddings of {z.shape[-1]}.")
+        return torch.nn.functional.normalize(self.directions.to(z), dim=0)
+
+    def _count(self) -> int:
+        """How many slices there are."""
+        return CONVENTIONS[self.convention].slices if self.slices is None else self.slices
+
+    def _number(self) -> int | Tensor:
+        # compiled code must not take the number for a constant; elsewhere a tensor is read without an operator
+        return self._draws.clone() if torch.compiler.is_compiling() else cast(int, self._draws.tolist())
+
+    def draw(self) -> int | Tensor:
+        """The number of this call; in training the next call has the next number."""
+        number = self._number()
+        if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            self._draws.add_(1)
+        return number
+
+    def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
+        """The reference implementation, with the same slices for all views: V x [batch, ..., dim] -> []."""
+        entropy = super().mean_entropy([torch.cat(tuple(views))] if CONVENTIONS[self.convention].pooled else views)
+        self.draw()
+        return entropy
+
+    def constants(self) -> list[Weight]:
+        """Slices, points and range of the rule, factor N, pooled, seed; or the named directions, which need the reference."""
+        if self.directions is not None:
+            return [self.directions]
+        points, largest, _, times_batch, pooled, _ = CONVENTIONS[self.convention]
+        return [float(number) for number in (self._count(), points, largest, times_batch, pooled, self.seed)]
+
+    def warn_if_saturated(self, parts: Tensor) -> None:
+        """Warn if float32 has no digits left. `parts[0]` is the largest projection."""
+        if parts.dtype != torch.float64:
+            self._saturation.look_at([parts[0]], above=MOST_IN_FLOAT32)

@@ -1,0 +1,60 @@
+"""What "SIGReg" means in five published sources, as options of one statistic.
+
+Every source compares the projections x = a^T z on random unit directions a with N(0, 1), by
+
+    T = mean_a sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2,   phi(t) = exp(-t^2 / 2),
+
+where the sum is a trapezoidal rule for the integral of phi(t) |...|^2 over [-largest, largest]. The sources differ in the
+rule, in the number of directions, in a factor N, and in whether the views are one sample or several.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SIGRegConvention(NamedTuple):
+    """How one source computes SIGReg, and how it weighs it."""
+
+    #: points of the trapezoidal rule on [-largest, largest]
+    points: int
+    largest: float
+    #: random directions of one evaluation
+    slices: int
+    #: whether the statistic is multiplied by the number of samples
+    times_batch: bool
+    #: whether the samples of all views are one sample of the statistic
+    pooled: bool
+    #: weights of the mean squared distance of two views and of the statistic
+    weights: tuple[float, float]
+
+
+def _le_jepa(trade_off: float) -> tuple[float, float]:
+    # (1 - lambda) times the mean squared distance to the mean of two views, which is a quarter of that between them
+    return (1 - trade_off) / 4, trade_off
+
+
+#: name -> convention; 17 points on [0, 3], doubled by symmetry, are 33 points on [-3, 3]
+CONVENTIONS = {
+    "paper": SIGRegConvention(17, 5.0, 256, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
+    "lejepa": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.02)),
+    "lightly": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
+    "stable-pretraining": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=True, weights=(1 / 4, 0.02)),
+    "eb_jepa": SIGRegConvention(10, 3.0, 256, times_batch=False, pooled=False, weights=(1.0, 10.0)),
+}
+
+
+def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The positive knots t of the rule and their weights with phi(t), doubled for -t: -> [K], [K].
+
+    At t = 0 every sample agrees with N(0, 1), so that knot is left out.
+    """
+    spacing, count = 2 * largest / (points - 1), points // 2
+    first = largest - (count - 1) * spacing
+    knots = torch.linspace(first, largest, count, dtype=like.dtype, device=like.device)
+    weights = 2 * spacing * torch.exp(-knots.square() / 2)
+    weights[-1] /= 2
+    return knots, weights

@@ -1,0 +1,41 @@
+"""Random unit directions that are a function of a seed and a number, so that all ranks and both implementations have the same.
+
+The random bits are hashes of their place, made by ordinary tensor operators on the device. They use no generator. So they leave
+torch's random numbers as they were, and can be compiled, transformed and captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+#: numbers that are drawn at a time, so that the passes over them stay in the cache of a CPU
+BLOCK = 1 << 16
+_BITS_32 = 0xFFFFFFFF
+
+
+def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
+    """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim], in the dtype of `like`."""
+    key = _hashed(_hashed(torch.tensor(seed & _BITS_32, device="cpu")) ^ draw)
+    rows = _hashed(torch.arange(count, device=like.device) ^ key)
+    columns = _hashed(torch.arange((dim + 1) // 2, device=like.device))
+    blocks = torch.split(rows, max(BLOCK // dim, 1))
+    normal = torch.cat([_normal(_hashed(block[:, None] ^ columns), like.dtype)[:, :dim] for block in blocks])
+    return torch.nn.functional.normalize(normal, dim=1)
+
+
+def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
+    radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
+    angle = (bits & 0xFFFF).to(dtype).mul_(2 * math.pi * 2.0**-16)
+    return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """A hash of 32 bits that flips each bit of the result with a probability of a half when one bit of x changes."""
+    # the factor is below 2^31, so that no product of 64 bits overflows
+    for _ in range(2):
+        x = ((x >> 16) ^ x).mul_(0x45D9F3B).bitwise_and_(_BITS_32)
+    return (x >> 16).bitwise_xor_(x)
