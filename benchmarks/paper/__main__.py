@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import track
 
 from benchmarks.backbones import BackboneError
 from benchmarks.data import DataError
@@ -64,12 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _figures(setup: Setup, numbers: list[str]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
     """Name, rows, and beside the setup what the numbers depend on: the rows of Table 1 that were trained, and the machine."""
     networks = Networks(setup)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     for number in numbers:
         networks.used.clear()
         start = time.perf_counter()
-        with Progress(*columns) as bar:
-            rows = MODULES[f"figure{number}"].rows(networks, lambda cases, said, bar=bar: bar.track(cases, description=said))
+        rows = MODULES[f"figure{number}"].rows(networks, track)
         used = {name: RECIPES[name] for name in sorted(networks.used)}
         recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
         accelerator = torch.cuda.get_device_name() if setup.device.startswith("cuda") else setup.device

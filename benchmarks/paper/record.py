@@ -49,7 +49,7 @@ def section(folder: Path, name: str, settings: dict[str, Any]) -> Sequence[str]:
     """Command, plot, what the rows say, and their settings."""
     module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
     plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
-    said = module.text(pd.read_csv(folder / f"{name}.csv", float_precision="round_trip"))
+    said = module.text(pd.read_csv(folder / f"{name}.csv"))
     rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"
     heading = f"## {name[:-1].capitalize()} {name[-1]}: {module.SUBJECT}"
     return [part for part in (heading, f"    {settings['command']}", plot, *said, rows) if part]
