@@ -17,10 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import in_fresh_process, peak_mib
+from benchmarks.machine import in_fresh_process
 from benchmarks.pages import table
 from benchmarks.peers import Objective, library_vicreg
 from benchmarks.speed import clock
+from benchmarks.speed.measure import Case, peak_of
 from it_losses import VICReg
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
 
@@ -28,39 +29,25 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 LIBRARIES = ("pytorch", *ARGUMENTS)
 
 
-def both(library: str) -> list[Objective]:
+def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
     """The library's criterion and ours with its value; ImportError if it cannot be imported."""
-    return [library_vicreg(library), VICReg() if library == "pytorch" else vicreg(library)]
-
-
-def embeddings(options: argparse.Namespace) -> Tensor:
-    """Two views of normal embeddings, with a gradient that is already there."""
-    z = torch.randn(2, options.batch, options.dim, generator=torch.Generator().manual_seed(0))
-    z = z.to(options.device, getattr(torch, options.dtype)).requires_grad_()
-    z.grad = torch.zeros_like(z)
-    return z
-
-
-def peak_of(library: str, which: int, options: argparse.Namespace) -> float:
-    """MiB of a step of one criterion, in this process."""
-    warnings.simplefilter("ignore")
-    criterion, z = both(library)[which], embeddings(options)
-    # one step loads kernels, libraries and caches before memory is counted
-    criterion(*z.detach()[:, :4, :4].clone().requires_grad_()).backward()
-    return peak_mib(lambda: criterion(*z).backward(), z.device)
+    return {"its": library_vicreg(library), "ours": VICReg() if library == "pytorch" else vicreg(library)}
 
 
 def row(library: str, options: argparse.Namespace) -> dict[str, str]:
     """A library's own and ours; ImportError if it cannot be imported."""
-    z, criteria = embeddings(options), dict(zip(("its", "ours"), both(library), strict=True))
-    steps = {name: partial(criterion, *z) for name, criterion in criteria.items()}
-    times = clock.measured(steps, z.device, seconds=0.0, repetitions=(options.steps, options.steps))
+    warnings.simplefilter("ignore")
+    of_library = partial(implementations, library)
+    case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
+    views, criteria = case.views(), of_library(options.batch, options.dim)
+    steps = {name: partial(criterion, *views) for name, criterion in criteria.items()}
+    times = clock.measured(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
     cells = {"library": library, "batch x dim": f"{options.batch} x {options.dim}"}
     for name, series in times.items():
         low, median, high = clock.percentiles(series.both)
         cells[f"{name}, ms"] = f"{median:.2f} ({low:.2f} to {high:.2f})"
-    cells |= {f"{name}, MiB": f"{in_fresh_process(peak_of, library, i, options):.0f}" for i, name in enumerate(criteria)}
-    return cells | {f"{name}, value": f"{criterion(*z).item():.6g}" for name, criterion in criteria.items()}
+    cells |= {f"{name}, MiB": f"{in_fresh_process(peak_of, case, name, of_library):.0f}" for name in criteria}
+    return cells | {f"{name}, value": f"{step().item():.6g}" for name, step in steps.items()}
 
 
 def monitor_line(options: argparse.Namespace) -> str:
@@ -73,7 +60,7 @@ def monitor_line(options: argparse.Namespace) -> str:
     class Embeddings(lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.z, self.criterion = nn.Parameter(embeddings(options).detach()), VICReg()
+            self.z, self.criterion = nn.Parameter(torch.randn(2, options.batch, options.dim)), VICReg()
 
         def training_step(self, batch: object, batch_idx: int) -> Tensor:
             return self.criterion(*self.z)

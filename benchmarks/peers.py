@@ -91,9 +91,12 @@ def _wide(z: Tensor) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
-def from_lightly(name: str, **options: object) -> dict[str, Objective]:
-    """{"lightly": its loss of that name}, or nothing where it is not installed."""
-    return {"lightly": getattr(importlib.import_module("lightly.loss"), name)(**options)} if is_installed("lightly") else {}
+def from_lightly(name: str, *, of_each_view: bool = False, **options: object) -> dict[str, Objective]:
+    """{"lightly": its loss of that name}, or nothing where it is not installed; some of its losses take one view alone."""
+    if not is_installed("lightly"):
+        return {}
+    loss = getattr(importlib.import_module("lightly.loss"), name)(**options)
+    return {"lightly": (lambda z_a, z_b: loss(z_a) + loss(z_b)) if of_each_view else loss}
 
 
 #: library -> module with its VICReg, and the command that installs it

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import device_name, in_fresh_process, peak_mib
 from benchmarks.pages import COMMIT
+from benchmarks.peers import Objective
 from benchmarks.speed import clock
 from benchmarks.speed.objectives import OBJECTIVES, compiled
 
@@ -85,18 +86,19 @@ def op_rows(case: Case) -> list[Row]:
     return rows
 
 
-def peak_of(case: Case, provider: str) -> float:
+def peak_of(case: Case, provider: str, implementations: Callable[[int, int], dict[str, Objective]] | None = None) -> float:
     """MiB of forward and backward above the inputs, in this process."""
     torch.set_num_threads(1)
+    find = implementations or OBJECTIVES[case.objective].implementations
+
+    def step(at: Case) -> Callable[[], None]:
+        objective, views = find(at.batch, at.dim)[provider], at.views()
+        return lambda: objective(*views).backward()
+
     # the first call loads libraries, whose memory does not count
     small = (160, 192) if case.batch < case.dim else (192, 160)
-    _evaluate(case._replace(batch=small[0], dim=small[1]), provider)()
-    return peak_mib(_evaluate(case, provider), case.device)
-
-
-def _evaluate(case: Case, provider: str) -> Callable[[], None]:
-    objective, views = OBJECTIVES[case.objective].implementations(case.batch, case.dim)[provider], case.views()
-    return lambda: objective(*views).backward()
+    step(case._replace(batch=small[0], dim=small[1]))()
+    return peak_mib(step(case), case.device)
 
 
 def step_rows(case: Case) -> list[Row]:

@@ -1,4 +1,13 @@
-"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES."""
+"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES:
+
+    "koleo": Entry(
+        lambda batch, dim: {OURS: EntropyRegularizer("koleo", weight=2.0), **from_lightly("KoLeoLoss", of_each_view=True)},
+        quick=((1024, 512),),
+        full=((1024, 512), (4096, 128)),
+    )
+
+`tests/test_speed_peers.py` then asks that all of its implementations have one gradient and take half precision.
+"""
 
 from __future__ import annotations
 
