@@ -78,12 +78,12 @@ ablations: $(READY)  ## change one thing at a time in the rows of VICReg and BYO
 	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
 
 figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its options
-	$(BIN)/python -m benchmarks.figures $(FIGURES)
+	$(BIN)/python -m benchmarks.paper figures $(FIGURES)
 
 theorems: $(READY)  ## recompute the paper's theorems on small networks: a minute; THEOREMS='1 --help' for its options
-	$(BIN)/python -m benchmarks.theorems $(THEOREMS)
+	$(BIN)/python -m benchmarks.paper theorems $(THEOREMS)
 
-report: $(READY)  ## write docs/report.md from the newest rows in benchmarks/results
+report: $(READY)  ## write docs/report.md from the newest folders in benchmarks/results
 	$(BIN)/python -m benchmarks.report
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size

@@ -8,7 +8,6 @@ eb_jepa                   criteria that return the dict of terms that its loops 
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
 drop_in                   base class of drop-in criteria: constants under the host's names, results in the host's dtype
 conventions               the arguments of each library's VICReg, in our names
-compare                   `python -m it_losses.adapters.compare all`: their VICReg (peers) and ours, timed on your shape
 backbones                 timm models as encoders of large and of 32-pixel images
 
 Importing it_losses imports none of these; importing one imports at most its own framework.

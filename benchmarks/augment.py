@@ -40,43 +40,37 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().clamp_min(1e-3).float()
 
 
-def digits(side: int) -> nn.Module:
-    """Shift, scale, shear, ink and noise. No flips, as a mirrored 2 is no digit; little rotation, as a turned 6 is a 9."""
-    return K.AugmentationSequential(
+def _augmentations(*parts: nn.Module) -> nn.Module:
+    return K.AugmentationSequential(*parts, data_keys=["input"])
+
+
+#: name -> from the side of the images to what draws one view of each
+RECIPES = {
+    # no flips, as a mirrored 2 is no digit; little rotation, as a turned 6 is a 9
+    "digits": lambda side: _augmentations(
         K.RandomAffine(degrees=15.0, translate=(0.12, 0.12), scale=(0.75, 1.2), shear=(-12.0, 12.0), p=1.0),
         K.RandomBrightness((0.7, 1.3), p=0.8),
         K.RandomContrast((0.6, 1.4), p=0.8),
         K.RandomGaussianNoise(std=0.08, p=0.5),
         K.RandomErasing(scale=(0.02, 0.12), p=0.3),
-        data_keys=["input"],
-    )
-
-
-def grey(side: int) -> nn.Module:
-    """The parts of SimCLR's recipe that grey images allow: crop, flip, brightness and contrast, blur."""
-    return K.AugmentationSequential(
+    ),
+    # the parts of SimCLR's recipe that grey images allow
+    "grey": lambda side: _augmentations(
         K.RandomResizedCrop((side, side), scale=(0.3, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
         K.RandomBrightness((0.6, 1.4), p=0.8),
         K.RandomContrast((0.6, 1.4), p=0.8),
         K.RandomGaussianBlur((3, 3), (0.1, 1.0), p=0.2),
-        data_keys=["input"],
-    )
-
-
-def colour(side: int) -> nn.Module:
-    """solo-learn's recipe for CIFAR: crop .2-1, flip, jitter .4/.4/.2/.1 with p .8, grey .2, solarise .1, no blur."""
-    return K.AugmentationSequential(
+    ),
+    # solo-learn's recipe for CIFAR
+    "colour": lambda side: _augmentations(
         K.RandomResizedCrop((side, side), scale=(0.2, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
         K.ColorJiggle(0.4, 0.4, 0.2, 0.1, p=0.8),
         K.RandomGrayscale(p=0.2),
         K.RandomSolarize(thresholds=(0.5, 0.5), additions=(0.0, 0.0), p=0.1),
-        data_keys=["input"],
-    )
-
-
-RECIPES = {"digits": digits, "grey": grey, "colour": colour}
+    ),
+}
 
 
 def recipe_for(dataset: str, channels: int) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from difflib import get_close_matches
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 STEMS = ("auto", "small", "original")
 
@@ -77,24 +76,6 @@ def _replace_resnet_stem(model: nn.Module, channels: int) -> None:
     model.conv1 = nn.Conv2d(channels, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
-
-
-@torch.no_grad()
-def settle_batch_norm(backbone: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of batch norms by those of these images, so that an untrained network has some too."""
-    norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        # None: the plain average over all batches
-        norm.momentum = None
-    training = backbone.training
-    backbone.train()
-    for batch in batches:
-        backbone(batch)
-    backbone.train(training)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 
 
 def finished(command, *, seconds=300, **options):
@@ -20,6 +21,24 @@ def finished(command, *, seconds=300, **options):
         # ranks that their launcher has left behind
         _end_session(process)
     return subprocess.CompletedProcess(command, process.returncode, out, error)
+
+
+def alive(pid):
+    """Whether the process runs: one that has ended may wait for its parent to clear it away."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_gone(*pids):
+    """The processes end within ten seconds."""
+    for _ in range(100):
+        if not any(map(alive, pids)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"one of the processes {pids} is still there")
 
 
 def _end_session(process):

@@ -1,6 +1,5 @@
 """Every library's number is pinned: adapter defaults give its value and gradient, here written out from its own formula."""
 
-import argparse
 import subprocess
 import sys
 
@@ -11,8 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import mse_loss, relu
 
+from benchmarks import adapters as compare
+from benchmarks.peers import official_vicreg
 from it_losses import VICReg
-from it_losses.adapters import compare, conventions, eb_jepa, lightly, peers, stable_pretraining
+from it_losses.adapters import conventions, eb_jepa, lightly, stable_pretraining
 from it_losses.adapters.frameworks import framework
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -296,59 +297,38 @@ def test_a_framework_that_is_missing_gives_the_line_and_one_that_is_broken_its_o
 SMALL = ["--batch", "16", "--dim", "8", "--device", "cpu", "--steps", "3"]
 
 
-@pytest.fixture
-def compared(monkeypatch, capsys):
-    """Output and errors of `compare`, its measurements made in this process."""
-
-    def measure_here(options, library, only):
-        found = compare.measure(argparse.Namespace(**vars(options) | {"library": library, "only": only}))
-        if "missing" in found:
-            raise ImportError(found["missing"])
-        return found
-
-    def output(*arguments):
-        compare.main([*arguments, *SMALL])
-        return capsys.readouterr()
-
-    monkeypatch.setattr(compare, "measure_apart", measure_here)
-    return output
-
-
-def test_compare_prints_both_numbers_side_by_side(capsys):
-    compare.main(["pytorch", *SMALL])
-    *_, theirs, ours = capsys.readouterr().out.splitlines()
-    assert theirs.startswith("pytorch") and ours.startswith("it-losses")
-    assert float(theirs.split()[-1]) == pytest.approx(float(ours.split()[-1]), rel=1e-6)
-
-
 @pytest.mark.filterwarnings("ignore")
-def test_compare_all_leaves_out_what_is_missing_and_says_how_to_get_it(compared, monkeypatch):
-    absent = "stable-pretraining"
+def test_the_comparison_prints_both_numbers_and_leaves_out_what_is_missing(monkeypatch, capsys):
+    absent, library = "stable-pretraining", compare.library_vicreg
 
-    def theirs(library):
-        if library == absent:
+    def installed(name):
+        if name == absent:
             raise ImportError(f"pip install {absent}")
-        return peers.authors_formula
+        return library("pytorch")
 
-    monkeypatch.setattr(compare, "theirs", theirs)
-    printed = compared("all", "--markdown")
+    monkeypatch.setattr(compare, "library_vicreg", installed)
+    monkeypatch.setattr(compare, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(compare, "monitor_line", lambda options: "the monitor")
+    compare.main(["all", *SMALL])
+    printed = capsys.readouterr()
     table = [line.split(" | ") for line in printed.out.splitlines() if line.startswith("| ")]
-    assert [row[0] for row in table] == ["| library", *(f"| {name}" for name in peers.LIBRARIES if name != absent)]
-    assert {len(row) for row in table} == {8}
-    assert f"left out {absent}: pip install {absent}" in printed.err
+    assert [row[0] for row in table] == ["| library", *(f"| {name}" for name in compare.LIBRARIES if name != absent)]
+    assert float(table[1][-2]) == pytest.approx(float(table[1][-1].strip(" |")), rel=1e-6)
+    assert f"left out {absent}: pip install {absent}" in printed.err and "the monitor" in printed.out
     with pytest.raises(SystemExit, match="pip install"):
-        compared(absent)
+        compare.main([absent, *SMALL])
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_compare_says_that_the_monitor_costs_nothing_between_the_steps_it_measures(compared):
+def test_the_monitor_costs_nothing_between_the_steps_it_measures(capsys):
     pytest.importorskip("lightning")
-    line = compared("lightning").out.strip()
+    compare.main(["lightning", *SMALL])
+    line = capsys.readouterr().out.strip().splitlines()[-1]
     measured, between = (float(part.split()[0]) for part in line.partition(": ")[2].split(", "))
     assert between < 0.1 * measured
 
 
 def test_the_formula_a_user_writes_is_the_authors():
     for dtype in TOLERANCE:
-        assert_same_number(official, peers.authors_formula, batch(dtype))
-        assert_same_number(peers.authors_formula, peers.ours("pytorch"), batch(dtype))
+        assert_same_number(official, official_vicreg, batch(dtype))
+        assert_same_number(official_vicreg, VICReg(), batch(dtype))

@@ -6,25 +6,25 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.distributed import model
-from benchmarks.distributed.measure import _sent_mb, can_measure
-from benchmarks.distributed.schemes import official
+from benchmarks.distributed.measure import official, sent_mb
+from benchmarks.machine import can_count
 from it_losses import VICReg
 
-pytestmark = pytest.mark.skipif(not can_measure(), reason="counts bytes by /proc")
+pytestmark = pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 
 
-def sent_mb(samples, dim):
+def both_sent(samples, dim):
     views = torch.randn(2, samples // dist.get_world_size(), dim)
     own = [z.clone().requires_grad_() for z in views]
     found = []
     for loss in (VICReg(), official):
-        found.append(_sent_mb(lambda loss=loss: torch.autograd.grad(loss(*own), own)))
+        found.append(sent_mb(lambda loss=loss: torch.autograd.grad(loss(*own), own)))
     return found
 
 
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("samples, dim", [(1024, 256), (256, 512)], ids=["covariance", "rows"])
 def test_a_rank_sends_the_bytes_of_the_model(world, samples, dim):
-    for ours, theirs in ranks.run(world, sent_mb, samples, dim):
+    for ours, theirs in ranks.run(world, both_sent, samples, dim):
         assert ours == pytest.approx(model.ours(world, samples, dim, payload=4).sent / 1e6, rel=0.02)
         assert theirs == pytest.approx(model.gather_and_repeat(world, samples, dim, payload=4).sent / 1e6, rel=0.02)

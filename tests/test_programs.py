@@ -1,11 +1,10 @@
 """A program that hangs fails its test with what it said, and leaves no process behind."""
 
-import os
 import sys
 import time
 
 import pytest
-from programs import finished
+from programs import assert_gone, finished
 
 #: starts a process that sleeps, says its id, and waits for it
 PARENT = """
@@ -31,24 +30,3 @@ def test_a_program_that_hangs_fails_in_time_with_what_it_said():
 
 def test_what_a_program_leaves_behind_is_ended():
     assert_gone(int(finished([sys.executable, "-c", PARENT]).stdout))
-
-
-def assert_gone(pid):
-    """A process that has ended, or is about to be cleared away by the one that inherits it."""
-    for _ in range(100):
-        if not alive(pid):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"process {pid} is still there")
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

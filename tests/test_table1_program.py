@@ -1,47 +1,47 @@
-"""Table 1 from the command line: what it refuses, what it writes, and that it goes on after a kill."""
+"""Table 1 from the command line: what it refuses, what it writes, that it goes on after a kill, and presets and ranks."""
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
-import benchmarks_extra  # noqa: F401
 import pytest
 import torch
-from rich.console import Console
+from benchmarks_extra import TINY, told
+from programs import assert_gone, finished
 
 from benchmarks import backbones
-from benchmarks.table1 import pool, pretrain, runs
+from benchmarks.data import load
+from benchmarks.table1 import cli, launch, pretrain, runs
 from benchmarks.table1.__main__ import main
-from benchmarks.table1.cli import PRECISIONS, parse
-from benchmarks.table1.plan import Run, loaded
-from benchmarks.table1.progress import Bars
-from benchmarks.table1.rows import Records
+from benchmarks.table1.callbacks import Evaluation, Generator, Stopwatch
+from benchmarks.table1.estimate import estimate
+from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
+from benchmarks.table1.records import Records
+from benchmarks.table1.runs import Run, loaded, module_for
 
-TINY = [
-    "--methods",
-    "vicreg",
-    "byol_logdet",
-    "--epochs",
-    "1",
-    "--seeds",
-    "1",
-    "--limit-images",
-    "70",
-    "--image-size",
-    "16",
-    "--jobs",
-    "1",
-]
+ROOT = Path(__file__).resolve().parent.parent
+TWO = [*TINY, "--methods", "vicreg", "byol_logdet"]
+NETWORKS = {
+    (preset.get("backbone", "resnet18"), DATASET_OPTIONS[preset["dataset"]]["image_size"]) for preset in PRESETS.values()
+}
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    monkeypatch.setenv("IT_LOSSES_TABLE1_PENDING", "")
+    monkeypatch.setenv(launch.PENDING, "")
     yield
     # Lightning turns Ctrl-C off once it has seen one
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def methods_of(folder):
+    return [row["method"] for row in Records(folder).rows]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def clean(monkeypatch):
     [
         (["--methods", "vicregg"], "--methods knows"),
         (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--jobs", "0"], "--jobs must be at least 1"),
         (["--width", "0.06"], "--width must be at least 0.125"),
         (["--batch-size", "7", "--devices", "2"], "cannot be divided"),
         (["--jobs", "2", "--devices", "2"], "runs of one device each"),
@@ -56,94 +57,105 @@ def clean(monkeypatch):
         (["--backbone", "resnet_18"], "timm has no model"),
         (["--dataset", "fashion_mnist"], "needs --data-root"),
         (["--data-root", "/nowhere"], "is not a folder"),
-        (["--strategy", "no_such"], "auto and ddp have"),
         (["--strategy", "fsdp", "--devices", "2"], "auto and ddp have"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
-        (["--dataset", "image_folder", "--data-root", "."], "folder train is missing"),
+        (["--dataset", "image_folder", "--data-root", "."], "train is missing"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_training(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(runs, "trained", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(launch, "made", lambda *_: pytest.fail("trained"))
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in told(capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+def test_torchrun_and_an_output_that_is_a_file_are_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["--output", str(tmp_path / "file")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([*TWO, "--devices", "2", "--batch-size", "20", "--output", str(tmp_path / "out")]) == 1
+    assert "run this without torchrun" in told(capsys.readouterr().err) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", cli.PRECISIONS)
 def test_every_precision_on_offer_trains_on_a_cpu_or_is_refused_there(tmp_path, precision):
-    arguments = [*TINY, "--methods", "vicreg", "--precision", precision, "--accelerator", "cpu", "--output", str(tmp_path)]
     refused = precision == "16-mixed"
-    assert main(arguments) == refused
+    assert main([*TINY, "--methods", "vicreg", "--precision", precision, "--output", str(tmp_path)]) == refused
     assert [math.isfinite(row["loss"]) for row in Records(tmp_path).rows[1:]] == [True] * (not refused)
 
 
-def test_torchrun_is_refused_on_every_rank_with_what_to_do_instead(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("IT_LOSSES_TABLE1_PENDING")
-    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    assert main([*TINY, "--devices", "2", "--batch-size", "20", "--output", str(tmp_path / "out")]) == 1
-    assert "run this without torchrun" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
-    path = tmp_path / "file"
-    path.write_text("")
-    assert main(["--output", str(path)]) == 1
-    assert "cannot be written" in capsys.readouterr().err
-
-
 def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
-    assert main([*TINY, "--output", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row["method"] for row in rows] == ["untrained", "vicreg", "byol_logdet"]
-    assert all(0 <= row["linear"] <= 1 and row["entropy_upper_nats"] >= 0 for row in rows)
-    markdown = (tmp_path / "table1.md").read_text()
-    assert "| VICReg | " in markdown and "| BYOL+LogDet | " in markdown
-    assert f"{100 * rows[1]['linear']:.1f}" in markdown and "VICReg" in printed
-    assert (tmp_path / "table1.csv").read_text().startswith("method,title,seeds,linear,")
+    assert main([*TWO, "--save-backbone", "--output", str(tmp_path)]) == 0
+    printed, page, rows = told(capsys.readouterr().out), (tmp_path / "README.md").read_text(), Records(tmp_path).rows
+    assert methods_of(tmp_path) == ["untrained", "vicreg", "byol_logdet"]
+    assert all(0 <= row["linear"] <= 1 and row["entropy_upper_nats"] >= 0 and "commit" in row for row in rows)
+    assert "| VICReg | " in page and "| BYOL+LogDet | " in page and f"{100 * rows[1]['linear']:.1f}" in page
+    assert "VICReg" in printed and "to go, an estimate: BYOL+LogDet" in printed.partition("untrained backbone")[0]
     assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
     assert len(Records(tmp_path).curve("vicreg", 0)) == 1
+    assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
+    weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
+    backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
 
     # the same command trains nothing; another setting is refused
-    assert main([*TINY, "--output", str(tmp_path)]) == 0
-    assert "3 of 3 runs are on disk already" in " ".join(capsys.readouterr().out.split())
-    assert main([*TINY, "--batch-size", "32", "--output", str(tmp_path)]) == 1
-    assert "batch_size was 64, is 32" in " ".join(capsys.readouterr().err.split())
-
-
-def test_several_jobs_are_handed_to_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_from_workers", pool._one_by_one)
-    monkeypatch.setattr("benchmarks.table1.__main__.trained", lambda *_: pytest.fail("trained here"))
-    assert main([*TINY, "--jobs", "2", "--output", str(tmp_path)]) == 0
-    assert [row["method"] for row in Records(tmp_path).rows] == ["untrained", "vicreg", "byol_logdet"]
+    assert main([*TWO, "--output", str(tmp_path)]) == 0
+    assert "3 of 3 runs are on disk already" in told(capsys.readouterr().out)
+    assert main([*TWO, "--batch-size", "16", "--output", str(tmp_path)]) == 1
+    assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
 
 def test_a_killed_table_goes_on_with_the_run_it_was_in(tmp_path, capsys, monkeypatch):
-    arguments = [*TINY, "--epochs", "6", "--output", str(tmp_path)]
-    finish = runs.Evaluation.on_train_epoch_end
+    arguments, finish = [*TWO, "--epochs", "6", "--output", str(tmp_path)], Evaluation.on_train_epoch_end
 
     def killed(self, trainer, module):
         if module.method.__class__.__name__ == "BYOL" and trainer.current_epoch == 3:
             raise KeyboardInterrupt
         finish(self, trainer, module)
 
-    monkeypatch.setattr(runs.Evaluation, "on_train_epoch_end", killed)
+    monkeypatch.setattr(Evaluation, "on_train_epoch_end", killed)
     assert main(arguments) == 130
-    assert [row["method"] for row in Records(tmp_path).rows] == ["untrained", "vicreg"]
-    monkeypatch.setattr(runs.Evaluation, "on_train_epoch_end", finish)
+    assert methods_of(tmp_path) == ["untrained", "vicreg"]
+    monkeypatch.setattr(Evaluation, "on_train_epoch_end", finish)
     capsys.readouterr()
     assert main(arguments) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "going on: 2 of 3 runs are on disk already" in printed
-    assert "BYOL+LogDet, seed 0: goes on from" in printed
+    printed = told(capsys.readouterr().out)
+    assert "going on: 2 of 3 runs are on disk already" in printed and "BYOL+LogDet, seed 0: goes on from" in printed
     assert [point["epoch"] for point in Records(tmp_path).curve("byol_logdet", 0)] == [1, 2, 3, 4, 5, 6]
     assert not list((tmp_path / "unfinished").iterdir())
 
 
+def test_a_curve_without_its_row_is_replaced_and_half_a_row_is_never_read(tmp_path, monkeypatch):
+    records, row = Records(tmp_path), {"method": "vicreg", "seed": 0}
+    monkeypatch.setattr("benchmarks.table1.records.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        records.add(row, [{"epoch": 1, "loss": 5.0}])
+    monkeypatch.undo()
+    again = Records(tmp_path)
+    assert not again.has("vicreg", 0)
+    again.add(row, [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 0.2, "linear": 0.5}])
+    again.add({"method": "byol", "seed": 0}, [{"epoch": 1, "loss": 7.0}])
+    assert Records(tmp_path).curve("vicreg", 0) == [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 0.2, "linear": 0.5}]
+    assert methods_of(tmp_path) == ["vicreg", "byol"] and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_program_that_is_killed(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.table1", *TINY, "--methods", "vicreg", "--epochs", "500", "--jobs", "2"]
+    program = subprocess.Popen([*command, "--output", str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not list(tmp_path.glob("unfinished/*")):
+        assert program.poll() is None
+        time.sleep(0.2)
+    workers = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    program.kill()
+    program.wait()
+    assert workers
+    assert_gone(*workers)
+
+
 def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path, monkeypatch):
-    arguments = [*TINY, "--methods", "vicreg", "--epochs", "2", "--accelerator", "cpu", "--output", str(tmp_path)]
+    arguments = [*TINY, "--methods", "vicreg", "--epochs", "2", "--batch-size", "64", "--output", str(tmp_path)]
     train, measure = pretrain.Pretraining.training_step, pretrain.measure
     steps, probes = [], []
 
@@ -159,7 +171,7 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
         return measure(*given, **options)
 
     monkeypatch.setattr(pretrain.Pretraining, "training_step", stepped)
-    monkeypatch.setattr(pretrain, "measure", measured)
+    monkeypatch.setattr("benchmarks.table1.callbacks.measure", measured)
     for epochs in (1, 2):
         with pytest.raises(torch.OutOfMemoryError):
             main(arguments)
@@ -167,18 +179,15 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
     assert main(arguments) == 0
     assert len(steps) == 2 and len(probes) == 4
     curve = Records(tmp_path).curve("vicreg", 0)
-    assert [point["epoch"] for point in curve] == [1, 2]
+    assert [point["epoch"] for point in curve] == [1, 2] and all("linear" in point for point in curve)
     assert [point["loss"] for point in curve] == [step.item() for step in steps]
-    assert all("linear" in point for point in curve)
-    assert not list((tmp_path / "unfinished").iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["moco", "byol_logdet"])
 def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkeypatch, method):
-    options = parse([*TINY, "--epochs", "3", "--batch-size", "32", "--accelerator", "cpu", "--output", str(tmp_path)])
-    images, bars = loaded(options), Bars(Console(quiet=True), runs=1, epochs=3, shown=False)
-    (tmp_path / "unfinished").mkdir()
+    options = cli.parse([*TINY, "--epochs", "3", "--output", str(tmp_path)])
+    images = loaded(options)
     networks, build, train = [], runs.module_for, pretrain.Pretraining.training_step
 
     def built(*given):
@@ -191,12 +200,13 @@ def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkey
         return train(module, *given)
 
     monkeypatch.setattr(runs, "module_for", built)
-    whole, curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
+    (tmp_path / "unfinished").mkdir()
+    whole, curve = runs.trained(Run(method, 0), options, images)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(pretrain.Pretraining, "training_step", killed)
-        patch.setattr(runs.Stopwatch, "read", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
-        runs.trained(Run(method, 0), options, images, bars, tmp_path)
-    resumed, its_curve = runs.trained(Run(method, 0), options, images, bars, tmp_path)
+        patch.setattr(Stopwatch, "state_dict", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
+        runs.trained(Run(method, 0), options, images)
+    resumed, its_curve = runs.trained(Run(method, 0), options, images)
     assert its_curve == curve
     assert [resumed[name] for name in ("loss", "linear", "knn")] == [whole[name] for name in ("loss", "linear", "knn")]
     assert 1e6 <= resumed["seconds"] < 1.1e6 and 2e6 <= resumed["core_seconds"] < 2.1e6
@@ -204,17 +214,120 @@ def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkey
     assert all(torch.equal(first[name], last[name]) for name in first)
 
 
-def test_the_weights_of_each_run_are_kept_where_asked(tmp_path):
-    assert main([*TINY, "--save-backbone", "--output", str(tmp_path)]) == 0
-    kept = sorted(path.name for path in (tmp_path / "backbones").iterdir())
-    assert kept == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
-    weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
-    backbone = backbones.create("resnet18", channels=1, side=16, width=0.25, stem="original")
-    backbone.load_state_dict(weights)
-
-
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it():
     code = "import sys; sys.modules['rich'] = None; import importlib.util as u; f = u.find_spec"
     code += "; u.find_spec = lambda name, *a: None if name == 'rich' else f(name, *a); import benchmarks.table1"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Table 1 needs rich" in done.stderr and "pip install 'it-losses[benchmarks]'" in done.stderr
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete_and_gives_way_to_what_is_named(name, tmp_path):
+    arguments = ["--preset", name, "--data-root", str(tmp_path)]
+    preset = cli.parse(arguments)
+    assert {option: getattr(preset, option) for option in PRESETS[name]} == PRESETS[name]
+    assert preset.seeds == 3 and preset.dataset != "digits" and name in preset.output.name
+    for order in (["--epochs", "7", "--no-compile", *arguments], [*arguments, "--epochs", "7", "--no-compile"]):
+        named = cli.parse(order)
+        assert (named.epochs, named.compile, named.backbone) == (7, False, preset.backbone)
+
+
+@pytest.mark.parametrize(("name", "side"), sorted(NETWORKS))
+def test_the_networks_of_the_presets_take_their_images(name, side):
+    assert backbones.width_of(backbones.create(name, channels=3, side=side)) >= 384
+
+
+@pytest.mark.slow
+def test_compiled_backbones_train_the_same_network_through_the_compiler(tmp_path, monkeypatch):
+    graphs, losses = [], []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(runs, "COMPILER", backend)
+    for words in ([], ["--compile"]):
+        folder = tmp_path / str(len(losses))
+        assert main([*TINY, "--methods", "byol", *words, "--output", str(folder)]) == 0
+        losses.append(Records(folder).rows[-1]["loss"])
+        assert bool(graphs) == bool(words) == json.loads((folder / "settings.json").read_text())["compile"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.compiler.reset()
+
+
+def test_compilation_and_memory_format_reach_the_networks():
+    images = load("digits", None, 16).subset(40)
+    module = module_for(Run("byol", 0), cli.parse([*TINY, "--compile"]), images)
+    assert [network._compiled_call_impl is not None for network in module.networks()] == [True, True]
+    assert module.networks()[1] is module.method.target[0]
+    for option, last in (("--channels-last", True), ("--no-channels-last", False)):
+        weight = module_for(Run("vicreg", 0), cli.parse([*TINY, option]), images).backbone.layer1[0].conv1.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) is last
+
+
+def test_the_estimate_is_steps_and_probes_of_all_runs(monkeypatch):
+    monkeypatch.setattr("benchmarks.table1.estimate._step_seconds", lambda *_: 3.0)
+    monkeypatch.setattr("benchmarks.table1.estimate._seconds", lambda *_: 10.0)
+    # 10 epochs of 2 steps; 5 probes and 5 looks without one; two runs
+    options = cli.parse([*TINY, "--epochs", "10"])
+    said = estimate([Run("vicreg", 0), Run("byol", 0)], options, load("digits", None, 16).subset(70))
+    assert said.startswith(f"about 0:0{2 * (20 * 3 + 10 * 10) // 60}:20 to go, an estimate: BYOL, the largest method")
+
+
+def test_the_estimate_changes_no_number(tmp_path, monkeypatch):
+    losses = []
+    for folder in (tmp_path / "with", tmp_path / "without"):
+        assert main([*TINY, "--methods", "moco", "--output", str(folder)]) == 0
+        losses.append(Records(folder).rows[-1]["loss"])
+        monkeypatch.setattr(launch, "estimate", lambda *_: "")
+    assert losses[0] == losses[1]
+
+
+#: what each process imports as it starts; it writes, of each step, the weights, the images and what the views will draw
+WATCH = """
+import os, torch
+from benchmarks.table1.pretrain import Pretraining
+train = Pretraining.training_step
+def watched(self, images, index):
+    state = torch.get_rng_state()
+    seen = {"weights": next(self.backbone.parameters()).detach(), "images": images, "drawn": torch.rand(8)}
+    torch.set_rng_state(state)
+    torch.save(seen, os.path.join(os.environ["WATCHED"], f"{self.global_rank}-{self.global_step}.pt"))
+    return train(self, images, index)
+Pretraining.training_step = watched
+"""
+
+
+def draws(seed, rank):
+    torch.manual_seed(seed)
+    Generator(seed).setup(SimpleNamespace(global_rank=rank), None, "fit")
+    return tuple(torch.rand(4).tolist())
+
+
+def test_every_seed_draws_its_own_views_on_every_rank_and_on_the_first_those_of_one_device():
+    assert len({draws(seed, rank) for seed in range(4) for rank in range(4)}) == 16
+    assert draws(3, 0) == tuple(torch.rand(4, generator=torch.Generator().manual_seed(3)).tolist())
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network_on_other_images_and_other_views(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    path = os.pathsep.join([str(tmp_path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "WATCHED": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment.pop(launch.PENDING)
+    command = [sys.executable, "-m", "benchmarks.table1", *TINY, "--methods", "vicreg", "--epochs", "2", "--devices", "2"]
+    command += ["--strategy", "ddp", "--output", str(tmp_path / "out")]
+    done = finished(command, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert methods_of(tmp_path / "out") == ["untrained", "vicreg"]
+    assert [point["epoch"] for point in Records(tmp_path / "out").curve("vicreg", 0)] == [1, 2]
+    for step in range(4):
+        first, second = (torch.load(tmp_path / f"{rank}-{step}.pt") for rank in range(2))
+        assert torch.equal(first["weights"], second["weights"])
+        assert not torch.equal(first["images"], second["images"]) and not torch.equal(first["drawn"], second["drawn"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from benchmarks.distributed.schemes import Loss, schemes
+from benchmarks.distributed.model import Constants
+from benchmarks.machine import peak_mib, written_bytes
+from benchmarks.peers import Objective, from_lightly, official_vicreg, solo_learn_vicreg
+from it_losses import VICReg
 
 
 class Row(NamedTuple):
@@ -33,46 +35,63 @@ class Row(NamedTuple):
     peak_mib: float
 
 
-class Machine(NamedTuple):
-    """The constants of the model: what one thread of this machine does in a second of CPU time while gloo ranks communicate."""
+class GatherBothWays(torch.autograd.Function):
+    """All-gather the samples forward; backward, all-reduce the gradients and keep those of the own samples."""
 
-    flops: float
-    #: bytes read or written by an elementwise operation
-    memory_bytes: float
-    #: bytes of memory taken from the system
-    fresh_bytes: float
-    #: bytes sent
-    link_bytes: float
-    #: seconds of one collective of no bytes
-    latency: float
+    @staticmethod
+    def forward(ctx: object, own: Tensor) -> Tensor:
+        """[own samples, dim] -> [samples of all ranks, dim]."""
+        all_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(all_ranks, own.contiguous())
+        return torch.cat(all_ranks)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        """The sum over ranks, for the own samples."""
+        total = gradient.contiguous()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[Row], Machine]:
-    """Measure every scheme at every (global samples, dim) on that many ranks, interleaved."""
+#: VICReg (25, 25, 1) of the batch of all ranks as other projects compute it; solo-learn's weight of 12.5 is the authors' 25
+official = partial(official_vicreg, gather=GatherBothWays.apply)
+solo_learn = partial(solo_learn_vicreg, gather=GatherBothWays.apply, variance_weight=12.5)
+
+
+def schemes() -> dict[str, Objective]:
+    """Name -> loss, for every scheme that can run here. Ours is the first."""
+    lightly = from_lightly("VICRegLoss", gather_distributed=True)
+    return {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, **lightly}
+
+
+def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[Row], Constants]:
+    """Every scheme at every (global samples, dim) on that many ranks, interleaved, and the constants of the model here."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
-    rows = [_mean([rank[0][i] for rank in found]) for i in range(len(found[0][0]))]
-    return rows, Machine(*(sum(column) / world for column in zip(*(rank[1] for rank in found), strict=True)))
+    rows, constants = zip(*found, strict=True)
+    return [Row(*same[0][:4], *_means([row[4:] for row in same])) for same in zip(*rows, strict=True)], Constants(
+        *_means(constants)
+    )
 
 
-def _mean(rows: list[Row]) -> Row:
-    numbers = [sum(column) / len(rows) for column in zip(*(row[4:] for row in rows), strict=True)]
-    return Row(*rows[0][:4], *numbers)
+def _means(rows: list[tuple[float, ...]]) -> list[float]:
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
 
 
 def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     rows = [row for samples, dim in shapes for row in _case(samples, dim, repeats)]
-    torch.save((rows, _machine()), Path(folder) / f"{rank}.pt")
+    torch.save((rows, _constants()), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def _case(samples: int, dim: int, repeats: int) -> list[Row]:
-    world, candidates = dist.get_world_size(), schemes()
+    world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
-    steps = {name: _step(loss, views) for name, loss in candidates.items()}
+    own = [z.requires_grad_() for z in views]
+    steps = {name: partial(_gradient, loss, own) for name, loss in schemes().items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
         # a scheme with a wrong gradient is not timed
@@ -80,81 +99,50 @@ def _case(samples: int, dim: int, repeats: int) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
-            dist.barrier()
-            start = time.process_time()
-            step()
-            times[name].append(1e3 * (time.process_time() - start))
+            times[name].append(1e3 * _cpu_seconds(step))
     rows = []
     for name, step in steps.items():
         low, median, high = statistics.quantiles(times[name], n=4)
-        rows.append(Row(name, world, samples, dim, median, low, high, _sent_mb(step), _peak_mib(step)))
+        sent = sent_mb(step)
+        dist.barrier()
+        rows.append(Row(name, world, samples, dim, median, low, high, sent, peak_mib(step, views.device)))
     return rows
 
 
-def _step(loss: Loss, views: Tensor) -> Callable[[], Tensor]:
-    own = [z.clone().requires_grad_() for z in views]
-
-    def step() -> Tensor:
-        return torch.cat(torch.autograd.grad(loss(*own), own))
-
-    return step
+def _gradient(loss: Objective, own: list[Tensor]) -> Tensor:
+    return torch.cat(torch.autograd.grad(loss(*own), own))
 
 
-def _sent_mb(step: Callable[[], Tensor]) -> float:
+def sent_mb(step: Callable[[], object]) -> float:
     """The bytes that this process wrote to its sockets; it writes nothing else meanwhile."""
     dist.barrier()
-    before = _written()
+    before = written_bytes()
     step()
-    return (_written() - before) / 1e6
+    return (written_bytes() - before) / 1e6
 
 
-def _written() -> int:
-    counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(counters["wchar"])
+def _constants() -> Constants:
+    """Each from one operation of the kind the losses are made of, in CPU time of one thread while gloo ranks communicate."""
+    world = dist.get_world_size()
+    a, b, x = torch.randn(512, 2048), torch.randn(2048, 512), torch.randn(1 << 23)
+    all_ranks, own = torch.empty(world << 21), torch.randn(1 << 21)
+    return Constants(
+        flops=2 * 512 * 512 * 2048 / _median_seconds(lambda: a @ b),
+        memory_bytes=2 * x.nbytes / _median_seconds(lambda: x.mul_(0.999)),
+        # the system maps pages of zeros only when they are written
+        fresh_bytes=x.nbytes / _median_seconds(lambda: torch.zeros_like(x).add_(1)),
+        link_bytes=own.nbytes * (world - 1) / _median_seconds(lambda: dist.all_gather_into_tensor(all_ranks, own)),
+        latency=_median_seconds(lambda: dist.all_gather_into_tensor(all_ranks[:world], own[:1]), calls=50),
+    )
 
 
-def _peak_mib(step: Callable[[], Tensor]) -> float:
-    """The peak of resident memory above that before."""
-    dist.barrier()
-    # memory that the allocator has cached would hide what this step takes
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_kib("VmRSS")
-    step()
-    return (_status_kib("VmHWM") - before) / 1024
-
-
-def _status_kib(name: str) -> int:
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[name].split()[0])
-
-
-def _machine() -> Machine:
-    """Each constant from one operation, of the kind the losses are made of."""
-    a, b = torch.randn(512, 2048), torch.randn(2048, 512)
-    flops = 2 * 512 * 512 * 2048 / _seconds(lambda: a @ b)
-    x = torch.randn(1 << 23)
-    memory = 2 * x.nbytes / _seconds(lambda: x.mul_(0.999))
-    # the system maps pages of zeros only when they are written
-    fresh = x.nbytes / _seconds(lambda: torch.zeros_like(x).add_(1))
-    all_ranks, own = torch.empty(dist.get_world_size() << 21), torch.randn(1 << 21)
-    latency = _seconds(lambda: dist.all_gather_into_tensor(all_ranks[: dist.get_world_size()], own[:1]), calls=50)
-    sent = own.nbytes * (dist.get_world_size() - 1)
-    link = sent / _seconds(lambda: dist.all_gather_into_tensor(all_ranks, own))
-    return Machine(flops, memory, fresh, link, latency)
-
-
-def _seconds(call: Callable[[], object], calls: int = 10) -> float:
+def _median_seconds(call: Callable[[], object], calls: int = 10) -> float:
     call()
-    times = []
-    for _ in range(calls):
-        dist.barrier()
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
+    return statistics.median(_cpu_seconds(call) for _ in range(calls))
 
 
-def can_measure() -> bool:
-    """Whether this system counts what a process writes and how much memory it held."""
-    return os.path.exists("/proc/self/io") and os.path.exists("/proc/self/clear_refs")
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    dist.barrier()
+    start = time.process_time()
+    call()
+    return time.process_time() - start

@@ -32,6 +32,11 @@ class Constants(NamedTuple):
     link_bytes: float
     latency: float
 
+    def __str__(self) -> str:
+        memory = f"{self.memory_bytes / 1e9:.1f} GB/s of memory, {self.fresh_bytes / 1e9:.1f} GB/s of fresh memory"
+        link = f"{self.link_bytes / 1e9:.2f} GB sent a second, {1e6 * self.latency:.0f} us a collective"
+        return f"{self.flops / 1e9:.1f} GFLOP/s, {memory}, {link}"
+
 
 #: one accelerator of 2023's largest kind, half precision, and what it reaches others through
 INTERCONNECTS = {

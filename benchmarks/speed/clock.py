@@ -43,7 +43,11 @@ def measured(
     the next one. For the same reason each implementation runs once untimed before it is timed, unless it takes long.
     """
     for evaluate in implementations.values():
-        _warm_up(evaluate)
+        start = time.monotonic()
+        for _ in range(WARM_UP):
+            # as many as fit into half a second
+            if time.monotonic() - start < 0.5:
+                evaluate().backward()
     times = {name: Times([], [], []) for name in implementations}
     least, most = repetitions
     start = time.monotonic()
@@ -59,15 +63,6 @@ def measured(
             for series, value in zip(times[name], (forward, backward, forward + backward), strict=True):
                 series.append(value)
     return times
-
-
-def _warm_up(evaluate: Callable[[], Tensor]) -> None:
-    """Run WARM_UP evaluations, or as many as fit into half a second."""
-    start = time.monotonic()
-    for _ in range(WARM_UP):
-        evaluate().backward()
-        if time.monotonic() - start > 0.5:
-            return
 
 
 def _cpu(evaluate: Callable[[], Tensor]) -> tuple[float, float]:

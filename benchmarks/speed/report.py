@@ -5,87 +5,78 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks.speed.peers import OURS
-from benchmarks.speed.rows import Row
+from benchmarks.pages import figure, page, table
+from benchmarks.speed.measure import Row
+from benchmarks.speed.objectives import OURS
 
 Key = tuple[str, str, int, int]
+METRICS = {"time_ms": ("Time", "ms"), "peak_mib": ("Peak memory above the inputs, fresh process", "MiB")}
 
 
-def by_case(rows: list[Row], *, metric: str, mode: str) -> dict[Key, dict[str, Row]]:
-    """(level, objective, batch, dim) -> provider -> row."""
-    cases: dict[Key, dict[str, Row]] = defaultdict(dict)
+def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, dict[str, float]]:
+    """(level, objective, batch, dim) -> provider -> number."""
+    cases: dict[Key, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        if (row.metric, row.mode) == (metric, mode):
-            cases[row.level, row.objective, row.batch, row.dim][row.provider] = row
+        if (row["metric"], row["mode"]) == (metric, mode):
+            cases[row["level"], row["objective"], int(row["batch"]), int(row["dim"])][row["provider"]] = float(row["value"])
     return cases
 
 
 def slower(rows: list[Row]) -> list[str]:
     """Every comparison, of time or memory, that ours loses."""
-    lost = []
-    for metric, modes in (("time_ms", ("forward", "backward", "both")), ("peak_mib", ("both",))):
-        for mode in modes:
-            for (level, objective, batch, dim), found in by_case(rows, metric=metric, mode=mode).items():
-                ours = found[OURS].value
-                lost += [
-                    f"{level} {objective} {batch} x {dim}, {mode}, {metric}: {name} {row.value:.3g}, ours {ours:.3g}"
-                    for name, row in found.items()
-                    if row.value < ours and not name.startswith(OURS)
-                ]
-    return lost
+    return [
+        f"{level} {objective} {batch} x {dim}, {mode}, {metric}: {name} {value:.3g}, ours {found[OURS]:.3g}"
+        for metric, mode in (("time_ms", "forward"), ("time_ms", "backward"), ("time_ms", "both"), ("peak_mib", "both"))
+        for (level, objective, batch, dim), found in by_case(rows, metric=metric, mode=mode).items()
+        for name, value in found.items()
+        if value < found[OURS] and not name.startswith(OURS)
+    ]
 
 
 def readme(rows: list[Row], command: str) -> str:
     """The README of a folder of results."""
     first = rows[0]
-    commits = ", ".join(dict.fromkeys(row.commit + " with uncommitted changes" * row.dirty for row in rows))
-    lines = [
-        "# Speed and memory",
-        "",
-        f"`{command}` on {first.device}, {first.threads} thread(s), torch {first.torch}, commit {commits}.",
-        f"Forward and backward, two views, {first.dtype}; all implementations in turn in one process, medians ({first.clock});",
+    commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))
+    parts = []
+    for metric, (title, unit) in METRICS.items():
+        lines = [_line(key, found, unit) for key, found in by_case(rows, metric=metric).items()]
+        parts += [f"## {title}", table(lines, left=2)] if lines else []
+    return page(
+        "Speed and memory",
+        f"`{command}` on {first['device']}, {first['threads']} thread(s), torch {first['torch']}, commit {commits}.\n"
+        f"Forward and backward, two views, {first['dtype']}; all implementations in turn in one process, medians "
+        f"({first['clock']});\n"
         "20th and 80th percentiles and every other number are in `rows.csv`. A ratio is the other's number over ours.",
-        "",
         "![ratios](speed.png)",
-    ]
-    for metric, title, unit in (("time_ms", "Time", "ms"), ("peak_mib", "Peak memory above the inputs, fresh process", "MiB")):
-        cases = by_case(rows, metric=metric, mode="both")
-        if not cases:
-            continue
-        names = list(dict.fromkeys(name for found in cases.values() for name in found if name != OURS))
-        lines += ["", f"## {title}", "", f"| | N x D | ours, {unit} | " + " | ".join(names) + " |"]
-        lines.append("|---|---|---|" + "---|" * len(names))
-        for (level, objective, batch, dim), found in cases.items():
-            ours = found[OURS].value
-            cells = (f"{found[name].value / ours:.2f}x" if name in found else "" for name in names)
-            label = objective if level == "op" else f"{objective}, training step"
-            lines.append(f"| {label} | {batch} x {dim} | {ours:.3g} | " + " | ".join(cells) + " |")
-    lost = slower(rows)
-    lines += ["", "## Where ours is slower or larger", "", *(f"- {line}" for line in lost or ["nowhere in this run"])]
-    lines += ["", "Not yet measured: any GPU."] if "cpu" in first.clock.lower() else []
-    return "\n".join(lines) + "\n"
+        *parts,
+        "## Where ours is slower or larger",
+        "\n".join(f"- {line}" for line in slower(rows) or ["nowhere in this run"]),
+        "Not yet measured: any GPU." if "cpu" in first["clock"].lower() else "",
+    )
 
 
-def figure(rows: list[Row], path: Path) -> None:
+def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
+    level, objective, batch, dim = key
+    label = objective if level == "op" else f"{objective}, training step"
+    ratios = {name: f"{value / found[OURS]:.2f}x" for name, value in found.items() if name != OURS}
+    return {"": label, "N x D": f"{batch} x {dim}", f"ours, {unit}": f"{found[OURS]:.3g}", **ratios}
+
+
+def draw(rows: list[Row], path: Path) -> None:
     """Time of the others over ours, one panel an objective."""
-    from matplotlib.figure import Figure
-
-    cases = {key: found for key, found in by_case(rows, metric="time_ms", mode="both").items() if key[0] == "op"}
-    objectives = list(dict.fromkeys(key[1] for key in cases))
-    sizes = [[key for key in cases if key[1] == objective] for objective in objectives]
-    fig = Figure(figsize=(13, 4.2), layout="constrained")
-    panels = fig.subplots(1, len(objectives), width_ratios=[len(s) + 1 for s in sizes], squeeze=False)
-    for axes, objective, keys in zip(panels[0], objectives, sizes, strict=True):
-        keys = sorted(keys, key=lambda key: key[3] / key[2])
-        names = [n for n in dict.fromkeys(n for key in keys for n in cases[key]) if n != OURS]
-        for name in names:
-            places = [i for i, key in enumerate(keys) if name in cases[key]]
-            ratios = [cases[keys[i]][name].value / cases[keys[i]][OURS].value for i in places]
-            axes.plot(places, ratios, "o-", markersize=4, linewidth=1, label=name)
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set_yscale("log")
-        axes.set_xticks(range(len(keys)), [f"{key[2]} x {key[3]}" for key in keys], rotation=90, fontsize=7)
-        axes.set_title(objective)
-        axes.legend(fontsize=7)
-    panels[0][0].set_ylabel("time over ours, forward + backward")
-    fig.savefig(path, dpi=150)
+    cases = {key: found for key, found in by_case(rows, metric="time_ms").items() if key[0] == "op"}
+    panels: dict[str, list[Key]] = defaultdict(list)
+    for key in sorted(cases, key=lambda key: key[3] / key[2]):
+        panels[key[1]].append(key)
+    with figure(path, size=(13, 4.2)) as drawn:
+        widths = [len(keys) + 1 for keys in panels.values()]
+        all_axes = drawn.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
+        for axes, (objective, keys) in zip(all_axes, panels.items(), strict=True):
+            for name in dict.fromkeys(name for key in keys for name in cases[key] if name != OURS):
+                ratios = {i: cases[key][name] / cases[key][OURS] for i, key in enumerate(keys) if name in cases[key]}
+                axes.plot(list(ratios), list(ratios.values()), "o-", markersize=4, linewidth=1, label=name)
+            axes.axhline(1, color="black", linewidth=0.8)
+            axes.set_xticks(range(len(keys)), [f"{key[2]} x {key[3]}" for key in keys], rotation=90, fontsize=7)
+            axes.set(yscale="log", title=objective)
+            axes.legend(fontsize=7)
+        all_axes[0].set_ylabel("time over ours, forward + backward")

@@ -2,14 +2,8 @@
 
 import importlib.util
 
-_missing = [
-    package
-    for package in ("kornia", "lightly", "lightning", "matplotlib", "rich", "sklearn", "timm", "torchvision")
-    if importlib.util.find_spec(package) is None
-]
+_needed = ["joblib", "kornia", "lightly", "lightning", "matplotlib", "pandas", "rich", "sklearn", "timm", "torchvision"]
+_missing = [package for package in _needed if importlib.util.find_spec(package) is None]
 if _missing:
-    raise ModuleNotFoundError(
-        f"Table 1 needs {', '.join(_missing)}. Install them with: pip install 'it-losses[benchmarks]', or '.[benchmarks]' in a "
-        "checkout.",
-        name=_missing[0],
-    )
+    install = "pip install 'it-losses[benchmarks]', or '.[benchmarks]' in a checkout"
+    raise ModuleNotFoundError(f"Table 1 needs {', '.join(_missing)}. Install them with: {install}.", name=_missing[0])

@@ -1,121 +1,223 @@
-"""`python -m benchmarks.table1.ablations`: one question a table, each variant against the row it starts from."""
+"""`python -m benchmarks.table1.ablations`: one question a table, each variant against the row it starts from.
+
+What is asked starts from rows of Table 1, whatever their tuned values are: `ablations` has every question with its variants.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from math import isnan
+from typing import Any, NamedTuple
 
-from benchmarks.table1.cli import Options, describe
-from benchmarks.table1.comparison import STANDARD_ERRORS, Difference, difference
-from benchmarks.table1.questions import Ablation, ablations, variants
-from benchmarks.table1.report import Statistic, statistic
-from benchmarks.table1.rows import Records, Row, write, write_csv
-from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
+from benchmarks.methods import METHODS
+from benchmarks.pages import page, table, write
+from benchmarks.statistics import STANDARD_ERRORS, Difference, difference, statistic
+from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
+from benchmarks.table1.launch import command_line, launch
+from benchmarks.table1.recipes import RECIPES, Recipe, Setting
+from benchmarks.table1.records import Records
+from it_losses import VICRegEntropy
+
+SOURCE = "an ablation"
+OTHER_TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
 
 
-class Line(NamedTuple):
-    """One variant with all its seeds; the baseline has no difference."""
+class Ablation(NamedTuple):
+    """A question; `recipes` by name, the first is the baseline."""
 
     question: str
-    title: str
-    rate: float
-    seeds: int
-    linear: Statistic
-    knn: Statistic
-    difference: Difference | None
+    recipes: dict[str, Recipe]
+
+    @property
+    def baseline(self) -> str:
+        """The name of the row that the variants start from."""
+        return next(iter(self.recipes))
 
 
-def answered(ablation: Ablation, rows: list[Row]) -> list[Line]:
-    """The variants that have runs, against the baseline; nothing where that has none."""
-    runs = {name: [row for row in rows if row["method"] == name] for name in ablation.recipes}
-    baseline = next(iter(ablation.recipes))
-    if not runs[baseline]:
-        return []
-    lines = []
-    for name, found in runs.items():
-        if found:
-            linear, reference = ([row["linear"] for row in side] for side in (found, runs[baseline]))
-            gap = None if name == baseline else difference(linear, reference)
-            scores = statistic(linear), statistic(row["knn"] for row in found)
-            recipe = ablation.recipes[name]
-            lines.append(Line(ablation.question, recipe.title, recipe.learning_rate.value, len(found), *scores, gap))
-    return lines
+def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
+    """All of them, around these rows of Table 1."""
+    log_det, pairwise = (_criterion(rows[name]) for name in ("vicreg_logdet", "vicreg_pairdist"))
+    about = partial(_varied, rows)
+    beta, log_det_weight = log_det.entropy.beta, log_det.entropy_weight
+    spread = pairwise.entropy.spread_fraction
+    betas = _others((0.1, 1.0, 10.0, 100.0), beta)
+    # the two divergences differ by a factor of 4 in what they take for the component's variance
+    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * spread}
+    byol_spread = rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)
+    byol_beta = rows["byol_logdet"].arguments["beta"]
+    return [
+        about(
+            "beta of LogDet, entropy weight in proportion to 1 / beta",
+            "vicreg_logdet",
+            *({"beta": value, "entropy_weight": log_det_weight * beta / value} for value in betas),
+        ),
+        about(
+            "beta of LogDet, weights fixed",
+            "vicreg_logdet",
+            *({"beta": value, "entropy_weight": log_det_weight} for value in betas),
+        ),
+        about(
+            "bandwidth of PairDist as a share of the total variance, weights by the default law",
+            "vicreg_pairdist",
+            *({"spread_fraction": value} for value in _others((0.05, 0.1, 0.2, 0.3, 0.5), spread)),
+        ),
+        about(
+            "KL or Bhattacharyya, with one window (the same gradient) or one component",
+            "vicreg_pairdist",
+            {"divergence": "bhattacharyya"},
+            wider | {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight},
+        ),
+        about(
+            "KL or Bhattacharyya with one component, beside BYOL",
+            "byol_pairdist",
+            wider | {"spread_fraction": 4 * byol_spread},
+        ),
+        _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
+        _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        *(
+            about(f"{rows[name].title}: dimension of the projection", name, {"output": width // 4}, {"output": 4 * width})
+            for name, width in (
+                (name, rows[name].arguments["output"]) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")
+            )
+        ),
+        *(_beside_byol(rows, name) for name in ("byol_pairdist", "byol_logdet")),
+        *(
+            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, *OTHER_TENSORS)
+            for name in ("byol_pairdist", "byol_logdet")
+        ),
+        about(
+            "beta of LogDet beside BYOL, from a quarter of the dimension to four times",
+            "byol_logdet",
+            *({"beta": value} for value in _others((64.0, 256.0, 1024.0), byol_beta)),
+        ),
+    ]
 
 
-def finding(lines: list[Line]) -> str:
+def variants(methods: list[str], rows: Mapping[str, Recipe] = RECIPES) -> Mapping[str, Recipe]:
+    """Every recipe whose baseline is among the methods; one that answers two questions is trained once."""
+    chosen = [ablation.recipes for ablation in ablations(rows) if ablation.baseline in methods]
+    return {name: recipe for recipes in chosen for name, recipe in recipes.items()}
+
+
+def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, weights: tuple[float, ...]) -> Ablation:
+    """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
+    vicreg = rows["vicreg"]
+    recipes = {"vicreg": vicreg, method: rows[method]}
+    for weight in weights:
+        settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
+        title = f"{rows[method].title}, added to all of VICReg, entropy weight {weight:g}"
+        recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
+        recipes[f"{method}-added-entropy_weight{weight:g}"] = recipe
+    return Ablation(f"{rows[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
+
+
+def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
+    row, byol = rows[method], rows["byol"]
+    weights = [{"entropy_weight": value} for value in _others((0.02, 0.05, 0.1, 0.2, 0.5), row.arguments["entropy_weight"])]
+    ablation = _varied(rows, f"{row.title}: entropy weight", method, *weights)
+    # all else as in the row that adds an entropy: BYOL's own best momentum and rate are others
+    common = {name: row.arguments[name] for name in byol.arguments}
+    without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
+    return ablation._replace(recipes=ablation.recipes | {"byol": byol, f"{method}-without": without})
+
+
+def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, *changes: dict[str, Any]) -> Ablation:
+    recipe = rows[baseline]
+    recipes = {baseline: recipe}
+    for changed in changes:
+        words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
+        name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
+        recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
+    return Ablation(question, recipes)
+
+
+def _criterion(row: Recipe) -> VICRegEntropy:
+    """What the row's settings and the criterion's own defaults make of its constants."""
+    criterion = METHODS[row.method](8, **row.arguments).criterion
+    assert isinstance(criterion, VICRegEntropy)
+    return criterion
+
+
+def _others(values: tuple[float, ...], own: float) -> list[float]:
+    return [value for value in values if value != own]
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def publish(records: Records, rows: Mapping[str, Recipe], description: str, command: str) -> str:
+    """Write `README.md`, a finding and a table for each question; returns the Markdown."""
+    answered = [ablation for ablation in ablations(rows) if records.of(ablation.baseline)]
+    text = page(
+        "Ablations",
+        f"    {command}",
+        f"{description}; commit {records.names('commit')}. Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by "
+        "class with a fixed seed; nothing here saw the test half. Mean ± standard error over seeds at the last epoch. Each "
+        "question's first row is its baseline. A variant has all settings of the row that it is named after but those in its "
+        "name; a row of the table that is named alone has its own, the learning rate too. Difference: of linear accuracies, in "
+        "points, with its standard error and Welch's p-value, not corrected for the number of comparisons.",
+        *(
+            part
+            for ablation in answered
+            for part in (f"## {ablation.question}", finding(records, ablation), table(_lines(records, ablation)))
+        ),
+    )
+    write(records.folder / "README.md", text)
+    return text
+
+
+def finding(records: Records, ablation: Ablation) -> str:
     """A sentence that says which variants differ from the baseline."""
-    baseline, *others = lines
-    compared = [(line.title, line.difference) for line in others if line.difference is not None]
-    if not compared:
-        return f"Nothing to compare with {baseline.title} yet."
-    if any(gap.error is None for _, gap in compared):
-        return f"One seed cannot tell {baseline.title} from its variants."
+    base = ablation.recipes[ablation.baseline].title
+    gaps = {ablation.recipes[name].title: gap for name, gap in _differences(records, ablation).items()}
+    if not gaps:
+        return f"Nothing to compare with {base} yet."
+    if any(isnan(gap.error) for gap in gaps.values()):
+        return f"One seed cannot tell {base} from its variants."
     said = []
     for word, sign in (("better", 1), ("worse", -1)):
-        named = [f"{title} ({gap.text()} points)" for title, gap in compared if gap.counts and sign * gap.mean > 0]
+        named = [f"{title} ({gap.text()} points)" for title, gap in gaps.items() if gap.counts and sign * gap.mean > 0]
         if named:
-            said.append(f"{word} than {baseline.title} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}")
-    title, largest = max(compared, key=lambda pair: abs(pair[1].mean))
-    said = said or [
-        f"no variant differs from {baseline.title} by more than {STANDARD_ERRORS:g} standard errors; the largest difference is "
-        f"{largest.text()} points, {title}"
-    ]
-    sentence = "; ".join(said) + "."
+            said.append(f"{word} than {base} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}")
+    title, largest = max(gaps.items(), key=lambda pair: abs(pair[1].mean))
+    no_variant = f"no variant differs from {base} by more than {STANDARD_ERRORS:g} standard errors; the largest difference is "
+    sentence = "; ".join(said or [f"{no_variant}{largest.text()} points, {title}"]) + "."
     return sentence[0].upper() + sentence[1:]
 
 
-def markdown(answers: list[list[Line]], description: str, commits: str, command: str) -> str:
-    """A table and a finding for each question."""
-    text = [
-        "# Ablations",
-        "",
-        f"    {command}",
-        "",
-        f"{description}; commit {commits}. Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with a "
-        "fixed seed; nothing here saw the test half. Mean ± standard error over seeds at the last epoch. Each question's first "
-        "row is its baseline. A variant has all settings of the row that it is named after but those in its name; a row of the "
-        "table that is named alone has its own, the learning rate too. Difference: of linear accuracies, in points, with its "
-        "standard error and Welch's p-value, not corrected for the number of comparisons.",
-    ]
-    for lines in filter(None, answers):
-        text += ["", f"## {lines[0].question}", "", finding(lines), ""]
-        text += ["| variant | rate | seeds | linear % | kNN % | difference | p |", "|---|---:|---:|---:|---:|---:|---:|"]
-        for line in lines:
-            gap = "baseline" if line.difference is None else line.difference.text()
-            p_value = None if line.difference is None else line.difference.p_value
-            chance = "" if p_value is None else f"{p_value:.3f}"
-            scores = f"{line.linear.text(100)} | {line.knn.text(100)}"
-            text.append(f"| {line.title} | {line.rate:g} | {line.seeds} | {scores} | {gap} | {chance} |")
-    return "\n".join(text) + "\n"
+def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
+    """Of each variant that has runs from the baseline."""
+    scores = {name: [row["linear"] for row in records.of(name)] for name in ablation.recipes}
+    base = scores.pop(ablation.baseline)
+    return {name: difference(values, base) for name, values in scores.items() if values}
 
 
-def publish(records: Records, options: Options, command: str) -> str:
-    """Write `README.md` and `ablations.csv`; returns the Markdown."""
-    answers = [answered(ablation, records.rows) for ablation in ablations(options.recipes)]
-    commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
-    text = markdown(answers, describe(options), commits, command)
-    write(records.folder / "README.md", text)
-    fields = ["question", "variant", "learning_rate", "seeds", "linear", "linear_standard_error", "knn", "knn_standard_error"]
-    fields += ["difference", "difference_standard_error", "p_value"]
-    values = [
-        (line.question, line.title, line.rate, line.seeds, *line.linear, *line.knn, *(line.difference or (None, None, None)))
-        for lines in answers
-        for line in lines
-    ]
-    write_csv(records.folder / "ablations.csv", fields, [dict(zip(fields, row, strict=True)) for row in values])
-    return text
+def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
+    gaps, lines = _differences(records, ablation), []
+    for name in (ablation.baseline, *gaps):
+        recipe, runs = ablation.recipes[name], records.of(name)
+        linear, knn = (statistic(row[score] for row in runs).text(100) for score in ("linear", "knn"))
+        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(runs))}
+        line |= {"linear %": linear, "kNN %": knn, "difference": "baseline", "p": ""}
+        if name in gaps:
+            line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}
+        lines.append(line)
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    return sweep(
-        "ablations",
-        "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from.",
-        arguments,
-        seeds=3,
-        variants=lambda options: variants(options.methods, options.recipes),
-        publish=publish,
-    )
+    command = command_line("table1.ablations", arguments)
+    about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
+
+    def read() -> Options:
+        asked = parse(arguments, sweep="ablations", about=about)
+        return asked.varied(variants(asked.methods, asked.recipes))
+
+    return launch(read, lambda records, options, images: publish(records, options.recipes, describe(options), command))
 
 
 if __name__ == "__main__":

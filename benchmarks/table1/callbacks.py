@@ -1,7 +1,9 @@
-"""Callbacks of a run: progress bars, random generators and checkpoints."""
+"""Callbacks of a run: time, random generators, checkpoints and evaluation."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +11,25 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from benchmarks.table1.progress import Bars
+from benchmarks.data import Images
+from benchmarks.table1.pretrain import Pretraining, measure
 
 
-class Steps(L.Callback):
-    """Advances the progress bars."""
+class Stopwatch(L.Callback):
+    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up."""
 
-    def __init__(self, bars: Bars) -> None:
-        self.bars = bars
+    def __init__(self) -> None:
+        self.wall, self.cores = time.monotonic(), time.process_time()
 
-    def on_train_start(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Count the steps before the run was interrupted."""
-        for _ in range(loop.global_step):
-            self.bars.step()
+    def state_dict(self) -> dict[str, float]:
+        """Columns for a row, and the state for a checkpoint."""
+        wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
+        return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Advance by one step."""
-        self.bars.step()
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Add the seconds before the run was interrupted."""
+        self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
 
 class Generator(L.Callback):
@@ -46,11 +48,18 @@ class Generator(L.Callback):
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the generator states of all ranks."""
-        checkpoint["generators"] = _of_all_ranks(_states(loop.strategy.root_device))
+        states, device = [torch.get_rng_state()], loop.strategy.root_device
+        states += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+        checkpoint["generators"] = [states] * loop.world_size
+        if dist.is_initialized():
+            dist.all_gather_object(checkpoint["generators"], states)
 
     def on_load_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore the states at once, because the loader already draws when the optimiser asks for the number of steps."""
-        _set(checkpoint["generators"][loop.global_rank], loop.strategy.root_device)
+        cpu, *cuda = checkpoint["generators"][loop.global_rank]
+        torch.set_rng_state(cpu)
+        for state in cuda:
+            torch.cuda.set_rng_state(state, loop.strategy.root_device)
 
 
 class Checkpoint(L.Callback):
@@ -61,29 +70,42 @@ class Checkpoint(L.Callback):
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
         """Save before the probes of the epoch, which take the most memory; after the last epoch too."""
-        epoch = loop.current_epoch + 1
+        epoch, beside = loop.current_epoch + 1, self.path.with_suffix(".part")
         if epoch % self.every == 0 or epoch == loop.max_epochs:
-            beside = self.path.with_suffix(".part")
             loop.save_checkpoint(beside)
             if loop.is_global_zero:
                 beside.replace(self.path)
 
 
-def _states(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators of CPU and device."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+@dataclass
+class Evaluation(L.Callback):
+    """At the end of an epoch: entropy and effective rank of the embeddings; at some epochs, the probes too.
 
+    Only rank 0 measures; the others wait for it at their next gradient.
+    """
 
-def _set(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+    images: Images
+    every: int
+    curve: list[dict[str, float]] = field(default_factory=list)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the epochs measured so far."""
+        return {"curve": self.curve}
 
-def _of_all_ranks(states: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    if not dist.is_initialized():
-        return [states]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, states)
-    return gathered
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after those epochs."""
+        self.curve = state["curve"]
+
+    def on_fit_start(self, trainer: L.Trainer, module: Pretraining) -> None:
+        """Measure an epoch whose checkpoint was written before it was measured; it may be the last."""
+        if module.epoch_losses:
+            self.on_train_epoch_end(trainer, module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Pretraining) -> None:
+        """Measure."""
+        losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
+        if trainer.is_global_zero:
+            # the trainer's own count is not restored yet when fitting starts
+            epoch = len(self.curve) + 1
+            is_probed = epoch % self.every == 0 or epoch == trainer.max_epochs
+            self.curve.append({"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import Images
-from benchmarks.objectives import Schedule
+from benchmarks.methods import Schedule
 from benchmarks.table1.cli import Options
-from benchmarks.table1.plan import Run, module_for, probes_every, steps_of
 from benchmarks.table1.pretrain import Pretraining, measure
 from benchmarks.table1.recipes import title
+from benchmarks.table1.runs import Run, length_of, module_for
 
 #: steps before the clock starts (the first compiles and allocates) and under it
 WARM_UP, TIMED = 2, 3
@@ -24,22 +24,20 @@ PROBED_IMAGES = 4096
 
 def estimate(runs: list[Run], options: Options, images: Images) -> str:
     """The estimate as a sentence. It trains a copy that is thrown away, and each run seeds itself, so no number changes."""
-    largest = max(
-        dict.fromkeys(run.method for run in runs), key=lambda method: _size(module_for(Run(method, 0), options, images))
-    )
+    # rows and variants of one kind have networks of about one size
+    kinds = {options.recipes[run.method].method: run.method for run in reversed(runs)}
+    largest = max(kinds.values(), key=lambda method: _size(module_for(Run(method, 0), options, images)))
     module = module_for(Run(largest, 0), options, images).to("cuda" if options.accelerator == "gpu" else "cpu")
     step_s = _step_seconds(module, images.train[: options.batch_size // options.devices], options.precision)
-    part = images.subset(PROBED_IMAGES)
-    ratio = len(images.train) / len(part.train)
-    probe_s = ratio * _seconds(lambda: measure(module, part, probes=True), module.device)
-    look_s = _seconds(lambda: measure(module, part, probes=False), module.device)
-    probes = -(-options.epochs // probes_every(options))
-    run_s = steps_of(options, images) * step_s + probes * probe_s + (options.epochs - probes) * look_s
+    part, (steps, every) = images.subset(PROBED_IMAGES), length_of(options, images)
+    probes = -(-options.epochs // every)
+    probe_s = len(images.train) / len(part.train) * _seconds(lambda: measure(module, part, probes=True))
+    look_s = _seconds(lambda: measure(module, part, probes=False))
+    run_s = steps * step_s + probes * probe_s + (options.epochs - probes) * look_s
     whole = timedelta(seconds=round(len(runs) * run_s / options.jobs))
-    name, steps = title(largest, options.recipes), steps_of(options, images)
     return (
-        f"about {whole} to go, an estimate: {name}, the largest method, now takes {1e3 * step_s:.3g} ms a step and "
-        f"{probe_s:.2g} s a probe; {len(runs)} runs of {steps} steps to make"
+        f"about {whole} to go, an estimate: {title(largest, options.recipes)}, the largest method, now takes "
+        f"{1e3 * step_s:.3g} ms a step and {probe_s:.2g} s a probe; {len(runs)} runs of {steps} steps to make"
     )
 
 
@@ -59,17 +57,14 @@ def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
             loss = module.method.loss(module.backbone, *module.views(images.to(module.device)), Schedule(0, 1))
         loss.backward()
         optimizer.step()
+        # waits for the device
+        loss.item()
 
-    for _ in range(WARM_UP):
-        step()
-    return sum(_seconds(step, module.device) for _ in range(TIMED)) / TIMED
+    return sum([_seconds(step) for _ in range(WARM_UP + TIMED)][WARM_UP:]) / TIMED
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of a call, with the device synchronised before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
+def _seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of a call that waits for the device itself."""
     start = time.perf_counter()
     work()
-    wait()
     return time.perf_counter() - start

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-#: where the user names none: side in pixels, epochs (else 200), factor on a ResNet-18's channels (else 1), batch (else 256)
-SIDES = {
-    "digits": 32,
-    "fashion_mnist": 28,
-    "cifar10": 32,
-    "cifar100": 32,
-    "tiny_imagenet": 64,
-    "imagenette": 128,
-    "image_folder": 64,
+#: data set -> options of the command line, where neither it nor a preset names others
+DATASET_OPTIONS: dict[str, dict[str, Any]] = {
+    "digits": {"image_size": 32, "epochs": 8, "batch_size": 64, "stem": "original"},
+    "fashion_mnist": {"image_size": 28, "epochs": 20},
+    "cifar10": {"image_size": 32},
+    "cifar100": {"image_size": 32},
+    "tiny_imagenet": {"image_size": 64},
+    "imagenette": {"image_size": 128},
+    "image_folder": {"image_size": 64, "epochs": 100},
 }
-EPOCHS = {"digits": 8, "fashion_mnist": 20, "image_folder": 100}
-WIDTHS = {"digits": 0.25}
-BATCHES = {"digits": 64}
 
-#: what a recent GPU is fastest with; at these lengths the rows take the constants of `benchmarks.table1.long`
+#: what a recent GPU is fastest with; at these lengths the rows take the constants of `benchmarks.table1.recipes.long_runs`
 GPU = {"precision": "bf16-mixed", "compile": True, "channels_last": True, "long": True}
 COLUMNS = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tiny_imagenet"}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}

@@ -1,9 +1,8 @@
-"""One run: pre-train one method with one seed under Lightning, and measure its features along the way."""
+"""The module that Lightning trains, its batches, and what is measured of its features."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.augment import Views
 from benchmarks.data import Images
-from benchmarks.objectives import Method, Momentum, Schedule
+from benchmarks.methods import Method, Momentum, Schedule
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import BUDGET
 from it_losses import diagnostics
@@ -39,9 +38,6 @@ class Batches(Dataset[Tensor]):
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index]
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         return self.images[indices]
@@ -101,44 +97,6 @@ class Pretraining(L.LightningModule):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
-@dataclass
-class Evaluation(L.Callback):
-    """At the end of an epoch: entropy and effective rank of the embeddings; at some epochs, the probes too.
-
-    Only rank 0 measures; the others wait for it at their next gradient.
-    """
-
-    images: Images
-    every: int
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the epochs measured so far."""
-        return {"curve": self.curve}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after those epochs."""
-        self.curve = state["curve"]
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Measure an epoch whose checkpoint was written before it was measured; it may be the last."""
-        assert isinstance(module, Pretraining)
-        if module.epoch_losses:
-            self.on_train_epoch_end(trainer, module)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Measure."""
-        assert isinstance(module, Pretraining)
-        losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
-        if not trainer.is_global_zero:
-            return
-        # the trainer's own count is not restored yet when fitting starts
-        epoch = len(self.curve) + 1
-        row: dict[str, float] = {"epoch": epoch, "loss": losses.mean().item()}
-        row |= measure(module, self.images, probes=epoch % self.every == 0 or epoch == trainer.max_epochs)
-        self.curve.append(row)
-
-
 @torch.no_grad()
 def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, float]:
     """Entropy (nats) and effective rank of held-out embeddings; with `probes`, the accuracies of frozen features."""
@@ -159,13 +117,9 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
         "rank_me_features": diagnostics.rank_me(test[:MEASURED_IMAGES]).item(),
     }
     if probes:
-        frozen = Features(
-            features(module, images.train),
-            images.train_labels.to(test.device),
-            test,
-            images.test_labels.to(test.device),
-            images.classes,
-        )
+        train, labels = features(module, images.train), (images.train_labels, images.test_labels)
+        known, held_out = (half.to(test.device) for half in labels)
+        frozen = Features(train, known, test, held_out, images.classes)
         row |= {"linear": linear_accuracy(frozen), "knn": knn_accuracy(frozen)}
     module.train(training)
     return row

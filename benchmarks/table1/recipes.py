@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from benchmarks.methods import METHODS
@@ -16,12 +16,6 @@ class Setting(NamedTuple):
     source: str
 
 
-#: where a value is the best of the equal grid that `benchmarks.table1.tuning` gives every row
-TUNED = "best of the grid on validation digits, benchmarks/results/2026-11-21-cpu-tuning"
-#: the best of five for six rows of ten; what else was best stands in the row
-RATE = Setting(8e-3, TUNED)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """A row: what it is called, which of `benchmarks.methods.METHODS` it is, that method's arguments, its learning rate."""
@@ -29,7 +23,7 @@ class Recipe:
     title: str
     method: str
     settings: dict[str, Setting]
-    learning_rate: Setting = RATE
+    learning_rate: Setting
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -58,116 +52,136 @@ class Budget:
 
 BUDGET = Budget()
 
+
+def tuned(value: float) -> Setting:
+    """The best of the equal grid that `benchmarks.table1.tuning` gives every row."""
+    return Setting(value, "best of the grid on validation digits, benchmarks/results/2026-11-21-cpu-tuning")
+
+
 HIDDEN = Setting(512, "solo-learn's 2048 for a ResNet of width 512, scaled to the backbone of the default table")
-WIDE = Setting(512, "a quarter of solo-learn's 2048, as the hidden layers; the same for all that decorrelate")
-NARROW = Setting(128, "SimCLR (2002.05709), MoCo (1911.05722) and SwAV (2006.09882): 128")
-FAST_MOMENTUM = "fewer steps than in the papers (.99 and more): the copy must follow within an epoch"
-
-BYOL_HEADS = {
+NARROW = {
     "hidden": HIDDEN,
-    "output": Setting(256, "BYOL (2006.07733), section 3.3"),
-    "momentum": Setting(0.9, FAST_MOMENTUM),
+    "output": Setting(128, "SimCLR (2002.05709), MoCo (1911.05722) and SwAV (2006.09882): 128"),
 }
-
+WIDE = {
+    "hidden": HIDDEN,
+    "output": Setting(512, "a quarter of solo-learn's 2048, as the hidden layers; the same for all that decorrelate"),
+}
+FAST_MOMENTUM = Setting(0.9, "fewer steps than in the papers (.99 and more): the copy must follow within an epoch")
+BYOL = {"hidden": HIDDEN, "output": Setting(256, "BYOL (2006.07733), section 3.3"), "momentum": FAST_MOMENTUM}
 REGULARIZED = {
     "regularized": Setting("projection", "public codes that add a uniformity term to BYOL; the paper's tensor is not known"),
     "normalized": Setting(True, "as BYOL's own loss sees it"),
 }
+VICREG_25 = Setting(25.0, "VICReg (2105.04906), section 4.2")
+RECALLED = "2303.00633, as recalled: added to BYOL's loss"
 
 RECIPES: dict[str, Recipe] = {
-    "simclr": Recipe(
-        "SimCLR",
-        "simclr",
-        {"hidden": HIDDEN, "output": NARROW, "temperature": Setting(0.2, TUNED)},
-    ),
-    "barlow_twins": Recipe(
-        "Barlow Twins",
-        "barlow_twins",
-        {"hidden": HIDDEN, "output": WIDE, "redundancy_weight": Setting(1.25e-3, TUNED)},
-        learning_rate=Setting(4e-3, TUNED),
-    ),
+    "simclr": Recipe("SimCLR", "simclr", NARROW | {"temperature": tuned(0.2)}, tuned(8e-3)),
+    "barlow_twins": Recipe("Barlow Twins", "barlow_twins", WIDE | {"redundancy_weight": tuned(1.25e-3)}, tuned(4e-3)),
     "swav": Recipe(
         "SwAV",
         "swav",
-        {
-            "hidden": HIDDEN,
-            "output": NARROW,
+        NARROW
+        | {
             "prototypes": Setting(100, "solo-learn, CIFAR-10"),
-            "temperature": Setting(0.1, TUNED),
+            "temperature": tuned(0.1),
             # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
             "epsilon": Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
         },
+        tuned(8e-3),
     ),
     "moco": Recipe(
         "MoCo",
         "moco",
-        {
-            "hidden": HIDDEN,
-            "output": NARROW,
-            "temperature": Setting(0.2, TUNED),
+        NARROW
+        | {
+            "temperature": tuned(0.2),
             "queue": Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet"),
-            "momentum": Setting(0.9, FAST_MOMENTUM),
+            "momentum": FAST_MOMENTUM,
         },
-        learning_rate=Setting(4e-3, TUNED),
+        tuned(4e-3),
     ),
     "vicreg": Recipe(
         "VICReg",
         "vicreg",
-        {
-            "hidden": HIDDEN,
-            "output": WIDE,
-            "invariance_weight": Setting(25.0, "VICReg (2105.04906), section 4.2"),
-            "variance_weight": Setting(25.0, "VICReg (2105.04906), section 4.2"),
-            "covariance_weight": Setting(4.0, TUNED),
-        },
-        learning_rate=Setting(4e-3, TUNED),
+        WIDE | {"invariance_weight": VICREG_25, "variance_weight": VICREG_25, "covariance_weight": tuned(4.0)},
+        tuned(4e-3),
     ),
-    "byol": Recipe("BYOL", "byol", BYOL_HEADS | {"momentum": Setting(0.97, TUNED)}),
+    "byol": Recipe("BYOL", "byol", BYOL | {"momentum": tuned(0.97)}, tuned(8e-3)),
     "vicreg_pairdist": Recipe(
         "VICReg+PairDist",
         "vicreg_entropy",
-        {
-            "hidden": HIDDEN,
-            "output": WIDE,
-            "entropy": Setting("pairwise", "VICRegEntropy, with its default weights"),
-            "spread_fraction": Setting(0.2, TUNED),
-        },
+        WIDE | {"entropy": Setting("pairwise", "VICRegEntropy, with its default weights"), "spread_fraction": tuned(0.2)},
+        tuned(8e-3),
     ),
     "vicreg_logdet": Recipe(
         "VICReg+LogDet",
         "vicreg_entropy",
-        {
-            "hidden": HIDDEN,
-            "output": WIDE,
+        WIDE
+        | {
             "entropy": Setting("log_det", "VICRegEntropy, with its default beta and invariance weight"),
-            "entropy_weight": Setting(400.0, TUNED),
+            "entropy_weight": tuned(400.0),
         },
+        tuned(8e-3),
     ),
     "byol_pairdist": Recipe(
         "BYOL+PairDist",
         "byol",
-        {
-            **BYOL_HEADS,
-            "entropy": Setting("pairwise", "2303.00633, as recalled: added to BYOL's loss"),
-            "entropy_weight": Setting(0.05, TUNED),
-            **REGULARIZED,
-        },
+        BYOL | {"entropy": Setting("pairwise", RECALLED), "entropy_weight": tuned(0.05)} | REGULARIZED,
+        tuned(8e-3),
     ),
     "byol_logdet": Recipe(
         "BYOL+LogDet",
         "byol",
-        {
-            **BYOL_HEADS,
-            "entropy": Setting("log_det", "2303.00633, as recalled: added to BYOL's loss"),
-            "entropy_weight": Setting(0.8, TUNED),
-            **REGULARIZED,
-            "beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
-        },
-        learning_rate=Setting(1.6e-2, TUNED),
+        BYOL
+        | {"entropy": Setting("log_det", RECALLED), "entropy_weight": tuned(0.8)}
+        | REGULARIZED
+        | {"beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim")},
+        tuned(1.6e-2),
     ),
 }
 
+#: a long run of a whole network takes the papers' constants and solo-learn's in place of what a short run of digits took; none
+#: has been tuned: `python -m benchmarks.table1.tuning --preset NAME` gives each the same search, and `--grid` takes its best
+SOLO = "solo-learn, CIFAR-10"
+#: what several rows take, by the argument's name
+COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
+LONG_WIDE, BYOL_HIDDEN = {"output": Setting(2048, SOLO)}, {"hidden": Setting(4096, SOLO)}
+BYOL_WEIGHT = {"entropy_weight": Setting(0.2, "the middle of the grid")}
+#: what one row takes; for the rest of its arguments the short recipe stands
+OWN: dict[str, dict[str, Setting]] = {
+    "barlow_twins": LONG_WIDE | {"redundancy_weight": Setting(5e-3, "Barlow Twins (2103.03230), section 2.2, rounded")},
+    "swav": {"epsilon": Setting(0.05, "SwAV (2006.09882), appendix")},
+    "moco": {"queue": Setting(4096, "lightly's benchmark on CIFAR-10")},
+    "vicreg": LONG_WIDE | {"covariance_weight": Setting(1.0, "VICReg (2105.04906), section 4.2")},
+    "byol": BYOL_HIDDEN,
+    "vicreg_pairdist": LONG_WIDE,
+    "vicreg_logdet": LONG_WIDE,
+    "byol_pairdist": BYOL_HIDDEN | BYOL_WEIGHT,
+    "byol_logdet": BYOL_HIDDEN | BYOL_WEIGHT,
+}
+#: by the backbone's family
+RATES = {
+    "resnet": Setting(1e-3, "AdamW's own default"),
+    "": Setting(5e-4, "DINO (2104.14294), section 3.2: .0005 for each 256 images of a step"),
+}
+
+
+def long_runs(backbone: str) -> dict[str, Recipe]:
+    """Every row with the constants of a long run, at a learning rate for this family of timm's networks."""
+    rate = next(rate for family, rate in RATES.items() if backbone.startswith(family))
+    return {name: _long(recipe, OWN.get(name, {}), rate) for name, recipe in RECIPES.items()}
+
+
+def _long(recipe: Recipe, own: dict[str, Setting], rate: Setting) -> Recipe:
+    common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
+    return replace(recipe, settings=recipe.settings | common | own, learning_rate=rate)
+
+
 UNTRAINED = "untrained"
+#: each row with an entropy, and the row without it that it is compared with
+BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": "byol", "byol_pairdist": "byol"}
 
 
 def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
@@ -177,16 +191,11 @@ def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
     """Everything above that these rows depend on, for JSON, including the defaults of criteria."""
-    rows = {}
-    for name in names:
-        if name != UNTRAINED:
-            recipe = recipes[name]
-            method = METHODS[recipe.method](width=8, **recipe.arguments)
-            criteria = [getattr(method, part, None) for part in ("criterion", "regularizer")]
-            rows[name] = {
-                "method": recipe.method,
-                "learning_rate": recipe.learning_rate.value,
-                **recipe.arguments,
-                "criterion": " + ".join(repr(c) for c in criteria if c),
-            }
-    return {"budget": asdict(BUDGET), "rows": rows}
+    return {"budget": asdict(BUDGET), "rows": {name: _printed(recipes[name]) for name in names if name != UNTRAINED}}
+
+
+def _printed(recipe: Recipe) -> dict[str, Any]:
+    method = METHODS[recipe.method](width=8, **recipe.arguments)
+    criteria = [getattr(method, part, None) for part in ("criterion", "regularizer")]
+    facts = {"method": recipe.method, "learning_rate": recipe.learning_rate.value, **recipe.arguments}
+    return facts | {"criterion": " + ".join(repr(criterion) for criterion in criteria if criterion)}

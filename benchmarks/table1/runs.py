@@ -1,28 +1,39 @@
-"""One run, from its seed to its row."""
+"""The runs of a table: which there are, the network of each, and how one goes from its seed to its row."""
 
 from __future__ import annotations
 
+import io
+import logging
+import math
+import os
 import platform
-import time
+import sys
 import warnings
 from datetime import datetime, timezone
-from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
 
 import it_losses
 from benchmarks import backbones
-from benchmarks.commit import COMMIT
-from benchmarks.data import Images
+from benchmarks.augment import Views, channel_moments, recipe_for
+from benchmarks.data import Images, load
+from benchmarks.methods import METHODS, JointEmbedding
+from benchmarks.pages import COMMIT, write
 from benchmarks.probes import Features, linear_accuracy
-from benchmarks.table1.callbacks import Checkpoint, Generator, Steps
-from benchmarks.table1.cli import Options
-from benchmarks.table1.plan import Run, label, module_for, probes_every, steps_of, trainer
-from benchmarks.table1.pretrain import Evaluation, Pretraining, loader, measure
-from benchmarks.table1.progress import Bars
-from benchmarks.table1.rows import Row
+from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
+from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
+from benchmarks.table1.pretrain import Pretraining, loader, measure
+from benchmarks.table1.recipes import UNTRAINED, title
+from benchmarks.table1.records import Row
 
+#: the largest number of epochs with probes in a run, the last epoch included
+PROBES_PER_RUN = 5
+#: the options of torch.compile for --compile
+COMPILER = "inductor"
 #: numbers in the training images beyond which they are not probed themselves
 LARGEST_PIXEL_PROBE = 100_000_000
 
@@ -31,92 +42,146 @@ class Interrupted(Exception):
     """The user stopped the run."""
 
 
-class Stopwatch(L.Callback):
-    """Wall-clock and CPU seconds since it was created; on a busy machine the two differ.
+class Run(NamedTuple):
+    """One method with one seed."""
 
-    A checkpoint keeps them, so that a run that was interrupted reports the time of all its parts.
+    method: str
+    seed: int
+
+    def label(self, options: Options) -> str:
+        """Its name in messages."""
+        return f"{title(self.method, options.recipes)}, seed {self.seed}"
+
+
+def planned(options: Options) -> list[Run]:
+    """All runs, seed by seed, so that the table of one seed is complete early."""
+    return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
+
+
+def length_of(options: Options, images: Images) -> tuple[int, int]:
+    """Number of steps of one run, and of epochs from one probe to the next; the last epoch always has one."""
+    steps = len(images.train) // options.devices // (options.batch_size // options.devices)
+    return options.epochs * steps, math.ceil(options.epochs / PROBES_PER_RUN)
+
+
+def loaded(options: Options) -> Images:
+    """The images that the options name; of a sweep, the training half alone, split for validation.
+
+    Raises:
+        DataError, OptionError, BackboneError: they cannot be had, are too few for a batch, or network and trainer refuse them.
     """
+    images = load(options.dataset, options.data_root, options.image_size)
+    images = images if options.limit_images is None else images.subset(options.limit_images)
+    images = images.validation(VALIDATION_SHARE) if options.is_sweep else images
+    if len(images.train) < options.batch_size:
+        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
+    _backbone(options, images)
+    try:
+        trainer(options, [])
+    except Exception as problem:
+        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
+    return images
 
-    def __init__(self) -> None:
-        self.wall, self.cores = time.monotonic(), time.process_time()
 
-    def read(self) -> dict[str, float]:
-        """Columns for a row."""
-        wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
-        return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
+def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
+    """Lightning's trainer, with its bar on a terminal, without logs and checkpoints, which this program handles itself."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities.core.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+    # several runs at a time would each draw a bar
+    has_bar = sys.stderr.isatty() and options.jobs == 1
+    named = {name: getattr(options, name) for name in ("accelerator", "devices", "strategy", "precision")}
+    return L.Trainer(max_epochs=options.epochs, callbacks=callbacks, enable_progress_bar=has_bar, **named, **silent)
 
-    def state_dict(self) -> dict[str, float]:
-        """The state for a checkpoint."""
-        return self.read()
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Add the seconds before the run was interrupted."""
-        self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
+def module_for(run: Run, options: Options, images: Images) -> Pretraining:
+    """Network and method; one seed gives every method the same backbone to start from."""
+    L.seed_everything(run.seed, verbose=False)
+    backbone = _backbone(options, images)
+    views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
+    if run.method == UNTRAINED:
+        return Pretraining(backbone, JointEmbedding(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
+    recipe = options.recipes[run.method]
+    method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
+    module = Pretraining(backbone, method, views, recipe.learning_rate.value)
+    if options.compile:
+        # with dozens of networks in one process, dynamo would compile only the first few
+        torch.compiler.reset()
+        for network in module.networks():
+            network.compile(backend=COMPILER)
+    return module
+
+
+def _backbone(options: Options, images: Images) -> nn.Module:
+    named = {name: getattr(options, name) for name in ("stem", "width", "channels_last")}
+    return backbones.create(options.backbone, channels=images.channels, side=options.image_size, **named)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, and prints."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
+
+
+def made(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
+    """Row and curve of one run."""
+    return (untrained if run.method == UNTRAINED else trained)(run, options, images)
 
 
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
     stopwatch = Stopwatch()
-    module = module_for(run, options, images)
     device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
-    module.to(device)
-    batches = (module.views.standardised(part.to(device)) for part in images.train[:4096].split(256))
-    backbones.settle_batch_norm(module.backbone, batches)
+    module = module_for(run, options, images).to(device)
+    update_bn((module.views.standardised(part.to(device)) for part in images.train[:4096].split(256)), module.backbone)
     curve = [{"epoch": 0.0} | measure(module, images, probes=True)]
     return _row(run, curve, stopwatch, device), curve
 
 
-def trained(run: Run, options: Options, images: Images, bars: Bars, folder: Path) -> tuple[Row, list[Row]]:
+def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
-    stopwatch = Stopwatch()
-    module = module_for(run, options, images)
-    batches = loader(images.train, options.batch_size // options.devices, options.workers)
-    evaluation = Evaluation(images, probes_every(options))
-    checkpoint = Checkpoint(folder / "unfinished" / f"{run.method}-seed{run.seed}.ckpt", evaluation.every)
-    loop = trainer(options, [stopwatch, Steps(bars), Generator(run.seed), checkpoint, evaluation])
+    stopwatch, folder, name = Stopwatch(), options.output, f"{run.method}-seed{run.seed}"
+    module, (_, every) = module_for(run, options, images), length_of(options, images)
+    evaluation = Evaluation(images, every)
+    checkpoint = Checkpoint(folder / "unfinished" / f"{name}.ckpt", every)
+    loop = trainer(options, [stopwatch, Generator(run.seed), checkpoint, evaluation])
     resumed = checkpoint.path if checkpoint.path.exists() else None
-    if resumed:
-        bars.say(f"{label(run, options)}: goes on from {resumed}")
-    bars.run(label(run, options), steps_of(options, images))
+    if is_first_process() and resumed:
+        print(f"{run.label(options)}: goes on from {resumed}", flush=True)
     with warnings.catch_warnings():
         # images are in memory: workers would only copy them; steps are counted by this program's own bars
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # Lightning 2.6 under torch 2.15, in code of its own
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         try:
-            loop.fit(module, batches, ckpt_path=resumed)
+            batch_size = options.batch_size // options.devices
+            loop.fit(module, loader(images.train, batch_size, options.workers), ckpt_path=resumed)
         except SystemExit as stopped:
             # what Lightning makes of Ctrl-C
             raise Interrupted from stopped
+    if not loop.is_global_zero:
+        return {}, []
     row = _row(run, evaluation.curve, stopwatch, loop.strategy.root_device)
-    if loop.is_global_zero and options.save_backbone:
-        _save_backbone(module, folder / "backbones" / f"{run.method}-seed{run.seed}.pt")
-    if loop.is_global_zero:
-        checkpoint.path.unlink(missing_ok=True)
+    if options.save_backbone:
+        # the weights of `benchmarks.backbones.create`, for `load_state_dict`
+        weights = io.BytesIO()
+        torch.save({key: weight.cpu() for key, weight in module.backbone.state_dict().items()}, weights)
+        write(folder / "backbones" / f"{name}.pt", weights.getvalue())
+    checkpoint.path.unlink(missing_ok=True)
     return row, evaluation.curve
-
-
-def _save_backbone(module: Pretraining, path: Path) -> None:
-    """The weights of `benchmarks.backbones.create`, for `load_state_dict`; whole or not at all, whenever a run is killed."""
-    path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    torch.save({name: weight.cpu() for name, weight in module.backbone.state_dict().items()}, unfinished)
-    unfinished.replace(path)
 
 
 def pixel_accuracy(images: Images) -> float | None:
     """The accuracy of a linear probe on the pixels themselves, for comparison; None if it would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return None
-    halves = [half.float().flatten(1) / 255 for half in (images.train, images.test)]
-    return linear_accuracy(Features(halves[0], images.train_labels, halves[1], images.test_labels, images.classes))
+    train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
+    return linear_accuracy(Features(train, images.train_labels, test, images.test_labels, images.classes))
 
 
 def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
     probed = [point for point in curve if "linear" in point]
-    if not probed:
-        return {}
     last, best = probed[-1], max(probed, key=lambda point: point["linear"])
+    same = ("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features")
     return {
         "method": run.method,
         "seed": run.seed,
@@ -125,12 +190,9 @@ def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device)
         "best_epoch": best["epoch"],
         "knn": last["knn"],
         "knn_best": max(point["knn"] for point in probed),
-        "entropy_lower_nats": last["entropy_lower_nats"],
-        "entropy_upper_nats": last["entropy_upper_nats"],
-        "rank_me": last["rank_me"],
-        "rank_me_features": last["rank_me_features"],
+        **{name: last[name] for name in same},
         "loss": last.get("loss"),
-        **stopwatch.read(),
+        **stopwatch.state_dict(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "machine": platform.machine(),
         "torch": torch.__version__,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
-from collections import defaultdict
 from collections.abc import Mapping
-from typing import NamedTuple
+from itertools import product
+from pathlib import Path
+from typing import Any
 
-from benchmarks.table1.cli import Options, describe
+import pandas as pd
+
+from benchmarks.pages import page, table, write
+from benchmarks.statistics import statistic
+from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
+from benchmarks.table1.launch import command_line, launch
 from benchmarks.table1.recipes import RECIPES, Recipe
-from benchmarks.table1.report import Statistic, statistic
-from benchmarks.table1.rows import Records, write, write_csv
-from benchmarks.table1.sweep import VALIDATION_SHARE, sweep
+from benchmarks.table1.records import Records
 
 #: for all methods alike, and for those of a long run; with one more here, the same command makes the runs that are missing
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
 #: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
-CONSTANTS: dict[str, tuple[str, tuple[float, float, float]]] = {
+CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
     "barlow_twins": ("redundancy_weight", (1.25e-3, 5e-3, 2e-2)),
     "swav": ("temperature", (0.05, 0.1, 0.2)),
@@ -35,141 +38,117 @@ CONSTANTS: dict[str, tuple[str, tuple[float, float, float]]] = {
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
-class Search(NamedTuple):
-    """What is tried: learning rates, and of each method its main constant."""
-
-    rates: tuple[float, ...]
-    constants: Mapping[str, tuple[str, tuple[float, ...]]]
-
-    def settings(self, method: str) -> list[tuple[str, float, float]]:
-        """Every pair of a rate and a value of the constant."""
-        return [(method, rate, value) for rate, value in itertools.product(self.rates, self.constants[method][1])]
-
-    def name(self, method: str, rate: float, value: float) -> str:
-        """The name of a run with that setting."""
-        return f"{method}-rate{rate:g}-{self.constants[method][0]}{value:g}"
-
-    def varied(self, recipe: Recipe, method: str, rate: float, value: float) -> Recipe:
-        """The row with that setting."""
-        constant = self.constants[method][0]
-        title = f"{recipe.title}, rate {rate:g}, {constant} {value:g}"
-        return recipe.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
+def search(long: bool) -> tuple[tuple[float, ...], Mapping[str, tuple[str, tuple[float, ...]]]]:
+    """Learning rates and constants that a short or a long run tries."""
+    return (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else (LEARNING_RATES, CONSTANTS)
 
 
-def search(options: Options) -> Search:
-    """The grid of a short or of a long run."""
-    return Search(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else Search(LEARNING_RATES, CONSTANTS)
-
-
-class Cell(NamedTuple):
-    """One setting of one method, all its seeds."""
-
-    method: str
-    constant: str
-    value: float
-    learning_rate: float
-    seeds: int
-    linear: Statistic
-    knn: Statistic
+def settings(methods: list[str], long: bool) -> dict[str, dict[str, Any]]:
+    """Every setting by the name of its runs, as many for each method."""
+    rates, constants = search(long)
+    return {
+        f"{method}-rate{rate:g}-{constant}{value:g}": {"method": method, "constant": constant, "value": value, "rate": rate}
+        for method, (constant, values) in constants.items()
+        if method in methods
+        for rate, value in product(rates, values)
+    }
 
 
 def grid(options: Options) -> dict[str, Recipe]:
-    """As many settings for each method: name -> recipe."""
-    tried, rows = search(options), options.recipes
-    settings = itertools.chain.from_iterable(map(tried.settings, options.methods))
-    return {tried.name(*setting): tried.varied(rows[setting[0]], *setting) for setting in settings}
+    """The recipe of every setting."""
+    tried = settings(options.methods, options.long)
+    return {
+        name: _recipe(options.recipes, "the grid of benchmarks.table1.tuning", **setting) for name, setting in tried.items()
+    }
 
 
-def cells(records: Records, tried: Search) -> list[Cell]:
-    """The settings that have runs."""
+def _recipe(rows: Mapping[str, Recipe], source: str, method: str, constant: str, value: float, rate: float) -> Recipe:
+    title = f"{rows[method].title}, rate {rate:g}, {constant} {value:g}"
+    return rows[method].varied(title, source, rate, **{constant: value})
+
+
+def cells(records: Records) -> pd.DataFrame:
+    """The settings that have runs, with the means of their scores and whether each is the best of its method.
+
+    The best has the highest mean linear accuracy on validation images; ties go to higher kNN, then to the first.
+    """
     found = []
-    for method, rate, value in itertools.chain.from_iterable(map(tried.settings, tried.constants)):
-        runs = [row for row in records.rows if row["method"] == tried.name(method, rate, value)]
+    for name, setting in settings(list(CONSTANTS), is_long(records)).items():
+        runs = records.of(name)
         if runs:
-            scores = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
-            found.append(Cell(method, tried.constants[method][0], value, rate, len(runs), *scores))
-    return found
+            linear, knn = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
+            found.append(setting | {"seeds": len(runs), "linear": linear.mean, "knn": knn.mean, "text": linear.text(100)})
+    if not found:
+        raise ValueError("has no rows of a grid")
+    frame = pd.DataFrame(found)
+    ranked = frame.sort_values(["linear", "knn"], ascending=False, kind="stable").drop_duplicates("method")
+    return frame.assign(best=frame.index.isin(ranked.index))
 
 
-def best(found: list[Cell], method: str) -> Cell:
-    """The setting of highest mean linear accuracy on validation images; ties go to higher kNN, then to the first."""
-    return max((cell for cell in found if cell.method == method), key=lambda cell: (cell.linear.mean, cell.knn.mean))
+def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
+    """The rows at the best settings of a grid that was recorded in the folder.
+
+    Raises:
+        OSError, ValueError: the folder holds no grid, or none of some row.
+    """
+    best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
+    missing = [name for name in rows if name not in best]
+    if missing:
+        raise ValueError(f"has no best setting of {', '.join(missing)}")
+    source = f"best of the grid in {folder}"
+    constants = {name: {best[name].constant: best[name].value} for name in rows}
+    return {name: row.varied(row.title, source, best[name].rate, **constants[name]) for name, row in rows.items()}
 
 
-def markdown(found: list[Cell], tried: Search, description: str, commits: str, command: str) -> str:
-    """A table of methods and settings, the best of each in bold; then what was chosen, and whether at the grid's edge."""
-    methods = list(dict.fromkeys(cell.method for cell in found))
-    chosen = {method: best(found, method) for method in methods}
-    text = [
-        "# An equal grid for every method",
-        "",
+def publish(records: Records, description: str, command: str) -> str:
+    """Write `README.md`: a line for each method and value, the best in bold, and what was chosen; returns the Markdown."""
+    found, (rates, constants) = cells(records), search(is_long(records))
+    found["text"] = found.text.mask(found.best, "**" + found.text + "**")
+    seeds = " or ".join(map(str, sorted(set(found.seeds))))
+    text = page(
+        "An equal grid for every method",
         f"    {command}",
-        "",
-        f"{description}; commit {commits}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with "
-        f"a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± standard error over "
-        f"seeds ({' or '.join(map(str, sorted({cell.seeds for cell in found})))} each) at the last epoch; in bold the best, of "
-        "equals that with the higher kNN.",
-        "",
-        "| method | constant | " + " | ".join(f"rate {rate:g}" for rate in tried.rates) + " |",
-        "|---|---|" + "---:|" * len(tried.rates),
-    ]
-    lines: dict[tuple[str, float], dict[float, Cell]] = defaultdict(dict)
-    for cell in found:
-        lines[cell.method, cell.value][cell.learning_rate] = cell
-    for (method, value), line in lines.items():
-        texts = [_text(line.get(rate), chosen[method]) for rate in tried.rates]
-        text.append(f"| {RECIPES[method].title} | {tried.constants[method][0]} {value:g} | " + " | ".join(texts) + " |")
-    text += ["", "Chosen:", ""]
-    for cell in chosen.values():
-        values = tried.constants[cell.method][1]
-        edges = [
-            name
-            for name, value, span in (("rate", cell.learning_rate, tried.rates), (cell.constant, cell.value, values))
-            if value in (span[0], span[-1])
-        ]
-        at_edge = f"; the {' and the '.join(edges)} at the edge of the grid" if edges else ""
-        text.append(
-            f"- {RECIPES[cell.method].title}: learning rate {cell.learning_rate:g}, {cell.constant} {cell.value:g}, "
-            f"{cell.linear.text(100)} %{at_edge}"
-        )
-    return "\n".join(text) + "\n"
-
-
-def publish(records: Records, options: Options, command: str) -> str:
-    """Write `README.md` and `tuning.csv`; returns the Markdown."""
-    tried = search(options)
-    found = cells(records, tried)
-    commits = ", ".join(sorted({str(row["commit"]) for row in records.rows}))
-    text = markdown(found, tried, describe(options), commits, command)
+        f"{description}; commit {records.names('commit')}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, "
+        "drawn by class with a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± "
+        f"standard error over seeds ({seeds} each) at the last epoch; in bold the best, of equals that with the higher kNN.",
+        table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
+        "Chosen:",
+        "\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
+    )
     write(records.folder / "README.md", text)
-    rows = [
-        cell._asdict()
-        | {name: getattr(cell, name).mean for name in ("linear", "knn")}
-        | {f"{name}_standard_error": getattr(cell, name).error for name in ("linear", "knn")}
-        | {"best": cell == best(found, cell.method)}
-        for cell in found
-    ]
-    write_csv(records.folder / "tuning.csv", list(rows[0]), rows)
     return text
 
 
-def _text(cell: Cell | None, chosen: Cell) -> str:
-    if cell is None:
-        return ""
-    return f"**{cell.linear.text(100)}**" if cell is chosen else cell.linear.text(100)
+def is_long(records: Records) -> bool:
+    """Whether the grid is that of a long run."""
+    return bool(records.settings.get("long"))
+
+
+def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
+    texts = dict(zip(line.rate, line.text, strict=True))
+    cells = {f"rate {rate:g}": texts.get(rate, "") for rate in rates}
+    return {"method": RECIPES[method].title, "constant": f"{line.constant.iloc[0]} {value:g}", **cells}
+
+
+def _choice(cell: Any, rates: tuple[float, ...], values: tuple[float, ...]) -> str:
+    ends = {"rate": cell.rate in (rates[0], rates[-1]), cell.constant: cell.value in (values[0], values[-1])}
+    edges = " and the ".join(name for name, is_at_end in ends.items() if is_at_end)
+    at_edge = f"; the {edges} at the edge of the grid" if edges else ""
+    setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text.strip('*')} %"
+    return f"- {RECIPES[cell.method].title}: {setting}{at_edge}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    return sweep(
-        "tuning",
-        f"Give every method the same search: {len(LEARNING_RATES)} learning rates by three values of its main constant, scored "
-        "on images held out of the training half.",
-        arguments,
-        seeds=2,
-        variants=grid,
-        publish=publish,
-    )
+    rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
+    about = f"Give every method the same search: {rates}, scored on images held out of the training half."
+
+    def read() -> Options:
+        asked = parse(arguments, sweep="tuning", about=about, seeds=2)
+        return asked.varied(grid(asked))
+
+    command = command_line("table1.tuning", arguments)
+    return launch(read, lambda records, options, images: publish(records, describe(options), command))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""What the speed programs read off the machine: its names, the peak of memory, and a process that nothing else has used."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import multiprocessing
+import platform
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+STATUS, CLEAR, COUNTERS = (Path("/proc/self") / name for name in ("status", "clear_refs", "io"))
+
+
+def is_installed(package: str) -> bool:
+    """Whether it can be imported; a missing library is left out."""
+    return importlib.util.find_spec(package) is not None
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """What the function returns in a new interpreter, so that neither memory nor caches of another run are left in it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def can_count() -> bool:
+    """Whether this system counts what a process writes and how much memory it held: Linux does."""
+    return COUNTERS.exists() and CLEAR.exists()
+
+
+def peak_mib(call: Callable[[], object], device: torch.device) -> float:
+    """The peak of memory during a call above what is held before it."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not can_count():
+        raise RuntimeError("peak memory on a CPU is counted by /proc, which this system has not. Run it on Linux.")
+    # memory that the allocator has cached would hide what this call takes
+    ctypes.CDLL(None).malloc_trim(0)
+    # 5 sets the high-water mark to what is resident now
+    CLEAR.write_text("5")
+    before = _counter(STATUS, "VmRSS")
+    call()
+    return (_counter(STATUS, "VmHWM") - before) / 1024
+
+
+def written_bytes() -> int:
+    """What this process has written so far, to sockets and files."""
+    return _counter(COUNTERS, "wchar")
+
+
+def _counter(path: Path, name: str) -> int:
+    return int(dict(line.split(":", 1) for line in path.read_text().splitlines())[name].split()[0])

@@ -1,0 +1,73 @@
+"""What every program leaves on disk: whole files, tables and figures, with the commit that made them. It needs torch alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def _commit() -> str | None:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+#: short hash, with "-dirty" if files differ from it; None outside a checkout. Files may change during a run, so it is read once
+COMMIT = _commit()
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write the whole content beside its place and move it there, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A column for each name; what a row lacks stays empty. Floats keep all their digits."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write(path, text.getvalue())
+
+
+def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
+    """Rows as Markdown: the heads are the keys, and all but the first `left` columns are aligned to the right."""
+    rows = list(rows)
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(heads) + " |", "|---" * left + "|---:" * (len(heads) - left) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row.get(name, "") for name in heads) + " |" for row in rows])
+
+
+def page(title: str, *parts: str) -> str:
+    """A page of Markdown from its title and its paragraphs; empty ones are left out."""
+    return "\n\n".join([f"# {title}", *(part.strip("\n") for part in parts if part)]) + "\n"
+
+
+@contextmanager
+def figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
+    """An empty figure of matplotlib, written to `path` when the block ends."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=size, layout="constrained", dpi=150)
+    yield drawn
+    image = io.BytesIO()
+    drawn.savefig(image, format="png")
+    write(path, image.getvalue())

@@ -1,0 +1,55 @@
+"""A folder of figures or theorems: the rows of each in a CSV, their settings in settings.json, and a page made from both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.pages import figure, page, write, write_csv
+from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
+
+MODULES: dict[str, ModuleType] = {
+    "figure1": normality,
+    "figure2": entropy,
+    "figure3": diagonality,
+    "figure4": collapse,
+    "figure5": correlation,
+    "theorem1": mixture,
+    "theorem2": optimum,
+    "theorem3": bound,
+}
+
+
+def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any], command: str) -> str:
+    """Write rows, plot, settings and page; returns what the rows say."""
+    write_csv(folder / f"{name}.csv", rows)
+    if hasattr(MODULES[name], "plot"):
+        with figure(folder / f"{name}.png", size=(10, 4)) as drawn:
+            MODULES[name].plot(pd.DataFrame(rows), drawn)
+    path = folder / "settings.json"
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    recorded[name] = {"command": command} | settings
+    write(path, json.dumps(recorded, indent=2, sort_keys=True) + "\n")
+    write(folder / "README.md", page("Recomputed from arXiv 2303.00633", *sections(folder)))
+    return "\n\n".join(MODULES[name].text(pd.DataFrame(rows)))
+
+
+def sections(folder: Path) -> list[str]:
+    """Everything in a folder, a section each."""
+    recorded = json.loads((folder / "settings.json").read_text())
+    return [part for name in sorted(recorded) for part in section(folder, name, recorded[name])]
+
+
+def section(folder: Path, name: str, settings: dict[str, Any]) -> Sequence[str]:
+    """Command, plot, what the rows say, and their settings."""
+    module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
+    plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
+    said = module.text(pd.read_csv(folder / f"{name}.csv"))
+    rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"
+    heading = f"## {name[:-1].capitalize()} {name[-1]}: {module.SUBJECT}"
+    return [part for part in (heading, f"    {settings['command']}", plot, *said, rows) if part]

@@ -1,0 +1,125 @@
+"""Other people's objectives: two views [batch, dim] -> [], differentiated by autograd. The only copy of their formulas.
+
+Each is written after the published code of its project, or is the installed library's own class.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.machine import is_installed
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+Gather = Callable[[Tensor], Tensor]
+CLONE = "git clone https://github.com/{}, then put the checkout on PYTHONPATH"
+
+
+def alone(z: Tensor) -> Tensor:
+    """The samples of one process, which gathers none."""
+    return z
+
+
+def official_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone) -> Tensor:
+    """`25 mse + sum_views 25/2 mean_j hinge_j + sum_{i != j} Cov_ij^2 / dim`; a strided view of Cov skips its diagonal."""
+    loss = 25.0 * F.mse_loss(z_a, z_b)
+    for z in (gather(z_a), gather(z_b)):
+        covariance, dim = _covariance(z), z.shape[1]
+        off_diagonal = covariance.flatten()[:-1].view(dim - 1, dim + 1)[:, 1:].flatten()
+        loss = loss + 12.5 * _std_hinge(z) + off_diagonal.pow(2).sum() / dim
+    return loss
+
+
+def solo_learn_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone, variance_weight: float = 25.0) -> Tensor:
+    """VICReg as solo-learn computes it: a Boolean mask selects the off-diagonal elements, and hinges are added."""
+    z_a, z_b = gather(z_a), gather(z_b)
+    loss, others = 25.0 * F.mse_loss(z_a, z_b), ~torch.eye(z_a.shape[1], dtype=torch.bool, device=z_a.device)
+    for z in (z_a, z_b):
+        loss = loss + variance_weight * _std_hinge(z) + _covariance(z)[others].pow(2).sum() / z.shape[1]
+    return loss
+
+
+def gram_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
+    """The official VICReg by the Gram matrix of the samples, whose Frobenius norm is the covariance's: our own ten lines."""
+    loss = 25.0 * F.mse_loss(z_a, z_b)
+    for z in (z_a, z_b):
+        centred = z - z.mean(dim=0)
+        variance = centred.square().sum(dim=0) / (len(z) - 1)
+        energy = ((centred @ centred.T) / (len(z) - 1)).square().sum() - variance.square().sum()
+        loss = loss + 12.5 * F.relu(1 - torch.sqrt(variance + 1e-4)).mean() + energy / z.shape[1]
+    return loss
+
+
+def _covariance(z: Tensor) -> Tensor:
+    centred = z - z.mean(dim=0)
+    return centred.T @ centred / (len(z) - 1)
+
+
+def _std_hinge(z: Tensor) -> Tensor:
+    return F.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean()
+
+
+def over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
+    """The loss that raises the entropy of both views."""
+    return lambda z_a, z_b: -(entropy(z_a) + entropy(z_b))
+
+
+def covariance_log_det(z: Tensor) -> Tensor:
+    """`1/2 log det(I + Cov)` on the D x D side; torch.logdet takes no half precision."""
+    centred = _wide(z) - _wide(z).mean(dim=0)
+    return torch.logdet(torch.eye(z.shape[1], dtype=centred.dtype, device=z.device) + centred.T @ centred / len(z)) / 2
+
+
+def gram_log_det(z: Tensor) -> Tensor:
+    """The same on the N x N side: our own two lines."""
+    centred = _wide(z) - _wide(z).mean(dim=0)
+    return torch.logdet(torch.eye(len(z), dtype=centred.dtype, device=z.device) + centred @ centred.T / len(z)) / 2
+
+
+def cdist_pairwise(z: Tensor) -> Tensor:
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances; torch.cdist takes no half precision."""
+    distance = torch.cdist(_wide(z), _wide(z)).square()
+    return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def from_lightly(name: str, *, of_each_view: bool = False, **options: object) -> dict[str, Objective]:
+    """{"lightly": its loss of that name}, or nothing where it is not installed; some of its losses take one view alone."""
+    if not is_installed("lightly"):
+        return {}
+    loss = getattr(importlib.import_module("lightly.loss"), name)(**options)
+    return {"lightly": (lambda z_a, z_b: loss(z_a) + loss(z_b)) if of_each_view else loss}
+
+
+#: library -> module with its VICReg, and the command that installs it
+LIBRARIES = {
+    "lightly": ("lightly.loss", 'pip install "it-losses[lightly]"'),
+    "stable-pretraining": ("stable_pretraining.losses", "pip install stable-pretraining"),
+    "solo-learn": ("solo.losses.vicreg", CLONE.format("vturrisi/solo-learn")),
+    "pytorch-metric-learning": ("pytorch_metric_learning.losses", "pip install pytorch-metric-learning"),
+    "eb_jepa": ("eb_jepa.losses", CLONE.format("facebookresearch/eb_jepa")),
+}
+
+
+def library_vicreg(library: str) -> Objective:
+    """A library's own VICReg with its defaults; ImportError with the command that installs it."""
+    from it_losses.adapters.frameworks import framework
+
+    if library == "pytorch":
+        return official_vicreg
+    name, install = LIBRARIES[library]
+    losses = framework(name, install=install)
+    if library == "solo-learn":
+        return losses.vicreg_loss_func
+    criterion = losses.VICRegLoss()
+    if library == "pytorch-metric-learning":
+        return lambda z_a, z_b: criterion(z_a, ref_emb=z_b)
+    return (lambda z_a, z_b: criterion(z_a, z_b)["loss"]) if library == "eb_jepa" else criterion

@@ -1,0 +1,131 @@
+"""The rows of one objective at one size: times, peak memory, on a GPU launches; and those of a whole training step.
+
+A row is a number with its full setting, all as text, so that a row which is read back is the row that was written.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.machine import device_name, in_fresh_process, peak_mib
+from benchmarks.pages import COMMIT
+from benchmarks.peers import Objective
+from benchmarks.speed import clock
+from benchmarks.speed.objectives import OBJECTIVES, compiled
+
+Row = dict[str, str]
+Calls = dict[str, Callable[[], Tensor]]
+#: of the training step: batch and dim, a model of timm, pixels
+STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
+
+
+class Case(NamedTuple):
+    """What is measured and how: `seconds` for each size, above five rounds of all."""
+
+    level: str
+    objective: str
+    batch: int
+    dim: int
+    device: torch.device
+    dtype: str
+    seconds: float
+    is_compiled: bool = False
+
+    def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
+        """A number, its 20th and 80th percentile, and the setting."""
+        p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
+        case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
+        number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
+        measured = {"repetitions": len(values), "clock": clock.name_of_clock(self.device)}
+        row = case | number | measured | {"device": device_name(self.device)} | versions()
+        return {name: str(text) for name, text in row.items()}
+
+    def views(self) -> list[Tensor]:
+        """Two of normal embeddings."""
+        generator, dtype = torch.Generator().manual_seed(0), getattr(torch, self.dtype)
+        drawn = (torch.randn(self.batch, self.dim, generator=generator) for _ in range(2))
+        return [z.to(self.device, dtype).requires_grad_() for z in drawn]
+
+
+def versions() -> dict[str, object]:
+    """Threads, packages and commit."""
+    try:
+        lightly = importlib.metadata.version("lightly")
+    except importlib.metadata.PackageNotFoundError:
+        lightly = "not installed"
+    commit, python = COMMIT or "", platform.python_version()
+    facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
+    return facts | {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
+
+
+def op_rows(case: Case) -> list[Row]:
+    """Forward and backward of every implementation of the objective."""
+    entry, size, views = OBJECTIVES[case.objective], (case.batch, case.dim), case.views()
+    eager = entry.implementations(*size)
+    objectives = eager | (compiled(eager) if case.is_compiled else {})
+
+    def clear() -> None:
+        for z in views:
+            z.grad = None
+
+    calls = {name: partial(objective, *views) for name, objective in objectives.items()}
+    rows = time_rows(case, calls, clear) if size not in entry.untimed else []
+    if size in entry.peaks + entry.untimed:
+        rows += [case.row(name, "both", "peak_mib", [in_fresh_process(peak_of, case, name)]) for name in eager]
+    if case.device.type == "cuda":
+        for name, call in calls.items():
+            count, milliseconds = clock.kernels(call)
+            rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
+    return rows
+
+
+def peak_of(case: Case, provider: str, implementations: Callable[[int, int], dict[str, Objective]] | None = None) -> float:
+    """MiB of forward and backward above the inputs, in this process."""
+    torch.set_num_threads(1)
+    find = implementations or OBJECTIVES[case.objective].implementations
+
+    def step(at: Case) -> Callable[[], None]:
+        objective, views = find(at.batch, at.dim)[provider], at.views()
+        return lambda: objective(*views).backward()
+
+    # the first call loads libraries, whose memory does not count
+    small = (160, 192) if case.batch < case.dim else (192, 160)
+    step(case._replace(batch=small[0], dim=small[1]))()
+    return peak_mib(step(case), case.device)
+
+
+def step_rows(case: Case) -> list[Row]:
+    """A whole training step with each criterion, to put the time of a loss in proportion."""
+    import timm
+
+    torch.manual_seed(0)
+    backbone = timm.create_model(BACKBONE, pretrained=False, num_classes=0)
+    width, dim = backbone.num_features, case.dim
+    projector = nn.Sequential(nn.Linear(width, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Linear(dim, dim))
+    model = nn.Sequential(backbone, projector).to(case.device)
+    images = torch.randn(2 * case.batch, 3, SIDE, SIDE, device=case.device)
+
+    def step(criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        return criterion(*model(images).chunk(2))
+
+    criteria = OBJECTIVES[case.objective].implementations(case.batch, dim)
+    return time_rows(case, {name: partial(step, criterion) for name, criterion in criteria.items()})
+
+
+def time_rows(case: Case, calls: Calls, clear: Callable[[], None] = lambda: None) -> list[Row]:
+    """Time of forward, of backward and of both of each implementation, which are also printed."""
+    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), clear=clear)
+    medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
+    ours = next(iter(medians.values()))
+    said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
+    print(f"{case.level} {case.objective} {case.batch} x {case.dim}: {said}", flush=True)
+    modes = ((name, mode, values) for name, series in times.items() for mode, values in series._asdict().items())
+    return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]

@@ -1,0 +1,99 @@
+"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES:
+
+    "koleo": Entry(
+        lambda batch, dim: {OURS: EntropyRegularizer("koleo", weight=2.0), **from_lightly("KoLeoLoss", of_each_view=True)},
+        quick=((1024, 512),),
+        full=((1024, 512), (4096, 128)),
+    )
+
+`tests/test_speed_peers.py` then asks that all of its implementations have one gradient and take half precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from benchmarks import peers
+from benchmarks.peers import Objective, over_views
+from it_losses import EntropyRegularizer, VICReg
+
+OURS = "it-losses"
+#: our pairwise entropy with no memory for pairs
+BOUNDED = "it-losses, least memory"
+#: the Gram matrix in plain torch: a baseline of ten lines that we wrote, differentiated by autograd
+SMALLER = "torch, N x N"
+Sizes = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An objective: its implementations at (batch, dim), ours first, and the (batch, dim) at which they are measured."""
+
+    implementations: Callable[[int, int], dict[str, Objective]]
+    #: sizes of `make bench`, and of `--full`
+    quick: Sizes
+    full: Sizes
+    #: sizes at which peak memory is measured too, and those of `--full` at which it is measured alone
+    peaks: Sizes = ()
+    untimed: Sizes = ()
+    #: sizes of `--full` at which torch.compile of the last implementation is timed too
+    compiled: Sizes = ()
+
+
+def _vicreg(batch: int, dim: int) -> dict[str, Objective]:
+    gram = {SMALLER: peers.gram_vicreg} if batch < dim else {}
+    others = {"solo-learn": peers.solo_learn_vicreg, "official": peers.official_vicreg}
+    return {OURS: VICReg(), **peers.from_lightly("VICRegLoss"), **gram, **others}
+
+
+def _log_det(batch: int, dim: int) -> dict[str, Objective]:
+    gram = {SMALLER: over_views(peers.gram_log_det)} if batch < dim else {}
+    ours = EntropyRegularizer("log_det", weight=2.0, per_dimension=False)
+    return {OURS: ours, **gram, "torch.logdet": over_views(peers.covariance_log_det)}
+
+
+def _pairwise(batch: int, dim: int) -> dict[str, Objective]:
+    ours = EntropyRegularizer("pairwise", weight=2.0, bandwidth=dim**0.5)
+    bounded = EntropyRegularizer("pairwise", weight=2.0, bandwidth=dim**0.5, memory_mib=0)
+    return {OURS: ours, BOUNDED: bounded, "torch.cdist": over_views(peers.cdist_pairwise)}
+
+
+#: the sizes at which targets are set, then every N, D in these
+TARGETS = (256, 2048), (512, 2048), (1024, 2048), (1024, 512), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
+SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
+
+OBJECTIVES = {
+    "vicreg": Entry(
+        _vicreg,
+        quick=((32, 32), (128, 128), (256, 2048), (1024, 512), (4096, 128)),
+        full=(*TARGETS, *(size for size in SQUARE if size not in TARGETS)),
+        peaks=((256, 2048), (256, 8192), (1024, 8192)),
+        # a compiler gains most where elementwise passes cost most
+        compiled=(*(size for size in SQUARE if min(size) >= 128), (256, 2048), (8192, 128)),
+    ),
+    "log_det": Entry(
+        _log_det,
+        quick=((256, 2048), (1024, 512)),
+        full=((256, 2048), (1024, 2048), (1024, 512), (256, 128), (64, 32)),
+        peaks=((256, 2048),),
+        untimed=((256, 8192),),
+    ),
+    "pairwise": Entry(
+        _pairwise,
+        quick=((1024, 512), (2048, 128)),
+        full=((1024, 512), (4096, 128), (4096, 512), (256, 512), (256, 128), (64, 32), (8192, 128)),
+        peaks=((2048, 128), (8192, 128)),
+    ),
+}
+
+
+def compiled(implementations: dict[str, Objective]) -> dict[str, Objective]:
+    """The last implementation through torch.compile."""
+    name, objective = list(implementations.items())[-1]
+    # one compiled function a size: a function compiled for many ends up eager
+    torch.compiler.reset()
+    return {f"torch.compile({name})": torch.compile(objective, dynamic=False)}

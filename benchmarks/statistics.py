@@ -1,0 +1,92 @@
+"""Means over seeds or trials with their standard errors, the difference of two rows, and the words of a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+#: a difference is reported if it exceeds this many of its standard errors
+STANDARD_ERRORS = 2.0
+#: one row beats another if Welch's p-value is below this; with three seeds that takes about three standard errors
+LEVEL = 0.05
+
+
+class Statistic(NamedTuple):
+    """Mean over seeds and its standard error, which is NaN for one seed; both are NaN where a run diverged."""
+
+    mean: float
+    error: float
+
+    def text(self, scale: float = 1.0, digits: int = 1, sign: str = "") -> str:
+        """For print."""
+        error = "" if math.isnan(self.error) else f" ± {scale * self.error:.{digits}f}"
+        return f"{scale * self.mean:{sign}.{digits}f}{error}"
+
+
+class Difference(NamedTuple):
+    """`mean(a) - mean(b)`, its standard error `sqrt(s_a^2 / n_a + s_b^2 / n_b)` and Welch's p-value.
+
+    Seeds are not paired: they have the same initial weights, but with few seeds pairing costs more degrees of freedom than it
+    gains. Error and p-value are NaN if a side has a single seed.
+    """
+
+    mean: float
+    error: float
+    p_value: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether it exceeds STANDARD_ERRORS of its standard errors."""
+        return abs(self.mean) > STANDARD_ERRORS * self.error
+
+    @property
+    def verdict(self) -> str:
+        """In words: a beats b, or does not."""
+        if math.isnan(self.p_value):
+            return "has one seed, which cannot tell"
+        if self.p_value >= LEVEL:
+            return "is within the error"
+        return "beats it" if self.mean > 0 else "does not beat it, but is worse"
+
+    def text(self) -> str:
+        """For print, in points."""
+        return Statistic(self.mean, self.error).text(100, sign="+")
+
+
+def statistic(values: Iterable[float]) -> Statistic:
+    """Mean and s / sqrt(n); NaN where a run diverged."""
+    values = list(values)
+    return Statistic(fmean(values), pd.Series(values, dtype=float).sem(skipna=False))
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Of two rows' scores, one a seed (B. L. Welch, Biometrika 34, 1947)."""
+    from scipy.stats import ttest_ind_from_stats
+
+    of_a, of_b = statistic(a), statistic(b)
+    mean, error = of_a.mean - of_b.mean, math.hypot(of_a.error, of_b.error)
+    # seeds that do not differ at all: any difference is sure
+    sure = float(mean == 0) if error == 0 else math.nan
+    sides = [(side.mean, side.error * len(scores) ** 0.5, len(scores)) for side, scores in ((of_a, a), (of_b, b))]
+    return Difference(
+        mean, error, float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue) if error > 0 else sure
+    )
+
+
+def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
+    """Columns `mean` and `error` by the keys, in order of appearance; the error of one trial is not known: 0."""
+    return frame.groupby(list(keys), sort=False)[column].agg(mean="mean", error="sem").fillna({"error": 0.0})
+
+
+def draw(axes: Any, means: pd.DataFrame, label: str, **style: Any) -> None:
+    """Means against their key, with bars of a standard error."""
+    axes.errorbar(means.index, means["mean"], means["error"], label=label, **style)
+
+
+def verdict(shows: bool) -> str:
+    """The first words of what is said of a claim."""
+    return "The claim shows in our data." if shows else "The claim does NOT show in our data."

@@ -1,0 +1,112 @@
+"""The program behind Table 1 and its sweeps: make the runs that are missing, several at a time, and publish."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from joblib import Parallel, delayed
+from rich.console import Console
+from rich.markdown import Markdown
+
+from benchmarks.backbones import BackboneError
+from benchmarks.data import DataError, Images
+from benchmarks.table1.cli import OptionError, Options, describe
+from benchmarks.table1.estimate import estimate
+from benchmarks.table1.recipes import UNTRAINED
+from benchmarks.table1.records import OutputError, Records, Row
+from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
+
+#: environment variable by which rank 0 tells the processes that Lightning starts which runs are left
+PENDING = "IT_LOSSES_TABLE1_PENDING"
+
+
+def launch(read: Callable[[], Options], publish: Callable[[Records, Options, Images], str]) -> int:
+    """The program, from a function that reads its options to one that writes its page and returns it.
+
+    Returns:
+        Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
+    """
+    # in a file the table should not be wrapped at the 80 columns of a default terminal
+    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    try:
+        options = read()
+        images = loaded(options)
+        records = Records(options.output)
+        records.open(options.settings())
+    except (OptionError, DataError, OutputError, BackboneError) as problem:
+        errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        return 1
+    try:
+        _make(options, images, records, console)
+    except (Interrupted, KeyboardInterrupt):
+        errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
+        return 130
+    if is_first_process():
+        console.print(Markdown(publish(records, options, images)))
+        console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
+    return 0
+
+
+def command_line(module: str, arguments: list[str] | None) -> str:
+    """The command as it was given, for the head of a page."""
+    return " ".join(["python -m benchmarks." + module, *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def _make(options: Options, images: Images, records: Records, console: Console) -> None:
+    all_runs = planned(options)
+    if is_first_process():
+        # by the time that another process starts, the first may have added rows
+        os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
+        (options.output / "unfinished").mkdir(exist_ok=True)
+    pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
+    if options.jobs > 1 or options.is_sweep:
+        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
+        torch.set_num_threads(1)
+    if is_first_process():
+        done, to_train = len(all_runs) - len(pending), [run for run in pending if run.method != UNTRAINED]
+        lines = [f"{describe(options)}: {len(pending)} of {len(all_runs)} runs to make in {options.output}"]
+        lines += [f"going on: {done} of {len(all_runs)} runs are on disk already"] if done else []
+        lines += [estimate(to_train, options, images)] if to_train else []
+        console.print("\n".join(lines), highlight=False)
+    for row, curve in (_one_by_one if options.jobs == 1 else _from_workers)(pending, options, images):
+        records.add(row, curve)
+        label, left = Run(row["method"], row["seed"]).label(options), len(all_runs) - len(records.rows)
+        scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
+        console.print(f"{label}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
+
+
+def _one_by_one(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
+    """On all devices; only the first process has rows."""
+    for run in runs:
+        if run.method != UNTRAINED or is_first_process():
+            finished = made(run, options, images)
+            if is_first_process():
+                yield finished
+
+
+def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
+    """As they end, each in a process and on a core of its own; only the caller writes their results."""
+    pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
+    yield from pool(delayed(_in_worker)(run, options, images, os.getpid()) for run in runs)
+
+
+def _in_worker(run: Run, options: Options, images: Images, parent: int) -> tuple[Row, list[Row]]:
+    torch.set_num_threads(1)
+    # Ctrl-C ends a worker at once; if it were caught, the worker would begin the next run
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return made(run, options, images)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent has been killed: the run would otherwise go on, beside the same run of a new command."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

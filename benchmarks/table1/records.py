@@ -1,0 +1,86 @@
+"""The rows on disk: a JSON object for each finished run, their settings, and the epochs of all runs in one CSV.
+
+Every file is written whole, so that a kill leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.pages import write, write_csv
+
+Row = dict[str, Any]
+
+
+FILES = ("settings.json", "rows.jsonl", "curves.csv")
+
+
+class OutputError(Exception):
+    """The output folder cannot be written, or holds a table made with other settings."""
+
+
+class Records:
+    """A folder of finished runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            text = {name: (folder / name).read_text() for name in FILES if (folder / name).exists()}
+            self.settings: dict[str, Any] = json.loads(text.get("settings.json", "{}"))
+            self.rows: list[Row] = [json.loads(line) for line in text.get("rows.jsonl", "").splitlines() if line]
+        except (OSError, json.JSONDecodeError) as problem:
+            raise OutputError(f"{folder} cannot be read: {problem}. Remove it, or choose another --output.") from problem
+        self._curves: list[Row] = list(csv.DictReader(text.get("curves.csv", "").splitlines()))
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Make the folder, and hold it to one set of settings: those of its first run.
+
+        Raises:
+            OutputError: it cannot be written, or its rows were made otherwise.
+        """
+        before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
+        changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
+        if changed:
+            remedy = "Use those again, or choose another --output."
+            raise OutputError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
+        # a table may gain methods
+        rows = self.settings.get("rows", {}) | settings["rows"]
+        self.settings = self.settings | settings | {"rows": rows}
+        try:
+            write(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
+        except OSError as problem:
+            raise OutputError(f"{self.folder} cannot be used for output: {problem}. Choose another --output.") from problem
+
+    def has(self, method: str, seed: int) -> bool:
+        """Whether this run has a row."""
+        return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
+
+    def of(self, method: str) -> list[Row]:
+        """The rows of one method, one a seed."""
+        return [row for row in self.rows if row["method"] == method]
+
+    def names(self, column: str) -> str:
+        """The values of a column of the rows, as a list in words: commits, devices."""
+        return ", ".join(sorted({str(row[column]) for row in self.rows}))
+
+    def add(self, row: Row, curve: list[Row]) -> None:
+        """Write the curve of a finished run, then its row. The curve of a run that was killed in between is replaced later."""
+        run = {"method": row["method"], "seed": row["seed"]}
+        self._curves = [point for point in self._curves if not _is_of(point, **run)] + [run | point for point in curve]
+        write_csv(self.folder / "curves.csv", self._curves)
+        self.rows.append(row)
+        write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def curve(self, method: str, seed: int) -> list[dict[str, float]]:
+        """What a finished run measured, epoch by epoch."""
+        points = [point for point in self._curves if _is_of(point, method, seed)]
+        return [{k: float(v) for k, v in point.items() if k not in ("method", "seed") and v != ""} for point in points]
+
+
+def _is_of(point: Row, method: str, seed: int) -> bool:
+    return (point["method"], str(point["seed"])) == (method, str(seed))

@@ -1,0 +1,126 @@
+"""The table as people want it: a page of Markdown with its verdicts, and a plot, from the rows on disk."""
+
+from __future__ import annotations
+
+from math import isnan
+from statistics import fmean
+from typing import Any
+
+from benchmarks.pages import figure, page, table, write
+from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
+from benchmarks.statistics import LEVEL, Statistic, difference, statistic
+from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
+from benchmarks.table1.recipes import BASES, RECIPES, UNTRAINED, title
+from benchmarks.table1.records import Records
+
+ORDER = [UNTRAINED, *RECIPES]
+NOTE = (
+    f"Linear: logistic regression on frozen, standardised features (weight decay {PROBE_WEIGHT_DECAY:g}, L-BFGS). kNN: "
+    f"{KNN_NEIGHBOURS} neighbours, cosine, temperature {KNN_TEMPERATURE:g}. Both are fitted on the training images and scored "
+    "on the held-out ones, at the last epoch; (best) is the best epoch probed, chosen on the held-out images, hence "
+    "optimistic. Entropy: pairwise (KL) bound for held-out embeddings on the unit sphere, each a Gaussian of standard "
+    f"deviation {ENTROPY_BANDWIDTH:g}, in nats above that of one point: 0 at collapse, at most the logarithm of the number of "
+    "images. RankMe: effective rank of the embeddings. s: seconds a run, probes included."
+)
+VERDICTS = (
+    "Do the entropies help? Means over seeds are held against each other by Welch's test, not paired: a row beats its base "
+    f"where p < {LEVEL:g}, and is within the error elsewhere. Differences with their standard errors:"
+)
+
+
+def publish(records: Records, description: str, command: str, pixels: float | None) -> str:
+    """Write `README.md` and `table1.png`; returns the Markdown."""
+    text = page(f"Table 1: {records.settings['dataset']}", f"    {command}", *parts(records, description, pixels))
+    write(records.folder / "README.md", text)
+    plot(records, description)
+    return text
+
+
+def parts(records: Records, description: str, pixels: float | None) -> list[str]:
+    """The paragraphs of the page."""
+    seeds = sorted({len(records.of(method)) for method in _methods(records)})
+    over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
+    scale = f" For scale: the same linear probe on the pixels themselves gives {100 * (pixels or 0):.1f} %."
+    origin = f"{records.names('device')}, commit {records.names('commit')}"
+    return [
+        f"{description}; {origin}; mean ± standard error of {over}.",
+        "![Table 1](table1.png)",
+        table(_line(records, method) for method in _methods(records)),
+        NOTE + scale * (pixels is not None),
+        VERDICTS,
+        "\n".join(compared(records) or ["- No row with an entropy has its base beside it yet."]),
+    ]
+
+
+def compared(records: Records) -> list[str]:
+    """For each row with an entropy, a sentence that compares it with its base."""
+    pairs = [(name, base) for name, base in BASES.items() if records.of(name) and records.of(base)]
+    return [f"- {title(name)} against {title(base)}: {_comparison(records, name, base)}." for name, base in pairs]
+
+
+def _comparison(records: Records, name: str, base: str) -> str:
+    said = []
+    for score, word in (("linear", "linear"), ("knn", "kNN")):
+        gap = difference(*([row[score] for row in records.of(method)] for method in (name, base)))
+        chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
+        said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
+    return "; ".join(said)
+
+
+def _methods(records: Records) -> list[str]:
+    """Those that have runs, in the order of the paper's table."""
+    return [method for method in ORDER if records.of(method)]
+
+
+def _mean(records: Records, method: str, column: str) -> Statistic:
+    return statistic(row[column] for row in records.of(method))
+
+
+def _line(records: Records, method: str) -> dict[str, str]:
+    shares = {"linear %": "linear", "linear % (best)": "linear_best", "kNN %": "knn", "kNN % (best)": "knn_best"}
+    cells = {head: _mean(records, method, column).text(100) for head, column in shares.items()}
+    # the embeddings of an untrained backbone are its features, of another dimension: no entropy to compare
+    entropy, rank = (_mean(records, method, column) for column in ("entropy_upper_nats", "rank_me"))
+    embeddings = ("", "") if method == UNTRAINED else (entropy.text(digits=2), rank.text())
+    seconds = f"{_mean(records, method, 'seconds').mean:.0f}"
+    return {"method": title(method), **cells, "entropy (nats)": embeddings[0], "RankMe": embeddings[1], "s": seconds}
+
+
+def plot(records: Records, description: str) -> None:
+    """Left: accuracy of every row, best at the top; right: entropy and effective rank along training."""
+    with figure(records.folder / "table1.png", size=(13, 5.6)) as drawn:
+        bars, entropy, rank = drawn.subplots(1, 3, width_ratios=[1.5, 1, 1])
+        _draw_bars(bars, records)
+        _draw_curves(entropy, records, "entropy_upper_nats", "entropy of the embeddings (nats)")
+        _draw_curves(rank, records, "rank_me", "effective rank (RankMe)")
+        for axes in (bars, entropy, rank):
+            axes.spines[["top", "right"]].set_visible(False)
+        if len(_methods(records)) > 1:
+            drawn.legend(*rank.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        drawn.suptitle(description, fontsize=11)
+
+
+def _draw_bars(axes: Any, records: Records) -> None:
+    methods = sorted(_methods(records), key=lambda method: _mean(records, method, "linear").mean)
+    for height, method in enumerate(methods):
+        linear, knn = (_mean(records, method, column) for column in ("linear", "knn"))
+        colour = "#9a9a9a" if method == UNTRAINED else "#c8553d" if method in BASES else "#35618f"
+        error = 100 * linear.error if linear.error > 0 else None
+        axes.barh(height, 100 * linear.mean, xerr=error, color=colour, height=0.62, capsize=3)
+        axes.plot(100 * knn.mean, height, "D", color="white", markeredgecolor="black", markersize=5)
+        axes.text(101, height, linear.text(100), va="center", fontsize=9)
+    axes.set_yticks(range(len(methods)), map(title, methods))
+    axes.set(xlim=(0, 100), title="held-out accuracy (%): bar linear, diamond kNN")
+
+
+def _draw_curves(axes: Any, records: Records, column: str, label: str) -> None:
+    from matplotlib import colormaps
+
+    for method in (method for method in _methods(records) if method != UNTRAINED):
+        runs = [records.curve(method, row["seed"]) for row in records.of(method)]
+        epochs = [point["epoch"] for point in min(runs, key=len)]
+        means = [fmean(run[index][column] for run in runs) for index in range(len(epochs))]
+        dashes, colour = "--" if method in BASES else "-", colormaps["tab10"](ORDER.index(method) - 1)
+        axes.plot(epochs, means, dashes, color=colour, label=title(method), linewidth=1.8)
+    axes.set(xlabel="epoch", title=label)
+    axes.grid(alpha=0.25)

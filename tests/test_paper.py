@@ -1,0 +1,206 @@
+"""Figures and theorems: what is said follows from rows alone and can be negative, each runs at its smallest."""
+
+import json
+import math
+import random
+
+import benchmarks_extra  # noqa: F401
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from benchmarks.pages import table
+from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum, record
+from benchmarks.paper.__main__ import main
+from benchmarks.statistics import over_trials
+
+SHOWS, DOES_NOT = "The claim shows", "The claim does NOT show"
+SMALLEST = (
+    "--images 64 --epochs 1 --trials 1 --models 2 --width 0.125 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
+)
+
+
+def says(module, rows):
+    return " ".join(module.text(pd.DataFrame(rows)))
+
+
+def p_values(*values, distance=1.0):
+    facts = {"panel": "p-value", "network": "A", "trial": 0}
+    rows = [facts | {"noise": noise, "p_value": p} for noise, p in zip((0.01, 0.8), values, strict=True)]
+    facts = {"smallest": distance, "median": 2.0, "width": 1.0}
+    return [*rows, {"panel": "distance", "network": "digits", "distance": 0.0, "share": 1.0, **facts}]
+
+
+def test_normality_shows_where_p_falls_from_above_the_line():
+    assert says(normality, p_values(0.4, 0.02)).count(SHOWS) == 2
+    for rows in (p_values(0.4, 0.5), p_values(0.009, 0.001), p_values(0.4, 0.02, distance=0.01)):
+        assert DOES_NOT in says(normality, rows)
+
+
+def entropies(**by_method):
+    return [
+        {"method": method, "trial": trial, "epoch": epoch, "entropy_lower_nats": 0.0, "entropy_upper_nats": value}
+        for method, values in by_method.items()
+        for trial, value in enumerate(values)
+        for epoch in (0, 1)
+    ]
+
+
+def test_entropy_shows_where_vicregs_is_highest_and_says_how_surely():
+    sure = says(entropy, entropies(VICReg=[3.0, 3.1], SimCLR=[1.0, 1.1]))
+    assert SHOWS in sure and "more than two" in sure
+    assert "within two" in says(entropy, entropies(VICReg=[3.0, 3.2], SimCLR=[3.0, 3.1]))
+    assert DOES_NOT in says(entropy, entropies(VICReg=[1.0, 1.1], SimCLR=[2.0, 2.1]))
+    assert "no standard error" in says(entropy, entropies(VICReg=[3.0], SimCLR=[1.0]))
+    figure = Figure()
+    entropy.plot(pd.DataFrame(entropies(VICReg=[3.0, 3.1], SimCLR=[1.0, 1.1])), figure)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["VICReg", "SimCLR"]
+
+
+def test_diagonality_shows_where_the_smallest_perturbation_leaves_a_diagonal():
+    for small, said in ((0.01, SHOWS), (0.2, DOES_NOT)):
+        ends = ((0.01, small), (0.8, 0.9))
+        assert said in says(
+            diagonality, [{"trial": 0, "scale": s, "distance": d, "conditional_distance": 0.9} for s, d in ends]
+        )
+
+
+def test_collapse_shows_where_trainable_inputs_alone_become_one():
+    point = math.log(2 * math.pi * math.e * collapse.BANDWIDTH**2)
+
+    def said(**left):
+        return says(
+            collapse,
+            [
+                {"inputs": i, "component_std": std, "step": step, "entropy_nats": point + (3.0 if step == 0 else 3.0 * share)}
+                for i, shares in left.items()
+                for std, share in zip(collapse.COMPONENT_STDS, shares, strict=True)
+                for step in (0, 10)
+            ],
+        )
+
+    everywhere = said(trainable=[0, 0, 0], fixed=[0.9, 0.9, 0.6])
+    assert SHOWS in everywhere and "Only" not in everywhere
+    assert "90% of it left with fixed inputs, 0% with trainable" in everywhere
+    assert "Only with component std 0.3:" in said(trainable=[0.9, 0, 0], fixed=[1, 0.6, 0.4])
+    assert DOES_NOT in said(trainable=[0.5, 0.5, 0.02], fixed=[0.9, 0.9, 0.9])
+    assert DOES_NOT in said(trainable=[0, 0, 0], fixed=[0.4, 0.1, 0])
+
+
+def test_correlation_shows_where_our_bound_follows_the_gap_best():
+    noise, terms = random.Random(0), dict.fromkeys(("invariance", "unlabelled_residual", "labelled_residual"), 0.1)
+    for sign, said in ((1, SHOWS), (-1, DOES_NOT)):
+        bounds = ({"gap": g, "core": sign * g, "norm_bound": noise.random(), "count_bound": 1.0} for g in range(20))
+        assert said in says(correlation, [terms | {"labelled": 9, "test_loss": 1.0} | row for row in bounds])
+
+
+def test_the_sweep_has_different_models_and_a_longer_one_continues_a_shorter():
+    models = correlation.sweep(36)
+    assert len({tuple(model.values()) for model in models}) == 36 and correlation.sweep(5) == models[:5]
+
+
+def density(outside=0.0, within=1, gap=0.0, noise=0.1):
+    return {"noise": noise, "within": within, "outside": outside, "gap": gap, "gap_error": 0.0}
+
+
+def test_the_mixture_shows_where_its_density_is_exact_and_its_bounds_hold_inside_a_linear_region():
+    assert SHOWS in mixture.finding(pd.DataFrame([density()]))
+    beyond = [density(), density(outside=0.5, gap=0.2, noise=1.0), density(outside=1.0, within=0, gap=0.5, noise=3.0)]
+    said = mixture.finding(pd.DataFrame(beyond))
+    assert SHOWS in said and "in 1 of 2" in said and "0.5 ± 0 nats, at noise 3" in said
+    for fault in ({"within": 0}, {"gap": 1e-6}, {"gap": math.nan}, {"outside": 0.5}):
+        assert DOES_NOT in mixture.finding(pd.DataFrame([density(**fault)]))
+
+
+def ascent(distance=0.0, ascent=1.0, off_diagonal=0.0, kind="isotropic"):
+    return {"conditional": kind, "distance": distance, "ascent": ascent, "closed_form": 1.0, "off_diagonal": off_diagonal}
+
+
+def test_the_optimum_shows_where_every_ascent_ends_at_the_closed_form_and_names_where_it_is_not_diagonal():
+    said = optimum.finding(pd.DataFrame([ascent(), ascent(kind="full", off_diagonal=0.3)]))
+    assert SHOWS in said and "1 of 2 kinds of conditional covariances, not for: full." in said
+    for fault in ({"distance": 0.1}, {"distance": math.nan}, {"ascent": 1.1}):
+        assert DOES_NOT in optimum.finding(pd.DataFrame([ascent(), ascent(**fault)]))
+
+
+def test_the_bound_shows_where_it_is_never_below_the_test_loss():
+    def said(*sums):
+        return bound.finding(pd.DataFrame([{"labelled": 64 >> i, "sum": s, "test_loss": 0.8} for i, s in enumerate(sums)]))
+
+    assert SHOWS in said(0.9, 1.5) and "in 1 of these cases below 1" in said(0.9, 1.5)
+    assert DOES_NOT in said(0.9, 0.5) and "for n = 32, by up to 0.3" in said(0.9, 0.5)
+    assert DOES_NOT in said(0.1) and DOES_NOT in said(math.nan)
+
+
+def test_blocks_neither_fold_nor_tear_so_that_they_are_one_to_one():
+    network = nn.Sequential(mixture.Residual(), mixture.Residual()).double()
+    x, y = torch.randn(2, 500, mixture.DIM, dtype=torch.float64)
+    stretch = (network(x) - network(y)).norm(dim=1) / (x - y).norm(dim=1)
+    assert stretch.min() >= (1 - mixture.CONTRACTION) ** 2 and stretch.max() <= (1 + mixture.CONTRACTION) ** 2
+
+
+def test_the_entropy_of_a_linear_network_is_a_gaussians_and_a_bound_that_it_misses_is_told(monkeypatch):
+    network = nn.Linear(3, 3).double().requires_grad_(False)
+    row = mixture.measured(network, torch.zeros(1, 3, dtype=torch.float64), 0.5, 4096)
+    gaussian = 1.5 * math.log(2 * math.pi * math.e * 0.25) + network.weight.det().abs().log().item()
+    assert abs(row["entropy"] - gaussian) < 5 * row["entropy_error"]
+    assert (row["within"], row["outside"]) == (1, 0) and abs(row["gap"]) < 1e-12
+    assert (row["lower"], row["upper"]) == pytest.approx((gaussian, gaussian))
+    monkeypatch.setattr(mixture, "ERRORS", -math.inf)
+    assert mixture.measured(network, torch.zeros(1, 3, dtype=torch.float64), 0.5, 64)["within"] == 0
+
+
+def test_statistics_are_those_of_numpys_and_a_table_has_a_column_a_key():
+    means = over_trials(pd.DataFrame({"a": [1, 1, 1, 2], "x": [1.0, 2.0, 3.0, 5.0]}), "x", "a")
+    assert means["mean"].tolist() == [2.0, 5.0] and means.error.tolist() == pytest.approx([1 / math.sqrt(3), 0.0])
+    lines = [{"noise": "1", "gap": "0.1"}, {"noise": "2", "gap": "0.2"}]
+    assert table(lines) == "| noise | gap |\n|---|---:|\n| 1 | 0.1 |\n| 2 | 0.2 |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["figure", "theorem"])
+def test_everything_runs_at_its_smallest_and_one_more_keeps_the_others(tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setattr(bound, "STEPS", 5)
+    monkeypatch.setattr(collapse, "STEPS", 20)
+    words = SMALLEST.split() if kind == "figure" else ["--trials", "1", "--samples", "64", "--seed", "3"]
+    assert main([f"{kind}s", *words, "--out", str(tmp_path)]) == 0
+    names = [name for name in record.MODULES if name.startswith(kind)]
+    printed, page, settings = capsys.readouterr().out, (tmp_path / "README.md").read_text(), tmp_path / "settings.json"
+    for name, facts in json.loads(settings.read_text()).items():
+        section = page.partition(f"## {kind.capitalize()} {name[-1]}")[2].partition("\n## ")[0]
+        assert SHOWS in section or DOES_NOT in section
+        assert f"{kind}s {' '.join(words)}" in section and "commit" in facts and facts["trials"] == 1
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) and f"{kind.capitalize()} {name[-1]}" in printed
+        # what trained a network is told with it; figure 4 trains none
+        assert ("learning_rate" in section) == (kind == "figure" and name != "figure4")
+        assert (tmp_path / f"{name}.png").exists() == (kind == "figure")
+    assert list(json.loads(settings.read_text())) == names
+    assert main([f"{kind}s", names[-1][-1], *words, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text().count(f"\n## {kind.capitalize()}") == len(names)
+
+
+def test_numbers_follow_from_the_seed():
+    once, again, other = (optimum.rows(1, 0, seed) for seed in (0, 0, 1))
+    assert once == again != other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["figures", "6"], "no figure 6"),
+        (["figures", "4", "--trials", "0"], "--trials must be at least 1"),
+        (["figures", "1", "--copies", "5"], "at least 20"),
+        (["figures", "5", "--models", "100"], "at most 36"),
+        (["figures", "5", "--width", "0.06"], "--width must be at least 0.125"),
+        (["figures", "1", "--dataset", "fashion_mnist"], "needs --data-root"),
+        (["figures", "1", "--backbone", "resnet0"], "timm has no model"),
+        (["theorems", "4"], "no theorem 4"),
+        (["theorems", "1", "--samples", "1"], "--samples must be at least 2"),
+    ],
+)
+def test_wrong_requests_end_with_a_sentence(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and message in capsys.readouterr().err
