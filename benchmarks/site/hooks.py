@@ -1,0 +1,26 @@
+"""What MkDocs calls while it builds the site; `mkdocs.yml` names this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mkdocs.structure.files import File
+
+from benchmarks.site import api, made
+from benchmarks.site.sources import ROOT, collected, relinked
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages outside docs/, the API reference and the plots."""
+    for path, page in collected().items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    for page, text in api.pages().items():
+        files.append(File.generated(config, page, content=text))
+    for name, plot in made.plots().items():
+        files.append(File.generated(config, name, content=plot))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill in what is made from rows and from the code, and make the links those of the site."""
+    return relinked(made.filled(markdown), page.file.src_uri)
