@@ -1,5 +1,7 @@
 """The code of every page runs: its Python blocks in order, and each diff twice, before the change and after it."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -110,6 +112,17 @@ def test_every_block_of_code_names_a_language_that_tells_whether_it_is_run(page)
 @pytest.mark.parametrize("page", [ROOT / "README.md", *ADAPTERS.glob("[!R]*.md")], ids=name)
 def test_what_a_newcomer_reads_first_has_code(page):
     assert list(fenced(page))
+
+
+def test_the_first_program_of_a_newcomer_is_the_example_that_can_be_run_and_training_helps():
+    page = ROOT / "docs" / "get_started.md"
+    program = programs(page)[0]
+    assert program.lstrip("\n") == (ROOT / "benchmarks" / "examples" / "minimal.py").read_text()
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        run_all(page, [program])
+    untrained, trained = (float(accuracy) for accuracy in re.findall(r"trained: ([\d.]+)%", shown.getvalue()))
+    assert trained > untrained + 10
 
 
 def test_every_adapter_has_its_page():
