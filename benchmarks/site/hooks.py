@@ -16,7 +16,7 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     for page, text in api.pages().items():
         files.append(File.generated(config, page, content=text))
-    for name, plot in made.plots().items():
+    for name, plot in made.plot_files().items():
         files.append(File.generated(config, name, content=plot))
     return files
 
