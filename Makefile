@@ -91,7 +91,7 @@ bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' fo
 
 docs: $(READY)  ## run the code of every page and build the documentation, with search, into build/docs/index.html
 	$(PYTEST) tests/test_pages.py tests/test_site.py
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
