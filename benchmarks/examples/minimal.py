@@ -1,4 +1,4 @@
-"""Self-supervised pre-training on one screen, in plain PyTorch: data, model, loss, loop and probe. Seconds on a CPU."""
+"""Self-supervised pre-training on one screen: data, model, loss, loop and probe, in plain PyTorch."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -21,10 +21,12 @@ def view(x):
 
 def block(inputs, outputs, stride):
     """A convolution with normalisation."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-backbone = nn.Sequential(*block(1, 32, 1), *block(32, 64, 2), *block(64, 128, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+convolutions = *block(1, 32, 1), *block(32, 64, 2), *block(64, 128, 2)
+backbone = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 projector = nn.Sequential(nn.Linear(128, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 256))
 model = nn.Sequential(backbone, projector)
 criterion = VICRegEntropy("log_det")
@@ -32,7 +34,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
 
 def probe():
-    """Accuracy of a linear classifier of the features: fitted on the first 1,200 images, scored on the others."""
+    """Accuracy of a linear classifier: fitted on the first 1,200 images, scored on the others."""
     backbone.eval()
     with torch.no_grad():
         features = backbone(images).numpy()
@@ -42,12 +44,11 @@ def probe():
 
 
 print(f"untrained: {probe():.1%}")
-for epoch in range(10):
+for _ in range(10):
     for batch in torch.randperm(1200).split(128)[:-1]:
         terms = criterion.terms(model(view(images[batch])), model(view(images[batch])))
         optimizer.zero_grad()
         terms.loss.backward()
         optimizer.step()
-    if epoch % 3 == 0:
-        print(f"epoch {epoch + 1}: loss {terms.loss:.1f}, invariance {terms.invariance:.3f}, entropy {terms.entropy:.3f}")
+    print(", ".join(f"{name} {value:.3f}" for name, value in terms._asdict().items()))
 print(f"trained: {probe():.1%}")
