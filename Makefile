@@ -90,7 +90,7 @@ bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' fo
 	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 docs: $(READY)  ## run the code of every page and build the documentation, with search, into build/docs/index.html
-	$(PYTEST) tests/test_pages.py tests/test_site.py
+	$(PYTEST) -m "not slow" tests/test_pages.py tests/test_site.py
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the environments and every cache

@@ -85,7 +85,13 @@ def run_all(page, programs):
     return namespace
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if programs(page)], ids=name)
+def pages_with_programs():
+    """A tutorial trains a network, and `make docs` runs it to show what it prints."""
+    marks = {page: [pytest.mark.slow] for page in PAGES if page.parent.name == "tutorials"}
+    return [pytest.param(page, marks=marks.get(page, []), id=name(page)) for page in PAGES if programs(page)]
+
+
+@pytest.mark.parametrize("page", pages_with_programs())
 def test_the_code_of_a_page_runs_in_its_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_all(page, programs(page))

@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="the extra benchmarks is not installed"
 
 import it_losses
 from benchmarks.report import PAGE
-from benchmarks.site import api, calculator, made, schematic, sources, tables
+from benchmarks.site import api, calculator, made, schematic, sources, tables, tutorials
 from it_losses import diagnostics, theory
 from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_weights
 
@@ -74,6 +74,23 @@ def test_the_table_of_choice_has_the_numbers_of_the_report():
     assert len(quoted) == 3 * len(tables.OBJECTIVES) + 3
     report = PAGE.read_text()
     assert [number for number in quoted if number not in report] == []
+
+
+def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
+    program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
+    cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")
+    files = tutorials.files("name", cells)
+    assert files["tutorials/name-1-0.png"].startswith(b"\x89PNG")
+    assert "```text\n42\n```\n\n![" in files["tutorials/name.md"]
+    cells = json.loads(files["tutorials/name.ipynb"])["cells"]
+    assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "markdown"]
+    assert [output["output_type"] for output in cells[1]["outputs"]] == ["stream", "display_data"]
+    assert not (sources.ROOT / "x").exists()
+
+
+def test_a_tutorial_that_fails_stops_the_build():
+    with pytest.raises(ZeroDivisionError):
+        tutorials.run("# Title\n\n```python\n1 / 0\n```\n")
 
 
 def test_the_picture_is_up_to_date():

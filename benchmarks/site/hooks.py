@@ -6,18 +6,22 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-from benchmarks.site import api, made
+from benchmarks.site import api, made, tutorials
 from benchmarks.site.sources import ROOT, collected, relinked
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the pages outside docs/, the API reference and the plots."""
+    """Add the pages outside docs/, the API reference, the plots, and the tutorials with their outputs."""
     for path, page in collected().items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
     for page, text in api.pages().items():
         files.append(File.generated(config, page, content=text))
     for name, plot in made.plot_files().items():
         files.append(File.generated(config, name, content=plot))
+    for path in tutorials.pages():
+        files.remove(files.get_file_from_path(f"tutorials/{path.name}"))
+        for name, content in tutorials.files(path.stem, tutorials.run(path.read_text())).items():
+            files.append(File.generated(config, name, content=content))
     return files
 
 
