@@ -7,6 +7,7 @@ from functools import cache
 
 import griffe
 
+import it_losses
 from benchmarks.site.sources import ROOT
 from it_losses import ESTIMATORS
 
@@ -32,7 +33,8 @@ PAGES = {
         ],
     ),
 }
-CRITERIA = ["VICRegEntropy", "VICReg", "EntropyRegularizer", "Terms"]
+#: the public classes that are not estimators begin with these
+CRITERIA = ["VICRegEntropy", "VICReg", "EntropyRegularizer"]
 
 
 def pages() -> dict[str, str]:
@@ -42,10 +44,16 @@ def pages() -> dict[str, str]:
         for page, (title, sentence, modules) in PAGES.items()
     }
     core = {
-        "criteria": _page("Criteria", "The modules that a training loop calls.", CRITERIA),
+        "criteria": _page("Criteria", "The modules that a training loop calls.", criteria()),
         "estimators": _page("Estimators", "Estimates of the entropy, by name in `it_losses.ESTIMATORS`.", estimators()),
     }
     return {f"api/{page}.md": text for page, text in (core | listed).items()}
+
+
+def criteria() -> list[str]:
+    """The criteria, then every other public class that is no estimator."""
+    classes = [name for name in it_losses.__all__ if isinstance(getattr(it_losses, name), type)]
+    return [*CRITERIA, *(name for name in classes if name not in {*CRITERIA, *estimators()})]
 
 
 def estimators() -> list[str]:

@@ -40,6 +40,7 @@ MADE: dict[str, Callable[[], str]] = {
     "estimators": tables.estimators,
     "ranks": tables.ranks,
     "step": tables.step,
+    "weights": tables.weights,
 }
 
 

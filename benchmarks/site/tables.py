@@ -33,6 +33,16 @@ def estimators() -> str:
     return estimator_table()
 
 
+def weights() -> str:
+    """The default weights of every estimator."""
+    lines = ["| objective | `invariance_weight` | `entropy_weight` |", "|---|---:|---:|"]
+    for name, kind in ESTIMATORS.items():
+        default = kind().default_weights
+        entropy = "none: name it" if default.entropy is None else f"{default.entropy:g}"
+        lines.append(f'| `VICRegEntropy("{name}")` | {default.invariance:g} | {entropy} |')
+    return "\n".join(lines)
+
+
 def choice() -> str:
     """Cost and accuracy of each objective side by side."""
     digits, fashion = scores(folder("table1.md", "digits")), scores(folder("table1.md", "fashion_mnist"))
