@@ -10,6 +10,11 @@ from benchmarks.site import api, made, tutorials
 from benchmarks.site.sources import ROOT, collected, relinked
 
 
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay out the package before the plugins are configured: mkdocstrings looks for its folder only then."""
+    api.package()
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages outside docs/, the API reference, the plots, and the tutorials with their outputs."""
     for path, page in collected().items():
