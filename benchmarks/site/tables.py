@@ -164,7 +164,7 @@ def _failures(name: str) -> str:
     failures = [(situation, remedy) for situation, remedy in table if any(name in situation for name in names)]
     if not failures:
         return ""
-    return "Where it fails, and what to do instead:\n\n" + "\n".join(
+    return "Where it fails:\n\n" + "\n".join(
         f"- {situation} *What to do:* {remedy}" for situation, remedy in failures
     )
 
