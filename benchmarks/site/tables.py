@@ -164,9 +164,7 @@ def _failures(name: str) -> str:
     failures = [(situation, remedy) for situation, remedy in table if any(name in situation for name in names)]
     if not failures:
         return ""
-    return "Where it fails:\n\n" + "\n".join(
-        f"- {situation} *What to do:* {remedy}" for situation, remedy in failures
-    )
+    return "Where it fails:\n\n" + "\n".join(f"- {situation} *What to do:* {remedy}" for situation, remedy in failures)
 
 
 def _linked(path: Path) -> str:
