@@ -23,7 +23,7 @@ SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
-.PHONY: table tune ablations figures theorems report bench clean
+.PHONY: table tune ablations figures theorems report bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -88,6 +88,10 @@ report: $(READY)  ## write docs/report.md from the newest folders in benchmarks/
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
 	$(BIN)/python -m benchmarks.speed $(BENCH)
+
+docs: $(READY)  ## run the code of every page and build the documentation, with search, into build/docs/index.html
+	$(PYTEST) -m "not slow" tests/test_pages.py tests/test_site.py
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

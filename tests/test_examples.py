@@ -1,4 +1,4 @@
-"""Every example that a reader meets is run: the README's, the documentation's, the docstrings'."""
+"""The examples of the docstrings run, and what `python -m it_losses` prints is true. `test_pages.py` runs the pages."""
 
 import doctest
 import importlib
@@ -33,31 +33,6 @@ def test_docstring_examples_run(name):
 def test_there_are_docstring_examples():
     finder = doctest.DocTestFinder(exclude_empty=True)
     assert sum(bool(test.examples) for test in finder.find(importlib.import_module("it_losses.criteria"))) >= 3
-
-
-def readme_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-
-
-def test_the_readme_has_an_example():
-    assert readme_blocks()
-
-
-@pytest.mark.parametrize("block", readme_blocks())
-def test_readme_examples_run(block):
-    exec(compile(block, "README.md", "exec"), {})
-
-
-def documentation_blocks():
-    """The Python blocks of the pages in docs/; `tests/test_adapters_docs.py` has those of the adapters."""
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        for i, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)):
-            yield pytest.param(block, id=f"{page.stem}-{i}")
-
-
-@pytest.mark.parametrize("block", list(documentation_blocks()))
-def test_documentation_examples_run(block):
-    exec(compile(block, "docs", "exec"), {})
 
 
 def test_the_readmes_table_of_estimators_is_the_declared_facts():

@@ -1,0 +1,85 @@
+"""The calculator that turns the weights of one library's VICReg into those of another, and the table it is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import NamedTuple
+
+from it_losses.adapters.conventions import ARGUMENTS, DEFAULTS
+from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_weights
+
+#: the powers of dim and of dim - 1 by which a weight may be multiplied
+POWERS = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+#: name on the page -> its convention and the names of its weights; the libraries come from the adapters
+OTHERS = {
+    "the authors' code": ("official", ("sim_coeff", "std_coeff", "cov_coeff")),
+    "VICRegL": ("vicregl", ("invariance", "variance", "covariance")),
+    "the paper's formula": ("paper", ("lambda", "mu", "nu")),
+}
+
+
+class Factor(NamedTuple):
+    """`times * dim^dim_power * (dim - 1)^less_power`: what turns a weight into that of the authors' code."""
+
+    times: float
+    dim_power: int
+    less_power: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.times:g}"] * (self.times != 1 or (self.dim_power, self.less_power) == (0, 0))
+        upper = parts + ["dim"] * (self.dim_power == 1) + ["(dim - 1)"] * (self.less_power == 1)
+        lower = ["dim"] * (self.dim_power == -1) + ["(dim - 1)"] * (self.less_power == -1)
+        return " / ".join([" ".join(upper) or "1", *lower])
+
+
+def factor(convention: str, term: str) -> Factor:
+    """The factor of a term, found from the function that the criteria use."""
+
+    def times(dim: int, powers: tuple[int, int]) -> float:
+        value: float = getattr(official_weights(VICRegWeights(1.0, 1.0, 1.0), dim=dim, convention=convention), term)
+        return value / (dim ** powers[0] * (dim - 1) ** powers[1])
+
+    for powers in POWERS:
+        if all(math.isclose(times(dim, powers), times(7, powers)) for dim in (3, 10, 2048)):
+            return Factor(times(7, powers), *powers)
+    raise ValueError(f"no power of dim explains the {term} weight of {convention!r}.")
+
+
+def factors(convention: str) -> list[Factor]:
+    """The factors of invariance, variance and covariance."""
+    return [factor(convention, term) for term in VICRegWeights._fields]
+
+
+def libraries() -> dict[str, dict[str, object]]:
+    """{library: names of its three weights, None for one that it fixes at 1, and their factors}."""
+    found = {
+        library: (str(DEFAULTS[library].get("convention", "official")), _names(arguments))
+        for library, arguments in ARGUMENTS.items()
+    }
+    return {
+        library: {"convention": convention, "names": names, "factors": factors(convention)}
+        for library, (convention, names) in (found | OTHERS).items()
+    }
+
+
+def _names(arguments: dict[str, str]) -> tuple[str | None, ...]:
+    theirs = {ours: name for name, ours in arguments.items()}
+    return tuple(theirs.get(f"{term}_weight") for term in VICRegWeights._fields)
+
+
+def calculator() -> str:
+    """The place on the page, with the factors, that `assets/calculator.js` fills."""
+    table = json.dumps(libraries())
+    return (
+        '<div id="calculator">The calculator needs JavaScript. The table below has the same factors.</div>\n'
+        f'<script type="application/json" id="calculator-factors">{table}</script>\n'
+        '<script src="assets/calculator.js"></script>'
+    )
+
+
+def conventions() -> str:
+    """The factors as a table."""
+    lines = ["| convention | invariance | variance | covariance |", "|---|---|---|---|"]
+    lines += [f'| `"{name}"` | {" | ".join(f"x {value}" for value in factors(name))} |' for name in CONVENTIONS]
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""What MkDocs calls while it builds the site; `mkdocs.yml` names this file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mkdocs.structure.files import File
+
+from benchmarks.site import api, made, tutorials
+from benchmarks.site.sources import ROOT, collected, relinked
+
+
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay out the package before the plugins are configured: mkdocstrings looks for its folder only then."""
+    api.package()
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages outside docs/, the API reference, the plots, and the tutorials with their outputs."""
+    for path, page in collected().items():
+        files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
+    for page, text in api.pages().items():
+        files.append(File.generated(config, page, content=text))
+    for name, plot in made.plot_files().items():
+        files.append(File.generated(config, name, content=plot))
+    for path in tutorials.pages():
+        files.remove(files.get_file_from_path(f"tutorials/{path.name}"))
+        for name, content in tutorials.files(path.stem, tutorials.run(path.read_text())).items():
+            files.append(File.generated(config, name, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill in what is made from rows and from the code, and make the links those of the site."""
+    return relinked(made.filled(markdown), page.file.src_uri)

@@ -1,0 +1,115 @@
+"""The plots of the page on tuning, from the recorded ablations and the recorded search, for light and dark pages."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.site.rows import Estimate, changed, folder, scores, tuning
+
+#: colours of text and lines on a light and on a dark page
+COLOURS = {"light": "#333333", "dark": "#d0d0d0"}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "it-losses",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+#: colours of lines that can be told apart on both backgrounds, also by colour-blind readers
+CYCLE = ["#2a78d6", "#e07b00", "#2f9e5f", "#b84fb0", "#c23b3b", "#7f7f7f"]
+
+#: row of Table 1 -> how its line is called
+ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pairwise"}
+
+
+def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[str, str]:
+    """{"light" and "dark": SVG} of what is drawn into a figure."""
+    return {scheme: _svg(draw, colour, size) for scheme, colour in COLOURS.items()}
+
+
+def _svg(draw: Callable[[Figure], None], colour: str, size: tuple[float, float]) -> str:
+    named = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context(STYLE | dict.fromkeys(named, colour) | {"axes.prop_cycle": matplotlib.cycler(color=CYCLE)}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def probed(figure: Figure, label: str, curves: dict[str, dict[float, Estimate]], *, log: int | None = 10) -> Axes:
+    """The linear probe against a constant, a line for each name, with a tick at each value that was tried."""
+    axes = figure.add_subplot(xlabel=label, ylabel="linear probe, %")
+    for name, points in curves.items():
+        x = sorted(points)
+        means, errors = zip(*(points[value] for value in x), strict=True)
+        axes.errorbar(x, means, errors, marker="o", markersize=4, capsize=3, linewidth=1.4, label=name)
+    if log:
+        axes.set_xscale("log", base=log)
+    axes.set_xticks(sorted({value for points in curves.values() for value in points}), minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    return axes
+
+
+def ablated(base: str, option: str, usual: float) -> dict[float, Estimate]:
+    """{value of the option: score} of the ablations that differ from the base in nothing but the option."""
+    path = folder("ablations.csv")
+    return {run.get(option, usual): scores(path)[name] for name, run in changed(path, base, {option}).items()}
+
+
+def beta(figure: Figure) -> None:
+    """Against beta, for two laws of the entropy weight."""
+    path = folder("ablations.csv")
+    runs = changed(path, "vicreg_logdet", {"beta", "entropy_weight"})
+
+    def by(law: Callable[[float], float]) -> dict[float, Estimate]:
+        tried = {name: (run.get("beta", 1.0), run["entropy_weight"]) for name, run in runs.items()}
+        return {beta: scores(path)[name] for name, (beta, weight) in tried.items() if math.isclose(weight, law(beta))}
+
+    curves = {"entropy weight 400": by(lambda beta: 400.0), "entropy weight 400 / beta": by(lambda beta: 400.0 / beta)}
+    probed(figure, "beta of LogDet", curves)
+
+
+def spread_fraction(figure: Figure) -> None:
+    """Against the bandwidth of Pairwise."""
+    points = ablated("vicreg_pairdist", "spread_fraction", 0.2)
+    probed(figure, "spread_fraction of Pairwise", {'VICRegEntropy("pairwise")': points}, log=None)
+
+
+def width(figure: Figure) -> None:
+    """Against the dimension of the projection."""
+    probed(figure, "dimensions of the projection", {name: ablated(row, "output", 512) for row, name in ROWS.items()}, log=2)
+
+
+def byol_weight(figure: Figure) -> None:
+    """Against the weight of an entropy beside BYOL."""
+    rows = {"pairwise": ("byol_pairdist", 0.05), "log_det": ("byol_logdet", 0.8)}
+    curves = {name: ablated(row, "entropy_weight", usual) for name, (row, usual) in rows.items()}
+    axes = probed(figure, "weight of the entropy beside BYOL", curves)
+    alone = scores(folder("ablations.csv"))["byol"]
+    axes.axhline(alone.mean, linestyle="--", linewidth=1, color=CYCLE[-1], label="BYOL")
+    axes.legend(frameon=False)
+
+
+def rate(figure: Figure) -> None:
+    """Against the learning rate, each row with the constant that the search chose."""
+    probed(figure, "learning rate of AdamW", {name: _searched(row) for row, name in ROWS.items()})
+
+
+def _searched(method: str) -> dict[float, Estimate]:
+    rows = [row for row in tuning() if row["method"] == method]
+    best = next(row["value"] for row in rows if row["best"] == "True")
+    kept = [row for row in rows if row["value"] == best]
+    return {
+        float(row["learning_rate"]): Estimate(100 * float(row["linear"]), 100 * float(row["linear_standard_error"]))
+        for row in kept
+    }

@@ -1,0 +1,53 @@
+"""Which file of the repository is which page or asset of the site, and how links between them change."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+#: pages of the site that lie outside docs/
+OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LICENSE": "LICENSE"}
+RESULTS = "benchmarks/results"
+#: files of a folder of results that the site shows or offers
+SHOWN = ("*.md", "*.csv", "*.png")
+#: a Markdown link or image: what stands before its target, the target without its anchor, and the anchor
+LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
+
+
+def collected() -> dict[str, str]:
+    """Files outside docs/ that the site takes in: {path in the repository: path in the site}."""
+    results = [path.relative_to(ROOT) for pattern in SHOWN for path in sorted((ROOT / RESULTS).glob(f"*/{pattern}"))]
+    return OUTSIDE | {path.as_posix(): site_path(path.as_posix()) for path in results}
+
+
+def site_path(path: str) -> str:
+    """The path in the site of a file of the repository."""
+    if path in OUTSIDE:
+        return OUTSIDE[path]
+    if path == "docs/README.md":
+        return OUTSIDE["README.md"]
+    if path.startswith(RESULTS):
+        return "results" + path.removeprefix(RESULTS).replace("README.md", "index.md")
+    return path.removeprefix("docs/")
+
+
+def repository_path(page: str) -> str:
+    """The path in the repository of a page of the site."""
+    outside = {site: path for path, site in collected().items()}
+    return outside.get(page, f"docs/{page}")
+
+
+def relinked(text: str, page: str) -> str:
+    """The text of a page with every relative link, which is right in the repository, made right in the site."""
+    folder = posixpath.dirname(repository_path(page))
+
+    def target(link: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(folder, link[2]))
+        if (ROOT / path).is_dir():
+            path += "/README.md"
+        return link[1] + os.path.relpath(site_path(path), posixpath.dirname(page) or ".") + (link[3] or "")
+
+    return LINK.sub(target, text)

@@ -1,0 +1,138 @@
+"""The code of every page runs: its Python blocks in order, and each diff twice, before the change and after it."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ADAPTERS = ROOT / "docs" / "adapters"
+#: languages of the blocks of code: the first two are run here, and nobody mistakes the others for Python
+LANGUAGES = {"python", "diff", "sh", "yaml", "text"}
+#: what a page may need that a test environment may lack
+OPTIONAL = {
+    "eb_jepa",
+    "jsonargparse",
+    "lightly",
+    "lightning",
+    "matplotlib",
+    "PIL",
+    "pytorch_lightning",
+    "pytorch_metric_learning",
+    "sklearn",
+    "stable_pretraining",
+    "timm",
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fenced(page):
+    """(language, program with the line numbers of the page) of every block of code."""
+    text = page.read_text()
+    for block in re.finditer(r"^([ ]*)```(\S*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
+        lines_before = text[: block.start(3)].count("\n")
+        yield block[2], "\n" * lines_before + block[3]
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def programs(page):
+    return [program for language, program in fenced(page) if language == "python"]
+
+
+def is_a_program(diff):
+    """Not a change of a configuration, nor one of a file of this repository."""
+    return " import " in diff and "--- " not in diff
+
+
+def changes():
+    """Every diff of a program, with its page."""
+    diffs = [(page, diff) for page in PAGES for language, diff in fenced(page) if language == "diff" and is_a_program(diff)]
+    return [pytest.param(page, diff, id=f"{name(page)}-{diff.count(chr(10))}") for page, diff in diffs]
+
+
+def side(diff, sign):
+    """The program before (-) or after (+) the change."""
+    other = {"-": "+", "+": "-"}[sign]
+    return "".join("\n" if line.startswith(other) else line[1:] or "\n" for line in diff.splitlines(keepends=True))
+
+
+def run(program, page, namespace):
+    """Run a program; the name of a package that it needs and that is not installed."""
+    try:
+        exec(compile(program, name(page), "exec"), namespace)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in OPTIONAL:
+            raise
+        return error.name
+    return None
+
+
+def run_all(page, programs):
+    """Run programs one after another in one namespace; skip, once all have run, if some needed what is not installed."""
+    torch.manual_seed(0)
+    namespace = {"__name__": "page"}
+    missing = [run(program, page, namespace) for program in programs]
+    if any(missing):
+        pytest.skip(f"not installed: {', '.join(filter(None, missing))}")
+    return namespace
+
+
+def pages_with_programs():
+    """A tutorial trains a network, and `make docs` runs it to show what it prints."""
+    marks = {page: [pytest.mark.slow] for page in PAGES if page.parent.name == "tutorials"}
+    return [pytest.param(page, marks=marks.get(page, []), id=name(page)) for page in PAGES if programs(page)]
+
+
+@pytest.mark.parametrize("page", pages_with_programs())
+def test_the_code_of_a_page_runs_in_its_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_all(page, programs(page))
+
+
+@pytest.mark.parametrize(("page", "diff"), changes())
+def test_a_change_runs(page, diff):
+    run_all(page, [side(diff, "+")])
+
+
+@pytest.mark.parametrize(("page", "diff"), changes())
+def test_what_it_changes_runs_too_and_a_swapped_import_changes_no_number(page, diff):
+    before, after = run_all(page, [side(diff, "-")]), run_all(page, [side(diff, "+")])
+    swaps_an_import_alone = not re.search(r"^[+-](?!(from|import) )", diff, re.MULTILINE)
+    if "loss" in before and swaps_an_import_alone:
+        torch.testing.assert_close(after["loss"], before["loss"], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_of_code_names_a_language_that_tells_whether_it_is_run(page):
+    assert {language for language, _ in fenced(page)} <= LANGUAGES
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *ADAPTERS.glob("[!R]*.md")], ids=name)
+def test_what_a_newcomer_reads_first_has_code(page):
+    assert list(fenced(page))
+
+
+def test_the_first_program_of_a_newcomer_is_the_example_that_can_be_run_and_training_helps():
+    page = ROOT / "docs" / "get_started.md"
+    program = programs(page)[0]
+    assert program.lstrip("\n") == (ROOT / "benchmarks" / "examples" / "minimal.py").read_text()
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        run_all(page, [program])
+    untrained, trained = (float(accuracy) for accuracy in re.findall(r"trained: ([\d.]+)%", shown.getvalue()))
+    assert trained > untrained + 10
+
+
+def test_every_adapter_has_its_page():
+    adapters = {"lightly", "solo_learn", "stable_pretraining", "lightning", "eb_jepa", "pytorch_metric_learning"}
+    assert adapters == {page.stem for page in ADAPTERS.glob("*.md")} - {"README"}
+    index = (ADAPTERS / "README.md").read_text()
+    assert all(f"({adapter}.md)" in index for adapter in adapters)
