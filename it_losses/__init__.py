@@ -19,7 +19,7 @@ theory              the paper's theorems as functions
 from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
-from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, Pairwise, VarianceCovariance
+from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, MatrixRenyi, Pairwise, VarianceCovariance
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "EntropyEstimator",
     "EntropyRegularizer",
     "LogDet",
+    "MatrixRenyi",
     "Pairwise",
     "Terms",
     "VICReg",

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, LogDet, MatrixRenyi, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
@@ -41,6 +42,18 @@ def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
     return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
 
 
+def standardised(z: Tensor) -> Tensor:
+    """Columns of zero mean and unit variance."""
+    return (z - z.mean(dim=0)) / z.std(dim=0, unbiased=False)
+
+
+def renyi(z: Tensor, *, order: float) -> Tensor:
+    """The entropy of the positive eigenvalues of the D x D second moment, divided by its trace."""
+    p = torch.linalg.eigvalsh(z.T @ z / z.square().sum())
+    p = p[p > 1e-12]
+    return -(p * p.log()).sum() if order == 1 else (p**order).sum().log() / (1 - order)
+
+
 def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
     _, variance, covariance = vicreg_terms(z, z, **constants)
     return -variance_weight * variance - covariance_weight * covariance
@@ -65,6 +78,8 @@ class Objective(NamedTuple):
     entropy: Callable[[Tensor], Tensor]
     invariance: float
     entropy_weight: float
+    #: what the distance is of
+    variable: Callable[[Tensor], Tensor] = lambda z: z
 
     def fused(self, *views: Tensor) -> Tensor:
         """By the package: V x [batch, ..., dim] -> []."""
@@ -74,13 +89,19 @@ class Objective(NamedTuple):
         """By the equations: V x [batch, ..., dim] -> []."""
         groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in views for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
-        pairs = [(a - b).square().mean() for a, b in itertools.combinations(views, 2)]
+        pairs = [(a - b).square().mean() for a, b in itertools.combinations(map(self.variable, views), 2)]
         return self.invariance * sum(pairs) / max(len(pairs), 1) - self.entropy_weight * entropy
 
 
-def _objective(estimator: nn.Module, entropy: Callable[[Tensor], Tensor], invariance: float, weight: float) -> Objective:
-    criterion = VICRegEntropy(estimator, invariance_weight=invariance, entropy_weight=weight)
-    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight)
+def _objective(
+    estimator: nn.Module,
+    entropy: Callable[[Tensor], Tensor],
+    invariance: float,
+    weight: float,
+    variable: Callable[[Tensor], Tensor] = lambda z: z,
+) -> Objective:
+    criterion = VICRegEntropy(estimator, invariance="gaussian", invariance_weight=invariance, entropy_weight=weight)
+    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable)
 
 
 #: every objective that has a fused form, with constants that are not the defaults among them
@@ -103,6 +124,20 @@ OBJECTIVES = {
     ),
     "pairwise, three bandwidths and no memory": _objective(
         Pairwise((3.0, 5.0, 9.0), memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0, (3.0, 5.0, 9.0)), 1.0, 2.0
+    ),
+    "renyi": _objective(MatrixRenyi(), lambda z: renyi(standardised(z), order=2), 1.0, 1.0, standardised),
+    "renyi, order 1 of rows": _objective(
+        MatrixRenyi(1.0, normalize="rows"), lambda z: renyi(normalize(z), order=1), 2.0, 0.6, lambda z: normalize(z, dim=-1)
+    ),
+    "renyi, order 3 of the covariance": _objective(
+        MatrixRenyi(3.0, normalize=None), lambda z: renyi(z - z.mean(dim=0), order=3), 0.0, 2.0
+    ),
+    "renyi, uncentred": _objective(
+        MatrixRenyi(normalize="uncentred_columns"),
+        lambda z: renyi(normalize(z, dim=0), order=2),
+        3.0,
+        2.0,
+        lambda z: normalize(z, dim=0) * len(z) ** 0.5,
     ),
 }
 

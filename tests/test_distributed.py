@@ -16,7 +16,7 @@ import torch.distributed as dist
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy, functional
 from it_losses.checks import ViewError
 from it_losses.distributed import cpu_group
-from it_losses.kernels import log_det, vicreg
+from it_losses.kernels import log_det, renyi, vicreg
 from it_losses.kernels.products import cpu
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -37,13 +37,21 @@ OBJECTIVES = {
     "pairwise, lower bound of two bandwidths": functools.partial(
         VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
     ),
+    "renyi, order 1 of rows": functools.partial(VICRegEntropy, "renyi", order=1.0, normalize="rows"),
+    "renyi, uncentred": functools.partial(VICRegEntropy, "renyi", normalize="uncentred_columns"),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
 #: one for each fused form, and one without
-SOME = ["VICReg, official", "VICRegEntropy, log_det", "VICRegEntropy, pairwise", "an estimator without a form"]
+SOME = [
+    "VICReg, official",
+    "VICRegEntropy, log_det",
+    "VICRegEntropy, pairwise",
+    "VICRegEntropy, renyi",
+    "an estimator without a form",
+]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 two_and_four = pytest.mark.parametrize("world", [2, 4])
 
@@ -89,6 +97,7 @@ def errors_everywhere(build, world):
                     with (
                         patch.object(vicreg, "prefers_gram", lambda *_, side=by_gram: side),
                         patch.object(log_det, "prefers_gram", lambda *_, side=by_gram: side),
+                        patch.object(renyi, "prefers_gram", lambda *_, side=by_gram: side),
                         patch.object(cpu, "KEPT", kept),
                     ):
                         found.append(errors(build, rows, shape))

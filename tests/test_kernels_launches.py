@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from launches import KERNELS, record_launches, stand_in_for_gpu
 
-from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels import log_det, pairwise, renyi, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -27,6 +27,8 @@ OBJECTIVES = {
     "log_det": (log_det, (10.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
+    "renyi": (renyi, (2.0, 0.0)),
+    "renyi, centred": (renyi, (2.0, 1.0)),
 }
 
 
@@ -52,6 +54,9 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
             Request(0.1, 1.0, needs_gradient=True),
         )
     expected = {"column_moments": 2, "centre": 2, "differences": 1}
+    if name == "renyi":
+        # samples that are not centred meet one kernel alone
+        expected = {"differences": 1}
     if form is pairwise:
         strips = -(-shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         # small views are computed together

@@ -15,7 +15,7 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, LogDet, MatrixRenyi, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -38,6 +38,11 @@ ENTROPIES = {
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
     "pairwise": Pairwise(),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
+    "renyi": MatrixRenyi(),
+    "renyi, uncentred": MatrixRenyi(normalize="uncentred_columns"),
+    "renyi, order 1": MatrixRenyi(1.0),
+    "renyi, order 1/2 of rows": MatrixRenyi(0.5, normalize="rows"),
+    "renyi, order 3 of the covariance": MatrixRenyi(3.0, normalize=None),
 }
 
 
@@ -85,7 +90,9 @@ def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+@pytest.mark.parametrize(
+    "criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise"), VICRegEntropy("renyi")], ids=repr
+)
 def test_float32_criteria_are_no_further_from_float64_than_four_times_the_reference(criterion, kind, monkeypatch):
     torch.manual_seed(SEED)
     found = []

@@ -21,6 +21,7 @@ FORMS = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
     "log_det": (2.0, 1.0),
     "pairwise": (2.0, 0.2, 0.0),
+    "renyi": (2.0, 0.0),
 }
 #: every criterion, regularizer and estimator, as a function of two views
 CALLS = {
@@ -267,7 +268,7 @@ class NoWaits(TorchDispatchMode):
 
 
 @SIZES
-@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise"])
+@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "renyi"])
 def test_the_mathematics_waits_for_no_device(name, shape, monkeypatch):
     # a CPU reads the largest diagonal element, which a GPU does not
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)
