@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, LogDet, Pairwise, estimator
+from it_losses.entropy import EntropyEstimator, LogDet, MatrixRenyi, Pairwise, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.precision import full_precision, samples
@@ -64,6 +64,17 @@ def pairwise_entropy(
 ) -> Tensor:
     """A bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, ..., dim] -> []. See Pairwise."""
     entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
+    return entropy
+
+
+def renyi_entropy(
+    z: Tensor,
+    *,
+    order: float = 2.0,
+    normalize: Literal["columns", "uncentred_columns", "rows"] | None = None,
+) -> Tensor:
+    """`log sum_k p_k^order / (1 - order)`, p the eigenvalues of the covariance over their sum: -> []. See MatrixRenyi."""
+    entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
 
 

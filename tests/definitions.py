@@ -160,11 +160,11 @@ def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = to
     return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
 
 
-def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    """Each pair differs by no more than the tolerance, relative to its largest element."""
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, least: float = 0) -> None:
+    """Each pair differs by no more than the tolerance, relative to its largest element, or to `least` if that is more."""
     for mine, other in zip(ours, theirs, strict=True):
         error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
-        assert error <= tolerance * scale, f"{error:.3g} against {scale:.3g}"
+        assert error <= tolerance * max(scale, least), f"{error:.3g} against {scale:.3g}"
 
 
 def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:

@@ -41,6 +41,9 @@ def spectral_entropy(rho: Tensor, *, order: float) -> Tensor:
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         return -(p * bounded.log()).sum(dim=-1)
+    if order < 1:
+        # the power of what rounding leaves of a zero would count
+        p = p.masked_fill(p < bounded, 0)
     powers = (p * bounded.pow(order - 1)).sum(dim=-1)
     return powers.masked_fill(powers == 0, 1).log() / (1 - order)
 
@@ -67,8 +70,9 @@ class MatrixRenyi(EntropyEstimator):
     it is measured on normalized embeddings.
 
     Args:
-        order: above 0, at most 8. Below 1, small eigenvalues count more. In float32 an order within 0.01 of 1 loses digits;
-            take 1. On a GPU every order but 2 makes the host wait for the eigenvalues.
+        order: above 0, at most 8. Below 1, small eigenvalues count more; in float32 those below 1e-6 of the trace count as
+            zero. In float32 an order within 0.01 of 1 loses digits; take 1. On a GPU every order but 2 makes the host wait
+            for the eigenvalues.
         normalize: the matrix K. "columns": the correlations of the dimensions. "uncentred_columns": the same without removing
             means. "rows": the cosine similarities of the samples, not centred. None: the covariance, which has no default
             weights.

@@ -60,8 +60,12 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
 
     def derivative(gradient: Tensor) -> Tensor:
         own = gradient.to(u.dtype)
-        sums = torch.stack((own.sum(dim=1, keepdim=True), (own * u).sum(dim=1, keepdim=True)))
-        mean, radial = ranks.summed(sums)() / samples
-        return gradient.sub_(torch.addcmul(mean, u, radial) if centre else u * radial).div_(std)
+        sums = torch.stack([x.sum(dim=1, keepdim=True) for x in (own, u, own * u)])
+        mean, remainder, radial = ranks.summed(sums)() / samples
+        if not centre:
+            return gradient.addcmul_(u, radial, value=-1).div_(std)
+        # what rounding has left of the mean of u would move all samples alike
+        mean.addcmul_(remainder, radial, value=-1)
+        return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 
     return u, derivative

@@ -84,18 +84,23 @@ def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[T
     # LAPACK raises for NaN, so NaN goes around it
     p, vectors = torch.linalg.eigh(rho.nan_to_num())
     p = p + (rho - rho).diagonal(dim1=1, dim2=2)
-    entropies, slopes = _entropies_and_slopes(p, order)
+    entropies, slopes, level = _of_spectrum(p, order)
     own = vectors[:, batch.ranks.own] if by_gram else vectors
-    return entropies, torch.bmm(own * slopes[:, None], vectors.mT), (p * slopes).sum(dim=1)
+    return entropies, torch.bmm(own * slopes[:, None], vectors.mT), level
 
 
-def _entropies_and_slopes(p: Tensor, order: float) -> tuple[Tensor, Tensor]:
-    """H [S] and dH/dp [S, side], less the 1 of order 1 that c takes out again."""
+def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
+    """H [S]; dH/dp [S, side], less the 1 of order 1, which cancels; and c [S]."""
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         surprise = bounded.log().neg_()
-        return (p * surprise).sum(dim=1), surprise
-    powers = bounded.pow_(order - 1)
+        entropies = (p * surprise).sum(dim=1)
+        return entropies, surprise, entropies.clone()
+    if order < 1:
+        # the power of what rounding leaves of a zero would count
+        p = p.masked_fill(p < bounded, 0)
+    powers = bounded.pow(order - 1)
     total = (p * powers).sum(dim=1)
     total = total.masked_fill(total == 0, 1)
-    return total.log() / (1 - order), powers * (order / (1 - order) / total)[:, None]
+    factor = order / (1 - order)
+    return total.log() / (1 - order), powers * (factor / total)[:, None], torch.full_like(total, factor)
