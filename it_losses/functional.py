@@ -48,9 +48,9 @@ def vicreg(
     ).loss
 
 
-def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False) -> Tensor:
+def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False, anchor: bool = False) -> Tensor:
     """`1/2 log det(I + beta Cov(z))` in nats, or in nats per dimension: [batch, ..., dim] -> []. See LogDet."""
-    entropy: Tensor = LogDet(beta, per_dimension=per_dimension)(z)
+    entropy: Tensor = LogDet(beta, per_dimension=per_dimension, anchor=anchor)(z)
     return entropy
 
 

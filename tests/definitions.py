@@ -36,6 +36,14 @@ def log_det(z: Tensor, *, beta: float) -> Tensor:
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + beta / len(z) * zc.T @ zc) / 2
 
 
+def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
+    """`-KL(N(0, C + I / beta) || N(0, (1 + 1 / beta) I))` with log-det's D x D definition."""
+    dim, variance = z.shape[1], 1 + 1 / beta
+    trace = z.var(dim=0, unbiased=False).sum() + dim / beta
+    log_det_of_sum = 2 * log_det(z, beta=beta) - dim * math.log(beta)
+    return -(trace / variance - dim + dim * math.log(variance) - log_det_of_sum) / 2
+
+
 def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
     """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)` by direct differences."""
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -117,6 +125,7 @@ OBJECTIVES = {
     "variance_covariance": _objective(VarianceCovariance(), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 0.3),
     "log_det": _objective(LogDet(2.0), lambda z: log_det(z, beta=2.0) / z.shape[1], 25.0, 40.0),
     "log_det in nats": _objective(LogDet(50.0, per_dimension=False), lambda z: log_det(z, beta=50.0), 0.0, 0.7),
+    "log_det, anchored": _objective(LogDet(3.0, anchor=True), lambda z: anchored_log_det(z, beta=3.0) / z.shape[1], 25.0, 40.0),
     "pairwise": _objective(Pairwise(), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
     "pairwise, no memory": _objective(Pairwise(memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
     "pairwise, lower bound of two bandwidths": _objective(

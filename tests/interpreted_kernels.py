@@ -183,7 +183,8 @@ class TwoRanks:
 #: margins above every standard deviation, so that rounding switches no hinge on or off
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 4.0, 1e-4)),
-    "log_det": (log_det, (10.0, 1.0)),
+    "log_det": (log_det, (10.0, 1.0, 0.0)),
+    "log_det, anchored": (log_det, (3.0, 1.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "pairwise, two bandwidths": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
     "renyi": (renyi, (2.0, 0.0)),

@@ -34,6 +34,7 @@ OBJECTIVES = {
     **{f"VICRegEntropy, {name}": functools.partial(VICRegEntropy, name) for name in ESTIMATORS},
     **{f"EntropyRegularizer, {name}": functools.partial(EntropyRegularizer, name, 0.3) for name in ESTIMATORS},
     "log-det in nats": functools.partial(VICRegEntropy, "log_det", entropy_weight=0.7, beta=50.0, per_dimension=False),
+    "log-det with a scale anchor": functools.partial(VICRegEntropy, "log_det", beta=3.0, anchor=True),
     "pairwise, lower bound of two bandwidths": functools.partial(
         VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
     ),

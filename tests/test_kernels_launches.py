@@ -24,7 +24,7 @@ from it_losses.kernels.products import cuda_pairs, cuda_passes
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 1.0, 1e-4)),
-    "log_det": (log_det, (10.0, 1.0)),
+    "log_det": (log_det, (10.0, 1.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
     "renyi": (renyi, (2.0, 0.0)),

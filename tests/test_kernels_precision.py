@@ -36,6 +36,7 @@ ENTROPIES = {
     "covariance alone": VarianceCovariance(0.0, 1.0),
     "log_det": LogDet(),
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
+    "log_det, anchored": LogDet(anchor=True),
     "pairwise": Pairwise(),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
     "renyi": MatrixRenyi(),

@@ -19,7 +19,7 @@ from it_losses.kernels.products import cholesky, cpu
 
 FORMS = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
-    "log_det": (2.0, 1.0),
+    "log_det": (2.0, 1.0, 1.0),
     "pairwise": (2.0, 0.2, 0.0),
     "renyi": (2.0, 0.0),
 }

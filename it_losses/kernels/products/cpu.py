@@ -48,9 +48,7 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
     if batch.stacks * batch.samples * batch.dim <= KEPT:
         zc = centred(views) if centre else joined(views)
         return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, kept=zc)
-    origin = joined([z[:, :1] for z in views])
-    if not centre:
-        origin.zero_()
+    origin = joined([z[:, :1] for z in views]).mul_(float(centre))
     shift, norms = torch.zeros_like(origin), torch.empty_like(origin)
     out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
     columns = _blocks(batch.dim, batch.samples, len(origin))
@@ -78,7 +76,8 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
         # not the diagonal of the product, whose running sums lose a digit
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
-    origin = _means(batch) if centre else joined([z[:, :1] for z in views]).zero_()
+    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=accumulation_dtype(z.dtype)) for z in views])
+    origin = ranks.summed(sums.mul_(float(centre)))() / batch.samples
     out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
     parts = _blocks(n, batch.dim, len(origin))
     scratch = _scratch(parts, batch.dim, origin)
@@ -190,13 +189,6 @@ def centred(views: list[Tensor]) -> Tensor:
 def joined(views: list[Tensor]) -> Tensor:
     """Z of views, not centred, in the dtype of sums: V x [groups, N, dim] -> [S, N, dim]."""
     return torch.cat(views).to(accumulation_dtype(views[0].dtype))
-
-
-def _means(batch: Batch) -> Tensor:
-    """The means of the samples of all ranks: [S, 1, dim]."""
-    full = accumulation_dtype(batch.own[0].dtype)
-    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in batch.own])
-    return batch.ranks.summed(sums)() / batch.samples
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
