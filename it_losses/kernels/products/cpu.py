@@ -46,9 +46,9 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
     """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc."""
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
-        zc = centred(views) if centre else joined(views)
+        zc = centred(views, centre=centre)
         return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, kept=zc)
-    origin = joined([z[:, :1] for z in views]).mul_(float(centre))
+    origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype)).mul_(float(centre))
     shift, norms = torch.zeros_like(origin), torch.empty_like(origin)
     out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
     columns = _blocks(batch.dim, batch.samples, len(origin))
@@ -72,7 +72,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
-        zc = centred(views) if centre else joined(views)
+        zc = centred(views, centre=centre)
         # not the diagonal of the product, whose running sums lose a digit
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
@@ -84,8 +84,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
         # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
-        if centre:
-            remainder += zc.sum(dim=1, keepdim=True)
+        remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
     mirror_(out, whole)
     if not batch.is_whole:
@@ -178,17 +177,14 @@ def squared_norm(x: Tensor) -> Tensor:
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
-def centred(views: list[Tensor]) -> Tensor:
-    """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
-    zc = joined(views)
+def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
+    """Zc of views as a whole, or Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
+    zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    if not centre:
+        return zc
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
     zc = zc - zc[:, :1]
     return zc.sub_(zc.mean(dim=1, keepdim=True))
-
-
-def joined(views: list[Tensor]) -> Tensor:
-    """Z of views, not centred, in the dtype of sums: V x [groups, N, dim] -> [S, N, dim]."""
-    return torch.cat(views).to(accumulation_dtype(views[0].dtype))
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
