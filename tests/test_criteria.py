@@ -181,7 +181,7 @@ def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta
     shared = torch.linalg.qr(torch.randn(40, 12, dtype=F64)).Q
     shared, noise = (torch.linalg.qr(shared - shared.mean(dim=0)).Q * 40**0.5).chunk(2, dim=1)
     shared, noise = (1 - difference / 2) ** 0.5 * shared, (difference / 2) ** 0.5 * noise
-    variance = 1 / (beta / (1 + beta) + difference * min(beta, 1) / 4) - 1 / beta
+    variance = 1 / (beta / (1 + beta) + difference * beta / 4) - 1 / beta
     scale = torch.tensor(variance**0.5, dtype=F64, requires_grad=True)
     VICRegEntropy("log_det", beta=beta, anchor=True)(scale * (shared + noise), scale * (shared - noise)).backward()
     assert scale.grad.abs() < 1e-9

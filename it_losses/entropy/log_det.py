@@ -89,7 +89,7 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance; 400 / beta for the entropy where beta is below 1, and 400 above.
+        """25 for the invariance; 400 / beta for the entropy where beta is below 1 or there is an anchor, and 400 otherwise.
 
         Take a direction of variance v in which the views differ by `2 r v` in the mean square (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
@@ -97,11 +97,13 @@ class LogDet(EntropyEstimator):
         `beta v` at its value for beta = 1. In the recorded ablation at beta = 100 it loses 7.4 +- 2.3 points, while 400 is
         within the error.
 
-        With the anchor, `beta / (1 + beta v) = beta / (1 + beta) + r min(beta, 1) / 4`, so a direction is kept while
-        `r < 4 beta max(beta, 1) / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight.
+        With the anchor the weight is 400 / beta for every beta, because a larger one holds the covariance at the identity
+        whatever the views say. Then `beta / (1 + beta v) = beta / (1 + beta) + beta r / 4`, so a direction is kept while
+        `r < 4 beta / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight.
         """
         # there is no default weight for nats, because their value grows with dim
-        return BoundWeights(invariance=25.0, entropy=400.0 / min(self.beta, 1.0) if self.per_dimension else None)
+        weight = 400.0 / (self.beta if self.anchor else min(self.beta, 1.0))
+        return BoundWeights(invariance=25.0, entropy=weight if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
