@@ -99,7 +99,8 @@ class LogDet(EntropyEstimator):
 
         With the anchor the weight is 400 / beta for every beta, because a larger one holds the covariance at the identity
         whatever the views say. Then `beta / (1 + beta v) = beta / (1 + beta) + beta r / 4`, so a direction is kept while
-        `r < 4 beta / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight.
+        `r < 4 beta / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight,
+        `200 (1 + beta) / beta^2`, which keeps a direction while r < 2.
         """
         # there is no default weight for nats, because their value grows with dim
         weight = 400.0 / (self.beta if self.anchor else min(self.beta, 1.0))
