@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, Pairwise, SIGReg, Spacings, estimator
+from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, MatrixRenyi, Pairwise, SIGReg, Spacings, estimator
 from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
 from it_losses.likelihood import mean_squared_distance
 from it_losses.normalize import Normalization
@@ -49,9 +49,9 @@ def vicreg(
     ).loss
 
 
-def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False) -> Tensor:
+def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False, anchor: bool = False) -> Tensor:
     """`1/2 log det(I + beta Cov(z))` in nats, or in nats per dimension: [batch, ..., dim] -> []. See LogDet."""
-    entropy: Tensor = LogDet(beta, per_dimension=per_dimension)(z)
+    entropy: Tensor = LogDet(beta, per_dimension=per_dimension, anchor=anchor)(z)
     return entropy
 
 
@@ -88,6 +88,17 @@ def sigreg_entropy(z: Tensor, *, convention: str = "eb_jepa", slices: int | Tens
     The same seed draws the same slices at every call.
     """
     entropy: Tensor = SIGReg(convention, slices=slices, seed=seed)(z)
+    return entropy
+
+
+def renyi_entropy(
+    z: Tensor,
+    *,
+    order: float = 2.0,
+    normalize: Literal["columns", "uncentred_columns", "rows"] | None = None,
+) -> Tensor:
+    """`log sum_k p_k^order / (1 - order)`, p the eigenvalues of the covariance over their sum: -> []. See MatrixRenyi."""
+    entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
 
 

@@ -1,31 +1,44 @@
-"""Normalization of embeddings before a term is computed: each sample to unit norm, or each dimension to unit variance."""
+"""Normalization of embeddings before a term is computed: samples of unit norm, dimensions of unit variance or mean square."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 #: None for embeddings as they are
-Normalization: TypeAlias = Literal["rows", "columns"] | None
+Normalization: TypeAlias = Literal["rows", "columns", "uncentred_columns"] | None
+
+#: a standard deviation of a constant column is at most so much, or so much in units of eps times the mean
+SMALLEST, ROUNDING = 1e-12, 16
 
 
 def normalized(z: Tensor, normalization: Normalization) -> Tensor:
     """`z / |z|` for "rows", `(z - mean) / std` over the batch for "columns": [..., batch, dim] -> [..., batch, dim].
 
-    A row of zeros, and a column without variance, stay zero.
+    "uncentred_columns" divides by the root mean square over the batch instead. A row of zeros, and a column without variance,
+    stay zero.
     """
     if normalization == "rows":
         return functional.normalize(z, dim=-1)
-    if normalization == "columns":
-        unit = functional.normalize(z - z.mean(dim=-2, keepdim=True), dim=-2)
-        return cast(Tensor, unit * z.shape[-2] ** 0.5)
-    return z
+    return z if normalization is None else _columns(z, centre=normalization == "columns")
+
+
+def _columns(z: Tensor, *, centre: bool) -> Tensor:
+    mean: Tensor = z.mean(dim=-2, keepdim=True)
+    if centre:
+        z = z - mean
+    std = torch.linalg.vector_norm(z, dim=-2, keepdim=True) / z.shape[-2] ** 0.5
+    # a column that differs by rounding only is constant
+    floor = (ROUNDING * torch.finfo(z.dtype).eps * mean.abs()).clamp_min(SMALLEST)
+    unit: Tensor = z / std.masked_fill(std <= floor, torch.inf)
+    return unit
 
 
 def check_normalization(name: str, value: object) -> Normalization:
-    """The normalization; ValueError unless it is None, "rows" or "columns"."""
-    if value is None or value == "rows" or value == "columns":
+    """The normalization; ValueError unless it is None, "rows", "columns" or "uncentred_columns"."""
+    if value is None or value == "rows" or value == "columns" or value == "uncentred_columns":
         return value
-    raise ValueError(f'{name} must be None, "rows" or "columns", got {value!r}.')
+    raise ValueError(f'{name} must be None, "rows", "columns" or "uncentred_columns", got {value!r}.')

@@ -9,8 +9,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, SIGReg, Spacings, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import (
+    EntropyRegularizer,
+    KoLeo,
+    LogDet,
+    MatrixRenyi,
+    Pairwise,
+    SIGReg,
+    Spacings,
+    VarianceCovariance,
+    VICReg,
+    VICRegEntropy,
+)
 from it_losses.slices import unit_directions
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
@@ -34,6 +46,14 @@ def log_det(z: Tensor, *, beta: float) -> Tensor:
     """`1/2 log det(I + beta Zc^T Zc / N)` by the eigenvalues' definition of the determinant, D x D."""
     zc = z - z.mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + beta / len(z) * zc.T @ zc) / 2
+
+
+def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
+    """`-KL(N(0, C + I / beta) || N(0, (1 + 1 / beta) I))` with log-det's D x D definition."""
+    dim, variance = z.shape[1], 1 + 1 / beta
+    trace = z.var(dim=0, unbiased=False).sum() + dim / beta
+    log_det_of_sum = 2 * log_det(z, beta=beta) - dim * math.log(beta)
+    return -(trace / variance - dim + dim * math.log(variance) - log_det_of_sum) / 2
 
 
 def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
@@ -69,6 +89,18 @@ def _sigreg_entropy(z: Tensor, slices: int, **rule: float) -> Tensor:
     return -sigreg(z, unit_directions(slices, z.shape[1], seed=0, draw=0, like=z).mT, **rule)
 
 
+def standardised(z: Tensor) -> Tensor:
+    """Columns of zero mean and unit variance."""
+    return (z - z.mean(dim=0)) / z.std(dim=0, unbiased=False)
+
+
+def renyi(z: Tensor, *, order: float) -> Tensor:
+    """The entropy of the positive eigenvalues of the D x D second moment, divided by its trace."""
+    p = torch.linalg.eigvalsh(z.T @ z / z.square().sum())
+    p = p[p > 1e-12]
+    return -(p * p.log()).sum() if order == 1 else (p**order).sum().log() / (1 - order)
+
+
 def _vicreg_entropy(z: Tensor, variance_weight: float, covariance_weight: float, **constants: float) -> Tensor:
     _, variance, covariance = vicreg_terms(z, z, **constants)
     return -variance_weight * variance - covariance_weight * covariance
@@ -93,6 +125,8 @@ class Objective(NamedTuple):
     entropy: Callable[[Tensor], Tensor]
     invariance: float
     entropy_weight: float
+    #: what the distance is of
+    variable: Callable[[Tensor], Tensor] = lambda z: z
 
     def fused(self, *views: Tensor) -> Tensor:
         """By the package: V x [batch, ..., dim] -> []."""
@@ -102,13 +136,19 @@ class Objective(NamedTuple):
         """By the equations: V x [batch, ..., dim] -> []."""
         groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in views for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
-        pairs = [(a - b).square().mean() for a, b in itertools.combinations(views, 2)]
+        pairs = [(a - b).square().mean() for a, b in itertools.combinations(map(self.variable, views), 2)]
         return self.invariance * sum(pairs) / max(len(pairs), 1) - self.entropy_weight * entropy
 
 
-def _objective(estimator: nn.Module, entropy: Callable[[Tensor], Tensor], invariance: float, weight: float) -> Objective:
-    criterion = VICRegEntropy(estimator, invariance_weight=invariance, entropy_weight=weight)
-    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight)
+def _objective(
+    estimator: nn.Module,
+    entropy: Callable[[Tensor], Tensor],
+    invariance: float,
+    weight: float,
+    variable: Callable[[Tensor], Tensor] = lambda z: z,
+) -> Objective:
+    criterion = VICRegEntropy(estimator, invariance="gaussian", invariance_weight=invariance, entropy_weight=weight)
+    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable)
 
 
 #: every objective that has a fused form, with constants that are not the defaults among them
@@ -124,6 +164,7 @@ OBJECTIVES = {
     "variance_covariance": _objective(VarianceCovariance(), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 0.3),
     "log_det": _objective(LogDet(2.0), lambda z: log_det(z, beta=2.0) / z.shape[1], 25.0, 40.0),
     "log_det in nats": _objective(LogDet(50.0, per_dimension=False), lambda z: log_det(z, beta=50.0), 0.0, 0.7),
+    "log_det, anchored": _objective(LogDet(3.0, anchor=True), lambda z: anchored_log_det(z, beta=3.0) / z.shape[1], 25.0, 40.0),
     "pairwise": _objective(Pairwise(), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
     "pairwise, no memory": _objective(Pairwise(memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0), 2.5, 1.0),
     "pairwise, lower bound of two bandwidths": _objective(
@@ -138,6 +179,20 @@ OBJECTIVES = {
     "sigreg": _objective(SIGReg(slices=24).eval(), lambda z: _sigreg_entropy(z, 24, points=10, largest=3.0), 1.0, 10.0),
     "sigreg, times the batch": _objective(
         SIGReg("lightly", slices=16).eval(), lambda z: len(z) * _sigreg_entropy(z, 16, points=33, largest=3.0), 0.2, 0.05
+    ),
+    "renyi": _objective(MatrixRenyi(), lambda z: renyi(standardised(z), order=2), 1.0, 1.0, standardised),
+    "renyi, order 1 of rows": _objective(
+        MatrixRenyi(1.0, normalize="rows"), lambda z: renyi(normalize(z), order=1), 2.0, 0.6, lambda z: normalize(z, dim=-1)
+    ),
+    "renyi, order 3 of the covariance": _objective(
+        MatrixRenyi(3.0, normalize=None), lambda z: renyi(z - z.mean(dim=0), order=3), 0.0, 2.0
+    ),
+    "renyi, uncentred": _objective(
+        MatrixRenyi(normalize="uncentred_columns"),
+        lambda z: renyi(normalize(z, dim=0), order=2),
+        3.0,
+        2.0,
+        lambda z: normalize(z, dim=0) * len(z) ** 0.5,
     ),
 }
 
@@ -160,11 +215,11 @@ def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = to
     return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
 
 
-def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
-    """Each pair differs by no more than the tolerance, relative to its largest element."""
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, least: float = 0) -> None:
+    """Each pair differs by no more than the tolerance, relative to its largest element, or to `least` if that is more."""
     for mine, other in zip(ours, theirs, strict=True):
         error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
-        assert error <= tolerance * scale, f"{error:.3g} against {scale:.3g}"
+        assert error <= tolerance * max(scale, least), f"{error:.3g} against {scale:.3g}"
 
 
 def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:

@@ -11,7 +11,7 @@ import triton
 from launches import stand_in_for_gpu
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels import log_det, pairwise, renyi, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -183,9 +183,12 @@ class TwoRanks:
 #: margins above every standard deviation, so that rounding switches no hinge on or off
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 4.0, 1e-4)),
-    "log_det": (log_det, (10.0, 1.0)),
+    "log_det": (log_det, (10.0, 1.0, 0.0)),
+    "log_det, anchored": (log_det, (3.0, 1.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "pairwise, two bandwidths": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
+    "renyi": (renyi, (2.0, 0.0)),
+    "renyi, order 1, centred": (renyi, (1.0, 1.0)),
 }
 
 

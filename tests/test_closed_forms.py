@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from it_losses import LogDet, Pairwise, VarianceCovariance, functional
 
@@ -29,6 +29,33 @@ def test_log_det_of_an_exact_covariance(beta, rows):
     torch.testing.assert_close(LogDet(beta, per_dimension=False)(z), expected, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(LogDet(beta)(z), expected / 5, rtol=1e-11, atol=1e-12)
     torch.testing.assert_close(functional.log_det_entropy(z, beta=beta), expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("beta", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)], ids=str)
+def test_anchored_log_det_is_minus_a_divergence_from_the_round_gaussian(shape, beta, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+    z, identity = torch.randn(shape, dtype=F64) * 1.5 + 1, torch.eye(shape[1], dtype=F64)
+    z.requires_grad_()
+    centre = torch.zeros(shape[1], dtype=F64)
+    covariance = (z - z.mean(dim=0)).T @ (z - z.mean(dim=0)) / len(z)
+    smoothed = MultivariateNormal(centre, covariance + identity / beta)
+    expected = -kl_divergence(smoothed, MultivariateNormal(centre, (1 + 1 / beta) * identity))
+    for value, factor in ((LogDet(beta, per_dimension=False, anchor=True)(z), 1), (LogDet(beta, anchor=True)(z), shape[1])):
+        torch.testing.assert_close(factor * value, expected, rtol=1e-11, atol=1e-11)
+        slopes = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in (factor * value, expected)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+    assert torch.equal(functional.log_det_entropy(z, beta=beta, anchor=True), LogDet(beta, per_dimension=False, anchor=True)(z))
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 30.0])
+def test_anchored_log_det_is_zero_and_stationary_at_the_identity_covariance(beta):
+    z = batch_with_covariance([1.0] * 5, rows=20).requires_grad_()
+    value = LogDet(beta, anchor=True)(z)
+    (slope,) = torch.autograd.grad(value, z)
+    assert value.abs() < 1e-14 and slope.abs().max() < 1e-14
+    assert LogDet(beta, anchor=True).scale == "target" and LogDet(beta).scale == "grows"
 
 
 def test_both_sides_of_log_det_agree():

@@ -40,6 +40,7 @@ OF_COVARIANCE = [
     diagnostics.spread,
     diagnostics.gaussian_entropy,
     diagnostics.log_det_entropy,
+    diagnostics.renyi_entropy,
 ]
 OF_PAIRS = [diagnostics.uniformity, diagnostics.pairwise_entropy_bounds, diagnostics.sphere_entropy_bounds]
 

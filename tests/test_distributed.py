@@ -16,7 +16,7 @@ import torch.distributed as dist
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, SIGReg, VICReg, VICRegEntropy, functional
 from it_losses.checks import ViewError
 from it_losses.distributed import cpu_group
-from it_losses.kernels import log_det, vicreg
+from it_losses.kernels import log_det, renyi, vicreg
 from it_losses.kernels.products import cpu
 from it_losses.vicreg_conventions import CONVENTIONS
 
@@ -34,6 +34,7 @@ OBJECTIVES = {
     **{f"VICRegEntropy, {name}": functools.partial(VICRegEntropy, name) for name in ESTIMATORS},
     **{f"EntropyRegularizer, {name}": functools.partial(EntropyRegularizer, name, 0.3) for name in ESTIMATORS},
     "log-det in nats": functools.partial(VICRegEntropy, "log_det", entropy_weight=0.7, beta=50.0, per_dimension=False),
+    "log-det with a scale anchor": functools.partial(VICRegEntropy, "log_det", beta=3.0, anchor=True),
     "pairwise, lower bound of two bandwidths": functools.partial(
         VICRegEntropy, "pairwise", bandwidth=(1.0, 2.0), divergence="bhattacharyya"
     ),
@@ -41,6 +42,8 @@ OBJECTIVES = {
     # in evaluation mode each call draws the same slices
     "sigreg, one draw": functools.partial(VICRegEntropy, SIGReg().eval()),
     "sigreg, pooled": functools.partial(VICRegEntropy, SIGReg("stable-pretraining", slices=20).eval()),
+    "renyi, order 1 of rows": functools.partial(VICRegEntropy, "renyi", order=1.0, normalize="rows"),
+    "renyi, uncentred": functools.partial(VICRegEntropy, "renyi", normalize="uncentred_columns"),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
@@ -54,6 +57,7 @@ SOME = [
     "VICRegEntropy, koleo",
     "VICRegEntropy, spacings",
     "sigreg, one draw",
+    "VICRegEntropy, renyi",
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
@@ -101,6 +105,7 @@ def errors_everywhere(build, world):
                     with (
                         patch.object(vicreg, "prefers_gram", lambda *_, side=by_gram: side),
                         patch.object(log_det, "prefers_gram", lambda *_, side=by_gram: side),
+                        patch.object(renyi, "prefers_gram", lambda *_, side=by_gram: side),
                         patch.object(cpu, "KEPT", kept),
                     ):
                         found.append(errors(build, rows, shape))

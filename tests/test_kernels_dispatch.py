@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import it_losses
 from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, VICReg, VICRegEntropy, kernels
-from it_losses.kernels import dispatch, log_det, pairwise, vicreg
+from it_losses.kernels import dispatch, log_det, pairwise, renyi, vicreg
 from it_losses.kernels.products import cpu
 
 PACKAGE = Path(it_losses.__file__).parent
@@ -62,6 +62,7 @@ def test_the_side_is_the_smaller_one_or_the_one_with_fewer_products(dim):
     for samples in (2, dim // 2, dim - 1, dim, dim + 1, 2 * dim, 10 * dim):
         assert log_det.prefers_gram(samples, dim, 1) == log_det.prefers_gram(samples, dim, 4) == (samples < dim)
         assert pairwise.prefers_gram(samples, dim, 1)
+        assert renyi.prefers_gram(samples, dim, 1) == renyi.prefers_gram(samples, dim, 4) == (samples < dim)
         # over ranks what is sent counts: N x dim of every rank, or dim x dim
         assert vicreg.prefers_gram(samples, dim, 4) == (samples < 2 * dim)
         assert samples >= dim or vicreg.prefers_gram(samples, dim, 1) or samples > 0.8 * dim
@@ -95,7 +96,15 @@ def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_form()
 
 
 def test_every_estimator_finds_its_form_through_its_class():
-    assert {kind.fused for kind in ESTIMATORS.values()} == {"vicreg", "log_det", "pairwise", "koleo", "spacings", "sigreg"}
+    assert {kind.fused for kind in ESTIMATORS.values()} == {
+        "vicreg",
+        "log_det",
+        "pairwise",
+        "koleo",
+        "spacings",
+        "sigreg",
+        "renyi",
+    }
     for kind in ESTIMATORS.values():
         form = dispatch.form_named(kind.fused)
         assert callable(form.evaluate) and callable(form.prefers_gram) and form.PARTS >= 0
@@ -178,6 +187,7 @@ CRITERIA = {
     "pairwise": (lambda: VICRegEntropy("pairwise"), 11),
     "koleo": (lambda: VICRegEntropy("koleo"), 12),
     "spacings": (lambda: VICRegEntropy("spacings"), 12),
+    "renyi": (lambda: VICRegEntropy("renyi"), 12),
     # quadrature and random directions have a file each, which the reference shares
     "sigreg": (lambda: VICRegEntropy("sigreg"), 13),
 }

@@ -15,7 +15,18 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, KoLeo, LogDet, Pairwise, SIGReg, Spacings, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import (
+    EntropyRegularizer,
+    KoLeo,
+    LogDet,
+    MatrixRenyi,
+    Pairwise,
+    SIGReg,
+    Spacings,
+    VarianceCovariance,
+    VICReg,
+    VICRegEntropy,
+)
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -36,6 +47,7 @@ ENTROPIES = {
     "covariance alone": VarianceCovariance(0.0, 1.0),
     "log_det": LogDet(),
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
+    "log_det, anchored": LogDet(anchor=True),
     "pairwise": Pairwise(),
     "sigreg": SIGReg().eval(),
     "sigreg, times the batch": SIGReg("lightly", slices=64).eval(),
@@ -43,6 +55,11 @@ ENTROPIES = {
     "koleo": KoLeo(),
     "koleo of embeddings": KoLeo(None),
     "spacings": Spacings(),
+    "renyi": MatrixRenyi(),
+    "renyi, uncentred": MatrixRenyi(normalize="uncentred_columns"),
+    "renyi, order 1": MatrixRenyi(1.0),
+    "renyi, order 1/2 of rows": MatrixRenyi(0.5, normalize="rows"),
+    "renyi, order 3 of the covariance": MatrixRenyi(3.0, normalize=None),
 }
 
 
@@ -97,7 +114,9 @@ def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise"), VICRegEntropy("sigreg").eval()], ids=repr
+    "criterion",
+    [VICReg(), *(VICRegEntropy(name).eval() for name in ("log_det", "pairwise", "sigreg", "renyi"))],
+    ids=repr,
 )
 def test_float32_criteria_are_no_further_from_float64_than_four_times_the_reference(criterion, kind, monkeypatch):
     torch.manual_seed(SEED)

@@ -19,11 +19,12 @@ from it_losses.kernels.products import cholesky, cpu
 
 FORMS = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
-    "log_det": (2.0, 1.0),
+    "log_det": (2.0, 1.0, 1.0),
     "pairwise": (2.0, 0.2, 0.0),
     "koleo": (1e-8,),
     "spacings": (0.25, 0.0, 1e-8),
     "sigreg": (8.0, 10.0, 3.0, 0.0, 1.0, 0.0, 0.0),
+    "renyi": (2.0, 0.0),
 }
 #: every criterion, regularizer and estimator, as a function of two views; in evaluation mode each call draws the same numbers
 CALLS = {
@@ -270,7 +271,7 @@ class NoWaits(TorchDispatchMode):
 
 
 @SIZES
-@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg"])
+@pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg", "renyi"])
 def test_the_mathematics_waits_for_no_device(name, shape, monkeypatch):
     # a CPU reads the largest diagonal element, which a GPU does not
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)

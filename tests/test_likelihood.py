@@ -11,7 +11,7 @@ from torch.nn import functional
 from it_losses import LogDet, Pairwise, VarianceCovariance, VICRegEntropy
 from it_losses.normalize import check_normalization, normalized
 
-NORMALIZATIONS = [None, "rows", "columns"]
+NORMALIZATIONS = [None, "rows", "columns", "uncentred_columns"]
 ESTIMATORS = {"log_det": LogDet, "pairwise": lambda: Pairwise(4.0), "vicreg": VarianceCovariance}
 EVERY_PAIR = list(itertools.product(ESTIMATORS, NORMALIZATIONS, ["gaussian", "von_mises_fisher"]))
 every_pair = pytest.mark.parametrize(("name", "normalize", "likelihood"), EVERY_PAIR)
@@ -39,16 +39,32 @@ def test_rows_have_unit_norm_and_columns_unit_variance():
     columns = normalized(z, "columns")
     torch.testing.assert_close(columns.mean(dim=0), torch.zeros(4))
     torch.testing.assert_close(columns.var(dim=0, unbiased=False), torch.ones(4))
+    uncentred = normalized(z, "uncentred_columns")
+    torch.testing.assert_close(uncentred.square().mean(dim=0), torch.ones(4))
+    torch.testing.assert_close(uncentred[0] / uncentred[1], z[0] / z[1])
     assert normalized(z, None) is z
 
 
 def test_what_has_no_direction_stays_zero():
-    assert not normalized(torch.zeros(3, 4), "rows").any() and not normalized(torch.ones(3, 4), "columns").any()
+    assert not normalized(torch.zeros(3, 4), "rows").any() and not normalized(torch.zeros(3, 4), "uncentred_columns").any()
+    assert not normalized(torch.full((3, 4), 0.3), "columns").any()
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_column_without_variance_gets_no_gradient_of_rounding(dtype, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+    views = batch(200, 6, dtype=dtype)
+    views[0].data[:, 2] = 0.3
+    criterion = criterion_of("log_det", "columns", "gaussian")
+    gradients = torch.autograd.grad(criterion(*views), views)
+    assert not gradients[0][:, 2].any()
+    assert max(g.abs().max() for g in gradients) < 1
 
 
 @pytest.mark.parametrize("wrong", ["row", True, 1, "layer"])
 def test_an_unknown_normalization_is_refused(wrong):
-    with pytest.raises(ValueError, match='normalize must be None, "rows" or "columns"'):
+    with pytest.raises(ValueError, match='normalize must be None, "rows", "columns" or "unc'):
         check_normalization("normalize", wrong)
 
 
@@ -96,7 +112,7 @@ def test_two_uneven_ranks_are_one_process():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("normalize", ["rows", "columns"])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS[1:])
 def test_half_precision_is_normalized_in_float32(normalize, dtype):
     views = [z.detach().to(dtype).requires_grad_() for z in batch(24, 12)]
     criterion = criterion_of("log_det", normalize, "gaussian")

@@ -3,9 +3,10 @@
 Every function takes tensors or NumPy arrays of any floating-point dtype. Tensors on a device without float64, such as MPS, are
 measured on the CPU.
 
-Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `participation_ratio`, `alpha_req`, `rank_me`,
-`spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a `Moments` that was updated
-during a run. Functions of all pairs, and `sigreg_statistic`, take a batch or an iterable, and keep every row.
+Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `renyi_entropy`, `participation_ratio`,
+`alpha_req`, `rank_me`, `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a
+`Moments` that was updated during a run. Functions of all pairs, and `sigreg_statistic`, take a batch or an iterable, and keep
+every row.
 """
 
 from it_losses.diagnostics.entropies import (
@@ -14,6 +15,7 @@ from it_losses.diagnostics.entropies import (
     log_det_entropy,
     marginal_entropies,
     pairwise_entropy_bounds,
+    renyi_entropy,
 )
 from it_losses.diagnostics.gaussianity import sigreg_statistic
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
@@ -37,6 +39,7 @@ __all__ = [
     "pairwise_entropy_bounds",
     "participation_ratio",
     "rank_me",
+    "renyi_entropy",
     "sigreg_statistic",
     "spectrum",
     "sphere_entropy_bounds",

@@ -14,6 +14,7 @@ from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
 from it_losses.entropy import spacings
 from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
+from it_losses.entropy.renyi import check_order
 
 #: rows of the matrix of all pairs that are computed at a time
 CHUNK = 1024
@@ -58,6 +59,20 @@ def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
         raise ValueError(f"spacings need at least 2 rows, got {len(z)}.")
     m = spacings.check_window("window", window) or spacings.automatic_window(len(z))
     return spacings.marginal_entropies(z, window=min(m, len(z) - 1), epsilon=0.0)
+
+
+@torch.no_grad()
+def renyi_entropy(z: Embeddings, *, order: float = 2.0) -> Tensor:
+    """`log sum_k p_k^order / (1 - order)`, for order 1 `-sum_k p_k log p_k`, p = eigenvalues of S over their sum: -> [].
+
+    It is the value of MatrixRenyi with `normalize=None`, within [0, log dim], and 0 at collapse. Its exponential is a number of
+    directions: `participation_ratio` for order 2, the effective rank of the variances for order 1.
+    """
+    eigenvalues, order = spectrum(z), check_order("order", order)
+    p = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(eigenvalues.dtype).tiny)
+    powers: Tensor = p.pow(order).sum()
+    shannon: Tensor = -torch.special.xlogy(p, p).sum()
+    return shannon if order == 1 else powers.masked_fill(powers == 0, 1).log() / (1 - order)
 
 
 def gaussian_entropy_of_spectrum(eigenvalues: Tensor, *, ridge: float) -> Tensor:

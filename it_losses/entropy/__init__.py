@@ -6,6 +6,7 @@ from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.koleo import KoLeo
 from it_losses.entropy.log_det import LogDet
 from it_losses.entropy.pairwise import Pairwise
+from it_losses.entropy.renyi import MatrixRenyi
 from it_losses.entropy.sigreg import SIGReg
 from it_losses.entropy.spacings import Spacings
 from it_losses.entropy.variance_covariance import VarianceCovariance
@@ -18,6 +19,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "koleo": KoLeo,
     "spacings": Spacings,
     "sigreg": SIGReg,
+    "renyi": MatrixRenyi,
 }
 
 
@@ -38,6 +40,7 @@ __all__ = [
     "EntropyEstimator",
     "KoLeo",
     "LogDet",
+    "MatrixRenyi",
     "Pairwise",
     "SIGReg",
     "Spacings",

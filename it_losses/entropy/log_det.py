@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,13 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
     return torch.where(failed == 0, value, torch.nan)
 
 
+def scale_anchor(z: Tensor, *, beta: float) -> Tensor:
+    """`beta / (2 (1 + beta)) (tr Cov(z) - dim) + dim/2 log(1 + beta)`, which is subtracted from log-det: -> [...]."""
+    dim, centred = z.shape[-1], z - z.mean(dim=-2, keepdim=True)
+    trace = centred.square().sum(dim=(-2, -1)) / z.shape[-2]
+    return beta / (2 * (1 + beta)) * (trace - dim) + dim / 2 * math.log1p(beta)
+
+
 def _with_jitter(matrix: Tensor) -> Tensor:
     """`I + matrix`, with jitter where rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
@@ -47,11 +55,17 @@ class LogDet(EntropyEstimator):
     For a Gaussian Z it is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
     Gaussian has the largest entropy of all distributions with its covariance, so for any other Z it is an upper bound.
 
+    It grows with the scale of Z without a limit. With `anchor` it has a target, the identity covariance, where it is 0:
+
+        H(z) - beta / (2 (1 + beta)) (tr Cov(z) - dim) - dim/2 log(1 + beta)
+            = -KL(N(0, Cov(z) + I / beta) || N(0, (1 + 1 / beta) I))
+
     Args:
         beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. In float32 the
             digits end near `beta * largest variance = 1e5`. Above it, jitter of `8 eps beta |Cov|` keeps the matrix positive
             definite; pass float64 to keep the digits.
         per_dimension: True for nats per dimension, so that one weight suits every dim; False for nats.
+        anchor: True for the second form, which holds the scale of the embeddings near 1.
 
     Source: Zhouyin & Liu (arXiv 2105.03705); on centred samples the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
@@ -60,12 +74,14 @@ class LogDet(EntropyEstimator):
     direction = "upper bound on the smoothed entropy less a constant"
     cost = "N D min(N, D) + min(N, D)^3"
     fused = "log_det"
-    checks: ClassVar[dict[str, Check]] = {"beta": check_positive, "per_dimension": check_flag}
+    checks: ClassVar[dict[str, Check]] = {"beta": check_positive, "per_dimension": check_flag, "anchor": check_flag}
 
-    def __init__(self, beta: float = 1.0, *, per_dimension: bool = True) -> None:
+    def __init__(self, beta: float = 1.0, *, per_dimension: bool = True, anchor: bool = False) -> None:
         super().__init__()
         self.beta = beta
         self.per_dimension = per_dimension
+        self.anchor = anchor
+        self.scale = "target" if anchor else "grows"
         self._saturation = SaturationWarning(
             f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}, where float32 has no digits left "
             "for directions of little variance. Lower beta, scale the embeddings down, or pass float64."
@@ -73,27 +89,35 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance; 400 / beta for the entropy where beta is below 1, and 400 above.
+        """25 for the invariance; 400 / beta for the entropy where beta is below 1 or there is an anchor, and 400 otherwise.
 
         Take a direction of variance v in which the views differ by `2 r v` in the mean square (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
         every r, so no direction collapses, and it grows as the views agree more. For a beta above 1, `400 / beta` would keep
         `beta v` at its value for beta = 1. In the recorded ablation at beta = 100 it loses 7.4 +- 2.3 points, while 400 is
         within the error.
+
+        With the anchor the weight is 400 / beta for every beta, because a larger one holds the covariance at the identity
+        whatever the views say. Then `beta / (1 + beta v) = beta / (1 + beta) + beta r / 4`, so a direction is kept while
+        `r < 4 beta / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight,
+        `200 (1 + beta) / beta^2`, which keeps a direction while r < 2.
         """
         # there is no default weight for nats, because their value grows with dim
-        return BoundWeights(invariance=25.0, entropy=400.0 / min(self.beta, 1.0) if self.per_dimension else None)
+        weight = 400.0 / (self.beta if self.anchor else min(self.beta, 1.0))
+        return BoundWeights(invariance=25.0, entropy=weight if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
         if z.dtype != torch.float64:
             self._saturation.look_at([self.beta * z.detach().var(dim=-2).amax()], above=MOST_IN_FLOAT32)
         nats = half_log_det(z, beta=self.beta)
+        if self.anchor:
+            nats = nats - scale_anchor(z, beta=self.beta)
         return nats / z.shape[-1] if self.per_dimension else nats
 
     def constants(self) -> list[Weight]:
-        """beta, and 1 for nats per dimension."""
-        return [self.beta, float(self.per_dimension)]
+        """beta, 1 for nats per dimension, and 1 for the scale anchor."""
+        return [self.beta, float(self.per_dimension), float(self.anchor)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if float32 has no digits left.

@@ -3,12 +3,16 @@
     value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
     gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
+With a scale anchor H is less beta / (2 (1 + beta)) (tr C - D) + D/2 log(1 + beta), C = Zc^T Zc / N. Its trace is that of either
+matrix, and its gradient is Zc / N times a number.
+
 On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, the smallest of A, and
 A^-1 would amplify that: A is enlarged along the ones before the factorization, and A^-1 is centred after it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -29,33 +33,47 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: beta, and 1 for nats per dimension, 0 for nats."""
-    beta, per_dimension = constants
+    """Entropy and gradient; constants: beta, 1 for nats per dimension (0 for nats), and 1 for the scale anchor."""
+    beta, per_dimension, anchor = constants
     products = plan.products
     mean_scale = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
     if plan.by_gram:
         matrix, _, centred = products.gram(batch)
         matrix = batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples)
-        added = _enlarge_along_ones_(matrix)
     else:
         matrix, _, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
+    anchored = _anchor(matrix, beta, batch.dim) if anchor else None
+    if plan.by_gram:
+        added = _enlarge_along_ones_(matrix)
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if plan.by_gram:
         # take out what was added: the eigenvalue along the ones is that of the identity in A
         value.sub_((added + identity).log_().sum(), alpha=0.5)
+    if anchored is not None:
+        value.sub_(anchored)
     entropy = value * mean_scale
     if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
+    pull = scale / (1 + beta) if anchor else 0.0
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
-        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=rows)
+        slope = rows.new_full((batch.stacks, 1, batch.dim), -pull) if anchor else None
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=rows, slope=slope)
     else:
         inverse = products.inverse(factor).mul_(scale)
+        inverse.diagonal(dim1=1, dim2=2).sub_(pull)
         distance, gradient = products.gradient(batch, centred, request.difference_weight, right=inverse)
     return Evaluation(entropy, (largest,), distance, gradient)
+
+
+def _anchor(matrix: Tensor, beta: float, dim: int) -> Tensor:
+    """What the anchor takes from the entropies of all groups, from beta C or the Gram matrix of that trace: [S, ...] -> []."""
+    trace = matrix.diagonal(dim1=1, dim2=2).sum()
+    constant = len(matrix) * dim / 2 * (math.log1p(beta) - beta / (1 + beta))
+    return trace.div_(2 * (1 + beta)).add_(constant)
 
 
 def _centre_(matrix: Tensor) -> Tensor:

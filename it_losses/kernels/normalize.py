@@ -3,7 +3,9 @@
     rows      u = z / |z|               dL/dz = (g - u <u, g>) / |z|
     columns   u = (z - mean) / std      dL/dz = (g - mean(g) - u mean(u g)) / std,   means over the batch of all ranks
 
-where g = dL/du. A norm or standard deviation of zero is replaced by a tiny number, which no gradient passes.
+where g = dL/du. Of "uncentred_columns" neither mean is removed, and std is the root mean square. A norm of
+zero is replaced by a tiny number, which no gradient passes. A column whose std is within the rounding of its mean is zero and
+gets no gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from it_losses.precision import accumulation_dtype
 
 #: what a norm or a standard deviation is at least
 SMALLEST = 1e-12
+#: a standard deviation of a constant column is at most so much, in units of eps times the mean
+ROUNDING = 16
 #: takes the gradient [S, n, dim] with respect to normalized samples to that with respect to the samples, in place
 Derivative = Callable[[Tensor], Tensor]
 
@@ -27,7 +31,7 @@ def normalized(batch: Batch, normalization: str) -> tuple[Batch, Derivative]:
     """The batch of normalized samples, and the derivative of the step."""
     z = torch.cat(batch.own)  # [S, n, dim]
     full = z.to(accumulation_dtype(z.dtype))
-    u, derivative = _unit_rows(full) if normalization == "rows" else _standardised_columns(full, batch)
+    u, derivative = _unit_rows(full) if normalization == "rows" else _columns(full, batch, normalization == "columns")
     own = list(u.to(gradient_dtype(z)).chunk(len(batch.own)))
     return Batch(own, batch.ranks), derivative
 
@@ -45,18 +49,23 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
     return u, derivative
 
 
-def _standardised_columns(z: Tensor, batch: Batch) -> tuple[Tensor, Derivative]:
+def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]:
     ranks, samples = batch.ranks, batch.samples
-    centred = z - ranks.summed(z.sum(dim=1, keepdim=True))() / samples
-    variance = ranks.summed(centred.square().sum(dim=1, keepdim=True))() / samples
-    std = variance.sqrt_().clamp_min_(SMALLEST)  # [S, 1, dim]
+    mean = ranks.summed(z.sum(dim=1, keepdim=True))() / samples
+    centred = z - mean if centre else z
+    std = (ranks.summed(centred.square().sum(dim=1, keepdim=True))() / samples).sqrt_()  # [S, 1, dim]
+    floor = mean.abs_().mul_(ROUNDING * torch.finfo(z.dtype).eps).clamp_min_(SMALLEST)
+    std.masked_fill_(std <= floor, torch.inf)
     u = centred / std
 
     def derivative(gradient: Tensor) -> Tensor:
         own = gradient.to(u.dtype)
-        sums = torch.cat((own.sum(dim=1, keepdim=True), (own * u).sum(dim=1, keepdim=True)), dim=1)
-        mean, radial = (ranks.summed(sums)() / samples).chunk(2, dim=1)
-        radial = radial.masked_fill(std == SMALLEST, 0)
-        return gradient.sub_(mean).sub_(u * radial).div_(std)
+        sums = torch.stack([x.sum(dim=1, keepdim=True) for x in (own, u, own * u)])
+        mean, remainder, radial = ranks.summed(sums)() / samples
+        if not centre:
+            return gradient.addcmul_(u, radial, value=-1).div_(std)
+        # what rounding has left of the mean of u would move all samples alike
+        mean.addcmul_(remainder, radial, value=-1)
+        return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 
     return u, derivative

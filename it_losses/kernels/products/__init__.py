@@ -1,6 +1,6 @@
 """What the mathematics is made of, once for a CPU (`cpu`) and once for a GPU (`cuda`), with the same functions.
 
-S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples.
+S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples, or samples as they are without `centre`.
 
     gram             own rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
     covariance       Zc^T Zc of all ranks [S, dim, dim], squared norms of the columns of Zc [S, 1, dim], and own Zc

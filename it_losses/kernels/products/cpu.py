@@ -42,22 +42,23 @@ class Centred(NamedTuple):
     shift: Tensor | None = None
 
 
-def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
+def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
     """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc."""
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
-        zc = centred(views)
+        zc = centred(views, centre=centre)
         return own_rows(zc, own), zc.square().sum(dim=1, keepdim=True) if squares else None, Centred(views, kept=zc)
-    origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype))
-    shift, norms = torch.empty_like(origin), torch.empty_like(origin)
+    origin = torch.cat([z[:, :1] for z in views]).to(accumulation_dtype(views[0].dtype)).mul_(float(centre))
+    shift, norms = torch.zeros_like(origin), torch.empty_like(origin)
     out = origin.new_empty(len(origin), own.stop - own.start, batch.samples)
     columns = _blocks(batch.dim, batch.samples, len(origin))
     scratch = _scratch(columns, batch.samples, origin)
     squared = torch.empty_like(scratch) if squares else scratch
     for cols in columns:
         zc = _less_origin(views, origin, EVERYTHING, cols, scratch)
-        torch.mean(zc, dim=1, keepdim=True, out=shift[:, :, cols])
-        zc.sub_(shift[:, :, cols])
+        if centre:
+            torch.mean(zc, dim=1, keepdim=True, out=shift[:, :, cols])
+            zc.sub_(shift[:, :, cols])
         if squares:
             block = torch.mul(zc, zc, out=squared[: zc.numel()].view(zc.shape))
             torch.sum(block, dim=1, keepdim=True, out=norms[:, :, cols])
@@ -66,24 +67,24 @@ def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None,
     return out, norms if squares else None, Centred(views, origin=origin, shift=shift)
 
 
-def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor | None, Centred]:
+def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
     """`Zc^T Zc` of all ranks [S, dim, dim], where wanted the squared norms of the columns of Zc [S, 1, dim], and own Zc."""
     views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
-        zc = centred(views)
+        zc = centred(views, centre=centre)
         # not the diagonal of the product, whose running sums lose a digit
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
-    full = accumulation_dtype(views[0].dtype)
-    origin = ranks.summed(torch.cat([z.sum(dim=1, keepdim=True, dtype=full) for z in views]))() / batch.samples
+    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=accumulation_dtype(z.dtype)) for z in views])
+    origin = ranks.summed(sums.mul_(float(centre)))() / batch.samples
     out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
     parts = _blocks(n, batch.dim, len(origin))
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
         # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
-        remainder += zc.sum(dim=1, keepdim=True)
+        remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
     mirror_(out, whole)
     if not batch.is_whole:
@@ -176,9 +177,11 @@ def squared_norm(x: Tensor) -> Tensor:
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
-def centred(views: list[Tensor]) -> Tensor:
-    """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
+def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
+    """Zc of views as a whole, or Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
     zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    if not centre:
+        return zc
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
     zc = zc - zc[:, :1]
     return zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])

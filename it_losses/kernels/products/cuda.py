@@ -26,18 +26,19 @@ class Centred(NamedTuple):
     norms: Tensor
 
 
-def gram(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
     """Own rows of `Zc Zc^T` [S, n, N], the squared norms of the columns of Zc [S, 1, dim], and Zc."""
-    zc, norms = _centred([batch.all_samples(v) for v in range(len(batch.own))])
+    views = [batch.all_samples(v) for v in range(len(batch.own))]
+    zc, norms = _centred(views) if centre else (torch.cat(views), None)
     return product(zc[:, batch.ranks.own], zc.mT), norms, zc
 
 
-def covariance(batch: Batch, *, squares: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
     """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and own Zc [S, n, dim]."""
     if batch.is_whole:
-        zc, norms = _centred(batch.own)
+        zc, norms = _centred(batch.own) if centre else (torch.cat(batch.own), None)
         return product(zc.mT, zc), norms, zc
-    zc = _centred_over_ranks(batch.own, batch.ranks)
+    zc = _centred_over_ranks(batch.own, batch.ranks) if centre else torch.cat(batch.own)
     matrix = batch.ranks.summed(product(zc.mT, zc))()
     return matrix, matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 

@@ -1,0 +1,122 @@
+"""Matrix-based Renyi entropy: how evenly the eigenvalues of a covariance, correlation or similarity matrix are spread."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, SupportsFloat
+
+import torch
+from torch import Tensor
+
+from it_losses.checks import Check, Weight, check_positive
+from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.normalize import Normalization, check_normalization
+
+#: the largest order: float32 holds the powers of 1 / 10,000 up to it
+LARGEST_ORDER = 8.0
+#: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
+ROUNDING = 8
+
+
+def density_matrix(z: Tensor, *, centre: bool) -> Tensor:
+    """`K / tr K`, K the smaller of `Z^T Z` and `Z Z^T`, which have the same positive eigenvalues: -> [..., side, side]."""
+    batch, dim = z.shape[-2:]
+    if centre:
+        z = z - z.mean(dim=-2, keepdim=True)
+    gram = z @ z.mT if batch < dim else z.mT @ z
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+    return gram / trace.clamp_min(torch.finfo(z.dtype).tiny ** 0.5)
+
+
+def collision_entropy(rho: Tensor) -> Tensor:
+    """`-log tr rho^2`, the entropy of order 2, without eigenvalues; 0 at collapse: [..., side, side] -> [...]."""
+    purity: Tensor = rho.square().sum(dim=(-2, -1))
+    return -purity.masked_fill(purity == 0, 1).log()
+
+
+def spectral_entropy(rho: Tensor, *, order: float) -> Tensor:
+    """`log sum_k p_k^order / (1 - order)`, for order 1 `-sum_k p_k log p_k`, p the eigenvalues: [..., side, side] -> [...]."""
+    # LAPACK raises for NaN, so NaN goes around it
+    p: Tensor = torch.linalg.eigvalsh(rho.nan_to_num()) + (rho - rho).diagonal(dim1=-2, dim2=-1)
+    # the slope of p^order or p log p at zero would be infinite
+    bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
+    if order == 1:
+        return -(p * bounded.log()).sum(dim=-1)
+    if order < 1:
+        # the power of what rounding leaves of a zero would count
+        p = p.masked_fill(p < bounded, 0)
+    powers = (p * bounded.pow(order - 1)).sum(dim=-1)
+    return powers.masked_fill(powers == 0, 1).log() / (1 - order)
+
+
+def check_order(name: str, value: SupportsFloat) -> float:
+    """The order as a float; ValueError unless it is positive and at most 8."""
+    order = check_positive(name, value)
+    if order > LARGEST_ORDER:
+        raise ValueError(
+            f"{name} must be at most {LARGEST_ORDER:g}, got {value!r}. Higher orders see the largest eigenvalue only."
+        )
+    return order
+
+
+class MatrixRenyi(EntropyEstimator):
+    """An entropy of the spectrum: it is largest if the embeddings spread over all directions equally, at any scale.
+
+        H(z) = log tr rho^order / (1 - order),   of order 1   -tr rho log rho,   rho = K / tr K
+
+    It lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues: its exponential is the
+    participation ratio, and of standardised columns it is `log dim - log(1 + VICReg's covariance penalty)`. Order 1 is the von
+    Neumann entropy, whose exponential is the effective rank. It describes the shape of a distribution, and it is no estimate
+    of its differential entropy. It does not see the scale of the embeddings, so the distance of the views should not either:
+    it is measured on normalized embeddings.
+
+    Args:
+        order: above 0, at most 8. Below 1, small eigenvalues count more; in float32 those below 1e-6 of the trace count as
+            zero. In float32 an order within 0.01 of 1 loses digits; take 1. On a GPU every order but 2 makes the host wait
+            for the eigenvalues.
+        normalize: the matrix K. "columns": the correlations of the dimensions. "uncentred_columns": the same without removing
+            means. "rows": the cosine similarities of the samples, not centred. None: the covariance, which has no default
+            weights.
+
+    Source: Giraldo, Rao & Principe (arXiv 1211.2459). FroSSL (arXiv 2310.02903) is order 2 of "columns" in its authors' code
+    and of "uncentred_columns" in lightly. VNE (arXiv 2304.01434) is order 1 of "rows".
+    """
+
+    unit, direction = "surrogate, in nats", "entropy of the spectrum, at most log min(N, D)"
+    rotation_invariant, translation_invariant, scale = False, True, "invariant"
+    cost = "N D min(N, D), and min(N, D)^3 unless the order is 2"
+    fused = "renyi"
+    checks: ClassVar[dict[str, Check]] = {"order": check_order, "normalize": check_normalization}
+
+    def __init__(
+        self,
+        order: float = 2.0,
+        *,
+        normalize: Literal["columns", "uncentred_columns", "rows"] | None = "columns",
+    ) -> None:
+        super().__init__()
+        self.order = order
+        self.normalize: Normalization = normalize
+        self.rotation_invariant = normalize in ("rows", None)
+        self.translation_invariant = normalize in ("columns", None)
+
+    @property
+    def default_weights(self) -> BoundWeights:
+        """1 and 1 for columns; 2 and 1 beside one minus the cosine for rows, which is the same.
+
+        A direction that takes the share e of the variance adds about 2 e to the entropy of order 2. If the views differ by the
+        share r of what independent ones would (r = 1), it adds 2 r e to the squared distance per dimension. It is kept where
+        `invariance * r < entropy`. Of order 1 the slope at e = 0 is infinite, so every direction is kept.
+        """
+        if self.normalize == "rows":
+            return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")
+        # the distance of embeddings as they are shrinks with their scale, which this entropy does not hold up
+        return BoundWeights(invariance=1.0, entropy=1.0 if self.normalize else None)
+
+    def entropy(self, z: Tensor) -> Tensor:
+        """[..., batch, dim] -> [...]."""
+        rho = density_matrix(z, centre=self.normalize is None)
+        return collision_entropy(rho) if self.order == 2 else spectral_entropy(rho, order=self.order)
+
+    def constants(self) -> list[Weight]:
+        """The order, and 1 where the samples are to be centred."""
+        return [self.order, float(self.normalize is None)]

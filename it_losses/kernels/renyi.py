@@ -1,0 +1,106 @@
+"""Matrix-based Renyi entropy with its gradient in closed form: a function of the eigenvalues p of rho = K / tr K.
+
+    order 2     H = -log tr rho^2                             dH/d rho = -2 rho / tr rho^2, without eigenvalues
+    order 1     H = -sum_k p_k log p_k                        dH/dp_k = -log p_k
+    order a     H = log(sum_k p_k^a) / (1 - a)                dH/dp_k = a / (1 - a) p_k^(a-1) / sum_k p_k^a
+    gradient    dH/dZ = 2 / tr K (Z M - c Z),   M = dH/d rho,   c = tr(rho M),   K = Z^T Z, D x D
+                      = 2 / tr K (M Z - c Z),                                    K = Z Z^T, N x N
+
+A zero eigenvalue belongs to a direction in which Z has no component, so its slope is bounded without changing the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, Evaluation, Request
+from it_losses.kernels.dispatch import Plan
+
+#: what is added to the name of a device for that of its products
+PRODUCTS = ""
+#: there are no numbers for warnings beside the entropy
+PARTS = 0
+#: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
+ROUNDING = 8
+
+
+def prefers_gram(samples: int, dim: int, world: int) -> bool:
+    """Whether the N x N side is the smaller one."""
+    return samples < dim
+
+
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
+    """Entropy and gradient; constants: the order, and 1 where the samples are to be centred."""
+    order, centre = constants
+    products, by_gram = plan.products, plan.by_gram
+    rho, trace, centred = _density(batch, plan, bool(centre))
+    entropies, slope, level = _collision(rho, batch, by_gram) if order == 2 else _spectral(rho, order, batch, by_gram)
+    entropy = entropies.mean()
+    if not request.needs_gradient:
+        return Evaluation(entropy, (), products.distance(batch, request.difference_weight), entropy.new_empty(0))
+    scale = (-2 * request.entropy_weight / batch.stacks) / trace
+    slope.mul_(scale[:, None, None])
+    level.mul_(scale)
+    if by_gram:
+        own_level = level[:, None, None].expand(-1, 1, batch.dim)
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, left=slope, slope=-own_level)
+    else:
+        slope.diagonal(dim1=1, dim2=2).sub_(level[:, None])
+        distance, gradient = products.gradient(batch, centred, request.difference_weight, right=slope)
+    return Evaluation(entropy, (), distance, gradient)
+
+
+def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, Any]:
+    """Own rows of rho [S, n, N], or rho [S, dim, dim]; tr K [S]; and Zc."""
+    if plan.by_gram:
+        matrix, _, centred = plan.products.gram(batch, centre=centre)
+        trace = batch.ranks.summed(matrix[:, :, batch.ranks.own].diagonal(dim1=1, dim2=2).sum(dim=1))()
+    else:
+        matrix, _, centred = plan.products.covariance(batch, centre=centre)
+        trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
+    # at collapse rho is zero
+    trace = trace.clamp_min(torch.finfo(trace.dtype).tiny ** 0.5)
+    return matrix.div_(trace[:, None, None]), trace, centred
+
+
+def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """H of order 2 [S], own rows of M, and c [S]."""
+    # row by row: one running sum of all would lose digits
+    purity = torch.linalg.vector_norm(rho, dim=2).square_().sum(dim=1)
+    if by_gram:
+        purity = batch.ranks.summed(purity)()
+    purity = purity.masked_fill(purity == 0, 1)
+    return -purity.log(), rho.mul_((-2 / purity)[:, None, None]), torch.full_like(purity, -2)
+
+
+def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """H of any order [S], own rows of M, and c [S]."""
+    if by_gram:
+        rho = batch.gathered_rows(rho)
+    # LAPACK raises for NaN, so NaN goes around it
+    p, vectors = torch.linalg.eigh(rho.nan_to_num())
+    p = p + (rho - rho).diagonal(dim1=1, dim2=2)
+    entropies, slopes, level = _of_spectrum(p, order)
+    own = vectors[:, batch.ranks.own] if by_gram else vectors
+    return entropies, torch.bmm(own * slopes[:, None], vectors.mT), level
+
+
+def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
+    """H [S]; dH/dp [S, side], less the 1 of order 1, which cancels; and c [S]."""
+    bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
+    if order == 1:
+        surprise = bounded.log().neg_()
+        entropies = (p * surprise).sum(dim=1)
+        return entropies, surprise, entropies.clone()
+    if order < 1:
+        # the power of what rounding leaves of a zero would count
+        p = p.masked_fill(p < bounded, 0)
+    powers = bounded.pow(order - 1)
+    total = (p * powers).sum(dim=1)
+    total = total.masked_fill(total == 0, 1)
+    factor = order / (1 - order)
+    return total.log() / (1 - order), powers * (factor / total)[:, None], torch.full_like(total, factor)
