@@ -16,10 +16,10 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "variance_covariance": VarianceCovariance,
     "log_det": LogDet,
     "pairwise": Pairwise,
+    "renyi": MatrixRenyi,
+    "sigreg": SIGReg,
     "koleo": KoLeo,
     "spacings": Spacings,
-    "sigreg": SIGReg,
-    "renyi": MatrixRenyi,
 }
 
 
