@@ -19,7 +19,7 @@ theory              the paper's theorems as functions
 from it_losses import diagnostics, functional, theory
 from it_losses.bound import Terms
 from it_losses.criteria import EntropyRegularizer, VICReg, VICRegEntropy
-from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, Pairwise, VarianceCovariance
+from it_losses.entropy import ESTIMATORS, BoundWeights, EntropyEstimator, LogDet, Pairwise, QuadraticRenyi, VarianceCovariance
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "EntropyRegularizer",
     "LogDet",
     "Pairwise",
+    "QuadraticRenyi",
     "Terms",
     "VICReg",
     "VICRegEntropy",

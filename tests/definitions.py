@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, LogDet, Pairwise, QuadraticRenyi, VarianceCovariance, VICReg, VICRegEntropy
 
 #: error allowed beyond the reference's in the same dtype, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
@@ -54,6 +54,13 @@ def _pairwise_entropy(z: Tensor, factor: float, bandwidths: tuple[float, ...] = 
     return torch.stack(each).mean()
 
 
+def quadratic_entropy(z: Tensor) -> Tensor:
+    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))` with the bandwidth that follows the batch."""
+    s2 = 2 * 0.2 / 4 * z.detach().var(dim=0).sum()
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return z.shape[1] / 2 * torch.log(4 * math.pi * s2) - (-distance / (4 * s2)).exp().mean().log()
+
+
 class Objective(NamedTuple):
     """`invariance * mean squared distance - entropy_weight * mean entropy`, as a criterion and as its definition."""
 
@@ -65,6 +72,8 @@ class Objective(NamedTuple):
     entropy: Callable[[Tensor], Tensor]
     invariance: float
     entropy_weight: float
+    #: whether the entropy is that of all views together
+    pooled: bool = False
 
     def fused(self, *views: Tensor) -> Tensor:
         """By the package: V x [batch, ..., dim] -> []."""
@@ -72,15 +81,18 @@ class Objective(NamedTuple):
 
     def definition(self, *views: Tensor) -> Tensor:
         """By the equations: V x [batch, ..., dim] -> []."""
-        groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in views for i in range(z[0, ..., 0].numel())]
+        samples = [torch.cat(views)] if self.pooled else views
+        groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in samples for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
         pairs = [(a - b).square().mean() for a, b in itertools.combinations(views, 2)]
         return self.invariance * sum(pairs) / max(len(pairs), 1) - self.entropy_weight * entropy
 
 
-def _objective(estimator: nn.Module, entropy: Callable[[Tensor], Tensor], invariance: float, weight: float) -> Objective:
+def _objective(
+    estimator: nn.Module, entropy: Callable[[Tensor], Tensor], invariance: float, weight: float, *, pooled: bool = False
+) -> Objective:
     criterion = VICRegEntropy(estimator, invariance_weight=invariance, entropy_weight=weight)
-    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight)
+    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, pooled)
 
 
 #: every objective that has a fused form, with constants that are not the defaults among them
@@ -104,6 +116,14 @@ OBJECTIVES = {
     "pairwise, three bandwidths and no memory": _objective(
         Pairwise((3.0, 5.0, 9.0), memory_mib=0.0), lambda z: _pairwise_entropy(z, 2.0, (3.0, 5.0, 9.0)), 1.0, 2.0
     ),
+    "pairwise, Chernoff divergence of all views": _objective(
+        Pairwise((3.0, 6.0), 0.3, pool_views=True, memory_mib=0.0),
+        lambda z: _pairwise_entropy(z, 2 / 0.21, (3.0, 6.0)),
+        2.5,
+        1.0,
+        pooled=True,
+    ),
+    "quadratic": _objective(QuadraticRenyi("auto", normalize=None, exclude_self=False), quadratic_entropy, 2.5, 1.0),
 }
 
 

@@ -30,7 +30,7 @@ BELOW = {
     "entropy": {"checks", "constants", "kernels", "normalize", "precision"},
     "bound": {"checks", "constants", "distributed", "entropy", "likelihood", "normalize", "precision", "vicreg_conventions"},
     "criteria": {"bound", "checks", "constants", "distributed", "entropy", "likelihood", "observe", "vicreg_conventions"},
-    "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "precision", "vicreg_conventions"},
+    "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "normalize", "precision", "vicreg_conventions"},
     "diagnostics": {"checks", "entropy", "functional"},
     "theory": {"checks", "diagnostics", "functional"},
 }

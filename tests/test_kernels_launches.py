@@ -25,8 +25,8 @@ WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_n
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 1.0, 1e-4)),
     "log_det": (log_det, (10.0, 1.0)),
-    "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
-    "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
+    "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),
+    "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
 }
 
 

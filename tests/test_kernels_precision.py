@@ -15,7 +15,7 @@ import torch
 from definitions import OBJECTIVES, TOLERANCE, evaluated, leaf
 from torch import Tensor
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, LogDet, Pairwise, QuadraticRenyi, VarianceCovariance, VICReg, VICRegEntropy
 from it_losses.kernels.products import cpu
 
 SEED = int(os.environ.get("IT_LOSSES_TEST_SEED", random.SystemRandom().randrange(2**31)))
@@ -37,6 +37,9 @@ ENTROPIES = {
     "log_det": LogDet(),
     "log_det, beta 100": LogDet(100.0, per_dimension=False),
     "pairwise": Pairwise(),
+    "nt-xent": Pairwise(0.7, normalize="rows", exclude_self=True, pool_views=True),
+    "quadratic": QuadraticRenyi(),
+    "quadratic of samples as they are": QuadraticRenyi("auto", normalize=None, exclude_self=False),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
 }
 

@@ -8,7 +8,13 @@ Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, 
 during a run. Functions of all pairs take a batch or an iterable, and keep every row.
 """
 
-from it_losses.diagnostics.entropies import EntropyBounds, gaussian_entropy, log_det_entropy, pairwise_entropy_bounds
+from it_losses.diagnostics.entropies import (
+    EntropyBounds,
+    gaussian_entropy,
+    log_det_entropy,
+    pairwise_entropy_bounds,
+    quadratic_entropy,
+)
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
 from it_losses.diagnostics.rank import alpha_req, lidar, participation_ratio, rank_me, spectrum, spread
@@ -26,6 +32,7 @@ __all__ = [
     "measure",
     "pairwise_entropy_bounds",
     "participation_ratio",
+    "quadratic_entropy",
     "rank_me",
     "spectrum",
     "sphere_entropy_bounds",

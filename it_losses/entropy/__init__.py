@@ -5,6 +5,7 @@ from __future__ import annotations
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.log_det import LogDet
 from it_losses.entropy.pairwise import Pairwise
+from it_losses.entropy.quadratic import QuadraticRenyi
 from it_losses.entropy.variance_covariance import VarianceCovariance
 
 #: name -> class of every entropy term that a criterion can be built from
@@ -12,6 +13,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "variance_covariance": VarianceCovariance,
     "log_det": LogDet,
     "pairwise": Pairwise,
+    "quadratic": QuadraticRenyi,
 }
 
 
@@ -26,4 +28,13 @@ def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEsti
     return ESTIMATORS[entropy](**options)
 
 
-__all__ = ["ESTIMATORS", "BoundWeights", "EntropyEstimator", "LogDet", "Pairwise", "VarianceCovariance", "estimator"]
+__all__ = [
+    "ESTIMATORS",
+    "BoundWeights",
+    "EntropyEstimator",
+    "LogDet",
+    "Pairwise",
+    "QuadraticRenyi",
+    "VarianceCovariance",
+    "estimator",
+]
