@@ -166,13 +166,10 @@ def test_the_von_mises_fisher_constant_of_a_sphere_in_space(concentration):
     assert theory.von_mises_fisher_log_constant(concentration, 3) == pytest.approx(expected, rel=1e-11)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5, 64, 512])
-@pytest.mark.parametrize("concentration", [0.1, 2.0, 10.0, 200.0])
+@pytest.mark.parametrize(("concentration", "dim"), [(0.1, 1), (0.1, 2), (2.0, 5), (10.0, 64), (200.0, 64), (2e3, 512)])
 def test_the_von_mises_fisher_constant_has_the_bessel_function_of_scipy(concentration, dim):
     special = pytest.importorskip("scipy.special")
     scaled = special.ive(dim / 2 - 1, concentration)
-    if scaled == 0:
-        pytest.skip("scipy's scaled function underflows")
     expected = (dim / 2 - 1) * math.log(concentration) - dim / 2 * math.log(2 * math.pi) - math.log(scaled) - concentration
     assert theory.von_mises_fisher_log_constant(concentration, dim) == pytest.approx(expected, rel=1e-11, abs=1e-11)
 

@@ -41,7 +41,7 @@ class Mixture(NamedTuple):
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`
     component: float
-    #: r under the logarithm and in the gradient, from r_i: [K, stacks, N] -> [K, stacks, N]
+    #: r under the logarithm and in the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 
@@ -94,13 +94,14 @@ def _entropy(
         if not mixture.excluded:
             # e_ii
             sums.add_(1)
-        sums = mixture.average(batch.gathered_rows(sums, dim=2))  # [K, stacks, N]
+        sums = mixture.average(batch.gathered_rows(sums, dim=2))  # [K, stacks, N or 1]
         spreads.append(math.log(counted) - sums.log().mean(dim=2))
         logarithms.append(scales.log())
         if gradient is not None:
             weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
             own = gradient[first * groups : (first + views_at_once) * groups]
-            products.add_pair_gradient_(own, pairs, (weight / scales)[:, :, None] / sums)
+            weights = (weight / scales)[:, :, None] / sums
+            products.add_pair_gradient_(own, pairs, weights.expand(-1, -1, batch.samples))
         # the pairs of one view are freed before those of the next are formed
         del pairs
     spread, logarithm = torch.cat(spreads, dim=1), torch.cat(logarithms, dim=1)

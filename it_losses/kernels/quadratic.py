@@ -26,10 +26,10 @@ FACTOR = 4.0
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient; constants: spread_fraction, bytes for pairs, 1 to leave out (i, i), and the s; none: automatic."""
     spread_fraction, memory, excluded, *bandwidths = constants
-    mixture = Mixture(FACTOR, spread_fraction, bandwidths, memory, excluded, component=math.pi, average=_mean_over_rows)
+    mixture = Mixture(FACTOR, spread_fraction, bandwidths, memory, excluded, component=math.pi, average=_over_rows)
     return evaluate_mixture(batch, plan, mixture, request)
 
 
-def _mean_over_rows(sums: Tensor) -> Tensor:
-    """The mean in the place of each: [K, stacks, N] -> [K, stacks, N]."""
-    return sums.mean(dim=2, keepdim=True).expand_as(sums)
+def _over_rows(sums: Tensor) -> Tensor:
+    """One mean for all rows: [K, stacks, N] -> [K, stacks, 1]."""
+    return sums.mean(dim=2, keepdim=True)
