@@ -26,6 +26,8 @@ CRITERIA = {
     "pairwise": VICRegEntropy("pairwise"),
     "pairwise, two bandwidths": VICRegEntropy("pairwise", bandwidth=(3.0, 9.0)),
     "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
+    "pairwise, pooled views": VICRegEntropy("pairwise", pool_views=True),
+    "quadratic": VICRegEntropy("quadratic", bandwidth="auto", normalize=None, exclude_self=False),
     "regularizer": EntropyRegularizer("log_det"),
 }
 

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from launches import KERNELS, record_launches, stand_in_for_gpu
 
-from it_losses.kernels import log_det, pairwise, vicreg
+from it_losses.kernels import log_det, pairwise, quadratic, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -26,6 +26,8 @@ OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 1.0, 1e-4)),
     "log_det": (log_det, (10.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),
+    "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0)),
+    "quadratic": (quadratic, (0.2, 2.0**28, 1.0)),
     "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
 }
 
@@ -51,8 +53,9 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
             constants,
             Request(0.1, 1.0, needs_gradient=True),
         )
-    expected = {"column_moments": 2, "centre": 2, "differences": 1}
-    if form is pairwise:
+    centred = 1 if "pooled" in name else 2
+    expected = {"column_moments": centred, "centre": centred, "differences": 1}
+    if form in (pairwise, quadratic):
         strips = -(-shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         # small views are computed together
         expected |= {"similarity_sums": strips, "pair_weights": strips}
