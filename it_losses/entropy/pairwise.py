@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import ClassVar, Literal, SupportsFloat, cast
 
 import torch
@@ -48,10 +49,11 @@ def check_divergence(name: str, divergence: object) -> str | float:
     """The name of a divergence, or the order as a float; ValueError unless it is one of the names or between 0 and 1."""
     if isinstance(divergence, str) and divergence in DIVERGENCES:
         return divergence
-    order = math.nan if isinstance(divergence, str) else check_positive(name, cast(SupportsFloat, divergence))
-    if not LEAST_ORDER <= order <= MOST_ORDER:
-        raise ValueError(f"{name} must be one of {sorted(DIVERGENCES)}, or a number between 0 and 1, got {divergence!r}.")
-    return order
+    with suppress(ValueError):
+        order = check_positive(name, cast(SupportsFloat, divergence))
+        if LEAST_ORDER <= order <= MOST_ORDER:
+            return order
+    raise ValueError(f"{name} must be one of {sorted(DIVERGENCES)}, or a number between 0 and 1, got {divergence!r}.")
 
 
 def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
