@@ -44,6 +44,9 @@ OBJECTIVES = {
     "sigreg, pooled": functools.partial(VICRegEntropy, SIGReg("stable-pretraining", slices=20).eval()),
     "renyi, order 1 of rows": functools.partial(VICRegEntropy, "renyi", order=1.0, normalize="rows"),
     "renyi, uncentred": functools.partial(VICRegEntropy, "renyi", normalize="uncentred_columns"),
+    "decoupled contrastive learning": functools.partial(
+        VICRegEntropy, "pairwise", bandwidth=0.7, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=True
+    ),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
@@ -58,6 +61,7 @@ SOME = [
     "VICRegEntropy, spacings",
     "sigreg, one draw",
     "VICRegEntropy, renyi",
+    "decoupled contrastive learning",
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)

@@ -28,6 +28,8 @@ CRITERIA = {
     "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
     # in evaluation mode each call draws the same slices
     "sigreg": VICRegEntropy("sigreg").eval(),
+    "pairwise, pooled views": VICRegEntropy("pairwise", pool_views=True),
+    "quadratic": VICRegEntropy("quadratic", bandwidth="auto", normalize=None, exclude_self=False),
     "regularizer": EntropyRegularizer("log_det"),
 }
 

@@ -3,7 +3,7 @@
 torch_ops    the one op, for eager mode and for compilers
 dispatch     which implementation runs, and on which side
 batch        own samples, and the ranks that share the batch
-vicreg, log_det, pairwise, koleo, spacings, sigreg, renyi    the mathematics, a file each
+vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    the mathematics, a file each
 products     what the mathematics is made of, on a CPU and on a GPU
 """
 
