@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -75,6 +76,24 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     return Difference(
         mean, error, float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue) if error > 0 else sure
     )
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
+    """Of two rows' scores at the same seeds: mean and standard error of the differences, and Student's p-value."""
+    from scipy.stats import t
+
+    mean, error = statistic(x - y for x, y in zip(a, b, strict=True))
+    if error == 0:
+        return Difference(mean, error, float(mean == 0))
+    return Difference(mean, error, float(2 * t.sf(abs(mean) / error, len(a) - 1)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
+    scaled = [min(1.0, (len(p_values) - rank) * p_values[index]) for rank, index in enumerate(ascending)]
+    corrected = dict(zip(ascending, accumulate(scaled, max), strict=True))
+    return [corrected[index] for index in range(len(p_values))]
 
 
 def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
