@@ -7,6 +7,7 @@ MINIMAL := .venv-torch-only
 TABLE ?=
 TUNE ?= --jobs 2
 ABLATE ?= --jobs 2
+ENTROPIES ?= --epochs 6 --jobs 2
 FIGURES ?=
 THEOREMS ?=
 BENCH ?=
@@ -23,7 +24,7 @@ SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
-.PHONY: table tune ablations figures theorems report bench docs clean
+.PHONY: table tune ablations entropies figures theorems report bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -76,6 +77,9 @@ tune: $(READY)  ## give every method of Table 1 the same search for its settings
 
 ablations: $(READY)  ## change one thing at a time in the rows of VICReg and BYOL; ABLATE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
+
+entropies: $(READY)  ## compare every entropy at its default weights with VICReg, SimCLR and BYOL; ENTROPIES='--help' for its options
+	$(BIN)/python -m benchmarks.table1.entropies $(ENTROPIES)
 
 figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its options
 	$(BIN)/python -m benchmarks.paper figures $(FIGURES)

@@ -19,6 +19,7 @@ FOLDER = re.compile(r"(\d{4}-\d\d-\d\d)-([^-]+)-([^-]+)(-.+)?")
 #: content of a folder -> the command that makes one
 CONTENTS = {
     "table1": "make table",
+    "entropies": "make entropies",
     "tuning": "make tune",
     "ablations": "make ablations",
     "figures": "make figures",

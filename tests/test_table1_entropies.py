@@ -1,0 +1,101 @@
+"""The table of entropies: every estimator at its defaults, an equal grid, differences seed by seed with Holm's correction."""
+
+from types import SimpleNamespace
+
+import benchmarks_extra
+import pytest
+from scipy.stats import ttest_rel
+
+from benchmarks.methods import METHODS
+from benchmarks.statistics import holm, paired_difference
+from benchmarks.table1 import entropies
+from benchmarks.table1.records import Records
+from it_losses import ESTIMATORS, VICRegEntropy
+
+
+def recorded(scores):
+    """Records of these (linear, kNN) accuracies, the last seed first."""
+    rows = {
+        name: [{"seed": seed, "linear": linear, "knn": knn} for seed, (linear, knn) in reversed(list(enumerate(values)))]
+        for name, values in scores.items()
+    }
+    return SimpleNamespace(of=lambda name: rows.get(name, []))
+
+
+def test_every_estimator_has_a_row_with_its_default_weights():
+    named = {recipe.arguments.get("entropy", "variance_covariance") for recipe in entropies.ROWS.values()}
+    assert named == set(ESTIMATORS)
+    for recipe in entropies.ROWS.values():
+        if recipe.method == "vicreg_entropy":
+            criterion = METHODS[recipe.method](8, **recipe.arguments).criterion
+            weights = criterion.entropy.default_weights
+            assert (criterion.invariance_weight, criterion.entropy_weight) == weights[:2]
+    for name in set(entropies.ROWS) & set(ESTIMATORS):
+        criterion = METHODS["vicreg_entropy"](8, **entropies.ROWS[name].arguments).criterion
+        assert repr(criterion) == repr(VICRegEntropy(name))
+
+
+def test_the_grid_gives_every_row_the_same_rates_and_nothing_else():
+    tried = entropies.grid(entropies.ROWS)
+    for name, row in entropies.ROWS.items():
+        own = [recipe for setting, recipe in tried.items() if setting.startswith(f"{name}-rate")]
+        assert [recipe.learning_rate.value for recipe in own] == list(entropies.RATES)
+        assert all(recipe.arguments == row.arguments for recipe in own)
+
+
+def test_a_row_takes_its_best_rate_then_that_of_higher_knn_then_the_lower():
+    rows = {"vicreg": entropies.ROWS["vicreg"]}
+    for scores, best in (
+        ([(0.7, 0.9), (0.8, 0.5), (0.6, 0.9)], 8e-3),
+        ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.6)], 1.6e-2),
+        ([(0.8, 0.5), (0.8, 0.5), (0.7, 0.9)], 4e-3),
+    ):
+        tried = {f"vicreg-rate{rate:g}": [score] for rate, score in zip(entropies.RATES, scores, strict=True)}
+        assert entropies.chosen(recorded(tried), rows)["vicreg"].learning_rate.value == best
+
+
+def test_a_paired_difference_has_students_p_value():
+    a, b = [0.91, 0.94, 0.95], [0.88, 0.93, 0.87]
+    ours, theirs = paired_difference(a, b), ttest_rel(a, b)
+    assert ours.p_value == pytest.approx(theirs.pvalue)
+    assert ours.mean / ours.error == pytest.approx(theirs.statistic)
+    assert paired_difference([0.5, 0.5], [0.5, 0.5]).p_value == 1 and paired_difference([0.6, 0.6], [0.5, 0.5]).p_value == 0
+
+
+def test_holms_correction_multiplies_the_least_most_and_keeps_the_order():
+    assert holm([0.03, 0.01, 0.04, 0.9]) == pytest.approx([0.09, 0.04, 0.09, 0.9])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_rows_are_compared_at_the_same_seed():
+    base = [(0.90, 0.8), (0.94, 0.8), (0.92, 0.8)]
+    above = [(0.91, 0.8), (0.95, 0.8), (0.9301, 0.8)]
+    gaps = entropies.compared(recorded({"vicreg": base, "koleo": above, "sigreg": base[::-1], "log_det": base[:2]}), "linear")
+    assert set(gaps) == {"koleo", "sigreg"}
+    alone = paired_difference([linear for linear, _ in above], [linear for linear, _ in base])
+    assert gaps["koleo"] == alone._replace(p_value=2 * alone.p_value)
+
+
+def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
+    monkeypatch.setattr(entropies, "RATES", (1e-3, 1e30))
+    monkeypatch.setattr(entropies, "costs", lambda path: {"vicreg": (1.0, 2.0), "koleo": (3.0, 4.0)})
+    arguments = [*benchmarks_extra.TINY, "--output", str(tmp_path)]
+    assert entropies.main(arguments) == 0
+    assert len(Records(tmp_path / "grid").rows) == 4 and len(Records(tmp_path).rows) == 2
+    assert Records(tmp_path).settings["rows"]["koleo"]["learning_rate"] == 1e-3
+    assert "scored_on" not in Records(tmp_path).settings and "scored_on" in Records(tmp_path / "grid").settings
+    capsys.readouterr()
+    assert entropies.main(arguments) == 0
+    assert "0 of 4 runs" in benchmarks_extra.told(capsys.readouterr().out)
+    page = (tmp_path / "README.md").read_text()
+    assert "| KoLeo |" in page and "| rate 0.001 | rate 1e+30 |" in page
+
+
+def test_time_and_memory_are_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
+    monkeypatch.setattr(entropies, "TIMED", entropies.TIMED._replace(batch=16, dim=8, seconds=0.0))
+    monkeypatch.setattr(entropies, "in_fresh_process", lambda function, case, name, find: 1.5)
+    measured = entropies.costs(tmp_path / "speed.csv")
+    assert measured["vicreg"][0] > 0 and measured["koleo"][1] == 1.5
+    assert entropies.costs(tmp_path / "speed.csv") == measured
