@@ -30,6 +30,10 @@ BASE = "vicreg"
 RATES = (4e-3, 8e-3, 1.6e-2)
 #: the shape and the seconds at which the losses are timed
 TIMED = Case("op", "entropies", 256, 2048, torch.device("cpu"), "float32", seconds=30.0)
+GRID = (
+    f"The grid: linear probe % on {VALIDATION_SHARE:.0%} of the training half at each learning rate, one seed; in bold the "
+    "best, of equals that with the higher kNN."
+)
 
 
 def _entropy(title: str, entropy: str, **options: Any) -> Recipe:
@@ -72,7 +76,7 @@ def _at(recipe: Recipe, rate: float) -> Recipe:
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
-    """The criterion of every row; of BYOL the mean negative cosine, whose entropy is in its slow copy."""
+    """The criterion of every row; of BYOL the mean negative cosine, without predictor and slow copy."""
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
@@ -108,6 +112,13 @@ def _by_seed(records: Records, name: str) -> list[dict[str, Any]]:
     return sorted(records.of(name), key=lambda row: int(row["seed"]))
 
 
+def publish_grid(records: Records) -> str:
+    """Write `README.md` in the folder of the grid; returns the Markdown."""
+    text = page("The grid of the entropies", GRID, table(_grid_lines(records)))
+    write(records.folder / "README.md", text)
+    return text
+
+
 def publish(records: Records, description: str, command: str) -> str:
     """Write `README.md`: the table, what it says of the differences, and the grid; returns the Markdown."""
     tried, gaps = Records(records.folder / "grid"), {score: compared(records, score) for score in ("linear", "knn")}
@@ -122,8 +133,7 @@ def publish(records: Records, description: str, command: str) -> str:
         "embeddings and of the features; 1 is collapse. ms, MiB: forward and backward of the loss alone at 256 x 2048 in "
         "float32, one thread, CPU time and memory above the inputs.",
         "\n".join(_finding(score, found) for score, found in gaps.items()),
-        f"The grid: linear probe % on {VALIDATION_SHARE:.0%} of the training half at each learning rate, one seed; in bold the "
-        "best, of equals that with the higher kNN.",
+        GRID,
         table(_grid_lines(tried)),
     )
     write(records.folder / "README.md", text)
@@ -175,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = asked()
         return options.varied(chosen(Records(options.output / "grid"), ROWS)).replaced(is_sweep=False)
 
-    return launch(tried, lambda records, options, images: table(_grid_lines(records))) or launch(
+    return launch(tried, lambda records, options, images: publish_grid(records)) or launch(
         compared_rows, lambda records, options, images: publish(records, describe(options), command)
     )
 
