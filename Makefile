@@ -21,7 +21,7 @@ OUT ?= build/gpu
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
-SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
+SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -69,7 +69,9 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
-            got = draw.results(products, products_named("cuda" + products), device, dtype)
+            results = draw.results(products, products_named("cuda" + products), device, dtype)
+            # what went wrong on a device is told when its results are read
+            got = {name: result.cpu().double() for name, result in results.items()}
             right = draw.results(products, products_named("cpu" + products), torch.device("cpu"), torch.float64)
     except torch.OutOfMemoryError:
         raise
@@ -77,7 +79,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
         return f"{type(error).__name__}: {str(error).strip() or 'no message'} (seed {seed}, {rows} x {dim})"
     for name, ours in got.items():
         tolerance = ROUNDED[dtype] if "gradient" in name else EXACT
-        difference = (ours.cpu().double() - right[name]).abs().max() / right[name].abs().max()
+        difference = (ours - right[name]).abs().max() / right[name].abs().max()
         # written so that NaN fails
         if not difference <= tolerance:
             return f"{name} is off by {difference:.1e} of its largest element (seed {seed}, {rows} x {dim})"
