@@ -39,7 +39,7 @@ CHECKED_BY = {
     "likelihood.py": ["test_likelihood.py", "test_criteria.py"],
     "normalize.py": ["test_likelihood.py", "test_contract.py"],
     "vicreg_conventions.py": ["test_criteria.py"],
-    "kernels/vicreg.py": FORMS,
+    "kernels/vicreg.py": ["test_criteria.py", *FORMS],
     "kernels/log_det.py": FORMS,
     "kernels/pairwise.py": [*FORMS, "test_fuzz.py"],
     "kernels/normalize.py": ["test_likelihood.py", "test_contract.py", "test_distributed.py"],

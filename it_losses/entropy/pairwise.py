@@ -32,11 +32,17 @@ DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 def squared_distances(z: Tensor) -> Tensor:
     """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
     # distances do not depend on the mean, but their rounding does
-    centred = z - z.mean(dim=-2, keepdim=True)
+    centred = _centred(z)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
     itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
     return distances.masked_fill(itself, 0).clamp_min(0)
+
+
+def _centred(z: Tensor) -> Tensor:
+    """`z - mean`, by way of differences from a sample, so that samples that coincide become exactly zero."""
+    moved = z - z[..., :1, :].detach()
+    return moved - moved.mean(dim=-2, keepdim=True)
 
 
 def spread_entropy(distances: Tensor, *, scale: Tensor | float) -> Tensor:
@@ -129,7 +135,7 @@ class Pairwise(EntropyEstimator):
         if self.bandwidth != "auto":
             return [s * s for s in self.bandwidth]
         full = torch.promote_types(z.dtype, torch.float32)
-        centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
+        centred = _centred(z.detach().to(full))
         # the total variance; var() of each column takes ten times as long on a CPU
         spread = centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
         # at exact collapse every distance is 0, and any positive scale gives 0
