@@ -27,7 +27,13 @@ PACKAGE = TESTS.parent / "it_losses"
 #: seconds after which a mutant that hangs counts as killed
 PATIENCE = 600
 
-FORMS = ["test_kernels_definitions.py", "test_contract.py", "test_kernels_precision.py", "test_saturation.py"]
+FORMS = [
+    "test_kernels_dispatch.py",
+    "test_kernels_definitions.py",
+    "test_contract.py",
+    "test_kernels_precision.py",
+    "test_saturation.py",
+]
 #: file -> the tests that are to notice its mutants, the quick ones first
 CHECKED_BY = {
     "entropy/base.py": ["test_contract.py", "test_kernels_dispatch.py", "test_criteria.py"],

@@ -47,7 +47,7 @@ OPTIONS = {
 #: sums of squares above this may overflow in float32
 LARGEST_SQUARES = 1e36
 #: entropies with squares of covariances
-FOURTH_POWERS = ("VarianceCovariance", "VICReg,")
+FOURTH_POWERS = ("VarianceCovariance", "VICReg,", "Spacings")
 
 Objective = Callable[..., Tensor]
 
@@ -227,7 +227,10 @@ def is_limit(title: str, case: Case, widest: torch.dtype, squares: float) -> boo
     if "bandwidth=(" in title:
         # distances of near samples are mostly rounding, and the bandwidth is as narrow
         return torch.finfo(widest).eps * squares > 1e-2
-    return any(name in title for name in FOURTH_POWERS) and 8 * case.rows <= 7 * case.dim and "many scales" in case.kind
+    if "KoLeo" in title and case.kind in ("one direction", "rows of zeros", "duplicates", "a column of zeros"):
+        # samples whose unit vectors coincide: their distance is mostly rounding, and the nearest of equals is not one sample
+        return True
+    return any(name in title for name in FOURTH_POWERS[:2]) and 8 * case.rows <= 7 * case.dim and "many scales" in case.kind
 
 
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
