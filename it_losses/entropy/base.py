@@ -32,7 +32,7 @@ def is_fused(form: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
     """Whether the fused form of that name runs. Only the reference has a derivative with respect to a constant."""
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, z.dtype, z.device)
+    runs: bool = kernels.is_fused(form, z)
     return runs
 
 
