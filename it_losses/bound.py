@@ -208,7 +208,7 @@ def _has_ranks(distributed: DistributedOptions) -> bool:
 
 def _is_fused(
     form: str,
-    constants: Sequence[Weight],
+    constants: Sequence[Weight] | None,
     views: Sequence[Tensor],
     distributed: DistributedOptions,
     *,
@@ -217,16 +217,16 @@ def _is_fused(
     """Whether a fused form runs; only the reference has a derivative by a constant. It checks the views of one process."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
+    if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, views[0].dtype, views[0].device)
+    runs: bool = kernels.is_fused(form, views[0])
     return runs
 
 
 def _fused_loss(
     views: Sequence[Tensor],
     form: str,
-    constants: Sequence[Weight],
+    constants: Sequence[Weight] | None,
     weights: Sequence[float],
     distributed: DistributedOptions,
     *,
@@ -238,7 +238,7 @@ def _fused_loss(
 
     With one weight `-weights[0] * entropy`.
     """
-    assert kernels is not None
+    assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
     loss, terms = kernels.loss(
         views,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,8 +11,19 @@ from torch import Tensor
 from it_losses import bound
 from it_losses.checks import Weight, accepted, check_positive, check_views, check_weight
 from it_losses.distributed import distributed_options
-from it_losses.entropy import EntropyEstimator, KoLeo, LogDet, MatrixRenyi, Pairwise, SIGReg, Spacings, estimator
-from it_losses.entropy.pairwise import MEMORY_MIB, SPREAD_FRACTION
+from it_losses.entropy import (
+    EntropyEstimator,
+    KoLeo,
+    LogDet,
+    MatrixRenyi,
+    Pairwise,
+    QuadraticRenyi,
+    SIGReg,
+    Spacings,
+    estimator,
+)
+from it_losses.entropy.pairs import MEMORY_MIB, SPREAD_FRACTION, component_entropy
+from it_losses.entropy.quadratic import UNIFORMITY_BANDWIDTH
 from it_losses.likelihood import mean_squared_distance
 from it_losses.normalize import Normalization
 from it_losses.precision import full_precision, samples
@@ -59,7 +71,7 @@ def pairwise_entropy(
     z: Tensor,
     *,
     bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
-    divergence: Literal["kl", "bhattacharyya"] = "kl",
+    divergence: Literal["kl", "bhattacharyya"] | float = "kl",
     spread_fraction: float = SPREAD_FRACTION,
     memory_mib: float = MEMORY_MIB,
 ) -> Tensor:
@@ -100,6 +112,39 @@ def renyi_entropy(
     """`log sum_k p_k^order / (1 - order)`, p the eigenvalues of the covariance over their sum: -> []. See MatrixRenyi."""
     entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
+
+
+def quadratic_entropy(
+    z: Tensor,
+    *,
+    bandwidth: Literal["auto"] | float | Sequence[float] = UNIFORMITY_BANDWIDTH,
+    exclude_self: bool = True,
+    normalize: Normalization = "rows",
+) -> Tensor:
+    """The quadratic Renyi entropy of the mixture of `N(z_i, bandwidth^2 I)` in nats: [batch, ..., dim] -> [].
+
+    By default it is minus the uniformity of the unit vectors plus a constant. See QuadraticRenyi.
+    """
+    entropy: Tensor = QuadraticRenyi(bandwidth, exclude_self=exclude_self, normalize=normalize)(z)
+    return entropy
+
+
+def nt_xent(z_a: Tensor, z_b: Tensor, *, temperature: float = 0.5) -> Tensor:
+    """SimCLR's loss of the samples of this process, as an entropy and a likelihood: 2 x [batch, ..., dim] -> [].
+
+        -mean_i log (exp(<u_i, u_i'> / temperature) / sum_{j != i} exp(<u_i, u_j> / temperature))
+
+    u are the unit vectors of both views and u_i' is the other view of u_i. For many ranks use VICRegEntropy("pairwise",
+    bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True), which differs by a constant.
+    Source: SimCLR (arXiv 2002.05709), equation 1.
+    """
+    variance, views = check_positive("temperature", temperature), accepted(z_a, z_b)
+    entropy = Pairwise(variance**0.5, exclude_self=True, pool_views=True, normalize="rows")
+    weights = entropy.default_weights
+    minus_bound = bound.lower_bound(
+        views, entropy, invariance_weight=weights.invariance, entropy_weight=1.0, likelihood=weights.likelihood
+    ).loss
+    return minus_bound + component_entropy(variance, z_a.shape[-1]) + math.log(2 * len(z_a) - 1)
 
 
 def global_entropy(

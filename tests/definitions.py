@@ -17,6 +17,7 @@ from it_losses import (
     LogDet,
     MatrixRenyi,
     Pairwise,
+    QuadraticRenyi,
     SIGReg,
     Spacings,
     VarianceCovariance,
@@ -114,6 +115,13 @@ def _pairwise_entropy(z: Tensor, factor: float, bandwidths: tuple[float, ...] = 
     return torch.stack(each).mean()
 
 
+def quadratic_entropy(z: Tensor) -> Tensor:
+    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))` with the bandwidth that follows the batch."""
+    s2 = 2 * 0.2 / 4 * z.detach().var(dim=0).sum()
+    distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return z.shape[1] / 2 * torch.log(4 * math.pi * s2) - (-distance / (4 * s2)).exp().mean().log()
+
+
 class Objective(NamedTuple):
     """`invariance * mean squared distance - entropy_weight * mean entropy`, as a criterion and as its definition."""
 
@@ -127,6 +135,8 @@ class Objective(NamedTuple):
     entropy_weight: float
     #: what the distance is of
     variable: Callable[[Tensor], Tensor] = lambda z: z
+    #: whether the entropy is that of all views together
+    pooled: bool = False
 
     def fused(self, *views: Tensor) -> Tensor:
         """By the package: V x [batch, ..., dim] -> []."""
@@ -134,7 +144,8 @@ class Objective(NamedTuple):
 
     def definition(self, *views: Tensor) -> Tensor:
         """By the equations: V x [batch, ..., dim] -> []."""
-        groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in views for i in range(z[0, ..., 0].numel())]
+        samples = [torch.cat(views)] if self.pooled else views
+        groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in samples for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
         pairs = [(a - b).square().mean() for a, b in itertools.combinations(map(self.variable, views), 2)]
         return self.invariance * sum(pairs) / max(len(pairs), 1) - self.entropy_weight * entropy
@@ -146,9 +157,11 @@ def _objective(
     invariance: float,
     weight: float,
     variable: Callable[[Tensor], Tensor] = lambda z: z,
+    *,
+    pooled: bool = False,
 ) -> Objective:
     criterion = VICRegEntropy(estimator, invariance="gaussian", invariance_weight=invariance, entropy_weight=weight)
-    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable)
+    return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable, pooled)
 
 
 #: every objective that has a fused form, with constants that are not the defaults among them
@@ -194,6 +207,14 @@ OBJECTIVES = {
         2.0,
         lambda z: normalize(z, dim=0) * len(z) ** 0.5,
     ),
+    "pairwise, Chernoff divergence of all views": _objective(
+        Pairwise((3.0, 6.0), 0.3, pool_views=True, memory_mib=0.0),
+        lambda z: _pairwise_entropy(z, 2 / 0.21, (3.0, 6.0)),
+        2.5,
+        1.0,
+        pooled=True,
+    ),
+    "quadratic": _objective(QuadraticRenyi("auto", normalize=None, exclude_self=False), quadratic_entropy, 2.5, 1.0),
 }
 
 

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import triton
+import triton.language as tl
 from launches import stand_in_for_gpu
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, renyi, vicreg
+from it_losses.kernels import log_det, pairwise, quadratic, renyi, self_test, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -106,10 +107,12 @@ def test_differences(shape, layout, dtype):
             assert_close(total, (difference / 0.3).square().sum(), 1e-6)
 
 
-def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor, image_rows: int) -> tuple[Tensor, Tensor]:
     """Sums [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] as they are defined, in float64."""
+    image = torch.arange(x.shape[1]) // image_rows
     difference = x.double()[:, own, None] - x.double()[:, None]
     e = (-rates.double()[:, :, None, None] * difference.square().sum(dim=3)).exp()
+    e = e * (image[own, None] != image)
     w = e * (weights.double()[:, :, own, None] + weights.double()[:, :, None])
     return e.sum(dim=3), (w.sum(dim=0)[..., None] * difference).sum(dim=2)
 
@@ -117,15 +120,18 @@ def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor) -> t
 @every_dtype
 @pytest.mark.parametrize("memory", [0, 1 << 20], ids=["formed again", "kept"])
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize(("rows", "own"), [(2, slice(0, 2)), (33, slice(9, 28)), (cuda_pairs.TILE_COLS + 9, slice(50, 67))])
-def test_pairs(rows, own, count, memory, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("rows", "own", "image_rows"),
+    [(2, slice(0, 2), 1), (33, slice(9, 28), 1), (33, slice(9, 27), 3), (cuda_pairs.TILE_COLS + 8, slice(50, 66), 2)],
+)
+def test_pairs(rows, own, image_rows, count, memory, dtype, monkeypatch):
     monkeypatch.setattr(cuda_pairs, "FEWEST_ROWS", 10)
     x = samples(2, rows, 20, dtype) - 3
     rates, weights = torch.rand(count, 2) / 20, torch.rand(count, 2, rows)
-    sums, pairs = cuda_pairs.pair_sums(x, own, rates, memory=memory)
+    sums, pairs = cuda_pairs.pair_sums(x, own, rates, memory=memory, image_rows=image_rows)
     out = torch.ones(2, own.stop - own.start, 20)
     cuda_pairs.add_pair_gradient_(out, pairs, weights)
-    exact_sums, exact = pair_definitions(x, own, rates, weights)
+    exact_sums, exact = pair_definitions(x, own, rates, weights, image_rows)
     assert bool(pairs.kept) == bool(memory)
     assert_close(sums, exact_sums, 2e-6)
     assert_close(out, 1 + exact, max(4e-6, ROUNDING[dtype]))
@@ -135,7 +141,7 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
     x, rates, out = torch.randn(1, 1, 7).repeat(2, 40, 1), torch.full((1, 2), 1e3), torch.zeros(2, 40, 7)
     sums, pairs = cuda_pairs.pair_sums(x, slice(0, 40), rates, memory=0)
     cuda_pairs.add_pair_gradient_(out, pairs, torch.ones(1, 2, 40))
-    assert_close(sums, torch.full((1, 2, 40), 40), 1e-6)
+    assert_close(sums, torch.full((1, 2, 40), 39), 1e-6)
     # against weights of 2 to 39 others
     assert out.abs().max() < 1e-6 * 78 * x.abs().max()
     x[1, 3, 4] = torch.nan
@@ -185,10 +191,14 @@ OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 4.0, 1e-4)),
     "log_det": (log_det, (10.0, 1.0, 0.0)),
     "log_det, anchored": (log_det, (3.0, 1.0, 1.0)),
-    "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
-    "pairwise, two bandwidths": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
     "renyi": (renyi, (2.0, 0.0)),
     "renyi, order 1, centred": (renyi, (1.0, 1.0)),
+    "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),
+    "pairwise, two bandwidths": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
+    "pairwise, pooled without self": (pairwise, (2.0, 0.2, 0.0, 1.0, 1.0, 4.0)),
+    "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0, 9.0)),
+    "quadratic": (quadratic, (0.2, 0.0, 0.0, 4.0)),
+    "quadratic without self": (quadratic, (0.2, 2.0**28, 1.0)),
 }
 
 
@@ -235,3 +245,46 @@ def test_two_ranks(sizes, dim, dtype, views, name):
     TwoRanks._meet.reset()
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, range(2)))
+
+
+@pytest.mark.parametrize("products", ["", "_pairs"])
+@pytest.mark.parametrize(("dtype", "less"), [(torch.float32, 7), (torch.float16, 0), (torch.bfloat16, 7)])
+def test_the_self_test_passes(dtype, less, products):
+    rows, dim = self_test.ROWS[products] - less, self_test.DIM - less
+    assert not self_test.fault(products, torch.device("cpu"), dtype, rows=rows, dim=dim)
+
+
+@triton.jit
+def does_not_compile(*arguments, **options):
+    tl.static_assert(False, "planted")
+
+
+@triton.jit
+def writes_nothing(*arguments, **options):
+    pass
+
+
+class NoLaunch:
+    def __getitem__(self, grid):
+        raise RuntimeError("Triton Error [CUDA]: invalid argument")
+
+
+FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "invalid argument": NoLaunch()}
+LAUNCHED = {
+    "column_moments": cuda_passes,
+    "centre": cuda_passes,
+    "differences": cuda_passes,
+    "similarity_sums": cuda_pairs,
+    "pair_weights": cuda_pairs,
+}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [*[(kernel, "nan") for kernel in LAUNCHED], ("centre", "compile"), ("pair_weights", "invalid argument")],
+)
+def test_the_self_test_sees_a_planted_fault(kernel, fault, monkeypatch):
+    monkeypatch.setattr(LAUNCHED[kernel], kernel, FAULTS[fault])
+    products = "_pairs" if LAUNCHED[kernel] is cuda_pairs else ""
+    seen = self_test.fault(products, torch.device("cpu"), torch.float32, rows=24, dim=25)
+    assert ("Error" if fault == "compile" else fault) in seen, seen

@@ -44,6 +44,9 @@ OBJECTIVES = {
     "sigreg, pooled": functools.partial(VICRegEntropy, SIGReg("stable-pretraining", slices=20).eval()),
     "renyi, order 1 of rows": functools.partial(VICRegEntropy, "renyi", order=1.0, normalize="rows"),
     "renyi, uncentred": functools.partial(VICRegEntropy, "renyi", normalize="uncentred_columns"),
+    "decoupled contrastive learning": functools.partial(
+        VICRegEntropy, "pairwise", bandwidth=0.7, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=True
+    ),
     "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
@@ -58,6 +61,7 @@ SOME = [
     "VICRegEntropy, spacings",
     "sigreg, one draw",
     "VICRegEntropy, renyi",
+    "decoupled contrastive learning",
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
@@ -120,6 +124,17 @@ def errors_everywhere(build, world):
 @every_objective
 def test_the_loss_is_that_of_one_process_with_the_global_batch(objective, world):
     for terms, gradient in ranks.run(world, errors_everywhere, OBJECTIVES[objective], world):
+        assert terms < 1e-10
+        assert gradient < 1e-10
+
+
+def errors_of_every_objective(rows):
+    found = [errors(build, rows, shape) for build in OBJECTIVES.values() for shape in ((3,), (90,))]
+    return torch.tensor(found).amax(dim=0).tolist()
+
+
+def test_eight_ranks_are_one_process():
+    for terms, gradient in ranks.run(8, errors_of_every_objective, (5, 1, 7, 4, 3, 9, 2, 6)):
         assert terms < 1e-10
         assert gradient < 1e-10
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy
+from it_losses.kernels import self_test
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -28,11 +29,19 @@ CRITERIA = {
     "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
     # in evaluation mode each call draws the same slices
     "sigreg": VICRegEntropy("sigreg").eval(),
+    "pairwise, pooled views": VICRegEntropy("pairwise", pool_views=True),
+    "quadratic": VICRegEntropy("quadratic", bandwidth="auto", normalize=None, exclude_self=False),
     "regularizer": EntropyRegularizer("log_det"),
 }
 
 every_dtype = pytest.mark.parametrize("dtype", ROUNDED, ids=str)
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
+
+
+@pytest.fixture(autouse=True)
+def kernels_run_whatever_their_self_test_says(monkeypatch):
+    # or the reference would take their place, and be compared with itself
+    monkeypatch.setenv(self_test.VARIABLE, "off")
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +66,14 @@ def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -
     gradients = torch.autograd.grad(-1.7 * value, own)
     assert all(g.dtype == dtype for g in gradients)
     return value.detach().cpu().double(), torch.stack(gradients).cpu().double()
+
+
+@every_dtype
+@pytest.mark.parametrize("less", [0, 7])
+@pytest.mark.parametrize("products", self_test.ROWS)
+def test_the_self_test_passes(products, less, dtype):
+    rows, dim = self_test.ROWS[products] - less, self_test.DIM - less
+    assert not self_test.fault(products, torch.device(DEVICE, torch.cuda.current_device()), dtype, rows=rows, dim=dim)
 
 
 @every_dtype

@@ -56,8 +56,8 @@ def test_value_and_gradient_are_the_definitions(name, shape):
         ours, theirs = (evaluated(f, views, -1.7) for f in (objective.fused, objective.definition))
         # beside the entropy of one dimension of two samples, or of a sum that cancels, an absolute error counts
         assert (ours[0] - theirs[0]).abs() <= 1e-11 * theirs[0].abs().clamp_min(1)
-        # the entropy of one direction is constant: its gradient is rounding
-        assert_near(ours[1:], theirs[1:], 1e-10, least=1e-2 if "renyi" in name else 0)
+        # the entropy of one direction is constant: its gradient is rounding, divided by the norm of a small sample
+        assert_near(ours[1:], theirs[1:], 1e-10, least=0.1 if "renyi" in name else 0)
 
 
 @every_objective

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 
 from launches import KERNELS, record_launches, stand_in_for_gpu
 
-from it_losses.kernels import koleo, log_det, pairwise, renyi, sigreg, spacings, vicreg
+from it_losses.kernels import koleo, log_det, pairwise, quadratic, renyi, sigreg, spacings, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -25,13 +25,15 @@ WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_n
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 1.0, 1e-4)),
     "log_det": (log_det, (10.0, 1.0, 1.0)),
-    "pairwise": (pairwise, (2.0, 0.2, 2.0**28)),
     "koleo": (koleo, (1e-8,)),
     "spacings": (spacings, (0.25, 0.0, 1e-8)),
     "sigreg": (sigreg, (16.0, 10.0, 3.0, 0.0, 0.0, 0.0, 5.0)),
-    "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 4.0, 9.0)),
     "renyi": (renyi, (2.0, 0.0)),
     "renyi, centred": (renyi, (2.0, 1.0)),
+    "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),
+    "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0)),
+    "quadratic": (quadratic, (0.2, 2.0**28, 1.0)),
+    "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
 }
 
 
@@ -59,8 +61,9 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
     expected = {"differences": 1}
     # samples that are not centred meet one kernel alone
     if form not in (koleo, sigreg) and name != "renyi":
-        expected |= {"column_moments": 2, "centre": 2}
-    if form is pairwise:
+        batches = 1 if "pooled" in name else 2
+        expected |= {"column_moments": batches, "centre": batches}
+    if form in (pairwise, quadratic):
         strips = -(-shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         # small views are computed together
         expected |= {"similarity_sums": strips, "pair_weights": strips}

@@ -20,11 +20,12 @@ from it_losses.kernels.products import cholesky, cpu
 FORMS = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
     "log_det": (2.0, 1.0, 1.0),
-    "pairwise": (2.0, 0.2, 0.0),
     "koleo": (1e-8,),
     "spacings": (0.25, 0.0, 1e-8),
     "sigreg": (8.0, 10.0, 3.0, 0.0, 1.0, 0.0, 0.0),
     "renyi": (2.0, 0.0),
+    "pairwise": (2.0, 0.2, 0.0, 1.0, 2.0),
+    "quadratic": (0.2, 0.0, 1.0, 0.5),
 }
 #: every criterion, regularizer and estimator, as a function of two views; in evaluation mode each call draws the same numbers
 CALLS = {

@@ -15,6 +15,7 @@ from it_losses.diagnostics.entropies import (
     log_det_entropy,
     marginal_entropies,
     pairwise_entropy_bounds,
+    quadratic_entropy,
     renyi_entropy,
 )
 from it_losses.diagnostics.gaussianity import sigreg_statistic
@@ -38,6 +39,7 @@ __all__ = [
     "nearest_neighbour_entropy",
     "pairwise_entropy_bounds",
     "participation_ratio",
+    "quadratic_entropy",
     "rank_me",
     "renyi_entropy",
     "sigreg_statistic",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from it_losses.diagnostics.inputs import Batches
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
 from it_losses.entropy import spacings
-from it_losses.entropy.pairwise import DIVERGENCES, SPREAD_FRACTION, component_entropy
+from it_losses.entropy.pairs import SPREAD_FRACTION, component_entropy
+from it_losses.entropy.pairwise import DIVERGENCES
 from it_losses.entropy.renyi import check_order
 
 #: rows of the matrix of all pairs that are computed at a time
@@ -101,21 +103,41 @@ def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> En
     return EntropyBounds(lower=bounds.lower + constant, upper=bounds.upper + constant)
 
 
+@torch.no_grad()
+def quadratic_entropy(z: Batches, *, bandwidth: float | None = None) -> Tensor:
+    """The quadratic Renyi entropy of the mixture of `N(z_i, bandwidth^2 I)` in nats: [batch, dim] -> [].
+
+    `dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))` is a lower bound on the Shannon entropy of the mixture.
+    By default `s^2 = 0.2 * sum_j Var z_j`. See `uniformity` for unit vectors without the pairs (i, i).
+    """
+    z = all_rows(z)
+    variance = _data_driven_variance(z) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    overlaps = [(distances / (-4 * variance)).logsumexp(dim=(0, 1)) for distances in _squared_distances(z)]
+    constant = z.shape[1] / 2 * math.log(4 * math.pi * variance)
+    return constant + 2 * math.log(len(z)) - torch.stack(overlaps).logsumexp(dim=0)
+
+
 def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
     """The bounds minus the entropy of one component, `-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`: 2 x []."""
+    kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
+    for distances in _squared_distances(z):
+        for kind, found in kinds.items():
+            found.append((distances / (-DIVERGENCES[kind] * variance)).logsumexp(dim=1))
+    lower, upper = (math.log(len(z)) - torch.cat(found).mean() for found in kinds.values())
+    return EntropyBounds(lower=lower, upper=upper)
+
+
+def _squared_distances(z: Tensor) -> Iterator[Tensor]:
+    """`|z_i - z_j|^2` of CHUNK rows i at a time and all j: [batch, dim] -> [CHUNK, batch] each."""
     # distances do not depend on the mean, but their rounding does
     z = z - z.mean(dim=0)
     squared_norms = torch.linalg.vector_norm(z, dim=1).square()
-    kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
     for start in range(0, len(z), CHUNK):
         rows, norms = z[start : start + CHUNK], squared_norms[start : start + CHUNK]
         distances = torch.addmm(norms[:, None] + squared_norms, rows, z.mT, alpha=-2).clamp_min_(0)
         # the distance of a row to itself is exactly 0, which rounding would change
         distances.diagonal(offset=start).zero_()
-        for kind, found in kinds.items():
-            found.append((distances / (-DIVERGENCES[kind] * variance)).logsumexp(dim=1))
-    lower, upper = (math.log(len(z)) - torch.cat(found).mean() for found in kinds.values())
-    return EntropyBounds(lower=lower, upper=upper)
+        yield distances
 
 
 def _data_driven_variance(z: Tensor) -> float:

@@ -6,6 +6,7 @@ from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.koleo import KoLeo
 from it_losses.entropy.log_det import LogDet
 from it_losses.entropy.pairwise import Pairwise
+from it_losses.entropy.quadratic import QuadraticRenyi
 from it_losses.entropy.renyi import MatrixRenyi
 from it_losses.entropy.sigreg import SIGReg
 from it_losses.entropy.spacings import Spacings
@@ -16,10 +17,11 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "variance_covariance": VarianceCovariance,
     "log_det": LogDet,
     "pairwise": Pairwise,
+    "quadratic": QuadraticRenyi,
+    "renyi": MatrixRenyi,
+    "sigreg": SIGReg,
     "koleo": KoLeo,
     "spacings": Spacings,
-    "sigreg": SIGReg,
-    "renyi": MatrixRenyi,
 }
 
 
@@ -42,6 +44,7 @@ __all__ = [
     "LogDet",
     "MatrixRenyi",
     "Pairwise",
+    "QuadraticRenyi",
     "SIGReg",
     "Spacings",
     "VarianceCovariance",

@@ -28,11 +28,11 @@ def _optional_kernels() -> ModuleType | None:
 kernels = _optional_kernels()
 
 
-def is_fused(form: str, constants: Sequence[Weight], z: Tensor) -> bool:
+def is_fused(form: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
     """Whether the fused form of that name runs. Only the reference has a derivative with respect to a constant."""
-    if kernels is None or not form or any([isinstance(constant, Tensor) for constant in constants]):
+    if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, z.dtype, z.device)
+    runs: bool = kernels.is_fused(form, z)
     return runs
 
 
@@ -101,8 +101,8 @@ class EntropyEstimator(Checked, ABC):
     def entropy(self, z: Tensor) -> Tensor:
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
-    def constants(self) -> list[Weight]:
-        """The constants of the fused form, in its order. If one is a trainable tensor, the reference runs."""
+    def constants(self) -> list[Weight] | None:
+        """The constants of the fused form, in its order. The reference runs if one is a trainable tensor, and for None."""
         return []
 
     def draw(self) -> int | Tensor | None:
@@ -132,7 +132,7 @@ class EntropyEstimator(Checked, ABC):
         constants = self.constants()
         if not is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
-        assert kernels is not None
+        assert kernels is not None and constants is not None
         # the loss is minus the weight times the entropy
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())

@@ -1,102 +1,113 @@
 """Pairwise entropy: a bound on the entropy of a mixture of Gaussians, one around each sample, from all pairwise distances.
 
 H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) with p_i = N(z_i, s^2 I). With the Kullback-Leibler divergence for D it is an
-upper bound on the entropy of the mixture, with the Bhattacharyya distance a lower bound.
+upper bound on the entropy of the mixture, with a Chernoff divergence, such as the Bhattacharyya distance, a lower bound.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from contextlib import suppress
+from typing import ClassVar, Literal, SupportsFloat, cast
 
 import torch
 from torch import Tensor
 
-from it_losses.checks import Check, Weight, check_name, check_not_negative, check_positive
+from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.pairs import (
+    MEMORY_MIB,
+    MOST_EXPONENT,
+    SATURATED,
+    SPREAD_FRACTION,
+    check_bandwidth,
+    component_entropy,
+    largest_exponent,
+    same_image,
+    squared_distances,
+    variances_of,
+)
 from it_losses.entropy.saturation import SaturationWarning
+from it_losses.normalize import Normalization, check_normalization, normalized
+from it_losses.precision import full_precision, samples
 
-#: s^2 of "auto", in units of the total variance: inside the window (.05, 1) in which there is a gradient
-SPREAD_FRACTION = 0.2
-#: the memory of the pairs of 8192 samples in float32
-MEMORY_MIB = 256.0
-#: the part with a gradient counts as saturated above this fraction of its limit, log batch
-SATURATED = 0.999
-#: range of a bandwidth s: float32 can hold its square, and the square of an embedding divided by it
-SMALLEST, LARGEST = 1e-12, 1e12
+#: range of the order of a Chernoff divergence, within which float32 can hold the divergence
+LEAST_ORDER, MOST_ORDER = 1e-6, 1 - 1e-6
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 
 
-def squared_distances(z: Tensor) -> Tensor:
-    """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
-    # distances do not depend on the mean, but their rounding does
-    centred = z - z.mean(dim=-2, keepdim=True)
-    norms = centred.square().sum(dim=-1)  # [..., batch]
-    distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
-    itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
-    return distances.masked_fill(itself, 0).clamp_min(0)
+def divergence_factor(divergence: str | float) -> float:
+    """The factor of a divergence by its name, or of the Chernoff divergence of that order: 2 / (alpha (1 - alpha))."""
+    if isinstance(divergence, str):
+        return DIVERGENCES[divergence]
+    return 2 / (divergence * (1 - divergence))
 
 
-def spread_entropy(distances: Tensor, *, scale: Tensor | float) -> Tensor:
-    """`-mean_i log mean_j exp(-distances_ij / scale)`, within [0, log batch]: [..., batch, batch] -> [...]."""
+def check_divergence(name: str, divergence: object) -> str | float:
+    """The name of a divergence, or the order as a float; ValueError unless it is one of the names or between 0 and 1."""
+    if isinstance(divergence, str) and divergence in DIVERGENCES:
+        return divergence
+    with suppress(ValueError):
+        order = check_positive(name, cast(SupportsFloat, divergence))
+        if LEAST_ORDER <= order <= MOST_ORDER:
+            return order
+    raise ValueError(f"{name} must be one of {sorted(DIVERGENCES)}, or a number between 0 and 1, got {divergence!r}.")
+
+
+def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
+    """`-mean_i log (1/counted sum_j exp(-distances_ij / scale))`: [..., batch, batch] -> [...].
+
+    It lies within [0, log batch] if all pairs count.
+    """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
-    return math.log(distances.shape[-1]) - torch.logsumexp(-distances / scale, dim=-1).mean(dim=-1)
-
-
-def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
-    """The entropy of one component in nats, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
-    if isinstance(variance, float):
-        return dim / 2 * math.log(2 * math.pi * math.e * variance)
-    return dim / 2 * torch.log(2 * math.pi * math.e * variance)
-
-
-def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Literal["auto"] | tuple[float, ...]:
-    """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
-    if isinstance(bandwidth, str | bytes):
-        if bandwidth != "auto":
-            raise ValueError(f'{name} must be "auto", a number or several, got {bandwidth!r}.')
-        return "auto"
-    try:
-        several = tuple(bandwidth)  # type: ignore[arg-type]
-    except TypeError:
-        several = (bandwidth,)  # type: ignore[assignment]
-    if len(several) == 0:
-        raise ValueError(f"{name} must name at least one number, got none.")
-    numbers = tuple(check_positive(name, s) for s in several)
-    for s in numbers:
-        if not SMALLEST <= s <= LARGEST:
-            raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
-    return numbers
+    return math.log(counted) - torch.logsumexp(-distances / scale, dim=-1).mean(dim=-1)
 
 
 class Pairwise(EntropyEstimator):
     """An entropy that grows as samples move away from each other, without assuming that they are Gaussian.
 
-        H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2)),   j = i included
+        H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2)),   j = i included by default
 
-    c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)) and 8 for the
-    Bhattacharyya distance (a lower bound). Only the second part has a gradient; it lies within [0, log batch].
+    c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)), 8 for the
+    Bhattacharyya distance (a lower bound), and 2 / (alpha (1 - alpha)) for the Chernoff divergence of order alpha (a lower
+    bound). Only the second part has a gradient; it lies within [0, log batch]. The mean over j leaves out the pair (i, i) with
+    `exclude_self`. It is then the leave-one-out estimate, which is no bound and has no such limit.
+
+    With `normalize="rows", exclude_self=True, pool_views=True`, the von Mises-Fisher likelihood and the default weights, the
+    loss is that of SimCLR at temperature `c s^2 / 2` less a constant. See `functional.nt_xent`.
 
     Args:
         bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several, the
             entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
             through it. It shrinks with the spread, so near collapse the gradient grows as 1 / spread: clip it.
-        divergence: "kl" or "bhattacharyya".
+        divergence: "kl", "bhattacharyya" (the Chernoff divergence of order 1/2), or the order alpha between 0 and 1.
+        exclude_self: leave out the pair of each sample with itself. The fused form then needs unit vectors and a bandwidth with
+            `4 / (c s^2) <= 70`, because its sums might underflow; otherwise the slower reference implementation runs.
+        pool_views: take the entropy of all views together, instead of the mean of the entropies of the views.
+        exclude_positives: leave out all pairs of views of one image, as decoupled contrastive learning does. It needs
+            `exclude_self` and `pool_views`.
+        normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
         spread_fraction: used by "auto". Near .05 the second part saturates at log batch; above 1 it vanishes.
         memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
 
-    Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
+    Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4; SimCLR (arXiv 2002.05709), equation 1; decoupled
+    contrastive learning (arXiv 2110.06848), equation 6.
     """
 
-    unit, direction, rotation_invariant = "nats", "kl: upper, bhattacharyya: lower bound on the smoothed entropy", True
+    unit, rotation_invariant = "nats", True
+    direction = "kl: upper, bhattacharyya and chernoff: lower bound on the smoothed entropy"
     cost = "N^2 D"
     fused = "pairwise"
     checks: ClassVar[dict[str, Check]] = {
         "bandwidth": check_bandwidth,
-        "divergence": check_name(*DIVERGENCES),
+        "divergence": check_divergence,
+        "exclude_self": check_flag,
+        "pool_views": check_flag,
+        "exclude_positives": check_flag,
+        "normalize": check_normalization,
         "spread_fraction": check_positive,
         "memory_mib": check_not_negative,
     }
@@ -104,53 +115,92 @@ class Pairwise(EntropyEstimator):
     def __init__(
         self,
         bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
-        divergence: Literal["kl", "bhattacharyya"] = "kl",
+        divergence: Literal["kl", "bhattacharyya"] | float = "kl",
         *,
+        exclude_self: bool = False,
+        pool_views: bool = False,
+        exclude_positives: bool = False,
+        normalize: Normalization = None,
         spread_fraction: float = SPREAD_FRACTION,
         memory_mib: float = MEMORY_MIB,
     ) -> None:
         super().__init__()
         self.bandwidth = check_bandwidth("bandwidth", bandwidth)
         self.divergence = divergence
+        self.exclude_self = exclude_self
+        self.pool_views = pool_views
+        self.exclude_positives = exclude_positives
+        self.normalize = normalize
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
+        if exclude_positives and not (exclude_self and pool_views):
+            raise ValueError("exclude_positives needs exclude_self=True and pool_views=True: positives are pairs across views.")
+        self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
+        self.scale = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "pairwise entropy stands at log(batch): the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
         )
 
     @property
+    def factor(self) -> float:
+        """The c of the divergence."""
+        return divergence_factor(self.divergence)
+
+    @property
     def default_weights(self) -> BoundWeights:
-        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy: equal slopes in units of the spread."""
-        return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
+        """Equal slopes of invariance and entropy: `1 / (2 spread_fraction)` and 1, in units of the spread.
+
+        On unit vectors the invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR,
+        or `1 / spread_fraction` for "auto", which is that of a total variance of 1.
+        """
+        if self.normalize != "rows":
+            return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
+        scales = [2 * self.spread_fraction] if self.bandwidth == "auto" else [self.factor * s * s for s in self.bandwidth]
+        return BoundWeights(sum(2 / scale for scale in scales) / len(scales), entropy=1.0, likelihood="von_mises_fisher")
 
     def variances(self, z: Tensor) -> list[Tensor | float]:
         """`s^2` for each bandwidth, a number or a tensor [...], from samples [..., batch, dim]."""
-        if self.bandwidth != "auto":
-            return [s * s for s in self.bandwidth]
-        full = torch.promote_types(z.dtype, torch.float32)
-        centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
-        # the total variance; var() of each column takes ten times as long on a CPU
-        spread = centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
-        # at exact collapse every distance is 0, and any positive scale gives 0
-        smallest = torch.finfo(full).tiny ** 0.5
-        return [(2 * self.spread_fraction / DIVERGENCES[self.divergence] * spread).clamp_min(smallest)]
+        return variances_of(z, self.bandwidth, self.spread_fraction, factor=self.factor)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
+        return self._entropy(z, views=1)
+
+    def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
+        """The reference implementation, of each view or of all views together: V x [batch, ..., dim] -> []."""
+        if not self.pool_views:
+            return super().mean_entropy(views)
+        with full_precision(views[0]):
+            pool = torch.stack([normalized(samples(z), self.normalize) for z in views], dim=-2)
+            return self._entropy(pool.flatten(-3, -2), views=len(views)).mean()
+
+    def _entropy(self, z: Tensor, *, views: int) -> Tensor:
+        """[..., batch, dim] -> [...], where adjacent rows are views of one image."""
         variances, distances = self.variances(z), squared_distances(z)
-        spread = [spread_entropy(distances, scale=DIVERGENCES[self.divergence] * s2) for s2 in variances]
-        if self.bandwidth != "auto":
-            self._saturation.look_at(spread, above=SATURATED * math.log(z.shape[-2]))
+        excluded = views if self.exclude_positives else int(self.exclude_self)
+        if excluded:
+            distances = distances.masked_fill(same_image(z, excluded), math.inf)
+        counted = z.shape[-2] - excluded
+        spread = [spread_entropy(distances, scale=self.factor * s2, counted=counted) for s2 in variances]
+        if self.bandwidth != "auto" and not excluded:
+            self._saturation.look_at(spread, above=SATURATED * math.log(counted))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
-    def constants(self) -> list[Weight]:
-        """c, the spread fraction, bytes for pairs, and the bandwidths; no bandwidth for "auto"."""
+    def constants(self) -> list[Weight] | None:
+        """c, the spread fraction, bytes for pairs, whether views are pooled, 0, 1 or 2 for the pairs left out, and bandwidths.
+
+        There is no bandwidth for "auto". None where a sum without the pair (i, i) might underflow.
+        """
+        if self.exclude_self and largest_exponent(self.bandwidth, self.normalize, factor=self.factor) > MOST_EXPONENT:
+            return None
         bandwidths = () if self.bandwidth == "auto" else self.bandwidth
-        return [DIVERGENCES[self.divergence], self.spread_fraction, self.memory_mib * 2**20, *bandwidths]
+        excluded = float(self.exclude_self) + float(self.exclude_positives)
+        memory = self.memory_mib * 2**20
+        return [self.factor, self.spread_fraction, memory, float(self.pool_views), excluded, *bandwidths]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if the part with a gradient has reached its limit."""
-        if self.bandwidth != "auto":
+        if self.bandwidth != "auto" and not self.exclude_self:
             self._saturation.look_at([parts], above=SATURATED)

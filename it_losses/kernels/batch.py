@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,23 @@ class SingleRank:
         return iter(own)
 
 
+class PooledRanks:
+    """The ranks of a batch whose views are pooled: each sample has `views` adjacent rows, on the rank that owns it."""
+
+    def __init__(self, ranks: Ranks, views: int) -> None:
+        self._ranks, self._views = ranks, views
+        self.world, self.samples = ranks.world, ranks.samples * views
+        self.own = slice(ranks.own.start * views, ranks.own.stop * views)
+
+    def summed(self, own: Tensor) -> Callable[[], Tensor]:
+        """As of the ranks themselves."""
+        return self._ranks.summed(own)
+
+    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Each `[n views, ...]` of this rank as `[N views, ...]`."""
+        return (z.flatten(0, 1) for z in self._ranks.gathered([torch.unflatten(z, 0, (-1, self._views)) for z in own]))
+
+
 class Batch:
     """The samples that this rank owns, one tensor `[groups, n, dim]` a view, and the ranks that share the batch."""
 
@@ -52,6 +70,10 @@ class Batch:
         self.stacks = len(own) * self.groups
         #: whether this rank owns every row
         self.is_whole = rows == ranks.samples
+
+    def pooled(self) -> Batch:
+        """All views as one, [groups, n views, dim]: the views of a sample are adjacent rows."""
+        return Batch([torch.stack(self.own, dim=2).flatten(1, 2)], PooledRanks(self.ranks, len(self.own)))
 
     def all_samples(self, view: int) -> Tensor:
         """The samples of all ranks in one view: [groups, N, dim]."""

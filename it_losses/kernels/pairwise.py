@@ -3,13 +3,15 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
-With several s, H and rate * W are averaged. Own rows of W need own rows of e and the r of all samples.
+With several s, H and rate * W are averaged. Own rows of W need own rows of e and the r of all samples. Where views are pooled,
+N is the number of their rows together. The quadratic entropy has the same form with the mean of r in the place of each r_i.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +23,26 @@ from it_losses.kernels.dispatch import Plan
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
 PARTS = 1
+#: pairs that do not count: those of all rows of an image
+OF_AN_IMAGE = 2
+
+
+class Mixture(NamedTuple):
+    """The components around the samples, and the pairs of them that count."""
+
+    #: c of `exp(-|z_i - z_j|^2 / (c s^2))`
+    factor: float
+    #: `c s^2` is twice that fraction of the total variance where there is no s
+    spread_fraction: float
+    bandwidths: Sequence[float]
+    #: bytes for pairs
+    memory: float
+    #: which pairs do not count: none (0), those of a row and itself (1), or those of all rows of an image (2)
+    excluded: float
+    #: the entropy of a component is `dim/2 log(component c s^2)`
+    component: float
+    #: r under the logarithm and in the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
+    average: Callable[[Tensor], Tensor]
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
@@ -29,42 +51,71 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: c, spread_fraction, bytes for pairs, and the s; no s means that it follows the batch."""
-    divergence_factor, spread_fraction, memory, *bandwidths = constants
-    products, groups = plan.products, batch.groups
+    """Entropy and gradient; constants: c, spread_fraction, bytes for pairs, whether views are pooled, which pairs do not count,
+    and the s; no s means that it follows the batch.
+    """
+    factor, spread_fraction, memory, pool_views, excluded, *bandwidths = constants
+    component = 2 * math.pi * math.e / factor
+    mixture = Mixture(factor, spread_fraction, bandwidths, memory, excluded, component, average=lambda sums: sums)
+    return evaluate_mixture(batch, plan, mixture, request, pool_views=bool(pool_views))
+
+
+def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Request, *, pool_views: bool = False) -> Evaluation:
+    """Entropy and gradient of the mixture, of each view or of all views together."""
+    products, views = plan.products, len(batch.own)
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
+    if pool_views and views > 1:
+        pool = batch.pooled()
+        pooled = None if gradient is None else products.empty_gradient(pool).zero_()
+        entropy, part = _entropy(pool, plan, mixture, request, pooled, image_rows=views)
+        if gradient is not None and pooled is not None:
+            gradient.add_(pooled.unflatten(1, (-1, views)).movedim(2, 0).flatten(0, 1))
+    else:
+        entropy, part = _entropy(batch, plan, mixture, request, gradient, image_rows=1)
+    return Evaluation(entropy, (part,), distance, entropy.new_empty(0) if gradient is None else gradient)
+
+
+def _entropy(
+    batch: Batch, plan: Plan, mixture: Mixture, request: Request, gradient: Tensor | None, *, image_rows: int
+) -> tuple[Tensor, Tensor]:
+    """Mean entropy [], and of its parts with a gradient the smallest over log N []; adds their gradient to that of the loss."""
+    products, groups = plan.products, batch.groups
+    left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
+    counted = batch.samples - left_out if mixture.excluded else batch.samples
     spreads, logarithms = [], []
     # small views in one call: fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         x = products.centred([batch.all_samples(view) for view in range(first, first + views_at_once)])  # [stacks, N, dim]
-        scales = _scales(x, divergence_factor, spread_fraction, bandwidths)  # c s^2: [K, stacks]
-        kept = int(memory) if request.needs_gradient else 0
-        sums, pairs = products.pair_sums(x, batch.ranks.own, scales.reciprocal(), memory=kept)
-        sums = batch.gathered_rows(sums, dim=2)  # [K, stacks, N]
-        spreads.append(math.log(batch.samples) - sums.log().mean(dim=2))
+        scales = _scales(x, mixture)  # c s^2: [K, stacks]
+        kept = int(mixture.memory) if request.needs_gradient else 0
+        sums, pairs = products.pair_sums(x, batch.ranks.own, scales.reciprocal(), memory=kept, image_rows=left_out)
+        if not mixture.excluded:
+            # e_ii
+            sums.add_(1)
+        sums = mixture.average(batch.gathered_rows(sums, dim=2))  # [K, stacks, N or 1]
+        spreads.append(math.log(counted) - sums.log().mean(dim=2))
         logarithms.append(scales.log())
         if gradient is not None:
             weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
             own = gradient[first * groups : (first + views_at_once) * groups]
-            products.add_pair_gradient_(own, pairs, (weight / scales)[:, :, None] / sums)
+            weights = (weight / scales)[:, :, None] / sums
+            products.add_pair_gradient_(own, pairs, weights.expand(-1, -1, batch.samples))
         # the pairs of one view are freed before those of the next are formed
         del pairs
     spread, logarithm = torch.cat(spreads, dim=1), torch.cat(logarithms, dim=1)
-    component = (logarithm + math.log(2 * math.pi * math.e / divergence_factor)).mul_(batch.dim / 2)
-    entropy = (spread + component).mean()
-    parts = (spread.amin() / math.log(batch.samples),)
-    return Evaluation(entropy, parts, distance, entropy.new_empty(0) if gradient is None else gradient)
+    component = (logarithm + math.log(mixture.component)).mul_(batch.dim / 2)
+    return (spread + component).mean(), spread.amin() / math.log(batch.samples)
 
 
-def _scales(x: Tensor, divergence_factor: float, spread_fraction: float, bandwidths: Sequence[float]) -> Tensor:
+def _scales(x: Tensor, mixture: Mixture) -> Tensor:
     """`c s^2` in the dtype of sums: centred samples [groups, N, dim] -> [K, groups]."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if bandwidths:
-        return torch.stack([x.new_full((len(x),), divergence_factor * s * s, dtype=dtype) for s in bandwidths])
+    if mixture.bandwidths:
+        return torch.stack([x.new_full((len(x),), mixture.factor * s * s, dtype=dtype) for s in mixture.bandwidths])
     # row by row: one running sum of all would lose two digits, and every exponent with them
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # at exact collapse every distance is 0, and any positive scale gives a spread of 0
-    scale: Tensor = 2 * spread_fraction * spread
-    return scale.clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]
+    scale: Tensor = 2 * mixture.spread_fraction * spread
+    return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5)[None]

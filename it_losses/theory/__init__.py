@@ -1,10 +1,11 @@
 """The paper's theorems as functions (Shwartz-Ziv et al., arXiv 2303.00633).
 
-output_mixture   Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
-likelihood       E log q(z | z'), exact, and ways to estimate the conditional covariances in it
-optimum          Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
-normality        the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
-generalization   Theorem 3: the bound on the test loss of a linear head, term by term
+output_mixture     Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
+likelihood         E log q(z | z'), exact, and ways to estimate the conditional covariances in it
+von_mises_fisher   the likelihood of unit vectors in nats
+optimum            Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
+normality          the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
+generalization     Theorem 3: the bound on the test loss of a linear head, term by term
 
 `docs/sources.md` says what was read in the paper, what was derived, and what is a reading of ours.
 """
@@ -33,6 +34,7 @@ from it_losses.theory.optimum import (
     second_order_log_det,
 )
 from it_losses.theory.output_mixture import OutputMixture, linearization_error, output_mixture
+from it_losses.theory.von_mises_fisher import von_mises_fisher_log_constant, von_mises_fisher_log_likelihood
 
 __all__ = [
     "GeneralizationBound",
@@ -56,4 +58,6 @@ __all__ = [
     "output_normality",
     "second_order_log_det",
     "view_covariance",
+    "von_mises_fisher_log_constant",
+    "von_mises_fisher_log_likelihood",
 ]

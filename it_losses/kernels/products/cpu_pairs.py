@@ -1,7 +1,9 @@
 """Pairs of samples on a CPU, in strips of own rows i against all j; one rank alone takes j up to the end of the strip.
 
-pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)               [K, groups, n]
+pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                  [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
+
+Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ class Pairs(NamedTuple):
     own: slice
     rates: Tensor  # [K, groups]
     norms: Tensor  # [groups, N, 1]
+    image_rows: int
     #: values of the first strips, as many as memory allows
     kept: list[Tensor]
 
@@ -41,14 +44,19 @@ class Pairs(NamedTuple):
         """Own rows, and the columns that they are paired with."""
         groups, samples, _ = self.x.shape
         height = max(min(STRIP // (groups * samples), ROWS), FEWEST_ROWS)
+        # a strip holds whole images
+        height = max(height // self.image_rows, 1) * self.image_rows
         rows = [slice(i, min(i + height, self.own.stop)) for i in range(self.own.start, self.own.stop, height)]
         return [(r, slice(0, r.stop if self.is_triangle else samples)) for r in rows]
 
 
-def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
-    """The sums [K, groups, n], j = i included, and the pairs, of which no more than `memory` bytes are kept."""
-    pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), [])
-    sums = x.new_ones(len(rates), len(x), own.stop - own.start)
+def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: int = 1) -> tuple[Tensor, Pairs]:
+    """The sums over j of other images [K, groups, n], and the pairs, of which no more than `memory` bytes are kept.
+
+    `image_rows` adjacent rows are of one image.
+    """
+    pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
+    sums = x.new_zeros(len(rates), len(x), own.stop - own.start)
     strips = pairs.strips()
     scratch = None
     for rows, cols in strips:
@@ -57,7 +65,7 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Ten
             scratch = _scratch(x, strips)
         known = _strip_values(pairs, rows, cols, scratch)
         for total, rate in zip(sums, rates, strict=True):
-            e = known if len(rates) == 1 else _similarities(known, rows, rate)
+            e = known if len(rates) == 1 else _similarities(known, pairs, rows, rate)
             total[:, rows.start - own.start : rows.stop - own.start] += e.sum(dim=2)
             if pairs.is_triangle and rows.start:
                 total[:, : rows.start] += e[:, :, : rows.start].sum(dim=1)
@@ -82,7 +90,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         else:
             w.zero_()
             for rate, weight in zip(rates, weights, strict=True):
-                w.addcmul_(_similarities(known, rows, rate), weight[:, rows, None] + weight[:, None, cols])
+                w.addcmul_(_similarities(known, pairs, rows, rate), weight[:, rows, None] + weight[:, None, cols])
         total[:, here] += w.sum(dim=2, keepdim=True)
         add_product_(out[:, here], w, x[:, cols], alpha=-1)
         if pairs.is_triangle and rows.start:
@@ -113,15 +121,17 @@ def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None
         out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
     # a distance is at least zero, whatever rounding says
     out.clamp_max_(0)
-    return out if len(pairs.rates) > 1 else _without_self_(out.mul_(pairs.rates[0][:, None, None]).exp_(), rows)
+    return out if len(pairs.rates) > 1 else _of_other_images_(out.mul_(pairs.rates[0][:, None, None]).exp_(), pairs, rows)
 
 
-def _similarities(known: Tensor, rows: slice, rate: Tensor) -> Tensor:
+def _similarities(known: Tensor, pairs: Pairs, rows: slice, rate: Tensor) -> Tensor:
     """e_ij of a strip for one of several rates [groups]."""
-    return _without_self_((known * rate[:, None, None]).exp_(), rows)
+    return _of_other_images_((known * rate[:, None, None]).exp_(), pairs, rows)
 
 
-def _without_self_(e: Tensor, rows: slice) -> Tensor:
-    """Zero for j = i, which has no gradient and would drown all others in `w x - W x`."""
-    e[:, :, rows].diagonal(dim1=1, dim2=2).zero_()
+def _of_other_images_(e: Tensor, pairs: Pairs, rows: slice) -> Tensor:
+    """Zero where i and j are of one image. The pair (i, i) has no gradient and would drown all others in `w x - W x`."""
+    images = (rows.stop - rows.start) // pairs.image_rows
+    blocks = e[:, :, rows].view(len(e), images, pairs.image_rows, images, pairs.image_rows)
+    blocks.diagonal(dim1=1, dim2=3).zero_()
     return e

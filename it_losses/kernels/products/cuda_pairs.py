@@ -3,6 +3,7 @@
     similarity_sums   r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                    [K, groups, n]
     pair_weights      W_ij = sum_k e_kij (weight_ki + weight_kj) in the dtype of x, and its row sums
 
+Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
 Norms come from x as it was rounded, and row sums from W as it was rounded: differences of near points would otherwise be those
 of other points. Every size goes, by masks; offsets of rows are int64 before they meet a stride.
 """
@@ -40,6 +41,7 @@ class Pairs(NamedTuple):
     rates: Tensor  # [K, groups]
     norms: Tensor  # [groups, N]
     height: int  # of a strip
+    image_rows: int
     kept: list[Tensor]  # [groups, rows, N] each
 
     def strips(self) -> list[slice]:
@@ -48,20 +50,23 @@ class Pairs(NamedTuple):
         return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
 
 
-def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int) -> tuple[Tensor, Pairs]:
-    """The sums [K, groups, n], j = i included, and the pairs, kept where they take no more than `memory` bytes."""
+def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: int = 1) -> tuple[Tensor, Pairs]:
+    """The sums over j of other images [K, groups, n], and the pairs, kept where they take no more than `memory` bytes.
+
+    `image_rows` adjacent rows are of one image.
+    """
     groups, samples, _ = x.shape
     n = own.stop - own.start
     # a strip needs its products in float32, and its weights in the dtype of x
     fits = 4 * groups * n * samples <= memory
     height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
     norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
-    pairs = Pairs(x, own, rates, norms, height, [])
+    pairs = Pairs(x, own, rates, norms, height, image_rows, [])
     sums = norms.new_empty(len(rates), groups, n)
     for rows in pairs.strips():
         products = product(x[:, rows], x.mT)
         similarity_sums[triton.cdiv(products.shape[1], TILE_ROWS), groups, len(rates)](
-            products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples,
+            products, norms, rates, sums, rows.start, own.start, n, products.shape[1], samples, image_rows,
             TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
         if fits:
@@ -81,8 +86,8 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         w = products.new_empty(products.shape, dtype=x.dtype)
         totals = products.new_empty(groups, products.shape[1], 1)
         pair_weights[triton.cdiv(products.shape[1], TILE_ROWS), groups](
-            products, pairs.norms, pairs.rates, weights, w, totals, rows.start, products.shape[1], samples, len(pairs.rates),
-            TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+            products, pairs.norms, pairs.rates, weights, w, totals, rows.start, products.shape[1], samples, pairs.image_rows,
+            len(pairs.rates), TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
         # the two parts nearly cancel: they are subtracted in float32
         difference = (x[:, rows] * totals).sub_(product(w, x))
@@ -93,14 +98,15 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 @triton.jit
 def similarity_sums(
-    products, norms, rates, sums, first, own_start, own_rows, height, samples,
+    products, norms, rates, sums, first, own_start, own_rows, height, samples, image_rows,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_j exp(-rate |x_i - x_j|^2) for one rate and the rows first..first + height, of which products has x_i x_j."""
+    """sum_j exp(-rate |x_i - x_j|^2), j of other images, for one rate; products has x_i x_j of rows first..first + height."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
     line = tl.program_id(2) * tl.num_programs(1) + group
     own = first + row
+    image = own // image_rows
     rate = tl.load(rates + line)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
     # summed over the columns of a tile at the end: threads need not wait for each other before
@@ -111,22 +117,24 @@ def similarity_sums(
         here = products + (group * height + row)[:, None] * samples + col[None, :]
         norm_j = tl.load(norms + group * samples + col, mask=col < samples, other=0.0)
         distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(here, mask=mask, other=0.0)
-        # at least zero, and zero to itself, whatever rounding says; written so that NaN stays
-        distance = tl.where((distance < 0) | (own[:, None] == col[None, :]), 0.0, distance)
-        total += tl.where(mask, tl.exp(-rate * distance), 0.0)
+        # at least zero, whatever rounding says; written so that NaN stays
+        distance = tl.where(distance < 0, 0.0, distance)
+        counts = mask & (image[:, None] != (col // image_rows)[None, :])
+        total += tl.where(counts, tl.exp(-rate * distance), 0.0)
     tl.store(sums + line * own_rows + own - own_start, tl.sum(total, axis=1), mask=row < height)
 
 
 @triton.jit
 def pair_weights(
-    products, norms, rates, weights, out, totals, first, height, samples, scales,
+    products, norms, rates, weights, out, totals, first, height, samples, image_rows, scales,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 for j = i, rounded once; and row sums of what was rounded."""
+    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 in an image, rounded; and row sums of what was rounded."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
     groups = tl.num_programs(1)
     own = first + row
+    image = own // image_rows
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
     total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
@@ -143,8 +151,9 @@ def pair_weights(
             weight_i = tl.load(line + own, mask=row < height, other=0.0)
             weight_j = tl.load(line + col, mask=col < samples, other=0.0)
             w += tl.exp(-rate * distance) * (weight_i[:, None] + weight_j[None, :])
-        # the pair j = i has no gradient and would drown all others in the difference
-        w = tl.where(mask & (own[:, None] != col[None, :]), w, 0.0).to(out.dtype.element_ty)
+        # the pair (i, i) has no gradient and would drown all others in the difference
+        counts = mask & (image[:, None] != (col // image_rows)[None, :])
+        w = tl.where(counts, w, 0.0).to(out.dtype.element_ty)
         tl.store(out + place, w, mask=mask)
         total += w.to(tl.float32)
     tl.store(totals + group * height + row, tl.sum(total, axis=1), mask=row < height)

@@ -1,0 +1,98 @@
+"""Pairs of samples: their distances, and the bandwidth of a Gaussian around each sample. Used by the entropies of mixtures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from it_losses.checks import check_positive
+from it_losses.normalize import Normalization
+
+#: s for each of several bandwidths, or "auto" for one that follows the batch
+Bandwidth: TypeAlias = Literal["auto"] | tuple[float, ...]
+#: s^2 of "auto", in units of the total variance: inside the window (.05, 1) in which there is a gradient
+SPREAD_FRACTION = 0.2
+#: the memory of the pairs of 8192 samples in float32
+MEMORY_MIB = 256.0
+#: the part with a gradient counts as saturated above this fraction of its limit, log batch
+SATURATED = 0.999
+#: range of a bandwidth s: float32 can hold its square, and the square of an embedding divided by it
+SMALLEST, LARGEST = 1e-12, 1e12
+#: exponent up to which sums without the pair (i, i) are far from underflow in float32, where exp(-87) is the smallest number
+MOST_EXPONENT = 70.0
+
+
+def squared_distances(z: Tensor) -> Tensor:
+    """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
+    # distances do not depend on the mean, but their rounding does
+    centred = _centred(z)
+    norms = centred.square().sum(dim=-1)  # [..., batch]
+    distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
+    return distances.masked_fill(same_image(z, 1), 0).clamp_min(0)
+
+
+def _centred(z: Tensor) -> Tensor:
+    """`z - mean`, by way of differences from a sample, so that samples that coincide become exactly zero."""
+    moved = z - z[..., :1, :].detach()
+    return moved - moved.mean(dim=-2, keepdim=True)
+
+
+def same_image(z: Tensor, rows: int) -> Tensor:
+    """Whether samples i and j are of one image, if adjacent rows are: [..., batch, dim] -> [batch, batch]."""
+    image = torch.arange(z.shape[-2], device=z.device) // rows
+    return image[:, None] == image
+
+
+def total_variance(z: Tensor) -> Tensor:
+    """`sum_j Var z_j` without a gradient: [..., batch, dim] -> [...]."""
+    full = torch.promote_types(z.dtype, torch.float32)
+    centred = _centred(z.detach().to(full))
+    # var() of each column takes ten times as long on a CPU
+    return centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
+
+
+def variances_of(z: Tensor, bandwidth: Bandwidth, spread_fraction: float, *, factor: float) -> list[Tensor | float]:
+    """`s^2` for each bandwidth; of "auto" `factor s^2 = 2 spread_fraction total_variance`: [..., batch, dim] -> K x [...]."""
+    if bandwidth != "auto":
+        return [s * s for s in bandwidth]
+    spread = total_variance(z)
+    # at exact collapse every distance is 0, and any positive scale gives 0
+    smallest = torch.finfo(spread.dtype).tiny ** 0.5
+    return [(2 * spread_fraction / factor * spread).clamp_min(smallest)]
+
+
+def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
+    """The entropy of one component in nats, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
+    if isinstance(variance, float):
+        return dim / 2 * math.log(2 * math.pi * math.e * variance)
+    return dim / 2 * torch.log(2 * math.pi * math.e * variance)
+
+
+def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Bandwidth:
+    """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
+    if isinstance(bandwidth, str | bytes):
+        if bandwidth != "auto":
+            raise ValueError(f'{name} must be "auto", a number or several, got {bandwidth!r}.')
+        return "auto"
+    try:
+        several = tuple(bandwidth)  # type: ignore[arg-type]
+    except TypeError:
+        several = (bandwidth,)  # type: ignore[assignment]
+    if len(several) == 0:
+        raise ValueError(f"{name} must name at least one number, got none.")
+    numbers = tuple(check_positive(name, s) for s in several)
+    for s in numbers:
+        if not SMALLEST <= s <= LARGEST:
+            raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
+    return numbers
+
+
+def largest_exponent(bandwidth: Bandwidth, normalize: Normalization, *, factor: float) -> float:
+    """The largest `|z_i - z_j|^2 / (factor s^2)` that any embeddings can have; infinite unless they are unit vectors."""
+    if bandwidth == "auto" or normalize != "rows":
+        return math.inf
+    return 4 / (factor * min(bandwidth) ** 2)

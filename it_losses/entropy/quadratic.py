@@ -1,0 +1,161 @@
+"""Quadratic Renyi entropy: of a mixture of Gaussians, one around each sample, it has a closed form in all pairwise distances.
+
+H_2 = -log integral p^2 with p the mean of N(z_i, s^2 I). The overlap of two components depends on their distance alone, so no
+bound is needed. On the unit sphere and without the pairs (i, i) it is minus the uniformity of Wang & Isola plus a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
+from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.pairs import (
+    MEMORY_MIB,
+    MOST_EXPONENT,
+    SATURATED,
+    SPREAD_FRACTION,
+    check_bandwidth,
+    component_entropy,
+    largest_exponent,
+    same_image,
+    squared_distances,
+    variances_of,
+)
+from it_losses.entropy.saturation import SaturationWarning
+from it_losses.normalize import Normalization, check_normalization
+
+#: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, which has twice their variance
+FACTOR = 4.0
+#: s for `t = 1 / (4 s^2) = 2`, as in the code of Wang & Isola
+UNIFORMITY_BANDWIDTH = 8**-0.5
+
+
+def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
+    """`-log mean_ij exp(-distances_ij / scale)`, where `counted` pairs of each row count: [..., batch, batch] -> [...].
+
+    It lies within [0, log batch] if all pairs count; the distance of those that do not is infinite.
+    """
+    if isinstance(scale, Tensor):
+        scale = scale[..., None, None]
+    return math.log(distances.shape[-1] * counted) - torch.logsumexp(-distances / scale, dim=(-2, -1))
+
+
+def gaussian_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
+    """The quadratic entropy of one component in nats, `dim/2 log(4 pi variance)`: [...] -> [...]."""
+    # it is the Shannon entropy of a Gaussian with 2/e of the variance
+    return component_entropy(variance * (2 / math.e), dim)
+
+
+class QuadraticRenyi(EntropyEstimator):
+    """An entropy that is largest if embeddings are uniform on the unit sphere: the uniformity loss of Wang & Isola, negated.
+
+        H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
+
+    By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less a
+    constant. With `exclude_self=False` the value is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in nats, a
+    lower bound on its Shannon entropy. That of a single Gaussian is `dim/2 (1 - log 2)` nats below its Shannon entropy.
+
+    Args:
+        bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
+            For several, the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
+            without a gradient through it.
+        exclude_self: leave out the pairs (i, i). The fused form then needs unit vectors with `1 / s^2 <= 70`, or "auto".
+        normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
+        spread_fraction: used by "auto".
+        memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
+
+    Source: Wang & Isola (arXiv 2005.10242), equation 5; Principe, Information Theoretic Learning (2010), section 2.2.
+    """
+
+    unit, direction = "nats", "with exclude_self=False lower bound on the smoothed entropy"
+    rotation_invariant, cost = True, "N^2 D"
+    fused = "quadratic"
+    checks: ClassVar[dict[str, Check]] = {
+        "bandwidth": check_bandwidth,
+        "exclude_self": check_flag,
+        "normalize": check_normalization,
+        "spread_fraction": check_positive,
+        "memory_mib": check_not_negative,
+    }
+
+    def __init__(
+        self,
+        bandwidth: Literal["auto"] | float | Sequence[float] = UNIFORMITY_BANDWIDTH,
+        *,
+        exclude_self: bool = True,
+        normalize: Normalization = "rows",
+        spread_fraction: float = SPREAD_FRACTION,
+        memory_mib: float = MEMORY_MIB,
+    ) -> None:
+        super().__init__()
+        self.bandwidth = check_bandwidth("bandwidth", bandwidth)
+        self.exclude_self = exclude_self
+        self.normalize = normalize
+        self.spread_fraction = spread_fraction
+        self.memory_mib = memory_mib
+        self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
+        self.scale = "grows" if normalize is None else "invariant"
+        self._saturation = SaturationWarning(
+            "quadratic entropy stands at its limit: the bandwidth is so small that no two samples overlap, "
+            'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
+        )
+
+    @classmethod
+    def of_uniformity(cls, t: float = 2.0) -> QuadraticRenyi:
+        """The estimator whose value is minus the uniformity for that t plus a constant. lightly's default is t = 1."""
+        return cls((FACTOR * check_positive("t", t)) ** -0.5)
+
+    @property
+    def default_weights(self) -> BoundWeights:
+        """On unit vectors `t` for one minus the cosine and 1 for the entropy: at t = 2 alignment plus uniformity.
+
+        With these a collapsed batch spreads as long as the views of an image differ by less than independent ones. Other
+        embeddings have the weights of Pairwise, `1 / (2 spread_fraction)` and 1.
+        """
+        if self.normalize != "rows":
+            return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
+        scales = [2 * self.spread_fraction] if self.bandwidth == "auto" else [FACTOR * s * s for s in self.bandwidth]
+        return BoundWeights(sum(1 / scale for scale in scales) / len(scales), entropy=1.0, likelihood="von_mises_fisher")
+
+    def variances(self, z: Tensor) -> list[Tensor | float]:
+        """`s^2` for each bandwidth, a number or a tensor [...], from samples [..., batch, dim]."""
+        return variances_of(z, self.bandwidth, self.spread_fraction, factor=FACTOR)
+
+    def entropy(self, z: Tensor) -> Tensor:
+        """[..., batch, dim] -> [...]."""
+        (batch, dim), distances = z.shape[-2:], squared_distances(z)
+        if self.exclude_self:
+            distances = distances.masked_fill(same_image(z, 1), math.inf)
+        variances, counted = self.variances(z), batch - int(self.exclude_self)
+        spread = [overlap_entropy(distances, scale=FACTOR * s2, counted=counted) for s2 in variances]
+        if self.bandwidth != "auto" and not self.exclude_self:
+            self._saturation.look_at(spread, above=SATURATED * math.log(batch))
+        nats = [h + gaussian_entropy(s2, dim) for h, s2 in zip(spread, variances, strict=True)]
+        return torch.stack(nats).mean(dim=0)
+
+    def constants(self) -> list[Weight] | None:
+        """The spread fraction, bytes for pairs, 1 if the pairs (i, i) are left out, and bandwidths; no bandwidth for "auto".
+
+        None where the sum of all pairs without (i, i) might underflow.
+        """
+        if self.exclude_self and self._least_mean_exponent() > MOST_EXPONENT:
+            return None
+        bandwidths = () if self.bandwidth == "auto" else self.bandwidth
+        return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), *bandwidths]
+
+    def _least_mean_exponent(self) -> float:
+        """A bound on the smallest `t |z_i - z_j|^2` of a batch: that of "auto" is at most their mean."""
+        if self.bandwidth == "auto":
+            return 1 / self.spread_fraction
+        return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)
+
+    def warn_if_saturated(self, parts: Tensor) -> None:
+        """Warn if the part with a gradient has reached its limit, log batch."""
+        if self.bandwidth != "auto" and not self.exclude_self:
+            self._saturation.look_at([parts], above=SATURATED)

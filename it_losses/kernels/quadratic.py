@@ -1,0 +1,35 @@
+"""Quadratic Renyi entropy with its gradient in closed form: H = dim/2 log(4 pi s^2) - log mean_ij e_ij.
+
+    e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (4 s^2),   r = mean_i sum_j e_ij
+    gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = 2 e_ij / r
+
+It is the pairwise entropy with one r for all samples, and shares its evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, Evaluation, Request
+from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.pairwise import PARTS, PRODUCTS, Mixture, evaluate_mixture, prefers_gram
+
+__all__ = ["PARTS", "PRODUCTS", "evaluate", "prefers_gram"]
+
+#: c of `exp(-|z_i - z_j|^2 / (c s^2))`: the overlap of two components has twice their variance
+FACTOR = 4.0
+
+
+def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
+    """Entropy and gradient; constants: spread_fraction, bytes for pairs, 1 to leave out (i, i), and the s; none: automatic."""
+    spread_fraction, memory, excluded, *bandwidths = constants
+    mixture = Mixture(FACTOR, spread_fraction, bandwidths, memory, excluded, component=math.pi, average=_over_rows)
+    return evaluate_mixture(batch, plan, mixture, request)
+
+
+def _over_rows(sums: Tensor) -> Tensor:
+    """One mean for all rows: [K, stacks, N] -> [K, stacks, 1]."""
+    return sums.mean(dim=2, keepdim=True)
