@@ -17,6 +17,7 @@ FUZZ_SEED := $(or $(FUZZ_SEED),$(shell date +%s))
 FUZZ_CASES ?= 100000
 MUTANTS ?=
 OUT ?= build/gpu
+REPOSITORY ?=
 # the Python that is named, as it is; without a name, that of the environment
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
@@ -26,7 +27,7 @@ SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup check fix test test-fast fuzz mutants test-versions test-gpu test-gpu-full test-minimal
-.PHONY: table tune ablations figures theorems report bench docs clean
+.PHONY: table tune ablations figures theorems report bench docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -103,6 +104,9 @@ bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' fo
 docs: $(READY)  ## run the code of every page and build the documentation, with search, into build/docs/index.html
 	$(PYTEST) -m "not slow" tests/test_pages.py tests/test_site.py
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
+
+dist: $(READY)  ## the wheel and the source distribution in dist/, checked for PyPI; REPOSITORY=https://... is their address
+	$(BIN)/python -m benchmarks.release "$(REPOSITORY)"
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
