@@ -63,7 +63,7 @@ class SIGReg(EntropyEstimator):
     """
 
     unit, direction, rotation_invariant = "surrogate", "no bound on an entropy; largest at N(0, I)", False
-    translation_invariant, scale = False, "target"
+    translation_invariant, scaling = False, "target"
     is_random, cost = True, "N D slices + N slices knots"
     fused = "sigreg"
     checks: ClassVar[dict[str, Check]] = {
