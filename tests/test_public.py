@@ -30,6 +30,9 @@ for _name, _kind in ESTIMATORS.items():
     MODULES[_kind.__name__] = _kind()
     MODULES[f"VICRegEntropy({_name})"] = VICRegEntropy(_name, **WEIGHTS)
     MODULES[f"EntropyRegularizer({_name})"] = EntropyRegularizer(_name)
+for _module in MODULES.values():
+    # a random estimator draws the same numbers at each call in evaluation mode
+    _module.eval()
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: function
     for name, function in inspect.getmembers(functional, inspect.isfunction)

@@ -82,7 +82,7 @@ class EntropyEstimator(Checked, ABC):
     #: whether a translation of Z leaves the value unchanged
     translation_invariant: bool = True
     #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
-    scale: Literal["grows", "invariant", "target"] = "grows"
+    scaling: Literal["grows", "invariant", "target"] = "grows"
     #: whether each call in training draws other random numbers
     is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim
