@@ -15,7 +15,7 @@ from torch import Tensor
 from it_losses.checks import Check, Weight, check_count, check_matrix, check_name
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.sigreg_conventions import CONVENTIONS, quadrature
+from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention, quadrature
 from it_losses.slices import unit_directions
 
 #: the projection above which the phases t x have fewer than three digits in float32
@@ -91,6 +91,11 @@ class SIGReg(EntropyEstimator):
         )
 
     @property
+    def numbers(self) -> SIGRegConvention:
+        """What the convention says; a subclass may say it otherwise."""
+        return CONVENTIONS[self.convention]
+
+    @property
     def default_weights(self) -> BoundWeights:
         """The weights of the source, for two views: 1 and 10 for "eb_jepa", without a factor.
 
@@ -99,11 +104,11 @@ class SIGReg(EntropyEstimator):
         `T'(v) = sqrt(2 pi) ((2 + v)^-1.5 - (1 + 2 v)^-1.5)`. With 1 and 10 this is v = .56 for r = 1, and .93 for r = .1.
         Collapse is left if `2 invariance r < 1.5 entropy`. Where the statistic is multiplied by the batch, so is the entropy.
         """
-        return BoundWeights(*CONVENTIONS[self.convention].weights)
+        return BoundWeights(*self.numbers.weights)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        convention = CONVENTIONS[self.convention]
+        convention = self.numbers
         x = z @ self._directions(z)  # [..., batch, slices]
         if z.dtype != torch.float64:
             self._saturation.look_at([x.detach().abs().amax()], above=MOST_IN_FLOAT32)
@@ -120,7 +125,7 @@ class SIGReg(EntropyEstimator):
 
     def _count(self) -> int:
         """How many slices there are."""
-        return CONVENTIONS[self.convention].slices if self.slices is None else self.slices
+        return self.numbers.slices if self.slices is None else self.slices
 
     def _number(self) -> int | Tensor:
         # compiled code must not take the number for a constant; elsewhere a tensor is read without an operator
@@ -135,7 +140,7 @@ class SIGReg(EntropyEstimator):
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
         """The reference implementation, with the same slices for all views: V x [batch, ..., dim] -> []."""
-        entropy = super().mean_entropy([torch.cat(tuple(views))] if CONVENTIONS[self.convention].pooled else views)
+        entropy = super().mean_entropy([torch.cat(tuple(views))] if self.numbers.pooled else views)
         self.draw()
         return entropy
 
@@ -143,7 +148,7 @@ class SIGReg(EntropyEstimator):
         """Slices, points and range of the rule, factor N, pooled, seed; or the named directions, which need the reference."""
         if self.directions is not None:
             return [self.directions]
-        points, largest, _, times_batch, pooled, _ = CONVENTIONS[self.convention]
+        points, largest, _, times_batch, pooled, _ = self.numbers
         return [float(number) for number in (self._count(), points, largest, times_batch, pooled, self.seed)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
