@@ -48,7 +48,7 @@ class SIGReg(EntropyEstimator):
 
     Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
     so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
-    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed if that matters. torch's own
+    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`. torch's own
     random numbers are left as they were.
 
     Args:
@@ -75,6 +75,8 @@ class SIGReg(EntropyEstimator):
     slices: int | None
     #: the directions that were named, [dim, slices]; None if they are drawn
     directions: Tensor | None
+    #: how many calls drew slices so far, []; set it with `draws.fill_(number)` to go on where another run ended
+    draws: Tensor
 
     def __init__(self, convention: str = "eb_jepa", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -83,8 +85,8 @@ class SIGReg(EntropyEstimator):
         self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
         self.seed = seed
         self.register_buffer("directions", directions, persistent=False)
-        # a tensor, so that compiled code counts too
-        self._draws = torch.zeros((), dtype=torch.int64, device="cpu")
+        # a tensor, so that compiled code counts too; no buffer, because nothing is in the state dict
+        self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
             "phase, and nothing draws it back. Scale the embeddings down, for example by a batch norm."
@@ -129,13 +131,13 @@ class SIGReg(EntropyEstimator):
 
     def _number(self) -> int | Tensor:
         # compiled code must not take the number for a constant; elsewhere a tensor is read without an operator
-        return self._draws.clone() if torch.compiler.is_compiling() else cast(int, self._draws.tolist())
+        return self.draws.clone() if torch.compiler.is_compiling() else cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
         """The number of this call; in training the next call has the next number."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            self._draws.add_(1)
+            self.draws.add_(1)
         return number
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
