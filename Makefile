@@ -13,16 +13,19 @@ BENCH ?=
 VERSIONS ?= 2.8 2.11 newest
 PYTHONS ?=
 KEEP ?=
+FUZZ_SEED := $(or $(FUZZ_SEED),$(shell date +%s))
+FUZZ_CASES ?= 100000
+MUTANTS ?=
 OUT ?= build/gpu
 # the Python that is named, as it is; without a name, that of the environment
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
-SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
+SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
+.PHONY: help setup check fix test test-fast fuzz mutants test-versions test-gpu test-gpu-full test-minimal
 .PHONY: table tune ablations figures theorems report bench docs clean
 .DEFAULT_GOAL := help
 
@@ -49,6 +52,14 @@ test: $(READY)  ## every test, offline
 
 test-fast: $(READY)  ## the tests to run after every change, in under 3 minutes
 	$(PYTEST) -m "not slow"
+
+fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, half an hour; FUZZ_SEED=1 repeats a run
+	@echo FUZZ_SEED=$(FUZZ_SEED)
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) $(PYTEST) tests/test_fuzz.py
+	FUZZ_CALLS=10000 $(PYTEST) tests/test_public.py -k memory
+
+mutants: $(READY)  ## change the mathematics in one place at a time: hours; MUTANTS='--sample 50 kernels/log_det.py'
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 test-versions:  ## the core tests on other versions; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
 	$(PYTHON) tests/versions.py --torch $(VERSIONS) $(if $(PYTHONS),--python $(PYTHONS)) $(KEEP)

@@ -105,7 +105,7 @@ class QuadraticRenyi(EntropyEstimator):
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
         self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
-        self.scale = "grows" if normalize is None else "invariant"
+        self.scaling = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "quadratic entropy stands at its limit: the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'

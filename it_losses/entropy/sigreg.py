@@ -63,7 +63,7 @@ class SIGReg(EntropyEstimator):
     """
 
     unit, direction, rotation_invariant = "surrogate", "no bound on an entropy; largest at N(0, I)", False
-    translation_invariant, scale = False, "target"
+    translation_invariant, scaling = False, "target"
     is_random, cost = True, "N D slices + N slices knots"
     fused = "sigreg"
     checks: ClassVar[dict[str, Check]] = {
@@ -130,8 +130,11 @@ class SIGReg(EntropyEstimator):
         return self.numbers.slices if self.slices is None else self.slices
 
     def _number(self) -> int | Tensor:
-        # compiled code must not take the number for a constant; elsewhere a tensor is read without an operator
-        return self.draws.clone() if torch.compiler.is_compiling() else cast(int, self.draws.tolist())
+        # compiled code must not take the number for a constant, and a FakeTensor has none
+        if torch.compiler.is_compiling() or type(self.draws) is not Tensor:
+            return self.draws.clone()
+        # read without an operator
+        return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
         """The number of this call; in training the next call has the next number."""

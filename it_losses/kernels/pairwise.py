@@ -121,4 +121,4 @@ def _scales(x: Tensor, mixture: Mixture) -> Tensor:
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # at exact collapse every distance is 0, and any positive scale gives a spread of 0
     scale: Tensor = 2 * mixture.spread_fraction * spread
-    return scale.clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]
+    return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5)[None]
