@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from it_losses.adapters import lightly as ours
+from it_losses.adapters.measured_step import MeasuredStep
 from it_losses.slices import unit_directions
 
 loss = hosts.module("lightly.loss.lejepa_loss") and sys.modules["lightly.loss"]
@@ -258,6 +259,17 @@ def test_what_lightly_builds_on_sigreg_computes_with_ours(installed):
     assert type(criterion.sigreg) is ours.SIGReg
     with pytest.raises(ValueError, match="p must be 2"):
         loss.KoLeoLoss(p=1)
+
+
+@each_class
+def test_the_monitor_sees_its_views_and_terms(name):
+    criterion = getattr(ours, name)()
+    step = MeasuredStep(nn.ModuleDict({"criterion": criterion}), None, rows=512)
+    called(name, criterion, views())
+    seen = {"KoLeoLoss": 1, "FroSSLLoss": 3, "HypersphereLoss": 2}.get(name, 4)
+    where = "criterion.sigreg" if name == "LeJEPALoss" else "criterion"
+    assert len(step.embeddings[where]) == seen and step.terms[where]["entropy"].isfinite()
+    step.close()
 
 
 def test_slices_come_from_a_seed_and_torchs_random_numbers_stay():

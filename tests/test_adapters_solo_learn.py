@@ -296,9 +296,9 @@ def test_a_stock_config_takes_one_word(word, images, tmp_path):
 
 
 ANY = {
-    "renyi": "method_kwargs.entropy_options={order: 1.0, normalize: rows}",
-    "sigreg": "method_kwargs.entropy_options={convention: lightly, slices: 16}",
-    "pairwise": "method_kwargs.entropy_options={normalize: rows, bandwidth: [0.5, 1.0]}",
+    "renyi": "+method_kwargs.entropy_options={order: 1.0, normalize: rows}",
+    "sigreg": "+method_kwargs.entropy_options={convention: lightly, slices: 16}",
+    "pairwise": "+method_kwargs.entropy_options={normalize: rows, bandwidth: [0.5, 1.0]}",
     "log_det": "method_kwargs.invariance=von_mises_fisher",
 }
 
