@@ -15,6 +15,7 @@ PYTHONS ?=
 KEEP ?=
 FUZZ_SEED := $(or $(FUZZ_SEED),$(shell date +%s))
 FUZZ_CASES ?= 100000
+FUZZ_NAMES ?= vicreg variance_covariance log_det pairwise quadratic renyi sigreg koleo spacings
 MUTANTS ?=
 OUT ?= build/gpu
 REPOSITORY ?=
@@ -56,7 +57,7 @@ test-fast: $(READY)  ## the tests to run after every change, in under 3 minutes
 
 fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, half an hour; FUZZ_SEED=1 repeats a run
 	@echo FUZZ_SEED=$(FUZZ_SEED)
-	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) $(PYTEST) tests/test_fuzz.py
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) FUZZ_NAMES="$(FUZZ_NAMES)" $(PYTEST) tests/test_fuzz.py
 	FUZZ_CALLS=10000 $(PYTEST) tests/test_public.py -k memory
 
 mutants: $(READY)  ## change the mathematics in one place at a time: hours; MUTANTS='--sample 50 kernels/log_det.py'
