@@ -14,17 +14,22 @@ BENCH ?=
 VERSIONS ?= 2.8 2.11 newest
 PYTHONS ?=
 KEEP ?=
+FUZZ_SEED := $(or $(FUZZ_SEED),$(shell date +%s))
+FUZZ_CASES ?= 100000
+FUZZ_NAMES ?= vicreg variance_covariance log_det pairwise quadratic renyi sigreg koleo spacings
+MUTANTS ?=
 OUT ?= build/gpu
+REPOSITORY ?=
 # the Python that is named, as it is; without a name, that of the environment
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
-SPEED := $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
+SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup check fix test test-fast test-versions test-gpu test-gpu-full test-minimal
-.PHONY: table tune ablations entropies figures theorems report bench docs clean
+.PHONY: help setup check fix test test-fast fuzz mutants test-versions test-gpu test-gpu-full test-minimal
+.PHONY: table tune ablations entropies figures theorems report bench docs dist clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -50,6 +55,14 @@ test: $(READY)  ## every test, offline
 
 test-fast: $(READY)  ## the tests to run after every change, in under 3 minutes
 	$(PYTEST) -m "not slow"
+
+fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, half an hour; FUZZ_SEED=1 repeats a run
+	@echo FUZZ_SEED=$(FUZZ_SEED)
+	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) FUZZ_NAMES="$(FUZZ_NAMES)" $(PYTEST) tests/test_fuzz.py
+	FUZZ_CALLS=10000 $(PYTEST) tests/test_public.py -k memory
+
+mutants: $(READY)  ## change the mathematics in one place at a time: hours; MUTANTS='--sample 50 kernels/log_det.py'
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 test-versions:  ## the core tests on other versions; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
 	$(PYTHON) tests/versions.py --torch $(VERSIONS) $(if $(PYTHONS),--python $(PYTHONS)) $(KEEP)
@@ -96,6 +109,9 @@ bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' fo
 docs: $(READY)  ## run the code of every page and build the documentation, with search, into build/docs/index.html
 	$(PYTEST) -m "not slow" tests/test_pages.py tests/test_site.py
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
+
+dist: $(READY)  ## the wheel and the source distribution in dist/, checked for PyPI; REPOSITORY=https://... is their address
+	$(BIN)/python -m benchmarks.release "$(REPOSITORY)"
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The base class of drop-in criteria: constants under the host library's names, and results in its dtype."""
+"""What drop-in criteria share: constants under the host's names, results in its dtype, and the states of its pickles."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from it_losses.checks import check_positive, check_weight
@@ -70,3 +71,25 @@ def in_host_dtype(value: Tensor, *views: Tensor) -> Tensor:
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return value
     return value.to(reduce(torch.promote_types, [z.dtype for z in views]))
+
+
+def check_can_gather(gather_distributed: bool) -> None:
+    """ValueError if gathering is asked of a torch without torch.distributed, as hosts raise it in their constructors."""
+    if gather_distributed and not dist.is_available():
+        raise ValueError(
+            "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
+            "Pass gather_distributed=False, or install a torch with distributed support."
+        )
+
+
+def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
+    """The state of a pickled object of the host's class for a criterion of ours, which cls constructs with the arguments.
+
+    What else the state holds is kept: the attributes, parameters and submodules of a subclass, and hooks.
+    """
+    cls.__init__(criterion, **arguments)
+    ours = {name: value for name, value in state.items() if name not in arguments}
+    for kind in ("_parameters", "_buffers", "_modules"):
+        others = {name: value for name, value in state[kind].items() if name not in arguments}
+        ours[kind] = {**getattr(criterion, kind), **others}
+    return ours

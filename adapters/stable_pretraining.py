@@ -1,10 +1,10 @@
-"""stable-pretraining: a criterion for `spt.Module(vicreg_loss=...)`, and a forward for two views or more.
+"""stable-pretraining: a criterion for `spt.Module(vicreg_loss=...)`, SIGReg for its LeJEPA, and a forward for several views.
 
     spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
                vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
 
-Any criterion of ours can be a `_target_` in its YAML: `_target_: it_losses.VICRegEntropy`. Nothing of stable-pretraining is
-imported.
+Any criterion of ours can be a `_target_` in its YAML, `_target_: it_losses.VICRegEntropy`, and any estimator one below it,
+`entropy: {_target_: it_losses.KoLeo}`. Nothing of stable-pretraining is imported.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from it_losses import VICReg
+from it_losses import EntropyRegularizer, VICReg
 from it_losses.adapters.conventions import ARGUMENTS, translated
 from it_losses.adapters.drop_in import HostNames, in_host_dtype
+from it_losses.adapters.epps_pulley import EppsPulley
 
 
 class VICRegLoss(HostNames, VICReg):
@@ -48,6 +49,57 @@ class VICRegLoss(HostNames, VICReg):
     def vcreg_loss(self) -> VICRegLoss:
         """The object that has `std_coeff`, `cov_coeff` and `epsilon` in stable-pretraining; here the criterion itself."""
         return self
+
+
+class SlicedEppsPulley(EntropyRegularizer):
+    """stable-pretraining's `SlicedEppsPulley`, SIGReg in its LeJEPA: how far embeddings are from N(0, I): [batch, dim] -> [].
+
+        model = LeJEPA("vit_small_patch16_224")
+        model.sigreg = SlicedEppsPulley()
+
+    The statistic is multiplied by the batch, and is of the samples of all ranks. There stable-pretraining's gradient is that of
+    the rank's own statistic times the number of ranks; here it is that of the value. The slices are functions of the number of
+    calls, as there, but others: see `it_losses.SIGReg`. Calls in evaluation mode or without gradients do not count.
+
+    Args:
+        num_slices: number of random directions.
+        t_max: the largest frequency.
+        n_points: points of the trapezoidal rule on [0, t_max].
+    """
+
+    def __init__(self, num_slices: int = 1024, t_max: float = 3.0, n_points: int = 17) -> None:
+        super().__init__(EppsPulley(n_points, t_max, num_slices))
+
+    @property
+    def global_step(self) -> Tensor:
+        """How many calls there were, which the state dict holds: a resumed run goes on with the next slices."""
+        return self._estimator().draws
+
+    @property
+    def num_slices(self) -> int | None:
+        """Number of random directions. It can be set."""
+        return self._estimator().slices
+
+    @num_slices.setter
+    def num_slices(self, value: int) -> None:
+        self._estimator().slices = value
+
+    def _estimator(self) -> EppsPulley:
+        assert isinstance(self.entropy, EppsPulley)
+        return self.entropy
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "global_step"] = self.global_step.clone()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *options: Any) -> None:
+        # stable-pretraining's tables are constants
+        for table in ("t", "phi", "weights"):
+            state_dict.pop(f"{prefix}ep.{table}", None)
+        step = state_dict.pop(prefix + "global_step", None)
+        if step is not None:
+            self.global_step.copy_(step)
+        super()._load_from_state_dict(state_dict, prefix, *options)
 
 
 def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:

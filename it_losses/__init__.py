@@ -35,7 +35,7 @@ from it_losses.entropy import (
     VarianceCovariance,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ESTIMATORS",

@@ -1,14 +1,18 @@
 """The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how exact it is.
 
-Paste its output into a bug report. `--estimators` prints the README's table of estimators instead.
+Paste its output into a bug report. `--self-test` adds the self-test of the GPU kernels, and errors and times of every estimator
+in every dtype. `--estimators` prints the README's table of estimators instead.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import os
 import platform
+import statistics
+import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -26,6 +30,9 @@ VARIABLE = "IT_LOSSES_BACKEND"
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
 #: older names under which a package may be installed
 OLDER_NAMES = {"lightning": "pytorch-lightning"}
+#: what `--self-test` goes through
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SHAPES = ((256, 64), (64, 256))
 
 
 def estimator_table() -> str:
@@ -60,18 +67,22 @@ def report() -> str:
 
 
 def _implementations() -> list[str]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    reasons = {name: _why_reference(kind.fused, device) for name, kind in ESTIMATORS.items()}
+    z = torch.randn(256, 64, device=_device())
+    reasons = {name: _why_reference(kind.fused, z) for name, kind in ESTIMATORS.items()}
     return [f"  {name:<20} {f'reference: {reason}' if reason else 'fused'}" for name, reason in reasons.items()]
 
 
-def _why_reference(form: str, device: torch.device) -> str:
-    """The reason why the reference runs in float32; an empty string if the fused form runs."""
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _why_reference(form: str, z: Tensor) -> str:
+    """The reason why the reference runs for views like z; an empty string if the fused form runs."""
     if kernels is None:
         return "the folder kernels is missing"
-    if kernels.is_fused(form, torch.float32, device):
+    if kernels.is_fused(form, z):
         return ""
-    reason: str = kernels.why_not_fused(form, torch.float32, device)
+    reason: str = kernels.why_not_fused(form, z)
     return reason or f"{VARIABLE} is set"
 
 
@@ -80,16 +91,44 @@ def _errors() -> list[str]:
     return [f"  {name:<20} {_differences(kind().eval(), z)}" for name, kind in ESTIMATORS.items()]
 
 
-def _differences(estimator: EntropyEstimator, z: Tensor) -> str:
-    """The largest float32 differences of value and gradient: from the reference, and of both from float64."""
-    rounded = z.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
+def self_test() -> str:
+    """The self-test of the GPU kernels, and the errors and times of every estimator, as text."""
+    lines = ["self-test of the GPU kernels:", *_kernel_faults(), "", "value and gradient of every estimator, relative, and ms:"]
+    for name, kind in ESTIMATORS.items():
+        for dtype, shape in itertools.product(DTYPES, SHAPES):
+            z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).double()
+            lines.append(f"  {name} {str(dtype)[6:]} {shape[0]} x {shape[1]}: {_differences(kind(), z, dtype, timed=True)}")
+    return "\n".join(lines)
+
+
+def _kernel_faults() -> list[str]:
+    if not torch.cuda.is_available() or kernels is None:
+        return ["  they run on CUDA devices, and there is none" if kernels else "  the folder kernels is missing"]
+    lines = []
+    for (products, most), dtype, less in itertools.product(kernels.self_test.ROWS.items(), DTYPES, (0, 7)):
+        rows, dim = most - less, kernels.self_test.DIM - less
+        seen = kernels.self_test.fault(products, _device(), dtype, rows=rows, dim=dim)
+        lines.append(f"  products{products} {str(dtype)[6:]} {rows} x {dim}: {seen or 'passed'}")
+    return lines
+
+
+def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = torch.float32, *, timed: bool = False) -> str:
+    """The largest differences of value and gradient: from the reference, and of both from float64."""
+    rounded = z.to(_device(), dtype)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
+        theirs = f", reference {_milliseconds(estimator, rounded):.2f} ms" if timed else ""
     here = _value_and_gradient(estimator, rounded)
+    ours = f"; {_milliseconds(estimator, rounded):.2f} ms" if timed else ""
     return (
         f"from the reference {_worst(here, reference):.1e}; "
-        f"from float64 {_worst(here, exact):.1e}, reference {_worst(reference, exact):.1e}"
+        f"from float64 {_worst(here, exact):.1e}, reference {_worst(reference, exact):.1e}{ours}{theirs}"
     )
+
+
+def _milliseconds(estimator: EntropyEstimator, z: Tensor) -> float:
+    """The median time of value and gradient; reading them waits for the device."""
+    return statistics.median(timeit.repeat(lambda: _value_and_gradient(estimator, z), number=1, repeat=9)) * 1e3
 
 
 def _value_and_gradient(estimator: EntropyEstimator, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,9 +161,12 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
+    parser.add_argument("--self-test", action="store_true", help="test the GPU kernels and every estimator in every dtype too")
     options = parser.parse_args(arguments)
     try:
         print(estimator_table() if options.estimators else report())
+        if options.self_test:
+            print("", self_test(), sep="\n")
     except ValueError as error:
         parser.error(str(error))
 

@@ -219,7 +219,7 @@ def _is_fused(
         check_views(views, at_least=at_least)
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, views[0].dtype, views[0].device)
+    runs: bool = kernels.is_fused(form, views[0])
     return runs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -89,14 +90,19 @@ class VICRegEntropy(Checked):
         self.entropy_weight = _weight("entropy_weight", entropy_weight, default.entropy)
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
+    def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
+        """The weights of the distance and of the entropy of these views; a subclass may let them depend on the shapes."""
+        return self.invariance_weight, self.entropy_weight
+
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
         """The loss, and for logging the distance of the views and the entropy, unweighted and detached."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
+        invariance_weight, entropy_weight = self.weights_for(views)
         terms = bound.lower_bound(
             views,
             self.entropy,
-            invariance_weight=self.invariance_weight,
-            entropy_weight=self.entropy_weight,
+            invariance_weight=invariance_weight,
+            entropy_weight=entropy_weight,
             likelihood=self.invariance,
             distributed=self.distributed,
         )

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import triton
+import triton.language as tl
 from launches import stand_in_for_gpu
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, quadratic, renyi, vicreg
+from it_losses.kernels import log_det, pairwise, quadratic, renyi, self_test, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
 from it_losses.kernels.products import cuda_pairs, cuda_passes
@@ -244,3 +245,46 @@ def test_two_ranks(sizes, dim, dtype, views, name):
     TwoRanks._meet.reset()
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, range(2)))
+
+
+@pytest.mark.parametrize("products", ["", "_pairs"])
+@pytest.mark.parametrize(("dtype", "less"), [(torch.float32, 7), (torch.float16, 0), (torch.bfloat16, 7)])
+def test_the_self_test_passes(dtype, less, products):
+    rows, dim = self_test.ROWS[products] - less, self_test.DIM - less
+    assert not self_test.fault(products, torch.device("cpu"), dtype, rows=rows, dim=dim)
+
+
+@triton.jit
+def does_not_compile(*arguments, **options):
+    tl.static_assert(False, "planted")
+
+
+@triton.jit
+def writes_nothing(*arguments, **options):
+    pass
+
+
+class NoLaunch:
+    def __getitem__(self, grid):
+        raise RuntimeError("Triton Error [CUDA]: invalid argument")
+
+
+FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "invalid argument": NoLaunch()}
+LAUNCHED = {
+    "column_moments": cuda_passes,
+    "centre": cuda_passes,
+    "differences": cuda_passes,
+    "similarity_sums": cuda_pairs,
+    "pair_weights": cuda_pairs,
+}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [*[(kernel, "nan") for kernel in LAUNCHED], ("centre", "compile"), ("pair_weights", "invalid argument")],
+)
+def test_the_self_test_sees_a_planted_fault(kernel, fault, monkeypatch):
+    monkeypatch.setattr(LAUNCHED[kernel], kernel, FAULTS[fault])
+    products = "_pairs" if LAUNCHED[kernel] is cuda_pairs else ""
+    seen = self_test.fault(products, torch.device("cpu"), torch.float32, rows=24, dim=25)
+    assert ("Error" if fault == "compile" else fault) in seen, seen

@@ -295,6 +295,33 @@ def test_a_stock_config_takes_one_word(word, images, tmp_path):
     assert word.partition("=")[2] in str(checkpoints(tmp_path)[0])
 
 
+ANY = {
+    "renyi": "+method_kwargs.entropy_options={order: 1.0, normalize: rows}",
+    "sigreg": "+method_kwargs.entropy_options={convention: lightly, slices: 16}",
+    "pairwise": "+method_kwargs.entropy_options={normalize: rows, bandwidth: [0.5, 1.0]}",
+    "log_det": "method_kwargs.invariance=von_mises_fisher",
+}
+
+
+@pytest.mark.slow
+@with_checkout
+@pytest.mark.parametrize("entropy", ANY)
+def test_one_method_takes_any_estimator_and_its_options_from_the_yaml(entropy, images, tmp_path):
+    run(tmp_path, *ours(), *images, "it_losses=vicreg_entropy", f"method_kwargs.entropy={entropy}", ANY[entropy])
+    saved = torch.load(checkpoints(tmp_path)[0], weights_only=False)
+    assert saved["method_kwargs"]["entropy"] == entropy and saved["global_step"] > 0
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
+
+
+@pytest.mark.slow
+@with_checkout
+def test_an_entropy_that_is_missing_or_unknown_says_which_there_are(images, tmp_path):
+    said = run(tmp_path, *stock(), *images, *STOCK, "method=vicreg_entropy", ok=False)
+    assert "method_kwargs.entropy" in said
+    said = run(tmp_path, *ours(), *images, "it_losses=vicreg_entropy", "method_kwargs.entropy=entropie", ok=False)
+    assert "koleo" in said and "sigreg" in said and "'entropie'" in said
+
+
 @pytest.mark.slow
 @with_checkout
 @pytest.mark.parametrize("way", ["plugin", "callback", "runner"])

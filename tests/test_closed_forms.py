@@ -55,7 +55,7 @@ def test_anchored_log_det_is_zero_and_stationary_at_the_identity_covariance(beta
     value = LogDet(beta, anchor=True)(z)
     (slope,) = torch.autograd.grad(value, z)
     assert value.abs() < 1e-14 and slope.abs().max() < 1e-14
-    assert LogDet(beta, anchor=True).scale == "target" and LogDet(beta).scale == "grows"
+    assert LogDet(beta, anchor=True).scaling == "target" and LogDet(beta).scaling == "grows"
 
 
 def test_both_sides_of_log_det_agree():

@@ -1,7 +1,11 @@
 """A rank that waits in vain says in which criterion, which rank it is, and what to do."""
 
 import contextlib
+import os
+import re
+import time
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 import ranks
@@ -10,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.join import Join
 
-from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, distributed
 
 #: seconds that a rank waits for the others
 SHORT = 4
@@ -45,6 +49,47 @@ def test_a_rank_with_more_batches_is_told_the_remedy(name, joined):
     for remedy in ("drop_last=True", "gather_distributed=False"):
         assert remedy in message
     assert cause and cause.splitlines()[0] in message
+
+
+def late(name):
+    """What rank 0 is told where rank 1 comes after the timeout, and after how many seconds."""
+    criterion = CRITERIA[name](process_group=dist.new_group(timeout=timedelta(seconds=SHORT)))
+    started = time.monotonic()
+    if dist.get_rank():
+        # the others have given up
+        time.sleep(SHORT + 2)
+        return None
+    try:
+        criterion(*torch.randn(2, 8, 4))
+    except RuntimeError as error:
+        return str(error), time.monotonic() - started
+
+
+@pytest.mark.parametrize("name", ["log_det"])
+def test_a_late_rank_is_an_error_within_the_timeout(name):
+    told, seconds = ranks.run(2, late, name)[0]
+    assert re.match(rf"rank 0 of 2 failed in a collective while it evaluated '(vicreg|{name})'", told)
+    assert "If another rank failed first, its own error says why." in told
+    assert seconds < 3 * SHORT
+
+
+def killed(name, collective):
+    """Rank 1 dies where it is to start a collective of the samples, after the ranks have agreed on their sizes."""
+    criterion = CRITERIA[name](process_group=dist.new_group(timeout=timedelta(seconds=SHORT)))
+    z = torch.randn(2, 8, 4, requires_grad=True)
+    if dist.get_rank():
+        with patch.object(distributed.Ranks, collective, lambda *_: os._exit(9)):
+            criterion(*z)
+    criterion(*z).backward()
+
+
+@pytest.mark.parametrize(("name", "collective"), [("variance_covariance", "summed"), ("pairwise", "gathered")])
+def test_a_killed_rank_is_an_error_on_the_others_that_names_the_objective(name, collective, monkeypatch):
+    monkeypatch.setattr(ranks, "GRACE", 3 * SHORT)
+    with pytest.raises(AssertionError) as told:
+        ranks.run(2, killed, name, collective)
+    assert "rank 1:\nits process ended with exit code 9" in str(told.value)
+    assert re.search(rf"RuntimeError: rank 0 of 2 failed in a collective while it evaluated '(vicreg|{name})'", str(told.value))
 
 
 def refused(name, odd):

@@ -295,7 +295,7 @@ def test_a_subclass_has_its_own_constants_and_those_of_its_parents():
             self.scale = scale
 
     module = Scaled(3)
-    assert "beta=2.0, per_dimension=True, scale=3.0" in repr(module)
+    assert "beta=2.0, per_dimension=True, anchor=False, scale=3.0" in repr(module)
     for name in ("beta", "scale"):
         with pytest.raises(ValueError, match=name):
             setattr(module, name, 0)

@@ -45,7 +45,7 @@ def test_facts_are_declared(name):
     estimator = build(name)
     assert estimator.unit and estimator.direction and estimator.cost
     assert isinstance(estimator.rotation_invariant, bool) and isinstance(estimator.translation_invariant, bool)
-    assert estimator.scale in ("grows", "invariant", "target")
+    assert estimator.scaling in ("grows", "invariant", "target")
     assert min(estimator.default_weights[:2]) > 0
 
 
@@ -86,9 +86,9 @@ def test_a_translation_matters_exactly_as_declared(name):
 def test_scale_matters_exactly_as_declared(name):
     estimator = build(name, **SMOOTH.get(name, {}))
     small, middle, large = (estimator(scale * batch(64, 4)) for scale in (0.3, 1.0, 3.0))
-    if estimator.scale == "invariant":
+    if estimator.scaling == "invariant":
         torch.testing.assert_close(torch.stack((small, large)), middle.expand(2), rtol=1e-9, atol=1e-9)
-    elif estimator.scale == "target":
+    elif estimator.scaling == "target":
         assert max(small, large) < middle
     else:
         assert small < middle < large
@@ -118,7 +118,7 @@ def test_gradient_pushes_a_nearly_collapsed_batch_apart(name, spread):
     z, estimator = 5 + spread * batch(16, 6), build(name)
     ascent = gradient(estimator, z)
     outward = z - z.mean(dim=0)
-    if estimator.scale == "invariant" and estimator.translation_invariant:
+    if estimator.scaling == "invariant" and estimator.translation_invariant:
         # by Euler's theorem such an entropy has no slope along the spread itself
         assert (ascent * outward).sum().abs() <= 1e-8 * ascent.norm() * outward.norm()
     else:
@@ -129,7 +129,7 @@ def test_gradient_pushes_a_nearly_collapsed_batch_apart(name, spread):
 def test_halving_the_spread_lowers_it(name):
     z = batch(32, 8)
     estimator = build(name, **SMOOTH.get(name, {}))
-    if estimator.scale == "invariant":
+    if estimator.scaling == "invariant":
         pytest.skip("the value does not depend on the scale")
     # below the margin of the hinge, where more spread is still wanted
     values = torch.stack([estimator(z * 0.8 * 0.5**k) for k in range(5)])
@@ -252,7 +252,7 @@ def test_a_few_steps_of_descent_spread_a_collapsed_pair_of_views(name):
         criterion(z_a, z_a + 1e-3 * batch(32, 8, seed=2)).backward()
         optimiser.step()
     assert criterion.entropy(z_a.detach()) > entropy
-    assert criterion.entropy.scale == "invariant" or z_a.detach().std(dim=0).mean() > before
+    assert criterion.entropy.scaling == "invariant" or z_a.detach().std(dim=0).mean() > before
 
 
 def test_an_estimator_without_an_entropy_cannot_be_made():

@@ -260,6 +260,7 @@ def test_bad_views_are_refused_with_advice(criterion, case):
         (lambda: VICRegEntropy("log_det", per_dimension=False), "Name entropy_weight"),
         (lambda: VICReg(covariance_weight=-1), "covariance_weight"),
         (lambda: VICReg(convention="facebook"), "official"),
+        (lambda: functional.vicreg(*torch.randn(2, 4, 3), convention="facebook"), "official"),
         (lambda: VICReg(margin=0), "margin"),
         (lambda: VICReg(epsilon=-1e-4), "epsilon"),
         (lambda: VarianceCovariance(variance_weight=float("inf")), "variance_weight"),

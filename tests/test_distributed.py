@@ -128,6 +128,17 @@ def test_the_loss_is_that_of_one_process_with_the_global_batch(objective, world)
         assert gradient < 1e-10
 
 
+def errors_of_every_objective(rows):
+    found = [errors(build, rows, shape) for build in OBJECTIVES.values() for shape in ((3,), (90,))]
+    return torch.tensor(found).amax(dim=0).tolist()
+
+
+def test_eight_ranks_are_one_process():
+    for terms, gradient in ranks.run(8, errors_of_every_objective, (5, 1, 7, 4, 3, 9, 2, 6)):
+        assert terms < 1e-10
+        assert gradient < 1e-10
+
+
 def entropies_of_all_ranks(name):
     whole, mine = batches((3, 8), (6,))
     return [functional.global_entropy(*mine, entropy=name).item(), sum(ESTIMATORS[name]()(z).item() for z in whole) / 2]

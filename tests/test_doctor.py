@@ -3,8 +3,11 @@
 import importlib.metadata
 
 import pytest
+import torch
 
-from it_losses.__main__ import VARIABLE, main, report
+from it_losses import ESTIMATORS
+from it_losses.__main__ import VARIABLE, _kernel_faults, main, report
+from it_losses.kernels import self_test
 
 
 def test_an_unknown_backend_is_refused_in_one_line(monkeypatch, capsys):
@@ -31,3 +34,20 @@ def test_lightning_is_found_under_either_name(installed, line, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     assert line in report().splitlines()
+
+
+def test_the_self_test_shows_every_estimator_and_that_there_are_no_kernels_to_test(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main(["--self-test"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  they run on CUDA devices, and there is none" in lines
+    for name in ESTIMATORS:
+        (line,) = [line for line in lines if line.startswith(f"  {name} float16 64 x 256: from the reference ")]
+        assert line.count(" ms") == 2
+
+
+def test_the_self_test_shows_the_outcome_of_every_kernel(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(self_test, "fault", lambda products, *_, **__: "a sum is off" if products else "")
+    lines = _kernel_faults()
+    assert len(lines) == 12 and [line.split(": ")[1] for line in lines] == ["passed"] * 6 + ["a sum is off"] * 6

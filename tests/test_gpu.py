@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy
+from it_losses.kernels import self_test
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -38,6 +39,12 @@ every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
 @pytest.fixture(autouse=True)
+def kernels_run_whatever_their_self_test_says(monkeypatch):
+    # or the reference would take their place, and be compared with itself
+    monkeypatch.setenv(self_test.VARIABLE, "off")
+
+
+@pytest.fixture(autouse=True)
 def no_tf32():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -59,6 +66,14 @@ def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -
     gradients = torch.autograd.grad(-1.7 * value, own)
     assert all(g.dtype == dtype for g in gradients)
     return value.detach().cpu().double(), torch.stack(gradients).cpu().double()
+
+
+@every_dtype
+@pytest.mark.parametrize("less", [0, 7])
+@pytest.mark.parametrize("products", self_test.ROWS)
+def test_the_self_test_passes(products, less, dtype):
+    rows, dim = self_test.ROWS[products] - less, self_test.DIM - less
+    assert not self_test.fault(products, torch.device(DEVICE, torch.cuda.current_device()), dtype, rows=rows, dim=dim)
 
 
 @every_dtype

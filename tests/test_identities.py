@@ -132,8 +132,16 @@ def test_alignment_and_uniformity(shape, t):
     views = views_of(*shape)
     ours = VICRegEntropy(QuadraticRenyi.of_uniformity(t), invariance_weight=2.0, entropy_weight=0.7)
     theirs = hypersphere.HypersphereLoss(t=t, lam=0.7)
+    assert_differ_by(evaluated(ours, views), evaluated(theirs, views), 0.0)
+    in_nats = VICRegEntropy("quadratic", bandwidth=(4 * t) ** -0.5, invariance_weight=2.0, entropy_weight=0.7)
     # lightly leaves out the entropy of a component, dim/2 log(4 pi s^2) with t = 1 / (4 s^2)
-    assert_differ_by(evaluated(ours, views), evaluated(theirs, views), 0.7 * shape[1] / 2 * math.log(math.pi / t))
+    assert_differ_by(evaluated(in_nats, views), evaluated(theirs, views), 0.7 * shape[1] / 2 * math.log(math.pi / t))
+
+
+def test_uniformity_of_many_dimensions_has_the_digits_of_float32():
+    z = torch.randn(16, 2048, generator=torch.Generator().manual_seed(0))
+    exact, found = (QuadraticRenyi.of_uniformity(1.0)(z.to(dtype)).double() for dtype in (torch.float64, torch.float32))
+    assert (found - exact).abs() < 1e-6 * exact.abs()
 
 
 def test_alignment_and_uniformity_of_the_default_criterion():

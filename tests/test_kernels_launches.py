@@ -32,7 +32,7 @@ OBJECTIVES = {
     "renyi, centred": (renyi, (2.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),
     "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0)),
-    "quadratic": (quadratic, (0.2, 2.0**28, 1.0)),
+    "quadratic": (quadratic, (0.2, 2.0**28, 1.0, 1.0)),
     "pairwise, formed again": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
 }
 

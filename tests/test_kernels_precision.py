@@ -55,6 +55,7 @@ ENTROPIES = {
     "nt-xent": Pairwise(0.7, normalize="rows", exclude_self=True, pool_views=True),
     "quadratic": QuadraticRenyi(),
     "quadratic of samples as they are": QuadraticRenyi("auto", normalize=None, exclude_self=False),
+    "uniformity": QuadraticRenyi.of_uniformity(),
     "pairwise, lower bound": Pairwise("auto", "bhattacharyya", spread_fraction=0.5, memory_mib=0.0),
     "koleo": KoLeo(),
     "koleo of embeddings": KoLeo(None),

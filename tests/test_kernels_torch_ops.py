@@ -25,7 +25,7 @@ FORMS = {
     "sigreg": (8.0, 10.0, 3.0, 0.0, 1.0, 0.0, 0.0),
     "renyi": (2.0, 0.0),
     "pairwise": (2.0, 0.2, 0.0, 1.0, 2.0),
-    "quadratic": (0.2, 0.0, 1.0, 0.5),
+    "quadratic": (0.2, 0.0, 1.0, 1.0, 0.5),
 }
 #: every criterion, regularizer and estimator, as a function of two views; in evaluation mode each call draws the same numbers
 CALLS = {

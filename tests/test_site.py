@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 
 pytest.importorskip("griffe", reason="the extra docs is not installed")
 pytest.importorskip("matplotlib", reason="the extra benchmarks is not installed")
@@ -74,6 +75,20 @@ def test_the_table_of_choice_has_the_numbers_of_the_report():
     assert len(quoted) == 3 * len(tables.OBJECTIVES) + 3
     report = PAGE.read_text()
     assert [number for number in quoted if number not in report] == []
+
+
+def criteria_of_published_losses():
+    """What the table of published losses says to write; the names of its constants have values here."""
+    lines = [line for line in (sources.ROOT / "docs" / "idea.md").read_text().splitlines() if line.startswith("| ")]
+    constants = {"tau": 0.1, "batch": 16, "dim": 8, **{name: getattr(it_losses, name) for name in it_losses.__all__}}
+    spans = [span for line in lines for span in re.findall(r"`((?:VICReg|EntropyRegularizer)\w*\(.*?\))`", line)]
+    return [(span, constants) for span in spans if "..." not in span]
+
+
+@pytest.mark.parametrize(("span", "constants"), criteria_of_published_losses())
+def test_what_the_table_of_published_losses_says_can_be_written(span, constants):
+    views = torch.randn(2, constants["batch"], constants["dim"], requires_grad=True)
+    eval(span, constants)(*views).backward()
 
 
 def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():

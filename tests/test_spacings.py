@@ -104,7 +104,7 @@ def test_without_the_penalty_copies_count_as_much_as_independent_dimensions():
 
 
 def test_the_scale_is_a_target_where_there_is_a_penalty():
-    assert Spacings().scale == "target" and Spacings(0.0).scale == "grows"
+    assert Spacings().scaling == "target" and Spacings(0.0).scaling == "grows"
     z = torch.randn(64, 4, dtype=F64)
     values = torch.stack([Spacings()(scale * z) for scale in (0.1, 2.0, 20.0)])
     assert values.argmax() == 1

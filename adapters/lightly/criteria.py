@@ -1,4 +1,4 @@
-"""Criteria with lightly's constructors and calls: `criterion(z_a, z_b)`.
+"""VICReg and entropies with lightly's constructors and calls: `criterion(z_a, z_b)`.
 
 `VICRegLoss` replaces a class of lightly and, like that class, gathers over ranks only if asked. The others have no counterpart
 in lightly and gather by default, as all our criteria do.
@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, functional
 from it_losses.adapters.conventions import ARGUMENTS, translated
-from it_losses.adapters.drop_in import HostNames, in_host_dtype
+from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_host_dtype
 from it_losses.entropy.variance_covariance import covariance_penalty, variance_hinge
 from it_losses.precision import samples
 
@@ -48,11 +47,7 @@ class VICRegLoss(HostNames, VICReg):
         gather_distributed: bool = False,
         eps: float = 0.0001,
     ) -> None:
-        if gather_distributed and not dist.is_available():
-            raise ValueError(
-                "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
-                "Pass gather_distributed=False, or install a torch with distributed support."
-            )
+        check_can_gather(gather_distributed)
         theirs = {"lambda_param": lambda_param, "mu_param": mu_param, "nu_param": nu_param, "eps": eps}
         super().__init__(**translated("lightly", **theirs, gather_distributed=gather_distributed))  # type: ignore[arg-type]
 
@@ -60,15 +55,12 @@ class VICRegLoss(HostNames, VICReg):
         """V x [batch, ..., dim] -> []."""
         return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        known = {**state["_parameters"], **state}
-        # the state of lightly's own class, from a module that was pickled before `install()`
-        theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
-        if theirs:
-            VICRegLoss.__init__(self, **theirs)
-            others = {name: value for name, value in state["_parameters"].items() if name not in theirs}
-            state = {name: value for name, value in state.items() if name not in theirs}
-            state["_parameters"] = {**self._parameters, **others}
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        # lightly's own class has no such attribute
+        if "distributed" not in state:
+            known = {**state["_parameters"], **state}
+            theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
+            state = as_ours(self, VICRegLoss, state, **theirs)
         super().__setstate__(state)
 
 

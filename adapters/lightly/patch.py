@@ -1,23 +1,40 @@
-"""install() and uninstall(): replace lightly's VICRegLoss and its term functions by ours, for code that cannot be edited."""
+"""install() and uninstall(): replace lightly's criteria and their term functions by ours, for code that cannot be edited."""
 
 from __future__ import annotations
 
 import copyreg
 import functools
+import importlib.util
 import types
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from it_losses.adapters.frameworks import framework
-from it_losses.adapters.lightly import criteria
+from it_losses.adapters.lightly import criteria, frossl, hypersphere, koleo, lejepa
 
 PIP = 'pip install "it-losses[lightly]"'
 
-#: module of lightly -> names in it that are replaced
-SWAPPED = {
-    "lightly.loss": ("VICRegLoss",),
-    "lightly.loss.vicreg_loss": ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
-    "lightly.loss.vicregl_loss": ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
+#: module of ours -> names in it that replace those of lightly
+REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {
+    criteria: ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
+    koleo: ("KoLeoLoss",),
+    frossl: ("FroSSLLoss",),
+    hypersphere: ("HypersphereLoss",),
+    lejepa: ("LeJEPALoss", "SIGReg", "lejepa_invariance_loss"),
 }
+
+#: modules of lightly that define or import these names; older versions of lightly lack some of them
+MODULES = (
+    "lightly.loss",
+    "lightly.loss.vicreg_loss",
+    "lightly.loss.vicregl_loss",
+    "lightly.loss.koleo_loss",
+    "lightly.loss.frossl_loss",
+    "lightly.loss.hypersphere_loss",
+    "lightly.loss.lejepa_loss",
+    "lightly.loss.lewm_loss",
+)
 
 _originals: dict[tuple[str, str], Any] = {}
 
@@ -25,32 +42,41 @@ _originals: dict[tuple[str, str], Any] = {}
 def install() -> None:
     """Replace the names in lightly's own modules. A second call changes nothing.
 
-    Code that imports them afterwards gets ours, and `VICRegLLoss` computes with ours. Call this first: a module that imported
-    a name before keeps lightly's. A pickled criterion of lightly is loaded as ours.
+    Code that imports them afterwards gets ours, and `VICRegLLoss` and `LeWMLoss` compute with ours. Call this first: a module
+    that imported a name before keeps lightly's. A pickled criterion of lightly is loaded as ours.
     """
     if _originals:
         return
-    for module, names in SWAPPED.items():
+    ours = {name: getattr(module, name) for module, names in REPLACEMENTS.items() for name in names}
+    framework("lightly.loss", install=PIP)
+    for module in filter(importlib.util.find_spec, MODULES):
         home = framework(module, install=PIP)
-        for name in names:
+        for name in ours.keys() & vars(home).keys():
             _originals[module, name] = getattr(home, name)
-            setattr(home, name, getattr(criteria, name))
-    original = _originals["lightly.loss", "VICRegLoss"]
-    original.__init__ = _with_own_name(original)
-    # pickle looks a class up by its name and would find ours, so lightly's class pickles as ours
-    copyreg.pickle(original, lambda criterion: (object.__new__, (criteria.VICRegLoss,), criterion.__dict__))
+            setattr(home, name, ours[name])
+    for original in _replaced_classes():
+        original.__init__ = _with_own_name(original)
+        # pickle looks a class up by its name and would find ours, so lightly's class pickles as ours
+        copyreg.pickle(original, functools.partial(_reduced, ours[original.__name__]))
 
 
 def uninstall() -> None:
     """Restore lightly's own names."""
-    if not _originals:
-        return
-    original = _originals["lightly.loss", "VICRegLoss"]
-    original.__init__ = original.__init__.__wrapped__
-    copyreg.dispatch_table.pop(original)
+    for original in _replaced_classes():
+        original.__init__ = original.__init__.__wrapped__
+        copyreg.dispatch_table.pop(original)
     for (module, name), value in _originals.items():
         setattr(framework(module, install=PIP), name, value)
     _originals.clear()
+
+
+def _replaced_classes() -> Iterator[Any]:
+    """Lightly's own classes whose names are replaced, each once."""
+    return iter({value for value in _originals.values() if isinstance(value, type)})
+
+
+def _reduced(ours: type, criterion: Any) -> tuple[Any, ...]:
+    return object.__new__, (ours,), criterion.__dict__
 
 
 def _with_own_name(original: Any) -> Any:

@@ -68,9 +68,11 @@ class Configured(BaseMethod):
         """Refuse to auto-resume a run with other arguments of the loss; warn if the checkpoint was named."""
         super().on_load_checkpoint(checkpoint)
         was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs)
-        if was is None or was == now:
+        if was is None:
             return
         differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}
+        if not differ:
+            return
         message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
         # main_pretrain deletes the entry if a checkpoint was named, and leaves None if it searched for one
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
@@ -116,15 +118,32 @@ class VICRegFused(ReplacedLoss):
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):
-    """VICReg with an entropy instead of variance and covariance; null weights take the entropy's defaults."""
+    """VICReg with an entropy instead of variance and covariance; null stands for what trains with this entropy."""
 
-    entropy: ClassVar[str]
-    defaults: ClassVar[dict[str, Any]] = {"invariance_weight": None, "entropy_weight": None, "entropy_options": {}}
+    entropy: str
+    defaults: ClassVar[dict[str, Any]] = {
+        "invariance": None,
+        "invariance_weight": None,
+        "entropy_weight": None,
+        "entropy_options": {},
+    }
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg)
-        weights = {name: self.option(name) for name in ("invariance_weight", "entropy_weight")}
-        self.criterion = VICRegEntropy(self.entropy, **weights, **self.option("entropy_options"))
+        arguments = {name: self.option(name) for name in ("invariance", "invariance_weight", "entropy_weight")}
+        self.criterion = VICRegEntropy(self.entropy, **arguments, **self.option("entropy_options"))
+
+
+class VICRegAnyEntropy(EntropyForVarianceAndCovariance):
+    """`vicreg_entropy`: the entropy that `method_kwargs.entropy` names."""
+
+    needed = (*Configured.needed, "entropy")
+
+    @property
+    def entropy(self) -> str:
+        """A name in ESTIMATORS."""
+        name: str = self.option("entropy")
+        return name
 
 
 class VICRegLogDet(EntropyForVarianceAndCovariance):

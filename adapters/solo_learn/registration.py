@@ -15,6 +15,7 @@ CONFIGS = Path(__file__).parent / "configs"
 #: method -> class in methods; each loss has its own name, because auto_resume compares names only
 METHODS = {
     "vicreg_fused": "VICRegFused",
+    "vicreg_entropy": "VICRegAnyEntropy",
     "vicreg_logdet": "VICRegLogDet",
     "vicreg_pairdist": "VICRegPairDist",
     "byol_logdet": "BYOLLogDet",

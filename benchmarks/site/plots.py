@@ -10,7 +10,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.site.rows import Estimate, changed, folder, scores, tuning
+from benchmarks.site.rows import changed, folder, records, score
+from benchmarks.statistics import Statistic
+from benchmarks.table1 import tuning
 
 #: colours of text and lines on a light and on a dark page
 COLOURS = {"light": "#333333", "dark": "#d0d0d0"}
@@ -43,7 +45,7 @@ def _svg(draw: Callable[[Figure], None], colour: str, size: tuple[float, float])
     return file.getvalue()
 
 
-def probed(figure: Figure, label: str, curves: dict[str, dict[float, Estimate]], *, log: int | None = 10) -> Axes:
+def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]], *, log: int | None = 10) -> Axes:
     """The linear probe against a constant, a line for each name, with a tick at each value that was tried."""
     axes = figure.add_subplot(xlabel=label, ylabel="linear probe, %")
     for name, points in curves.items():
@@ -60,20 +62,20 @@ def probed(figure: Figure, label: str, curves: dict[str, dict[float, Estimate]],
     return axes
 
 
-def ablated(base: str, option: str, usual: float) -> dict[float, Estimate]:
+def ablated(base: str, option: str, usual: float) -> dict[float, Statistic]:
     """{value of the option: score} of the ablations that differ from the base in nothing but the option."""
-    path = folder("ablations.csv")
-    return {run.get(option, usual): scores(path)[name] for name, run in changed(path, base, {option}).items()}
+    path = folder("ablations")
+    return {run.get(option, usual): score(path, name) for name, run in changed(path, base, {option}).items()}
 
 
 def beta(figure: Figure) -> None:
     """Against beta, for two laws of the entropy weight."""
-    path = folder("ablations.csv")
+    path = folder("ablations")
     runs = changed(path, "vicreg_logdet", {"beta", "entropy_weight"})
 
-    def by(law: Callable[[float], float]) -> dict[float, Estimate]:
+    def by(law: Callable[[float], float]) -> dict[float, Statistic]:
         tried = {name: (run.get("beta", 1.0), run["entropy_weight"]) for name, run in runs.items()}
-        return {beta: scores(path)[name] for name, (beta, weight) in tried.items() if math.isclose(weight, law(beta))}
+        return {beta: score(path, name) for name, (beta, weight) in tried.items() if math.isclose(weight, law(beta))}
 
     curves = {"entropy weight 400": by(lambda beta: 400.0), "entropy weight 400 / beta": by(lambda beta: 400.0 / beta)}
     probed(figure, "beta of LogDet", curves)
@@ -95,7 +97,7 @@ def byol_weight(figure: Figure) -> None:
     rows = {"pairwise": ("byol_pairdist", 0.05), "log_det": ("byol_logdet", 0.8)}
     curves = {name: ablated(row, "entropy_weight", usual) for name, (row, usual) in rows.items()}
     axes = probed(figure, "weight of the entropy beside BYOL", curves)
-    alone = scores(folder("ablations.csv"))["byol"]
+    alone = score(folder("ablations"), "byol")
     axes.axhline(alone.mean, linestyle="--", linewidth=1, color=CYCLE[-1], label="BYOL")
     axes.legend(frameon=False)
 
@@ -105,11 +107,8 @@ def rate(figure: Figure) -> None:
     probed(figure, "learning rate of AdamW", {name: _searched(row) for row, name in ROWS.items()})
 
 
-def _searched(method: str) -> dict[float, Estimate]:
-    rows = [row for row in tuning() if row["method"] == method]
-    best = next(row["value"] for row in rows if row["best"] == "True")
-    kept = [row for row in rows if row["value"] == best]
-    return {
-        float(row["learning_rate"]): Estimate(100 * float(row["linear"]), 100 * float(row["linear_standard_error"]))
-        for row in kept
-    }
+def _searched(method: str) -> dict[float, Statistic]:
+    path = folder("tuning")
+    best = tuning.cells(records(path)).query("best and method == @method").iloc[0]
+    tried = tuning.settings([method], tuning.is_long(records(path)))
+    return {run["rate"]: score(path, name) for name, run in tried.items() if run["value"] == best.value}

@@ -2,73 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import statistics
-from collections import defaultdict
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.report import RESULTS, newest
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds with its standard error, in percent."""
-
-    mean: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.error:.1f}"
+from benchmarks.pages import RESULTS
+from benchmarks.report import newest
+from benchmarks.speed.__main__ import read
+from benchmarks.speed.measure import Row
+from benchmarks.speed.objectives import OURS
+from benchmarks.speed.report import by_case
+from benchmarks.statistics import Statistic, statistic
+from benchmarks.table1.records import Records
 
 
-def estimate(scores: list[float]) -> Estimate:
-    """Mean and standard error of fractions, in percent."""
-    error = statistics.stdev(scores) / len(scores) ** 0.5
-    return Estimate(100 * statistics.mean(scores), 100 * error)
-
-
-def folder(marker: str, dataset: str | None = None) -> Path:
-    """The newest folder of a CPU that holds the file `marker`, of a data set if it is named."""
-    found = [path for path in newest(RESULTS, marker) if "-cpu-" in path.name]
-    return next(path for path in found if dataset is None or settings(path)["dataset"] == dataset)
-
-
-def settings(path: Path) -> dict[str, Any]:
-    """The settings of the runs of a folder."""
-    loaded: dict[str, Any] = json.loads((path / "settings.json").read_text())
-    return loaded
+def folder(content: str, dataset: str | None = None) -> Path:
+    """The newest folder of a CPU with that content, of a data set if it is named."""
+    found = [path for path in newest(RESULTS, content) if "-cpu-" in path.name]
+    return next(path for path in found if dataset is None or records(path).settings["dataset"] == dataset)
 
 
 @cache
-def scores(path: Path, probe: str = "linear") -> dict[str, Estimate]:
-    """{method: mean and standard error of the probe over its seeds}."""
-    found = defaultdict(list)
-    for line in (path / "rows.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        found[row["method"]].append(row[probe])
-    return {method: estimate(values) for method, values in found.items()}
+def records(path: Path) -> Records:
+    """The runs of a folder."""
+    return Records(path)
+
+
+def score(path: Path, method: str, probe: str = "linear") -> Statistic:
+    """Mean and standard error of a probe over the seeds of a method, in percent."""
+    return statistic(100 * row[probe] for row in records(path).of(method))
 
 
 def changed(path: Path, base: str, options: set[str]) -> dict[str, dict[str, Any]]:
     """{method: its settings} of the runs of an ablation that differ from the base in nothing but these options."""
-    rows = settings(path)["rows"]
-    same = {name: value for name, value in rows[base].items() if name not in {*options, "criterion"}}
+    rows = records(path).settings["rows"]
     others = {name: {key: row[key] for key in row if key not in {*options, "criterion"}} for name, row in rows.items()}
-    return {name: rows[name] for name, rest in others.items() if rest == same}
+    return {name: rows[name] for name, rest in others.items() if rest == others[base]}
 
 
 @cache
-def speed(metric: str = "time_ms") -> dict[tuple[str, int, int], float]:
-    """{(objective, batch, dim): our time or memory of forward and backward} in the newest rows of a CPU."""
-    with (folder("speed.png") / "rows.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["level"] == "op" and row["provider"] == "it-losses"]
-    kept = [row for row in rows if row["mode"] == "both" and row["metric"] == metric]
-    return {(row["objective"], int(row["batch"]), int(row["dim"])): float(row["value"]) for row in kept}
+def speed_rows() -> list[Row]:
+    """The newest rows of speed of a CPU."""
+    return read(folder("speed") / "rows.csv")
 
 
-def tuning() -> list[dict[str, str]]:
-    """The rows of the equal search for settings."""
-    with (folder("tuning.csv") / "tuning.csv").open() as file:
-        return list(csv.DictReader(file))
+def speed() -> dict[tuple[str, int, int], float]:
+    """{(objective, batch, dim): our time of forward and backward, in ms}."""
+    timed = by_case(speed_rows(), metric="time_ms")
+    return {key[1:]: found[OURS] for key, found in timed.items() if key[0] == "op"}

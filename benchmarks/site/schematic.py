@@ -12,7 +12,12 @@ ROWS = [
     ("VICReg", "variance and covariance terms", "squared distance"),
     ('VICRegEntropy("log_det")', "log det of the covariance", "squared distance"),
     ('VICRegEntropy("pairwise")', "pairwise distances", "squared distance"),
-    ("SimCLR", "sum over the other samples", "cosine similarity"),
+    ("SimCLR, DCL", "pairwise, of both views together", "cosine similarity"),
+    ("alignment + uniformity", "quadratic Renyi entropy", "cosine similarity"),
+    ("FroSSL", "spectrum of the correlations", "squared distance"),
+    ("I-VNE", "spectrum of the similarities", "cosine similarity"),
+    ("LeJEPA (SIGReg)", "minus the distance from N(0, I)", "squared distance"),
+    ("DINOv2 with KoLeo", "distance to the nearest sample", "DINOv2's own loss"),
     ("BYOL, SimSiam", "none", "cosine similarity"),
     ("BYOL + EntropyRegularizer", "your choice", "cosine similarity"),
 ]

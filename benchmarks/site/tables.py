@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 import re
 from pathlib import Path
 
-from benchmarks.site.rows import changed, folder, scores, settings, speed
+from benchmarks.pages import table
+from benchmarks.site.rows import changed, folder, read, records, score, speed, speed_rows
 from benchmarks.site.sources import ROOT
+from benchmarks.speed.report import by_case
+from benchmarks.statistics import difference
 from it_losses import ESTIMATORS, EntropyEstimator
 from it_losses.__main__ import estimator_table
 
@@ -45,95 +47,88 @@ def weights() -> str:
 
 def choice() -> str:
     """Cost and accuracy of each objective side by side."""
-    digits, fashion = scores(folder("table1.md", "digits")), scores(folder("table1.md", "fashion_mnist"))
-    knn = scores(folder("table1.md", "digits"), "knn")
-    lines = [
-        f"| objective | loss, ms | digits, linear % | digits, kNN % | Fashion-MNIST, linear % | {WIDE} dimensions, points |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    digits, fashion = folder("table1", "digits"), folder("table1", "fashion_mnist")
+    lines = []
     for row, (name, timed) in OBJECTIVES.items():
         time = f"{speed()[(timed, *SHAPE)]:.1f}" if timed else ""
-        lines.append(f"| {name} | {time} | {digits[row]} | {knn[row]} | {fashion[row]} | {_wider(row)} |")
-    return "\n".join(lines)
+        line = {"objective": name, "loss, ms": time, "digits, linear %": score(digits, row).text()}
+        line |= {"digits, kNN %": score(digits, row, "knn").text(), "Fashion-MNIST, linear %": score(fashion, row).text()}
+        lines.append(line | {f"{WIDE} dimensions, points": _wider(row)})
+    return table(lines)
 
 
 def _wider(row: str) -> str:
     """The change of the linear probe from the usual dimension of the projection to a wide one."""
-    ablations = folder("ablations.csv")
-    widths = {run["output"]: scores(ablations)[name] for name, run in changed(ablations, row, {"output"}).items()}
-    if WIDE not in widths:
+    path = folder("ablations")
+    wide = [name for name, run in changed(path, row, {"output"}).items() if run["output"] == WIDE]
+    if not wide:
         return ""
-    usual = scores(ablations)[row]
-    error = (widths[WIDE].error ** 2 + usual.error**2) ** 0.5
-    return f"{widths[WIDE].mean - usual.mean:+.1f} ± {error:.1f}"
+    return difference(*([run["linear"] for run in records(path).of(name)] for name in (*wide, row))).text()
 
 
 def choice_setting() -> str:
     """The settings of the columns of `choice`, with the folders that they come from."""
-    digits, fashion, ablations = folder("table1.md", "digits"), folder("table1.md", "fashion_mnist"), folder("ablations.csv")
-    runs = {path: settings(path) for path in (digits, fashion, ablations)}
-    seeds = {path: len((path / "rows.jsonl").read_text().splitlines()) // len(scores(path)) for path in runs}
-    training = {
-        path: f"{run['backbone']} at {run['width']} of its width, {run['epochs']} epochs, batch {run['batch_size']}, "
-        f"{seeds[path]} seeds, mean ± standard error"
-        for path, run in runs.items()
-    }
+    digits, fashion, ablations = folder("table1", "digits"), folder("table1", "fashion_mnist"), folder("ablations")
     batch, dim = SHAPE
     return "\n".join(
         [
             f"- *loss*: time of forward and backward, two views of {batch} x {dim}, float32, one CPU thread "
-            f"({_linked(folder('speed.png'))}). `VICReg()` was timed whole; of the others the entropy of both views was timed.",
-            f"- *digits*: {training[digits]} ({_linked(digits)}).",
-            f"- *Fashion-MNIST*: {training[fashion]} ({_linked(fashion)}).",
+            f"({_linked(folder('speed'))}). `VICReg()` was timed whole; of the others the entropy of both views was timed.",
+            f"- *digits*: {_training(digits)} ({_linked(digits)}).",
+            f"- *Fashion-MNIST*: {_training(fashion)} ({_linked(fashion)}).",
             f"- *{WIDE} dimensions*: change of the linear probe on digits from 512 dimensions of the projection to {WIDE}, "
-            f"{seeds[ablations]} seeds ({_linked(ablations)}).",
+            f"{_seeds(ablations)} seeds ({_linked(ablations)}).",
         ]
     )
+
+
+def _training(path: Path) -> str:
+    run = records(path).settings
+    network = f"{run['backbone']} at {run['width']} of its width"
+    return f"{network}, {run['epochs']} epochs, batch {run['batch_size']}, {_seeds(path)} seeds, mean ± standard error"
+
+
+def _seeds(path: Path) -> int:
+    return len({row["seed"] for row in records(path).rows})
 
 
 def cost() -> str:
     """The time of the three entropies at every shape at which at least two were timed."""
     kinds = {"vicreg": "variance and covariance", "log_det": "`log_det`", "pairwise": "`pairwise`"}
-    shapes = sorted({(batch, dim) for _, batch, dim in speed()})
-    several = [shape for shape in shapes if sum((kind, *shape) in speed() for kind in kinds) > 1]
-    lines = ["| N x D | " + " | ".join(f"{name}, ms" for name in kinds.values()) + " |", "|---|" + "---:|" * len(kinds)]
-    for shape in several:
-        times = [f"{speed()[(kind, *shape)]:.3g}" if (kind, *shape) in speed() else "" for kind in kinds]
-        lines.append(f"| {shape[0]} x {shape[1]} | {' | '.join(times)} |")
-    return "\n".join(
-        [*lines, "", f"float32, two views, forward and backward, one CPU thread ({_linked(folder('speed.png'))})."]
-    )
+    times = {(kind, tuple(shape)): time for (kind, *shape), time in speed().items()}
+    shapes = sorted({shape for _, shape in times})
+    several = [shape for shape in shapes if sum((kind, shape) in times for kind in kinds) > 1]
+    lines = [
+        {"N x D": "{} x {}".format(*shape)}
+        | {f"{name}, ms": f"{times[kind, shape]:.3g}" if (kind, shape) in times else "" for kind, name in kinds.items()}
+        for shape in several
+    ]
+    return f"{table(lines)}\n\nfloat32, two views, forward and backward, one CPU thread ({_linked(folder('speed'))})."
 
 
 def step() -> str:
     """How long a whole training step takes beside its loss, in one sentence."""
-    path = folder("speed.png")
-    with (path / "rows.csv").open() as file:
-        rows = [
-            row for row in csv.DictReader(file) if (row["level"], row["mode"], row["metric"]) == ("step", "both", "time_ms")
-        ]
-    times = {row["provider"]: float(row["value"]) for row in rows}
-    batch, dim = int(rows[0]["batch"]), int(rows[0]["dim"])
+    timed = by_case(speed_rows(), metric="time_ms")
+    (batch, dim), times = next((key[2:], found) for key, found in timed.items() if key[0] == "step")
     return (
         f"A step of VICReg with a timm `resnet10t` at 32 pixels, a batch of {batch} and {dim} dimensions takes "
         f"{times['it-losses']:.0f} ms with our loss and {times['lightly']:.0f} ms with lightly's. Our loss alone takes "
-        f"{speed()[('vicreg', batch, dim)]:.1f} ms of it (float32, one CPU thread, {_linked(path)})."
+        f"{speed()[('vicreg', batch, dim)]:.1f} ms of it (float32, one CPU thread, {_linked(folder('speed'))})."
     )
 
 
 def ranks() -> str:
     """The cost of a rank beside other ways to gather, for wide embeddings."""
-    path = folder("model.png")
-    with (path / "rows.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["dim"]) == WIDE]
-    lines = ["| ranks | batch of all ranks x dim | scheme | CPU time of a rank, ms | sent by a rank, MB | peak memory, MiB |"]
-    lines.append("|---:|---|---|---:|---:|---:|")
-    for row in rows:
-        numbers = (float(row["cpu_ms"]), float(row["sent_mb"]), float(row["peak_mib"]))
-        time, sent, peak = (f"{number:.3g}" for number in numbers)
-        lines.append(f"| {row['ranks']} | {row['samples']} x {row['dim']} | {row['scheme']} | {time} | {sent} | {peak} |")
+    path = folder("distributed")
+    units = {"CPU time of a rank, ms": "cpu_ms", "sent by a rank, MB": "sent_mb", "peak memory, MiB": "peak_mib"}
+    lines = [
+        {"ranks": row["ranks"], "batch of all ranks x dim": f"{row['samples']} x {row['dim']}", "scheme": row["scheme"]}
+        | {name: f"{float(row[column]):.3g}" for name, column in units.items()}
+        for row in read(path / "rows.csv")
+        if int(row["dim"]) == WIDE
+    ]
     setting = "VICReg, float32, forward and backward, one thread a rank, gloo on one machine of two cores"
-    return "\n".join([*lines, "", f"{setting} ({_linked(path)})."])
+    return f"{table(lines, left=3)}\n\n{setting} ({_linked(path)})."
 
 
 def described_estimators() -> str:
@@ -160,8 +155,8 @@ def _failures(name: str) -> str:
     """The rows of the table of limits that name the class, as a list."""
     rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "limits.md").read_text().splitlines()]
     names = {f"`{name}`", f"`{OBJECTIVE_OF.get(name, name)}`"}
-    table = [(row[0], row[2]) for row in rows if len(row) == 3]
-    failures = [(situation, remedy) for situation, remedy in table if any(name in situation for name in names)]
+    known = [(row[0], row[2]) for row in rows if len(row) == 3]
+    failures = [(situation, remedy) for situation, remedy in known if any(name in situation for name in names)]
     if not failures:
         return ""
     return "Where it fails:\n\n" + "\n".join(f"- {situation} *What to do:* {remedy}" for situation, remedy in failures)

@@ -32,7 +32,7 @@ def is_fused(form: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
     """Whether the fused form of that name runs. Only the reference has a derivative with respect to a constant."""
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, z.dtype, z.device)
+    runs: bool = kernels.is_fused(form, z)
     return runs
 
 
@@ -82,7 +82,7 @@ class EntropyEstimator(Checked, ABC):
     #: whether a translation of Z leaves the value unchanged
     translation_invariant: bool = True
     #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
-    scale: Literal["grows", "invariant", "target"] = "grows"
+    scaling: Literal["grows", "invariant", "target"] = "grows"
     #: whether each call in training draws other random numbers
     is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim

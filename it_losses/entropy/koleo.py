@@ -63,7 +63,7 @@ class KoLeo(EntropyEstimator):
         self.epsilon = epsilon
         self.rotation_invariant = normalize != "columns"
         self.translation_invariant = normalize != "rows"
-        self.scale = "grows" if normalize is None else "invariant"
+        self.scaling = "grows" if normalize is None else "invariant"
 
     @property
     def default_weights(self) -> BoundWeights:

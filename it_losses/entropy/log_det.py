@@ -81,7 +81,7 @@ class LogDet(EntropyEstimator):
         self.beta = beta
         self.per_dimension = per_dimension
         self.anchor = anchor
-        self.scale = "target" if anchor else "grows"
+        self.scaling = "target" if anchor else "grows"
         self._saturation = SaturationWarning(
             f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}, where float32 has no digits left "
             "for directions of little variance. Lower beta, scale the embeddings down, or pass float64."

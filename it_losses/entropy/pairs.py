@@ -30,6 +30,8 @@ def squared_distances(z: Tensor) -> Tensor:
     """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
     # distances do not depend on the mean, but their rounding does
     centred = z - z.mean(dim=-2, keepdim=True)
+    # twice, since the mean is rounded too
+    centred = centred - centred.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
     return distances.masked_fill(same_image(z, 1), 0).clamp_min(0)
@@ -44,7 +46,9 @@ def same_image(z: Tensor, rows: int) -> Tensor:
 def total_variance(z: Tensor) -> Tensor:
     """`sum_j Var z_j` without a gradient: [..., batch, dim] -> [...]."""
     full = torch.promote_types(z.dtype, torch.float32)
-    centred = z.detach() - z.detach().mean(dim=-2, keepdim=True, dtype=full)
+    # by way of differences from a sample, so that samples that coincide have exactly none
+    moved = z.detach().to(full) - z[..., :1, :].detach()
+    centred = moved - moved.mean(dim=-2, keepdim=True)
     # var() of each column takes ten times as long on a CPU
     return centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
 

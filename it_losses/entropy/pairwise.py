@@ -136,7 +136,7 @@ class Pairwise(EntropyEstimator):
         if exclude_positives and not (exclude_self and pool_views):
             raise ValueError("exclude_positives needs exclude_self=True and pool_views=True: positives are pairs across views.")
         self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
-        self.scale = "grows" if normalize is None else "invariant"
+        self.scaling = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "pairwise entropy stands at log(batch): the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'

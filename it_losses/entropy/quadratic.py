@@ -57,9 +57,10 @@ class QuadraticRenyi(EntropyEstimator):
 
         H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
 
-    By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less a
-    constant. With `exclude_self=False` the value is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in nats, a
-    lower bound on its Shannon entropy. That of a single Gaussian is `dim/2 (1 - log 2)` nats below its Shannon entropy.
+    By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less
+    the constant in front, which `nats=False` leaves out: for many dimensions it is so large that few digits of a float32 value
+    are left for the rest. With `exclude_self=False` the value is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in
+    nats, a lower bound on its Shannon entropy. That of a Gaussian is `dim/2 (1 - log 2)` nats below its Shannon entropy.
 
     Args:
         bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
@@ -67,19 +68,21 @@ class QuadraticRenyi(EntropyEstimator):
             without a gradient through it.
         exclude_self: leave out the pairs (i, i). The fused form then needs unit vectors with `1 / s^2 <= 70`, or "auto".
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
+        nats: False to leave out `dim/2 log(4 pi s^2)`.
         spread_fraction: used by "auto".
         memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
 
     Source: Wang & Isola (arXiv 2005.10242), equation 5; Principe, Information Theoretic Learning (2010), section 2.2.
     """
 
-    unit, direction = "nats", "with exclude_self=False lower bound on the smoothed entropy"
+    unit, direction = "nats, or nats less a constant", "with exclude_self=False lower bound on the smoothed entropy"
     rotation_invariant, cost = True, "N^2 D"
     fused = "quadratic"
     checks: ClassVar[dict[str, Check]] = {
         "bandwidth": check_bandwidth,
         "exclude_self": check_flag,
         "normalize": check_normalization,
+        "nats": check_flag,
         "spread_fraction": check_positive,
         "memory_mib": check_not_negative,
     }
@@ -90,6 +93,7 @@ class QuadraticRenyi(EntropyEstimator):
         *,
         exclude_self: bool = True,
         normalize: Normalization = "rows",
+        nats: bool = True,
         spread_fraction: float = SPREAD_FRACTION,
         memory_mib: float = MEMORY_MIB,
     ) -> None:
@@ -97,10 +101,11 @@ class QuadraticRenyi(EntropyEstimator):
         self.bandwidth = check_bandwidth("bandwidth", bandwidth)
         self.exclude_self = exclude_self
         self.normalize = normalize
+        self.nats = nats
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
         self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
-        self.scale = "grows" if normalize is None else "invariant"
+        self.scaling = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "quadratic entropy stands at its limit: the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
@@ -108,8 +113,8 @@ class QuadraticRenyi(EntropyEstimator):
 
     @classmethod
     def of_uniformity(cls, t: float = 2.0) -> QuadraticRenyi:
-        """The estimator whose value is minus the uniformity for that t plus a constant. lightly's default is t = 1."""
-        return cls((FACTOR * check_positive("t", t)) ** -0.5)
+        """The estimator whose value is minus the uniformity for that t, without the constant. lightly's default is t = 1."""
+        return cls((FACTOR * check_positive("t", t)) ** -0.5, nats=False)
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -136,18 +141,19 @@ class QuadraticRenyi(EntropyEstimator):
         spread = [overlap_entropy(distances, scale=FACTOR * s2, counted=counted) for s2 in variances]
         if self.bandwidth != "auto" and not self.exclude_self:
             self._saturation.look_at(spread, above=SATURATED * math.log(batch))
-        nats = [h + gaussian_entropy(s2, dim) for h, s2 in zip(spread, variances, strict=True)]
-        return torch.stack(nats).mean(dim=0)
+        if self.nats:
+            spread = [h + gaussian_entropy(s2, dim) for h, s2 in zip(spread, variances, strict=True)]
+        return torch.stack(spread).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """The spread fraction, bytes for pairs, 1 if the pairs (i, i) are left out, and bandwidths; no bandwidth for "auto".
+        """The spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths, none for "auto".
 
         None where the sum of all pairs without (i, i) might underflow.
         """
         if self.exclude_self and self._least_mean_exponent() > MOST_EXPONENT:
             return None
         bandwidths = () if self.bandwidth == "auto" else self.bandwidth
-        return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), *bandwidths]
+        return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), float(self.nats), *bandwidths]
 
     def _least_mean_exponent(self) -> float:
         """A bound on the smallest `t |z_i - z_j|^2` of a batch: that of "auto" is at most their mean."""

@@ -82,7 +82,7 @@ class MatrixRenyi(EntropyEstimator):
     """
 
     unit, direction = "surrogate, in nats", "entropy of the spectrum, at most log min(N, D)"
-    rotation_invariant, translation_invariant, scale = False, True, "invariant"
+    rotation_invariant, translation_invariant, scaling = False, True, "invariant"
     cost = "N D min(N, D), and min(N, D)^3 unless the order is 2"
     fused = "renyi"
     checks: ClassVar[dict[str, Check]] = {"order": check_order, "normalize": check_normalization}

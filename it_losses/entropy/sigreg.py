@@ -15,7 +15,7 @@ from torch import Tensor
 from it_losses.checks import Check, Weight, check_count, check_matrix, check_name
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.sigreg_conventions import CONVENTIONS, quadrature
+from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention, quadrature
 from it_losses.slices import unit_directions
 
 #: the projection above which the phases t x have fewer than three digits in float32
@@ -48,7 +48,7 @@ class SIGReg(EntropyEstimator):
 
     Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
     so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
-    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed if that matters. torch's own
+    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`. torch's own
     random numbers are left as they were.
 
     Args:
@@ -63,7 +63,7 @@ class SIGReg(EntropyEstimator):
     """
 
     unit, direction, rotation_invariant = "surrogate", "no bound on an entropy; largest at N(0, I)", False
-    translation_invariant, scale = False, "target"
+    translation_invariant, scaling = False, "target"
     is_random, cost = True, "N D slices + N slices knots"
     fused = "sigreg"
     checks: ClassVar[dict[str, Check]] = {
@@ -75,6 +75,8 @@ class SIGReg(EntropyEstimator):
     slices: int | None
     #: the directions that were named, [dim, slices]; None if they are drawn
     directions: Tensor | None
+    #: how many calls drew slices so far, []; set it with `draws.fill_(number)` to go on where another run ended
+    draws: Tensor
 
     def __init__(self, convention: str = "eb_jepa", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
         super().__init__()
@@ -83,12 +85,17 @@ class SIGReg(EntropyEstimator):
         self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
         self.seed = seed
         self.register_buffer("directions", directions, persistent=False)
-        # a tensor, so that compiled code counts too
-        self._draws = torch.zeros((), dtype=torch.int64, device="cpu")
+        # a tensor, so that compiled code counts too; no buffer, because nothing is in the state dict
+        self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
             "phase, and nothing draws it back. Scale the embeddings down, for example by a batch norm."
         )
+
+    @property
+    def numbers(self) -> SIGRegConvention:
+        """What the convention says; a subclass may say it otherwise."""
+        return CONVENTIONS[self.convention]
 
     @property
     def default_weights(self) -> BoundWeights:
@@ -99,11 +106,11 @@ class SIGReg(EntropyEstimator):
         `T'(v) = sqrt(2 pi) ((2 + v)^-1.5 - (1 + 2 v)^-1.5)`. With 1 and 10 this is v = .56 for r = 1, and .93 for r = .1.
         Collapse is left if `2 invariance r < 1.5 entropy`. Where the statistic is multiplied by the batch, so is the entropy.
         """
-        return BoundWeights(*CONVENTIONS[self.convention].weights)
+        return BoundWeights(*self.numbers.weights)
 
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
-        convention = CONVENTIONS[self.convention]
+        convention = self.numbers
         x = z @ self._directions(z)  # [..., batch, slices]
         if z.dtype != torch.float64:
             self._saturation.look_at([x.detach().abs().amax()], above=MOST_IN_FLOAT32)
@@ -120,22 +127,25 @@ class SIGReg(EntropyEstimator):
 
     def _count(self) -> int:
         """How many slices there are."""
-        return CONVENTIONS[self.convention].slices if self.slices is None else self.slices
+        return self.numbers.slices if self.slices is None else self.slices
 
     def _number(self) -> int | Tensor:
-        # compiled code must not take the number for a constant; elsewhere a tensor is read without an operator
-        return self._draws.clone() if torch.compiler.is_compiling() else cast(int, self._draws.tolist())
+        # compiled code must not take the number for a constant, and a FakeTensor has none
+        if torch.compiler.is_compiling() or type(self.draws) is not Tensor:
+            return self.draws.clone()
+        # read without an operator
+        return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
         """The number of this call; in training the next call has the next number."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
-            self._draws.add_(1)
+            self.draws.add_(1)
         return number
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
         """The reference implementation, with the same slices for all views: V x [batch, ..., dim] -> []."""
-        entropy = super().mean_entropy([torch.cat(tuple(views))] if CONVENTIONS[self.convention].pooled else views)
+        entropy = super().mean_entropy([torch.cat(tuple(views))] if self.numbers.pooled else views)
         self.draw()
         return entropy
 
@@ -143,7 +153,7 @@ class SIGReg(EntropyEstimator):
         """Slices, points and range of the rule, factor N, pooled, seed; or the named directions, which need the reference."""
         if self.directions is not None:
             return [self.directions]
-        points, largest, _, times_batch, pooled, _ = CONVENTIONS[self.convention]
+        points, largest, _, times_batch, pooled, _ = self.numbers
         return [float(number) for number in (self._count(), points, largest, times_batch, pooled, self.seed)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:

@@ -76,7 +76,7 @@ class Spacings(EntropyEstimator):
         self.window = window
         self.epsilon = epsilon
         # the penalty grows with the fourth power of the scale, the entropy with its logarithm
-        self.scale = "target" if isinstance(covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
+        self.scaling = "target" if isinstance(covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:

@@ -50,7 +50,7 @@ class VarianceCovariance(EntropyEstimator):
     """
 
     unit, direction, rotation_invariant = "surrogate", "upper bound near the identity covariance", False
-    scale, cost = "target", "N D min(N, D)"
+    scaling, cost = "target", "N D min(N, D)"
     fused = "vicreg"
     checks: ClassVar[dict[str, Check]] = {
         "variance_weight": check_weight,

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch.autograd import forward_ad
 
+from it_losses.kernels import self_test
+from it_losses.kernels.products import products_named as products_named
 from it_losses.precision import accumulation_dtype
 
 #: environment variable that overrides the rule, and its values
@@ -35,12 +37,6 @@ def form_named(name: str) -> ModuleType:
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
-@functools.cache
-def products_named(name: str) -> ModuleType:
-    """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
-    return importlib.import_module(f"it_losses.kernels.products.{name}")
-
-
 def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
     """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
     return Plan(products_named(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
@@ -51,8 +47,8 @@ def gradient_dtype(z: torch.Tensor) -> torch.dtype:
     return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)
 
 
-def is_fused(form: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the fused form runs; where it does not, the reference does.
+def is_fused(form: str, z: torch.Tensor) -> bool:
+    """Whether the fused form runs for views like z; where it does not, the reference does.
 
     Raises:
         ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused form.
@@ -62,14 +58,19 @@ def is_fused(form: str, dtype: torch.dtype, device: torch.device) -> bool:
         raise ValueError(f"{VARIABLE} must be one of {list(BACKENDS)}, got {asked!r}. Unset it for the default.")
     if asked == "reference":
         return False
-    reason = why_not_fused(form, dtype, device)
+    reason = why_not_fused(form, z)
     if reason and asked == "fused":
         raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to let the reference take over.")
     return not reason
 
 
-def why_not_fused(form: str, dtype: torch.dtype, device: torch.device) -> str:
-    """The reason, or an empty string where the fused form can run."""
+def why_not_fused(form: str, z: torch.Tensor) -> str:
+    """The reason, or an empty string where the fused form can run. The first call for a GPU tests its kernels."""
+    return unsupported(form, z.dtype, z.device) or (self_test.failure(form_named(form).PRODUCTS, z) if z.is_cuda else "")
+
+
+def unsupported(form: str, dtype: torch.dtype, device: torch.device) -> str:
+    """The reason why there is no fused form for that device and dtype, or an empty string."""
     if not form:
         return "this entropy has no fused form"
     if device.type not in ("cpu", "cuda"):

@@ -39,8 +39,8 @@ class Mixture(NamedTuple):
     memory: float
     #: which pairs do not count: none (0), those of a row and itself (1), or those of all rows of an image (2)
     excluded: float
-    #: the entropy of a component is `dim/2 log(component c s^2)`
-    component: float
+    #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
+    component: float | None
     #: r under the logarithm and in the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
@@ -104,9 +104,12 @@ def _entropy(
             products.add_pair_gradient_(own, pairs, weights.expand(-1, -1, batch.samples))
         # the pairs of one view are freed before those of the next are formed
         del pairs
-    spread, logarithm = torch.cat(spreads, dim=1), torch.cat(logarithms, dim=1)
-    component = (logarithm + math.log(mixture.component)).mul_(batch.dim / 2)
-    return (spread + component).mean(), spread.amin() / math.log(batch.samples)
+    entropies = torch.cat(spreads, dim=1)
+    part = entropies.amin() / math.log(batch.samples)
+    if mixture.component is not None:
+        component = torch.cat(logarithms, dim=1) + math.log(mixture.component)
+        entropies = entropies + component.mul_(batch.dim / 2)
+    return entropies.mean(), part
 
 
 def _scales(x: Tensor, mixture: Mixture) -> Tensor:
@@ -118,4 +121,4 @@ def _scales(x: Tensor, mixture: Mixture) -> Tensor:
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # at exact collapse every distance is 0, and any positive scale gives a spread of 0
     scale: Tensor = 2 * mixture.spread_fraction * spread
-    return scale.clamp_min_(torch.finfo(dtype).tiny ** 0.5)[None]
+    return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5)[None]

@@ -24,9 +24,12 @@ FACTOR = 4.0
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: spread_fraction, bytes for pairs, 1 to leave out (i, i), and the s; none: automatic."""
-    spread_fraction, memory, excluded, *bandwidths = constants
-    mixture = Mixture(FACTOR, spread_fraction, bandwidths, memory, excluded, component=math.pi, average=_over_rows)
+    """Entropy and gradient; constants: spread_fraction, bytes for pairs, 1 to leave out (i, i), 1 for that of a component too,
+    and the s; no s means that it follows the batch.
+    """
+    spread_fraction, memory, excluded, nats, *bandwidths = constants
+    component = math.pi if nats else None
+    mixture = Mixture(FACTOR, spread_fraction, bandwidths, memory, excluded, component, average=_over_rows)
     return evaluate_mixture(batch, plan, mixture, request)
 
 

@@ -80,12 +80,16 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if form == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
+        # the derivative of standardised columns needs the gradients of all ranks, also of one that wants none itself
+        forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
             batch, derivative = normalized(batch, normalize)
-        loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, gradient)
-        if derivative is not None and gradient:
+        loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
+        if derivative is not None and forms_gradient:
             slope = derivative(slope)
+        if not gradient:
+            return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
             # DDP and FSDP divide the sum of the ranks' gradients by their number
             slope.mul_(ranks.world)

@@ -16,3 +16,15 @@ And of pairs, in `cpu_pairs` and `cuda_pairs`:
     pair_sums        sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
     add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
 """
+
+from __future__ import annotations
+
+import functools
+import importlib
+from types import ModuleType
+
+
+@functools.cache
+def products_named(name: str) -> ModuleType:
+    """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
+    return importlib.import_module(f"it_losses.kernels.products.{name}")

@@ -1,0 +1,146 @@
+"""LeJEPALoss, SIGReg and lejepa_invariance_loss, with lightly's constructors and calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from it_losses import EntropyRegularizer
+from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_host_dtype
+from it_losses.adapters.epps_pulley import EppsPulley
+from it_losses.checks import Check, check_not_negative
+from it_losses.constants import Checked
+from it_losses.precision import accumulation_dtype, full_precision
+
+
+class SIGReg(HostNames, EntropyRegularizer):
+    """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
+
+    The value is that of lightly for the same slices. The slices are others: they are a function of a seed, which is
+    `criterion.entropy.seed`, and of the number of calls so far, see `it_losses.SIGReg`. So every rank has the same without a
+    message, `torch.manual_seed` does not change them, and torch's own random numbers are left as they were. Calls without
+    gradients or in evaluation mode do not count.
+
+    Args:
+        knots: points of the trapezoidal rule on [0, t_max].
+        t_max: the largest frequency.
+        num_vectors: number of slices.
+        gather_distributed: whether the statistic is that of the batch of all ranks.
+
+    Raises:
+        ValueError: a number that is too small, or gathering without torch.distributed. ViewError, a ValueError: a batch of one.
+    """
+
+    t: Tensor
+    phi: Tensor
+    weights: Tensor
+
+    def __init__(
+        self, *, knots: int = 17, t_max: float = 3.0, num_vectors: int = 1024, gather_distributed: bool = False
+    ) -> None:
+        check_can_gather(gather_distributed)
+        super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
+        # lightly's tables, for code and state dicts that know them; the loss computes its own
+        t = torch.linspace(0, t_max, knots)
+        phi = torch.exp(-t.square() / 2)
+        rule = torch.full_like(t, 2 * t_max / (knots - 1))
+        rule[[0, -1]] /= 2
+        for name, table in {"t": t, "phi": phi, "weights": rule * phi}.items():
+            self.register_buffer(name, table)
+
+    @property
+    def num_vectors(self) -> int:
+        """Number of slices. It can be set."""
+        assert isinstance(self.entropy, EppsPulley) and self.entropy.slices is not None
+        return self.entropy.slices
+
+    @num_vectors.setter
+    def num_vectors(self, value: int) -> None:
+        assert isinstance(self.entropy, EppsPulley)
+        self.entropy.slices = value
+
+    def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
+        """[..., batch, dim] -> [], float32 (float64 for float64)."""
+        return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        if "distributed" not in state:
+            t = state["_buffers"]["t"]
+            theirs = {"knots": len(t), "t_max": t[-1].item()}
+            state = as_ours(
+                self,
+                SIGReg,
+                state,
+                **theirs,
+                num_vectors=state["num_vectors"],
+                gather_distributed=state["gather_distributed"],
+            )
+        super().__setstate__(state)
+
+
+def lejepa_invariance_loss(*, all_proj: Tensor, global_proj: Tensor) -> Tensor:
+    """The term of lightly, the mean squared distance of views to the mean of the global ones: [V, batch, dim] x 2 -> []."""
+    dtype = accumulation_dtype(torch.promote_types(all_proj.dtype, global_proj.dtype))
+    with full_precision(all_proj):
+        distance = (global_proj.to(dtype).mean(dim=0) - all_proj.to(dtype)).square().mean()
+    return in_host_dtype(distance, all_proj, global_proj)
+
+
+def check_fraction(name: str, value: Any) -> float:
+    """The fraction as a float; ValueError unless it is within [0, 1]."""
+    number = check_not_negative(name, value)
+    if number > 1:
+        raise ValueError(f"{name} must be within [0, 1], got {value!r}.")
+    return number
+
+
+class LeJEPALoss(Checked):
+    """lightly's `LeJEPALoss`: stacked local and global views [V, batch, dim] -> [].
+
+        lambda_param * SIGReg(all views) + (1 - lambda_param) * lejepa_invariance_loss
+
+    SIGReg says how its random slices differ from lightly's. With `gather_distributed` its statistic is that of the batch of all
+    ranks, and the invariance that of the rank, as in lightly.
+
+    Args:
+        lambda_param: weight of SIGReg, within [0, 1].
+        gather_distributed, sigreg_knots, sigreg_t_max, sigreg_num_vectors: arguments of SIGReg.
+
+    Raises:
+        ValueError: a lambda_param outside [0, 1], views that are not stacked, or that differ in batch or dim.
+    """
+
+    checks: ClassVar[dict[str, Check]] = {"lambda_param": check_fraction}
+
+    def __init__(
+        self,
+        lambda_param: float = 0.05,
+        gather_distributed: bool = False,
+        sigreg_knots: int = 17,
+        sigreg_t_max: float = 3.0,
+        sigreg_num_vectors: int = 1024,
+    ) -> None:
+        super().__init__()
+        self.lambda_param = lambda_param
+        self.sigreg = SIGReg(
+            knots=sigreg_knots,
+            t_max=sigreg_t_max,
+            num_vectors=sigreg_num_vectors,
+            gather_distributed=gather_distributed,
+        )
+
+    def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
+        """[V_local, batch, dim] and [V_global, batch, dim] -> []."""
+        for name, views in (("local_proj", local_proj), ("global_proj", global_proj)):
+            if views.ndim != 3 or len(views) == 0 or views.shape[1:] != global_proj.shape[1:]:
+                raise ValueError(
+                    f"{name} must be [views, batch, dim], of one batch and dim, got {tuple(views.shape)} "
+                    f"beside a global_proj of {tuple(global_proj.shape)}. Stack the views of each kind: torch.stack(views)."
+                )
+        all_proj = torch.cat([global_proj, local_proj])
+        invariance = lejepa_invariance_loss(all_proj=all_proj, global_proj=global_proj)
+        loss: Tensor = self.lambda_param * self.sigreg(all_proj) + (1 - self.lambda_param) * invariance
+        return loss

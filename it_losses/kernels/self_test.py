@@ -1,0 +1,152 @@
+"""The self-test of a GPU's products: they are compared with a CPU's before their first use, on a small input of whole numbers.
+
+Sums and products of small whole numbers are exact in every dtype, so a difference beyond the rounding of a result is a fault.
+Products that fail are not used again in this process: the reference implementation runs in their place.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import nullcontext
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.batch import Batch, SingleRank
+from it_losses.kernels.products import products_named
+
+#: environment variable that turns a failure into an error, or the self-test off
+VARIABLE = "IT_LOSSES_SELF_TEST"
+MODES = ("auto", "off", "error")
+#: shapes of the input: a few tiles and chunks, and a remainder
+ROWS, DIM = {"": 272, "_pairs": 144}, 80
+#: error allowed in results that are exact, and in results that are rounded to the dtype of the views (or to TF32)
+EXACT, ROUNDED = 1e-5, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
+
+#: products that passed, for each kind of shape; and what was seen of those that failed
+_passed: set[tuple[object, ...]] = set()
+_failed: dict[tuple[object, ...], str] = {}
+
+
+def failure(products: str, z: Tensor) -> str:
+    """What is wrong with the GPU products of that name for views like z; empty if they passed or cannot be tested now.
+
+    Raises:
+        RuntimeError: they fail, and IT_LOSSES_SELF_TEST is "error". ValueError: another unknown value of it.
+    """
+    use = products, z.device, z.dtype
+    if torch.compiler.is_compiling():
+        return _failed.get(use, "")
+    # compilers of kernels distinguish sizes that are multiples of 16
+    kind = *use, z.shape[0] % 16 == 0, z.shape[-1] % 16 == 0
+    if kind in _passed:
+        return ""
+    if use in _failed:
+        return _failed[use]
+    if not _can_test(z):
+        return ""
+    try:
+        rows, dim = ROWS[products] - 7 * (not kind[3]), DIM - 7 * (not kind[4])
+        seen = fault(products, z.device, z.dtype, rows=rows, dim=dim)
+    except torch.OutOfMemoryError:
+        return ""
+    if not seen:
+        _passed.add(kind)
+        return ""
+    _failed[use] = f"its GPU kernels failed their self-test in {z.dtype} on {z.device}: {seen}"
+    _report(_failed[use])
+    return _failed[use]
+
+
+def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:
+    """What the test shows of those products on two views of that shape; an empty string if they are right."""
+    generator = torch.Generator("cpu")
+    seed = generator.seed()
+    draw = _Draw(generator, rows, dim)
+    # kernels are launched on the current device
+    current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
+            results = draw.results(products, products_named("cuda" + products), device, dtype)
+            # what went wrong on a device is told when its results are read
+            got = {name: result.cpu().double() for name, result in results.items()}
+            right = draw.results(products, products_named("cpu" + products), torch.device("cpu"), torch.float64)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip() or 'no message'} (seed {seed}, {rows} x {dim})"
+    for name, ours in got.items():
+        tolerance = ROUNDED[dtype] if "gradient" in name else EXACT
+        difference = (ours - right[name]).abs().max() / right[name].abs().max()
+        # written so that NaN fails
+        if not difference <= tolerance:
+            return f"{name} is off by {difference:.1e} of its largest element (seed {seed}, {rows} x {dim})"
+    return ""
+
+
+class _Draw:
+    """Two views of two groups, and the matrices that they are multiplied with: whole numbers from -3 to 3."""
+
+    def __init__(self, generator: torch.Generator, rows: int, dim: int) -> None:
+        def whole(*shape: int) -> Tensor:
+            return torch.randint(-3, 4, shape, generator=generator, device="cpu").double()
+
+        half = whole(rows // 2, 2, 2, dim)
+        # each sample with its opposite, so that the mean is a whole number too
+        self.views = 3 + torch.cat((half, -half, half.new_zeros(rows % 2, 2, 2, dim)))  # [rows, groups, views, dim]
+        self.left, self.right, self.slope = whole(4, rows, rows), whole(4, dim, dim), whole(4, 1, dim)
+        self.weights = (4 + whole(2, 2, rows)) / 8
+
+    def results(self, name: str, products: ModuleType, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Result by name, of these products of the views in that dtype."""
+        views = self.views.to(device, dtype).movedim(0, 1)  # [groups, rows, views, dim]
+        batch = Batch(list(views.unbind(2)), SingleRank(len(self.views)))
+        return self._pairs(products, batch) if name.endswith("_pairs") else self._samples(products, batch)
+
+    def _samples(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:
+        gram, norms, centred = products.gram(batch, squares=True)
+        left, right, slope = (m.to(gram) for m in (self.left, self.right, self.slope))
+        distance, by_gram = products.gradient(batch, centred, 0.25, left=left, slope=slope)
+        covariance, variances, centred = products.covariance(batch, squares=True)
+        _, by_covariance = products.gradient(batch, centred, 0.25, right=right)
+        return {
+            "the Gram matrix": gram,
+            "the covariance": covariance,
+            "the squared norm of a column": torch.cat((norms, variances)),
+            "the distance of the views": distance,
+            "a gradient by the Gram matrix": by_gram,
+            "a gradient by the covariance": by_covariance,
+        }
+
+    def _pairs(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:
+        x = products.centred(batch.own[:1])
+        gradient = products.empty_gradient(batch)
+        distance = products.distance(batch, 0.25, out=gradient)
+        weights = self.weights.to(x.device, torch.promote_types(x.dtype, torch.float32))
+        rates = weights.new_tensor([[2.0**-9], [2.0**-8]]).repeat(1, len(x))
+        sums, pairs = products.pair_sums(x, batch.ranks.own, rates, memory=0)
+        products.add_pair_gradient_(gradient[: len(x)], pairs, weights)
+        return {"the distance of the views": distance, "a sum over pairs": sums, "a gradient of pairs": gradient}
+
+
+def _can_test(z: Tensor) -> bool:
+    """Whether there are real numbers to compare: not in a captured graph, for tensor subclasses, or if it is switched off."""
+    mode = os.environ.get(VARIABLE, "auto")
+    if mode not in MODES:
+        raise ValueError(f"{VARIABLE} must be one of {list(MODES)}, got {mode!r}. Unset it for the default.")
+    if mode == "off" or type(z) not in (Tensor, torch.nn.Parameter):
+        return False
+    has_gpu: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return not (has_gpu and torch.cuda.is_current_stream_capturing())
+
+
+def _report(seen: str) -> None:
+    if os.environ.get(VARIABLE) == "error":
+        raise RuntimeError(f"{seen}. Set {VARIABLE}=auto to let the reference implementation take over.")
+    warnings.warn(
+        f"it_losses: {seen}. The reference implementation takes over in this process; it is right, but slower. Please report "
+        "this with the output of `python -m it_losses --self-test`. IT_LOSSES_BACKEND=reference avoids this warning.",
+        stacklevel=2,
+    )

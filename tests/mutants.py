@@ -1,0 +1,215 @@
+"""Mutation testing of the mathematics: change one operator, number or method at a time, and see whether a test fails.
+
+    .venv/bin/python tests/mutants.py --sample 60 --seed 1 kernels/log_det.py entropy/log_det.py
+
+prints every mutant that no test of its file notices, and how many were killed. Without names it takes every file of CHECKED_BY.
+Each mutant is a copy of the package in a folder of its own, which a forked process imports; so torch is loaded once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import functools
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "it_losses"
+#: seconds after which a mutant that hangs counts as killed
+PATIENCE = 600
+
+FORMS = [
+    "test_kernels_dispatch.py",
+    "test_kernels_definitions.py",
+    "test_contract.py",
+    "test_kernels_precision.py",
+    "test_saturation.py",
+]
+#: file -> the tests that are to notice its mutants, the quick ones first
+CHECKED_BY = {
+    "entropy/base.py": ["test_contract.py", "test_kernels_dispatch.py", "test_criteria.py"],
+    "entropy/log_det.py": ["test_closed_forms.py", *FORMS, "test_criteria.py"],
+    "entropy/pairwise.py": ["test_closed_forms.py", *FORMS, "test_criteria.py", "test_fuzz.py"],
+    "entropy/variance_covariance.py": ["test_closed_forms.py", *FORMS, "test_criteria.py"],
+    "entropy/saturation.py": ["test_saturation.py"],
+    "bound.py": ["test_criteria.py", "test_likelihood.py", "test_constants.py", "test_contract.py", "test_distributed.py"],
+    "likelihood.py": ["test_likelihood.py", "test_criteria.py"],
+    "normalize.py": ["test_likelihood.py", "test_contract.py"],
+    "vicreg_conventions.py": ["test_criteria.py"],
+    "kernels/vicreg.py": ["test_criteria.py", *FORMS, "test_distributed.py"],
+    "kernels/log_det.py": [*FORMS, "test_distributed.py"],
+    "kernels/pairwise.py": [*FORMS, "test_fuzz.py", "test_distributed.py"],
+    "kernels/normalize.py": ["test_likelihood.py", "test_contract.py", "test_distributed.py"],
+    "kernels/torch_ops.py": ["test_likelihood.py", *FORMS, "test_kernels_torch_ops.py", "test_distributed.py"],
+    "kernels/products/cpu.py": [*FORMS, "test_distributed.py"],
+    "kernels/products/cpu_pairs.py": [*FORMS, "test_distributed.py"],
+    "kernels/products/cholesky.py": FORMS,
+    "kernels/self_test.py": ["test_self_test.py"],
+    "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
+}
+
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+METHODS = {
+    "add_": "sub_",
+    "sub_": "add_",
+    "mul_": "div_",
+    "div_": "mul_",
+    "sum": "mean",
+    "mean": "sum",
+    "amax": "amin",
+    "amin": "amax",
+    "sqrt_": "abs_",
+    "square": "abs",
+    "square_": "abs_",
+    "log": "exp",
+    "exp_": "abs_",
+    "relu_": "abs_",
+    "minimum": "maximum",
+    "clamp_min": "clamp_max",
+    "clamp_min_": "clamp_max_",
+    "addcmul_": "addcdiv_",
+    "detach": "clone",
+}
+
+
+def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
+    """Line, description and tree of each mutant."""
+    places = [node for node in executed(tree) if any(True for _ in changes(node))]
+    for node in places:
+        for i, (name, _) in enumerate(changes(node)):
+            mutant = copy.deepcopy(tree)
+            # the copy of the node is where the node is in the walk
+            twin = list(ast.walk(mutant))[list(ast.walk(tree)).index(node)]
+            before = ast.unparse(twin)
+            list(changes(twin))[i][1]()
+            yield node.lineno, f"{name}: {before[:70]}  ->  {ast.unparse(twin)[:70]}", mutant
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that are executed: no annotations, texts of errors, or what a class declares."""
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "exc") or isinstance(value, ast.JoinedStr):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            declares = isinstance(node, ast.ClassDef) and isinstance(child, ast.Assign | ast.AnnAssign)
+            if isinstance(child, ast.AST) and not declares:
+                yield from executed(child)
+
+
+def changes(node: ast.AST):
+    """What can be changed at a node: a name, and a function that does it in place."""
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
+        yield "operator", lambda: setattr(node, "op", OPERATORS[type(node.op)]())
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
+        yield "comparison", lambda: node.ops.__setitem__(0, OPERATORS[type(node.ops[0])]())
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not) and not isinstance(node.operand, ast.Constant):
+        yield (
+            "sign",
+            lambda: (
+                setattr(node, "op", ast.UAdd() if isinstance(node.op, ast.USub) else ast.Not())
+                or (setattr(node, "operand", ast.UnaryOp(ast.Not(), node.operand)) if isinstance(node.op, ast.Not) else None)
+            ),
+        )
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield "flag", lambda: setattr(node, "value", not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield "number", lambda: setattr(node, "value", node.value + 1)
+    if isinstance(node, ast.Attribute) and node.attr in METHODS:
+        yield "method", lambda: setattr(node, "attr", METHODS[node.attr])
+    if isinstance(node, ast.If | ast.IfExp):
+        yield "condition", lambda: setattr(node, "test", ast.Constant(False))
+
+
+@functools.cache
+def check_tests(file: str) -> None:
+    """Tests that fail without a mutant would kill them all."""
+    assert survives(file, ast.parse((PACKAGE / file).read_text())), f"the tests of {file} fail without a mutant"
+
+
+def survives(file: str, mutant: ast.Module) -> bool:
+    """Whether every test of the file passes with that mutant."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(PACKAGE, Path(folder) / "it_losses", ignore=shutil.ignore_patterns("__pycache__"))
+        (Path(folder) / "it_losses" / file).write_text(ast.unparse(mutant))
+        child = os.fork()
+        if child == 0:
+            os._exit(run_tests(folder, CHECKED_BY[file]))
+        _, status = os.waitpid(child, 0)
+    return status == 0
+
+
+def run_tests(folder: str, tests: list[str]) -> int:
+    import pytest
+
+    signal.alarm(PATIENCE)
+    sys.path.insert(0, folder)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        options = [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-m",
+            "not slow",
+            "-c",
+            str(TESTS.parent / "pyproject.toml"),
+        ]
+        return int(pytest.main([*options, *(str(TESTS / test) for test in tests)]))
+
+
+def main() -> None:
+    """Go through a sample of the mutants of some files, and list those that survive."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "files", nargs="*", default=list(CHECKED_BY), help="files of it_losses; all of the mathematics by default"
+    )
+    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; all by default")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "FUZZ_CASES": "200", "FUZZ_SEED": "0"}
+    import hypothesis  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)
+    found = [(file, *mutant) for file in options.files for mutant in mutants(ast.parse((PACKAGE / file).read_text()))]
+    drawn = found if options.sample is None else random.Random(options.seed).sample(found, min(options.sample, len(found)))
+    print(f"{len(drawn)} of {len(found)} mutants", flush=True)
+    alive = 0
+    for tested, (file, line, description, mutant) in enumerate(drawn, 1):
+        check_tests(file)
+        if survives(file, mutant):
+            alive += 1
+            print(f"survived {file}:{line} {description}", flush=True)
+        print(f"{tested - alive} of {tested} killed", file=sys.stderr, flush=True)
+    print(f"{len(drawn) - alive} of {len(drawn)} killed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Every public callable that takes embeddings, treated roughly: by name, so that a new one is tested as it is added."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import io
+import os
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import it_losses
+from it_losses import ESTIMATORS, EntropyRegularizer, VICReg, VICRegEntropy, diagnostics, functional
+
+WEIGHTS = {"invariance_weight": 2.0, "entropy_weight": 3.0}
+#: calls of the test of memory; `make fuzz` asks for 10,000
+CALLS = int(os.environ.get("FUZZ_CALLS", 300))
+
+MODULES: dict[str, nn.Module] = {"VICReg": VICReg()}
+for _name, _kind in ESTIMATORS.items():
+    MODULES[_kind.__name__] = _kind()
+    MODULES[f"VICRegEntropy({_name})"] = VICRegEntropy(_name, **WEIGHTS)
+    MODULES[f"EntropyRegularizer({_name})"] = EntropyRegularizer(_name)
+for _module in MODULES.values():
+    # a random estimator draws the same numbers at each call in evaluation mode
+    _module.eval()
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    name: function
+    for name, function in inspect.getmembers(functional, inspect.isfunction)
+    if function.__module__ == functional.__name__ and not name.startswith("_")
+}
+FUNCTIONS["global_entropy"] = partial(functional.global_entropy, entropy="log_det")
+LOSSES = {**MODULES, **{f"functional.{name}": function for name, function in FUNCTIONS.items()}}
+MEASUREMENTS = {
+    name: getattr(diagnostics, name) for name in diagnostics.__all__ if inspect.isfunction(getattr(diagnostics, name))
+}
+
+every_module = pytest.mark.parametrize("name", MODULES)
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def views_of(call: Callable[..., object]) -> int:
+    """How many views the callable needs."""
+    parameters = inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters
+    return 2 if "z_b" in parameters or "x_b" in parameters else 1
+
+
+def samples_for(call: Callable[..., object]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(12, 5, generator=generator).requires_grad_() for _ in range(views_of(call))]
+
+
+def gradients(value: Tensor, views: list[Tensor], **options: bool) -> list[Tensor]:
+    return list(torch.autograd.grad(value, views, **options))
+
+
+def test_every_public_name_is_tested_here_or_is_no_callable_of_embeddings():
+    others = {"BoundWeights", "EntropyEstimator", "ESTIMATORS", "Terms", "diagnostics", "functional", "theory"}
+    tested = {name.split("(")[0] for name in MODULES}
+    assert set(it_losses.__all__) == others | tested
+    assert set(diagnostics.__all__) - {"EntropyBounds", "Moments"} == MEASUREMENTS.keys()
+
+
+BAD = {
+    "None": None,
+    "text": "views",
+    "a number": 3.0,
+    "a list": [[1.0, 2.0], [3.0, 4.0]],
+    "integers": torch.ones(4, 3, dtype=torch.int64),
+    "complex": torch.ones(4, 3, dtype=torch.complex64),
+    "one axis": torch.randn(4),
+    "a scalar": torch.tensor(1.0),
+    "no samples": torch.empty(0, 4),
+    "no dimensions": torch.empty(4, 0),
+    "one sample": torch.randn(1, 4),
+}
+
+
+@every_loss
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_no_batch_is_refused_with_a_message(name, bad):
+    views = [BAD[bad]] * views_of(LOSSES[name])
+    with pytest.raises(ValueError, match="needs"):
+        LOSSES[name](*views)
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+@pytest.mark.parametrize("bad", ["text", "a number", "complex", "a scalar", "no samples", "no dimensions"])
+def test_a_measurement_refuses_what_is_no_batch(name, bad):
+    views = [BAD[bad]] * views_of(MEASUREMENTS[name])
+    with pytest.raises(ValueError, match=r"\w{3,} \w{2,}"):
+        MEASUREMENTS[name](*views)
+
+
+@every_loss
+def test_views_on_two_devices_are_refused(name):
+    views = samples_for(LOSSES[name])
+    if len(views) == 2:
+        with pytest.raises(ValueError, match="same device"):
+            LOSSES[name](views[0], views[1].to("meta"))
+
+
+@every_loss
+def test_without_a_gradient_the_value_is_the_same(name):
+    views = samples_for(LOSSES[name])
+    value, plain = LOSSES[name](*views), LOSSES[name](*[z.detach() for z in views])
+    assert value.requires_grad and not plain.requires_grad
+    with torch.inference_mode():
+        inference = LOSSES[name](*views)
+    with torch.no_grad():
+        assert torch.equal(LOSSES[name](*views), plain)
+    assert inference.is_inference() and torch.equal(inference, plain)
+    torch.testing.assert_close(plain, value.detach())
+
+
+@every_loss
+def test_inputs_are_left_as_they_are(name):
+    views = samples_for(LOSSES[name])
+    before, versions = [z.detach().clone() for z in views], [z._version for z in views]
+    gradients(LOSSES[name](*views), views)
+    assert all(torch.equal(z, b) for z, b in zip(views, before, strict=True)) and versions == [z._version for z in views]
+
+
+@every_loss
+def test_a_gradient_to_one_view_only_is_its_gradient_among_all(name):
+    views = samples_for(LOSSES[name])
+    for i, expected in enumerate(gradients(LOSSES[name](*views), views)):
+        one = [z.detach().requires_grad_(j == i) for j, z in enumerate(views)]
+        torch.testing.assert_close(gradients(LOSSES[name](*one), one[i : i + 1])[0], expected)
+
+
+@every_loss
+def test_the_value_may_be_changed_in_place(name):
+    views = samples_for(LOSSES[name])
+    expected = gradients(LOSSES[name](*views), views)
+    value = LOSSES[name](*views)
+    value.mul_(2).add_(1)
+    torch.testing.assert_close(gradients(value, views), [2 * g for g in expected])
+
+
+@every_loss
+def test_a_graph_that_is_kept_gives_the_gradient_again_and_one_that_is_not_raises(name):
+    views = samples_for(LOSSES[name])
+    value = LOSSES[name](*views)
+    first = gradients(value, views, retain_graph=True)
+    first[0].zero_()
+    again = gradients(value, views)
+    assert again[0].abs().max() > 0
+    torch.testing.assert_close(again, gradients(LOSSES[name](*views), views))
+    with pytest.raises(RuntimeError, match="second time"):
+        gradients(value, views)
+
+
+@every_module
+def test_a_module_survives_copies_pickles_and_files(name):
+    module, views = MODULES[name], samples_for(MODULES[name])
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    copies = (
+        copy.copy(module),
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),
+        torch.load(file, weights_only=False),
+    )
+    for other in copies:
+        assert torch.equal(other(*views), module(*views)) and repr(other) == repr(module)
+    state = io.BytesIO()
+    torch.save(module.state_dict(), state)
+    state.seek(0)
+    module.load_state_dict(torch.load(state, weights_only=True))
+
+
+@every_loss
+def test_tensors_without_numbers_give_a_scalar_without_one(name):
+    meta = [z.to("meta") for z in samples_for(LOSSES[name])]
+    value = LOSSES[name](*meta)
+    assert value.is_meta and value.shape == () and value.dtype == torch.float32
+    assert [g.shape for g in gradients(value, meta)] == [z.shape for z in meta]
+    with FakeTensorMode():
+        fake = fake_samples(LOSSES[name])
+        value = LOSSES[name](*fake)
+        assert value.shape == () and [g.shape for g in gradients(value, fake)] == [z.shape for z in fake]
+
+
+def fake_samples(call: Callable[..., object]) -> list[Tensor]:
+    return [torch.empty(12, 5, requires_grad=True) for _ in range(views_of(call))]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("VICReg")])
+def test_a_criterion_is_exported(name):
+    views = tuple(z.detach() for z in samples_for(MODULES[name]))
+    exported = torch.export.export(MODULES[name], views, strict=False).module()
+    torch.testing.assert_close(exported(*views), MODULES[name](*views))
+
+
+@every_loss
+def test_each_thread_has_its_own_number(name):
+    batches = [[(1 + 0.1 * i) * z.detach() for z in samples_for(LOSSES[name])] for i in range(8)]
+
+    def step(batch: list[Tensor]) -> tuple[Tensor, ...]:
+        views = [z.clone().requires_grad_() for z in batch]
+        value = LOSSES[name](*views)
+        return value.detach(), *gradients(value, views)
+
+    expected = [step(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            torch.testing.assert_close(list(threads.map(step, batches)), expected, rtol=0, atol=0)
+
+
+ZERO = {
+    "VICReg": VICReg(0.0, 0.0, 0.0),
+    **{f"VICRegEntropy({name})": VICRegEntropy(name, invariance_weight=0.0, entropy_weight=0.0) for name in ESTIMATORS},
+    **{f"EntropyRegularizer({name})": EntropyRegularizer(name, 0.0) for name in ESTIMATORS},
+}
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_zero_weights_give_zero(name):
+    views = samples_for(ZERO[name])
+    value = ZERO[name](*views)
+    assert value == 0 and not torch.stack(gradients(value, views)).any()
+
+
+def memory_in_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a process from Linux")
+@pytest.mark.parametrize("name", ["VICReg", *[name for name in MODULES if name.startswith("VICRegEntropy")]])
+def test_memory_does_not_grow_with_the_number_of_calls(name):
+    def calls(count: int) -> tuple[float, int]:
+        for _ in range(count):
+            views = [z.detach().requires_grad_() for z in samples]
+            MODULES[name](*views).backward()
+        gc.collect()
+        return memory_in_mib(), len(gc.get_objects())
+
+    samples = samples_for(MODULES[name])
+    calls(100)
+    before, objects = calls(50)
+    after, more = calls(CALLS)
+    # what every call leaves behind is seen as an object, and after 10,000 calls as memory
+    assert more - objects < CALLS / 10 and after - before < 3
