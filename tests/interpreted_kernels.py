@@ -197,8 +197,8 @@ OBJECTIVES = {
     "pairwise, two bandwidths": (pairwise, (2.0, 0.2, 0.0, 0.0, 0.0, 4.0, 9.0)),
     "pairwise, pooled without self": (pairwise, (2.0, 0.2, 0.0, 1.0, 1.0, 4.0)),
     "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0, 9.0)),
-    "quadratic": (quadratic, (0.2, 0.0, 0.0, 4.0)),
-    "quadratic without self": (quadratic, (0.2, 2.0**28, 1.0)),
+    "quadratic": (quadratic, (0.2, 0.0, 0.0, 1.0, 4.0)),
+    "quadratic without self": (quadratic, (0.2, 2.0**28, 1.0, 0.0)),
 }
 
 

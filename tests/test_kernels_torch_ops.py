@@ -67,7 +67,18 @@ def test_the_op_is_well_formed(form, dtype, shape):
         views = correlated_views(count, shape, dtype)
         if not gradient:
             views = [z.detach() for z in views]
-        arguments = (views, form, list(FORMS[form]), [25.0, 3.0], normalize, "gaussian", kernels.NO_GROUP, "mean", gradient)
+        arguments = (
+            views,
+            form,
+            list(FORMS[form]),
+            [25.0, 3.0],
+            normalize,
+            "gaussian",
+            kernels.NO_GROUP,
+            "mean",
+            gradient,
+            None,
+        )
         # where there is a gradient the last check differentiates that output too, which raises by design
         checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")[: 4 - gradient]
         torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments, test_utils=checks)
@@ -78,7 +89,7 @@ def test_the_op_is_the_autograd_function_of_eager_mode(form):
     views, arguments = correlated_views(3, (20, 2, 7)), (form, list(FORMS[form]), [25.0, 3.0])
     eager = evaluated(lambda *views: kernels.loss(views, *arguments)[0], views, -1.7)
     op = evaluated(
-        lambda *v: torch.ops.it_losses.evaluate(list(v), *arguments, None, "gaussian", kernels.NO_GROUP, "mean", True)[0],
+        lambda *v: torch.ops.it_losses.evaluate(list(v), *arguments, None, "gaussian", kernels.NO_GROUP, "mean", True, None)[0],
         views,
         -1.7,
     )

@@ -270,7 +270,7 @@ def test_the_op_that_compilers_see_takes_the_draw():
     arguments = (views, "sigreg", constants, [1.0, 3.0], None, "gaussian", "-", "mean", False, torch.tensor(4))
     torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments)
     loss = torch.ops.it_losses.evaluate(*arguments)[0]
-    assert loss == torch.ops.it_losses.evaluate(views, "sigreg", [*constants, 4.0], *arguments[3:-1])[0]
+    assert loss == torch.ops.it_losses.evaluate(views, "sigreg", [*constants, 4.0], *arguments[3:-1], None)[0]
 
 
 def losses_of_training(convention):

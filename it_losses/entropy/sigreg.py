@@ -130,8 +130,8 @@ class SIGReg(EntropyEstimator):
         return self.numbers.slices if self.slices is None else self.slices
 
     def _number(self) -> int | Tensor:
-        # compiled code must not take the number for a constant, and a FakeTensor has none
-        if torch.compiler.is_compiling() or type(self.draws) is not Tensor:
+        # compiled code must not take the number for a constant; a FakeTensor has none, and transforms of older torch read none
+        if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
         # read without an operator
         return cast(int, self.draws.tolist())

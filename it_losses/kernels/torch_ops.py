@@ -67,7 +67,7 @@ def evaluate(
     group: str,
     reduction: str,
     gradient: bool,
-    draw: int | Tensor | None = None,
+    draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in `dispatch.gradient_dtype`."""
     if draw is not None:
@@ -181,12 +181,12 @@ _op = torch.library.custom_op(
     mutates_args=(),
     # spelled out: older torch cannot read a schema from postponed annotations
     schema="(Tensor[] views, str form, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
-    " str reduction, bool gradient, Tensor? draw=None) -> (Tensor, Tensor, Tensor)",
+    " str reduction, bool gradient, Tensor? draw) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @_op.register_fake
-def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient, draw=None):  # type: ignore[no-untyped-def]
+def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient, draw):  # type: ignore[no-untyped-def]
     n, *groups, dim = views[0].shape
     parts = dispatch.form_named(form).PARTS if form else 0
     value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
