@@ -103,10 +103,10 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
         for i, (name, _) in enumerate(changes(node)):
             mutant = copy.deepcopy(tree)
             # the copy of the node is where the node is in the walk
-            twin = list(ast.walk(mutant))[list(ast.walk(tree)).index(node)]
-            before = ast.unparse(twin)
-            list(changes(twin))[i][1]()
-            yield node.lineno, f"{name}: {before[:70]}  ->  {ast.unparse(twin)[:70]}", mutant
+            copied = list(ast.walk(mutant))[list(ast.walk(tree)).index(node)]
+            before = ast.unparse(copied)
+            list(changes(copied))[i][1]()
+            yield node.lineno, f"{name}: {before[:70]}  ->  {ast.unparse(copied)[:70]}", mutant
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:

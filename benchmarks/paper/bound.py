@@ -26,7 +26,7 @@ TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
 SUBJECT = "a bound on the test loss of a least-squares head"
 STATEMENT = (
-    "Proved (as recalled; check against the paper): E|W f(x) - y| <= I(f) + 2/sqrt(m) |P_Zbar Ybar| + 1/sqrt(n) |P_Z Y| + 2 "
+    "Proved (see the page of sources): E|W f(x) - y| <= I(f) + 2/sqrt(m) |P_Zbar Ybar| + 1/sqrt(n) |P_Z Y| + 2 "
     "R_m(F)/sqrt(m) + Q_mn with high probability, W the minimum-norm least-squares head on n labelled samples. Shown: the "
     f"terms that can be computed, apart, beside the test loss, for {DIM} features of unit norm of a ReLU network, before and "
     f"after {STEPS} steps of VICReg on views with Gaussian noise {NOISE:g} of m = {UNLABELLED} digits, whose labels stand in "

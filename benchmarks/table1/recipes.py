@@ -74,7 +74,7 @@ REGULARIZED = {
     "normalized": Setting(True, "as BYOL's own loss sees it"),
 }
 VICREG_25 = Setting(25.0, "VICReg (2105.04906), section 4.2")
-RECALLED = "2303.00633, as recalled: added to BYOL's loss"
+RECALLED = "2303.00633, added to BYOL's loss"
 
 RECIPES: dict[str, Recipe] = {
     "simclr": Recipe("SimCLR", "simclr", NARROW | {"temperature": tuned(0.2)}, tuned(8e-3)),
