@@ -52,12 +52,13 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     matrix.mul_(of_penalty)
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
+    slope = acting.div_(std).mul_(-of_hinge)
+    # beside the product and not on its diagonal, where the sum of the small terms would be rounded to the digits of this one
     if plan.by_gram:
-        slope = acting.div_(std).mul_(-of_hinge).sub_(squares, alpha=of_penalty)
+        slope.sub_(squares, alpha=of_penalty)
         distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
     else:
-        matrix.diagonal(dim1=1, dim2=2)[:, None].addcdiv_(acting, std, value=-of_hinge)
-        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, right=matrix)
+        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, right=matrix, slope=slope)
     return Evaluation(entropy, (hinge, penalty), distance, gradient)
 
 

@@ -115,10 +115,11 @@ def gradient(
             distances.append(_differences(batch.own, rows, cols, out=block))
         if right is not None:
             add_product_(block, zc, right, beta=beta)
-            continue
-        add_product_(block, cast(Tensor, left), zc, beta=beta)
+        else:
+            add_product_(block, cast(Tensor, left), zc, beta=beta)
         if slope is not None:
-            block.addcmul_(zc if batch.is_whole else zc[:, own], _part(slope, EVERYTHING, cols))
+            own_zc = zc if right is not None or batch.is_whole else zc[:, own]
+            block.addcmul_(own_zc, _part(slope, EVERYTHING, cols))
     return _sum(distances, out), out
 
 
