@@ -180,7 +180,7 @@ def _check(options: Options) -> None:
         (
             options.precision == "bf16-mixed" and options.accelerator == "cpu" and options.image_size <= 16,
             # its convolution of one pixel with stride 2 reads memory that nothing has written: NaN now and then
-            f"--image-size must be above 16 for bf16-mixed on a CPU, where torch's gradients can be NaN, got {options.image_size}.",
+            f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),
         (options.is_sweep and devices > 1, f"--devices must be 1 in a sweep, got {devices}. Use --jobs."),
