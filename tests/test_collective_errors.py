@@ -16,6 +16,8 @@ from torch.distributed.algorithms.join import Join
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, distributed
 
+pytestmark = pytest.mark.slow
+
 #: seconds that a rank waits for the others
 SHORT = 4
 CRITERIA = {

@@ -133,6 +133,7 @@ def errors_of_every_objective(rows):
     return torch.tensor(found).amax(dim=0).tolist()
 
 
+@pytest.mark.slow
 def test_eight_ranks_are_one_process():
     for terms, gradient in ranks.run(8, errors_of_every_objective, (5, 1, 7, 4, 3, 9, 2, 6)):
         assert terms < 1e-10
@@ -374,6 +375,7 @@ def difference_when_compiled(objective):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", SOME)
 def test_compiled_code_says_the_same(objective):
     assert max(max(found) for found in ranks.run(2, difference_when_compiled, objective)) < 1e-12

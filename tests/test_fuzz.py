@@ -36,6 +36,8 @@ from it_losses.checks import accepted
 from it_losses.kernels.dispatch import VARIABLE
 from it_losses.vicreg_conventions import CONVENTIONS
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("FUZZ_SEED", 10))
 CASES = int(os.environ.get("FUZZ_CASES", 2000))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

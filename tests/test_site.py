@@ -58,6 +58,7 @@ def test_what_is_made_is_whole(name):
     assert len(set(rows)) <= 1
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_for_light_and_dark_pages():
     files = made.plot_files()
     assert len(files) == 2 * len(made.PLOTS)
