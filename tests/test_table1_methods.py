@@ -82,6 +82,13 @@ def test_small_stems_keep_the_resolution_of_small_images(name, shape):
     assert cells[0] > cells[1]
 
 
+def test_the_half_stem_keeps_half_of_the_resolution_of_a_resnet():
+    backbone = backbones.create("resnet18", channels=1, side=28, stem="half", width=0.25)
+    assert backbone.maxpool(backbone.conv1(torch.zeros(1, 1, 28, 28))).shape[2:] == (14, 14)
+    with pytest.raises(backbones.BackboneError, match="ResNets only"):
+        backbones.create("convnext_atto", channels=3, side=32, stem="half")
+
+
 def test_an_unknown_backbone_and_a_width_that_cannot_be_scaled_are_errors():
     with pytest.raises(backbones.BackboneError, match="resnet18"):
         backbones.create("resnet_18", channels=1, side=32)

@@ -99,7 +99,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
     add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
-    add("--stem", choices=STEMS, default="auto", help="small: full resolution (default: up to 64 pixels, not on digits)")
+    add("--stem", choices=STEMS, default="auto", help="small: full resolution (default to 64 pixels, not on digits), or half")
     add("--image-size", type=int, help="side in pixels (default: 28 to 128, by data set)")
     add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
