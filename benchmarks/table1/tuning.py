@@ -35,6 +35,7 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
 }
 #: where a long run takes others
+    "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
