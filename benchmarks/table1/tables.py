@@ -6,7 +6,7 @@ from math import isnan
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import figure, page, table, write
+from benchmarks.pages import figure, notes, page, table, write
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
 from benchmarks.statistics import LEVEL, Statistic, paired_difference, statistic
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
@@ -33,7 +33,8 @@ VERDICTS = (
 
 def publish(records: Records, description: str, command: str, pixels: dict[str, float] | None) -> str:
     """Write `README.md` and `table1.png`; returns the Markdown."""
-    text = page(f"Table 1: {records.settings['dataset']}", f"    {command}", *parts(records, description, pixels))
+    head = [f"Table 1: {records.settings['dataset']}", f"    {command}", notes(records.folder)]
+    text = page(*head, *parts(records, description, pixels))
     write(records.folder / "README.md", text)
     plot(records, description)
     return text

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.pages import page, table, write
+from benchmarks.pages import notes, page, table, write
 from benchmarks.statistics import statistic
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import command_line, launch
@@ -126,6 +126,7 @@ def publish(records: Records, description: str, command: str) -> str:
     text = page(
         "An equal grid for every method",
         f"    {command}",
+        notes(records.folder),
         f"{description}; commit {records.names('commit')}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, "
         "drawn by class with a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± "
         f"standard error over seeds ({seeds} each) at the last epoch; in bold the best, of equals that with the higher kNN.",
