@@ -102,9 +102,11 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
 
-    # the same command trains nothing; another setting is refused
+    # the same command trains nothing, but takes up what was written about the rows; another setting is refused
+    (tmp_path / "notes.txt").write_text("What this table shows.\n")
     assert main([*TWO, "--output", str(tmp_path)]) == 0
     assert "3 of 3 runs are on disk already" in told(capsys.readouterr().out)
+    assert "\n\nWhat this table shows.\n\ndigits" in (tmp_path / "README.md").read_text()
     assert main([*TWO, "--batch-size", "16", "--output", str(tmp_path)]) == 1
     assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
@@ -291,12 +293,12 @@ WATCH = """
 import os, torch
 from benchmarks.table1.pretrain import Pretraining
 train = Pretraining.training_step
-def watched(self, images, index):
+def watched(self, batch, index):
     state = torch.get_rng_state()
-    seen = {"weights": next(self.backbone.parameters()).detach(), "images": images, "drawn": torch.rand(8)}
+    seen = {"weights": next(self.backbone.parameters()).detach(), "images": batch[0], "drawn": torch.rand(8)}
     torch.set_rng_state(state)
     torch.save(seen, os.path.join(os.environ["WATCHED"], f"{self.global_rank}-{self.global_step}.pt"))
-    return train(self, images, index)
+    return train(self, batch, index)
 Pretraining.training_step = watched
 """
 
@@ -307,9 +309,29 @@ def draws(seed, rank):
     return tuple(torch.rand(4).tolist())
 
 
-def test_every_seed_draws_its_own_views_on_every_rank_and_on_the_first_those_of_one_device():
+def test_every_seed_draws_its_own_views_on_every_rank():
     assert len({draws(seed, rank) for seed in range(4) for rank in range(4)}) == 16
-    assert draws(3, 0) == tuple(torch.rand(4, generator=torch.Generator().manual_seed(3)).tolist())
+
+
+def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_labels_and_views(tmp_path, monkeypatch):
+    drawn, weights, train = {}, {}, pretrain.Pretraining.training_step
+
+    def watched(module, batch, index):
+        name, state = type(module.method).__name__, torch.get_rng_state()
+        weights.setdefault(name, next(module.backbone.parameters()).detach().clone())
+        drawn.setdefault(name, []).extend([*batch, torch.rand(8)])
+        torch.set_rng_state(state)
+        return train(module, batch, index)
+
+    monkeypatch.setattr(pretrain.Pretraining, "training_step", watched)
+    methods = ["--methods", "simclr", "byol", "supervised"]
+    assert main([*TINY, *methods, "--epochs", "2", "--output", str(tmp_path)]) == 0
+    simclr = drawn["JointEmbedding"]
+    # images, labels and views of four steps, in another order in the second epoch
+    assert len(drawn) == 3 and len(simclr) == 12 and not torch.equal(simclr[0], simclr[6])
+    for name in ("BYOL", "Supervised"):
+        assert torch.equal(weights[name], weights["JointEmbedding"])
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(simclr, drawn[name], strict=True))
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ from benchmarks.table1.records import Records
 ROOT = Path(__file__).parent.parent
 
 
-def recorded(folder, *cells, long=False):
+def recorded(folder, *cells, **settings):
     """A folder with a grid of (method, rate, constant's value, linear, kNN)."""
-    (folder / "settings.json").write_text(json.dumps({"long": long}))
+    (folder / "settings.json").write_text(json.dumps(settings))
     rates = {method: constant for method, (constant, _) in tuning.CONSTANTS.items()}
     rows = [
         {"method": f"{method}-rate{rate:g}-{rates[method]}{value:g}", "seed": 0, "linear": linear, "knn": knn, "commit": "abc"}
@@ -40,9 +40,19 @@ def test_every_method_has_as_many_settings(length):
         assert all(recipe.method == RECIPES[method].method for recipe in settings.values())
 
 
+@pytest.mark.parametrize("length", ["--no-long", "--long"])
+def test_a_search_of_the_rate_alone_keeps_the_constants_of_each_row(length):
+    options = cli.parse([length, "--rates-only"], sweep="tuning")
+    grid = tuning.grid(options)
+    assert len(grid) == 3 * len(RECIPES) and options.settings()["rates_only"]
+    for name, recipe in grid.items():
+        row = options.recipes[name.partition("-")[0]]
+        assert recipe.arguments == row.arguments and recipe.learning_rate.value in tuning.FEW_RATES
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_small_patch16_224"])
 def test_the_middle_of_the_grid_of_a_long_run_is_its_untuned_setting(backbone):
-    rates, constants = tuning.search(True)
+    rates, constants = tuning.Search.of(long=True, rates_only=False)
     for method, row in long_runs(backbone).items():
         constant, values = constants[method]
         criterion = METHODS[row.method](8, **row.arguments).criterion
@@ -91,6 +101,9 @@ def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid(tmp_path):
     assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in page and "edge" not in page
     page = tuning.publish(recorded(tmp_path, ("vicreg", 1e-3, 1, 0.9, 0.5), ("vicreg", 2e-3, 1, 0.8, 0.5)), "digits", "command")
     assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in page
+    few = recorded(tmp_path, ("vicreg", 3e-3, 4, 0.8, 0.5), rates_only=True)
+    page = tuning.publish(few, "digits", "command")
+    assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in page and "edge" not in page
 
 
 @pytest.mark.slow

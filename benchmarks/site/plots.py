@@ -108,7 +108,7 @@ def rate(figure: Figure) -> None:
 
 
 def _searched(method: str) -> dict[float, Statistic]:
-    path = folder("tuning")
+    path = folder("tuning", "digits")
     best = tuning.cells(records(path)).query("best and method == @method").iloc[0]
-    tried = tuning.settings([method], tuning.is_long(records(path)))
+    tried = tuning.settings([method], tuning.searched(records(path)))
     return {run["rate"]: score(path, name) for name, run in tried.items() if run["value"] == best.value}

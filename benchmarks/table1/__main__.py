@@ -7,7 +7,7 @@ import sys
 from benchmarks.table1 import tables
 from benchmarks.table1.cli import describe, parse
 from benchmarks.table1.launch import command_line, launch
-from benchmarks.table1.runs import pixel_accuracy
+from benchmarks.table1.runs import pixel_scores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = command_line("table1", arguments)
     return launch(
         lambda: parse(arguments),
-        lambda records, options, images: tables.publish(records, describe(options), command, pixel_accuracy(images)),
+        lambda records, options, images: tables.publish(records, describe(options), command, pixel_scores(images)),
     )
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import torch
-from torch import Tensor
 
 from benchmarks.data import Images
-from benchmarks.methods import Schedule
+from benchmarks.methods import Step
 from benchmarks.table1.cli import Options
 from benchmarks.table1.pretrain import Pretraining, measure
 from benchmarks.table1.recipes import title
@@ -28,7 +27,7 @@ def estimate(runs: list[Run], options: Options, images: Images) -> str:
     kinds = {options.recipes[run.method].method: run.method for run in reversed(runs)}
     largest = max(kinds.values(), key=lambda method: _size(module_for(Run(method, 0), options, images)))
     module = module_for(Run(largest, 0), options, images).to("cuda" if options.accelerator == "gpu" else "cpu")
-    step_s = _step_seconds(module, images.train[: options.batch_size // options.devices], options.precision)
+    step_s = _step_seconds(module, images.subset(options.batch_size // options.devices), options.precision)
     part, (steps, every) = images.subset(PROBED_IMAGES), length_of(options, images)
     probes = -(-options.epochs // every)
     probe_s = len(images.train) / len(part.train) * _seconds(lambda: measure(module, part, probes=True))
@@ -45,16 +44,17 @@ def _size(module: Pretraining) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _step_seconds(module: Pretraining, images: Tensor, precision: str) -> float:
-    """Seconds of one training step, with views and optimiser."""
+def _step_seconds(module: Pretraining, images: Images, precision: str) -> float:
+    """Seconds of one training step on all training images, with views and optimiser."""
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6, fused=True)
     half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    pixels, labels = images.train.to(module.device), images.train_labels.to(module.device)
     module.train()
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(module.device.type, half, enabled=half is not None):
-            loss = module.method.loss(module.backbone, *module.views(images.to(module.device)), Schedule(0, 1))
+            loss = module.method.loss(module.backbone, *module.views(pixels), Step(0, 1, labels))
         loss.backward()
         optimizer.step()
         # waits for the device

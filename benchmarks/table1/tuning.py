@@ -6,20 +6,22 @@ import sys
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.pages import page, table, write
+from benchmarks.pages import notes, page, table, write
 from benchmarks.statistics import statistic
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import command_line, launch
-from benchmarks.table1.recipes import RECIPES, Recipe
+from benchmarks.table1.recipes import RECIPES, Recipe, long_runs
 from benchmarks.table1.records import Records
 
 #: for all methods alike, and for those of a long run; with one more here, the same command makes the runs that are missing
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+#: where each run takes minutes: an order of magnitude in three
+FEW_RATES = (1e-3, 3e-3, 9e-3)
 #: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
@@ -33,19 +35,35 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "vicreg_logdet": ("entropy_weight", (100.0, 400.0, 1600.0)),
     "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
+    "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
 #: where a long run takes others
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
-def search(long: bool) -> tuple[tuple[float, ...], Mapping[str, tuple[str, tuple[float, ...]]]]:
-    """Learning rates and constants that a short or a long run tries."""
-    return (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else (LEARNING_RATES, CONSTANTS)
+class Search(NamedTuple):
+    """What is tried: learning rates for all methods, and for each method its main constant and the values of that."""
+
+    rates: tuple[float, ...]
+    constants: Mapping[str, tuple[str, tuple[float, ...]]]
+
+    @classmethod
+    def of(cls, *, long: bool, rates_only: bool) -> Search:
+        """For a short or a long run; `rates_only` leaves each constant as it is in the table without a grid."""
+        if rates_only:
+            rows = long_runs("") if long else RECIPES
+            return cls(FEW_RATES, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
+        return cls(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else cls(LEARNING_RATES, CONSTANTS)
 
 
-def settings(methods: list[str], long: bool) -> dict[str, dict[str, Any]]:
+def searched(records: Records) -> Search:
+    """What was tried for these rows."""
+    return Search.of(**{name: bool(records.settings.get(name)) for name in ("long", "rates_only")})
+
+
+def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
     """Every setting by the name of its runs, as many for each method."""
-    rates, constants = search(long)
+    rates, constants = search
     return {
         f"{method}-rate{rate:g}-{constant}{value:g}": {"method": method, "constant": constant, "value": value, "rate": rate}
         for method, (constant, values) in constants.items()
@@ -56,7 +74,7 @@ def settings(methods: list[str], long: bool) -> dict[str, dict[str, Any]]:
 
 def grid(options: Options) -> dict[str, Recipe]:
     """The recipe of every setting."""
-    tried = settings(options.methods, options.long)
+    tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only))
     return {
         name: _recipe(options.recipes, "the grid of benchmarks.table1.tuning", **setting) for name, setting in tried.items()
     }
@@ -73,7 +91,7 @@ def cells(records: Records) -> pd.DataFrame:
     The best has the highest mean linear accuracy on validation images; ties go to higher kNN, then to the first.
     """
     found = []
-    for name, setting in settings(list(CONSTANTS), is_long(records)).items():
+    for name, setting in settings(list(CONSTANTS), searched(records)).items():
         runs = records.of(name)
         if runs:
             linear, knn = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
@@ -102,12 +120,13 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
 
 def publish(records: Records, description: str, command: str) -> str:
     """Write `README.md`: a line for each method and value, the best in bold, and what was chosen; returns the Markdown."""
-    found, (rates, constants) = cells(records), search(is_long(records))
+    found, (rates, constants) = cells(records), searched(records)
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
     seeds = " or ".join(map(str, sorted(set(found.seeds))))
     text = page(
         "An equal grid for every method",
         f"    {command}",
+        notes(records.folder),
         f"{description}; commit {records.names('commit')}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, "
         "drawn by class with a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± "
         f"standard error over seeds ({seeds} each) at the last epoch; in bold the best, of equals that with the higher kNN.",
@@ -119,11 +138,6 @@ def publish(records: Records, description: str, command: str) -> str:
     return text
 
 
-def is_long(records: Records) -> bool:
-    """Whether the grid is that of a long run."""
-    return bool(records.settings.get("long"))
-
-
 def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
     texts = dict(zip(line.rate, line.text, strict=True))
     cells = {f"rate {rate:g}": texts.get(rate, "") for rate in rates}
@@ -131,8 +145,8 @@ def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...
 
 
 def _choice(cell: Any, rates: tuple[float, ...], values: tuple[float, ...]) -> str:
-    ends = {"rate": cell.rate in (rates[0], rates[-1]), cell.constant: cell.value in (values[0], values[-1])}
-    edges = " and the ".join(name for name, is_at_end in ends.items() if is_at_end)
+    tried = {"rate": (cell.rate, rates), cell.constant: (cell.value, values)}
+    edges = " and the ".join(name for name, (own, all_) in tried.items() if len(all_) > 1 and own in (all_[0], all_[-1]))
     at_edge = f"; the {edges} at the edge of the grid" if edges else ""
     setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text.strip('*')} %"
     return f"- {RECIPES[cell.method].title}: {setting}{at_edge}"
