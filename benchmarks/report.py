@@ -27,7 +27,7 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: what we know of the settings of the paper's tables; for its figures the captions tell them
+#: what is known of the settings of the paper's tables; the captions of figures say it for figures
 KNOWN = """\
 Of the paper's Table 1 the data sets are known: CIFAR-10, CIFAR-100 and Tiny-ImageNet. Its networks (ResNet-18, a ConvNeXt,
 a ViT), its ten rows, its average over three trials, and that an entropy replaces VICReg's variance and covariance but is added

@@ -65,7 +65,7 @@ def statistic(values: Iterable[float]) -> Statistic:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """The difference of two rows, from a score for each seed (B. L. Welch, Biometrika 34, 1947)."""
+    """Of two rows' scores, one a seed (B. L. Welch, Biometrika 34, 1947)."""
     from scipy.stats import ttest_ind_from_stats
 
     of_a, of_b = statistic(a), statistic(b)

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _figures(setup: Setup, numbers: list[str]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    """Name, rows and further settings of each figure: the rows of Table 1 that it trained, the machine and the time."""
+    """Name, rows, and beside the setup what the numbers depend on: the rows of Table 1 that were trained, and the machine."""
     networks = Networks(setup)
     for number in numbers:
         networks.used.clear()

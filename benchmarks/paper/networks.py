@@ -19,7 +19,7 @@ from benchmarks.table1.recipes import RECIPES
 from benchmarks.table1.runs import Run, loaded, module_for, trainer
 from it_losses import diagnostics
 
-#: wraps an iterable in a progress bar with that description
+#: passes cases on, under a progress bar of that description
 Track = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
@@ -48,7 +48,7 @@ class Setup:
     device: str = option("cuda" if torch.cuda.is_available() else "cpu", "of training and measurement")
 
     def options(self) -> Options:
-        """The settings as options of Table 1; OptionError where one is not allowed there."""
+        """The same as options of Table 1; OptionError where one cannot be meant."""
         width = self.width or (0.25 if self.backbone == "resnet18" else 1.0)
         values = {"dataset": self.dataset, "backbone": self.backbone, "width": width, "image-size": self.side, "stem": "auto"}
         values |= {"epochs": self.epochs, "batch-size": self.batch_size, "seeds": self.trials, "jobs": 2}

@@ -42,7 +42,7 @@ def readme(rows: list[Row], command: str) -> str:
     parts = []
     for metric, (title, unit) in METRICS.items():
         lines = [_line(key, found, unit) for key, found in by_case(rows, metric=metric).items()]
-        parts += [f"## {title}", table(lines)] if lines else []
+        parts += [f"## {title}", table(lines, left=2)] if lines else []
     return page(
         "Speed and memory",
         f"`{command}` on {first['device']}, {first['threads']} thread(s), torch {first['torch']}, commit {commits}.\n"
