@@ -23,7 +23,7 @@ class Statistic(NamedTuple):
     error: float
 
     def text(self, scale: float = 1.0, digits: int = 1, sign: str = "") -> str:
-        """For print."""
+        """The mean and its error as text."""
         error = "" if math.isnan(self.error) else f" ± {scale * self.error:.{digits}f}"
         return f"{scale * self.mean:{sign}.{digits}f}{error}"
 
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it exceeds STANDARD_ERRORS of its standard errors."""
+        """Whether the difference exceeds STANDARD_ERRORS times its standard error."""
         return abs(self.mean) > STANDARD_ERRORS * self.error
 
     @property
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
         return "beats it" if self.mean > 0 else "does not beat it, but is worse"
 
     def text(self) -> str:
-        """For print, in points."""
+        """The difference and its error as text, in points."""
         return Statistic(self.mean, self.error).text(100, sign="+")
 
 
@@ -66,7 +66,7 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
     of_a, of_b = statistic(a), statistic(b)
     mean, error = of_a.mean - of_b.mean, math.hypot(of_a.error, of_b.error)
-    # seeds that do not differ at all: any difference is sure
+    # without any spread over the seeds, a difference is certain
     sure = float(mean == 0) if error == 0 else math.nan
     sides = [(side.mean, side.error * len(scores) ** 0.5, len(scores)) for side, scores in ((of_a, a), (of_b, b))]
     return Difference(
@@ -75,7 +75,7 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Of two rows' scores at the same seeds: mean and standard error of the differences, and Student's p-value."""
+    """The difference of two rows at the same seeds: mean and standard error of the differences, and Student's p-value."""
     from scipy.stats import t
 
     mean, error = statistic(x - y for x, y in zip(a, b, strict=True))
@@ -103,5 +103,5 @@ def draw(axes: Any, means: pd.DataFrame, label: str, **style: Any) -> None:
 
 
 def verdict(shows: bool) -> str:
-    """The first words of what is said of a claim."""
+    """The sentence that says whether a claim shows."""
     return "The claim shows in our data." if shows else "The claim does NOT show in our data."

@@ -235,12 +235,12 @@ def no_samples(views):
 
 
 ODD = {
-    other_dim: "all ranks must bring",
+    other_dim: "all ranks must call one objective",
     other_dtype: "torch.float64",
     other_number_of_views: "3 views",
-    integers: "ranks [1] of the group brought views",
-    views_unlike_each_other: "ranks [1] of the group brought views",
-    no_samples: "ranks [1] of the group brought views",
+    integers: "ranks [1] of the group passed views",
+    views_unlike_each_other: "ranks [1] of the group passed views",
+    no_samples: "ranks [1] of the group passed views",
 }
 
 

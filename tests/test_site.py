@@ -104,6 +104,20 @@ def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
     assert not (sources.ROOT / "x").exists()
 
 
+def test_a_recorded_tutorial_is_shown_as_it_ran_until_its_programs_change():
+    page = "# Title\n\n```python\nfrom matplotlib import pyplot\nprint(6 * 7)\npyplot.plot([1, 2]);\n```\n\nText.\n"
+    ran = tutorials.run(page)
+    assert tutorials.recorded(page, tutorials.notebook(ran)) == ran
+    assert tutorials.recorded(page.replace("Text", "Another text"), tutorials.notebook(ran))[1] == ran[1]
+    with pytest.raises(ValueError, match="has changed since"):
+        tutorials.recorded(page.replace("6 * 7", "6 * 8"), tutorials.notebook(ran))
+
+
+@pytest.mark.parametrize("record", sorted(tutorials.FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_recorded_tutorials_are_up_to_date_with_their_pages(record):
+    assert any(cell.plots for cell in tutorials.cells(record.with_suffix(".md")))
+
+
 def test_a_tutorial_that_fails_stops_the_build():
     with pytest.raises(ZeroDivisionError):
         tutorials.run("# Title\n\n```python\n1 / 0\n```\n")
