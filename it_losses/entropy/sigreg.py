@@ -89,7 +89,7 @@ class SIGReg(EntropyEstimator):
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
-            "phase, and nothing draws it back. Scale the embeddings down, for example by a batch norm."
+            "phase, and the gradient does not bring it back. Scale the embeddings down, for example by a batch norm."
         )
 
     @property
