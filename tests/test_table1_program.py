@@ -59,7 +59,7 @@ def methods_of(folder):
         (["--data-root", "/nowhere"], "is not a folder"),
         (["--strategy", "fsdp", "--devices", "2"], "auto and ddp have"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
-        (["--dataset", "image_folder", "--data-root", "."], "train is missing"),
+        (["--dataset", "image_folder", "--data-root", "."], "Expected: Any images in"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_training(tmp_path, monkeypatch, capsys, arguments, message):
