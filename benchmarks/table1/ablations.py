@@ -11,11 +11,12 @@ from functools import partial
 from math import isnan
 from typing import Any, NamedTuple
 
+from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table, write
-from benchmarks.statistics import STANDARD_ERRORS, Difference, difference, statistic
+from benchmarks.pages import page, table
+from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import command_line, launch
+from benchmarks.table1.launch import launch
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
 from it_losses import VICRegEntropy
@@ -148,25 +149,24 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def publish(records: Records, rows: Mapping[str, Recipe], description: str, command: str) -> str:
-    """Write `README.md`, a finding and a table for each question; returns the Markdown."""
-    answered = [ablation for ablation in ablations(rows) if records.of(ablation.baseline)]
-    text = page(
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """A finding and a table for each question."""
+    answered = [ablation for ablation in ablations(options.recipes) if records.of(ablation.baseline)]
+    return page(
         "Ablations",
-        f"    {command}",
-        f"{description}; commit {records.names('commit')}. Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by "
-        "class with a fixed seed; nothing here saw the test half. Mean ± standard error over seeds at the last epoch. Each "
-        "question's first row is its baseline. A variant has all settings of the row that it is named after but those in its "
-        "name; a row of the table that is named alone has its own, the learning rate too. Difference: of linear accuracies, in "
-        "points, with its standard error and Welch's p-value, not corrected for the number of comparisons.",
+        f"    {options.command}",
+        f"{describe(options)}; commit {records.names('commit')}. "
+        f"Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with a fixed seed; nothing here saw the test "
+        "half. Mean ± standard error over seeds at the last epoch. Each question's first row is its baseline. A variant "
+        "has all settings of the row that it is named after but those in its name; a row of the table that is named alone has "
+        "its own, the learning rate too. Difference: of linear accuracies, in points, with its standard error and Welch's "
+        "p-value, not corrected for the number of comparisons.",
         *(
             part
             for ablation in answered
             for part in (f"## {ablation.question}", finding(records, ablation), table(_lines(records, ablation)))
         ),
     )
-    write(records.folder / "README.md", text)
-    return text
 
 
 def finding(records: Records, ablation: Ablation) -> str:
@@ -198,9 +198,9 @@ def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
 def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
     gaps, lines = _differences(records, ablation), []
     for name in (ablation.baseline, *gaps):
-        recipe, runs = ablation.recipes[name], records.of(name)
-        linear, knn = (statistic(row[score] for row in runs).text(100) for score in ("linear", "knn"))
-        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(runs))}
+        recipe = ablation.recipes[name]
+        linear, knn = (records.mean(name, score).text(100) for score in ("linear", "knn"))
+        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
         line |= {"linear %": linear, "kNN %": knn, "difference": "baseline", "p": ""}
         if name in gaps:
             line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}
@@ -210,14 +210,13 @@ def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    command = command_line("table1.ablations", arguments)
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
 
     def read() -> Options:
         asked = parse(arguments, sweep="ablations", about=about)
         return asked.varied(variants(asked.methods, asked.recipes))
 
-    return launch(read, lambda records, options, images: publish(records, options.recipes, describe(options), command))
+    return launch(read, page_of)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Callbacks of a run: time, random generators, checkpoints and evaluation."""
+"""Callbacks of a run: time, an estimate of it, random generators, checkpoints and evaluation."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ class Stopwatch(L.Callback):
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
+
+
+class Estimate(L.Callback):
+    """Tells after the first epoch of a run how long so many runs will take."""
+
+    def __init__(self, runs: float) -> None:
+        self.runs, self.start = runs, time.monotonic()
+
+    def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
+        """Tell it once; a run that goes on after a kill tells nothing."""
+        if loop.is_global_zero and loop.current_epoch == 0:
+            whole = self.runs * loop.max_epochs * (time.monotonic() - self.start)
+            print(
+                f"about {timedelta(seconds=round(whole))} to go, an estimate from the first epoch of the first run", flush=True
+            )
 
 
 class Generator(L.Callback):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 import torch.distributed as dist
 
@@ -39,7 +40,7 @@ class OptionError(Exception):
 
 
 class Options(argparse.Namespace):
-    """What the user asked for, complete: the options of `parser`, `recipes`, and `is_sweep` for a sweep."""
+    """What the user asked for, complete: the options of `parser` and what `parse` makes of them."""
 
     def settings(self) -> dict[str, Any]:
         """All that a number in the table depends on; what may differ when a table is resumed is left out."""
@@ -70,8 +71,10 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     command.set_defaults(**DATASET_OPTIONS[dataset] | preset)
     given = command.parse_args(arguments)
     own_width = 0.25 if (dataset, given.backbone[:8]) == ("digits", "resnet18") else 1.0
-    accelerator = _accelerator(given.accelerator)
-    cores = _cores() if accelerator == "cpu" and given.devices == 1 else 1
+    usual = "gpu" if torch.cuda.is_available() else "cpu"
+    accelerator = usual if given.accelerator == "auto" else given.accelerator
+    # as far as the memory of a common machine holds a run for each core
+    cores = min(joblib.cpu_count(), 8) if accelerator == "cpu" and given.devices == 1 else 1
     chosen = vars(given) | {
         "width": own_width if given.width is None else given.width,
         "accelerator": accelerator,
@@ -80,6 +83,8 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
         "recipes": _recipes(given),
         "output": given.output or Path("runs") / f"{sweep or 'table1'}-{given.preset or dataset}",
         "is_sweep": bool(sweep),
+        "to_train": [],
+        "command": " ".join([command.prog, *(sys.argv[1:] if arguments is None else arguments)]),
     }
     options = Options(**chosen)
     _check(options)
@@ -113,7 +118,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
-    add("--strategy", default="auto", help="Lightning's: auto or ddp, which it is on several devices")
+    add("--strategy", choices=STRATEGIES, default="auto", help="Lightning's (default: auto, on several devices ddp)")
     add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
     add("--save-backbone", action=on_or_off, default=False, help="keep each run's weights in OUTPUT/backbones (default: no)")
@@ -144,44 +149,24 @@ def _recipes(given: argparse.Namespace) -> Mapping[str, Recipe]:
         raise OptionError(f"--grid {given.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to.") from problem
 
 
-def _accelerator(asked: str) -> str:
-    if asked == "gpu" and not torch.cuda.is_available():
-        raise OptionError("--accelerator gpu: this torch sees no CUDA device. Leave the option out to run on the CPU.")
-    return ("gpu" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
-
-
-def _cores() -> int:
-    """Cores that this process may use, as far as the memory of a common machine holds a run for each."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, 8)
-
-
 def _check(options: Options) -> None:
     batch, devices, root = options.batch_size, options.devices, options.data_root
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
-    above = options.output
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    no_folder = not above.is_dir() or not os.access(above, os.W_OK)
-    too_many = options.accelerator == "gpu" and devices > torch.cuda.device_count()
     refusals = [
         # below 8 channels the CPU's convolutions are known to corrupt memory
         (options.width < 0.125, f"--width must be at least 0.125, got {options.width}."),
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
-        (options.strategy not in STRATEGIES, f"--strategy {options.strategy} has not been tried here: auto and ddp have."),
         (
             options.precision == "16-mixed" and options.accelerator == "cpu",
             "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),
         (options.is_sweep and devices > 1, f"--devices must be 1 in a sweep, got {devices}. Use --jobs."),
-        (too_many, f"--devices {devices}: this machine has {torch.cuda.device_count()} GPUs."),
         (root and not root.is_dir(), f"--data-root {root} is not a folder. Create it, or name the one that holds the data."),
-        (no_folder, f"--output {options.output} cannot be written: {above} is no folder that you may write to."),
     ]
     for is_refused, message in refusals:
         if is_refused:

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
+from benchmarks.data import Images
 from benchmarks.machine import in_fresh_process
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table, write, write_csv
+from benchmarks.pages import page, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
 from benchmarks.speed.measure import Case, Row, peak_of, time_rows
-from benchmarks.statistics import LEVEL, Difference, holm, paired_difference, statistic
+from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import command_line, launch
+from benchmarks.table1.launch import launch
 from benchmarks.table1.recipes import RECIPES, WIDE, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -56,23 +57,17 @@ ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byo
 }
 
 
-def grid(rows: dict[str, Recipe]) -> dict[str, Recipe]:
-    """Every row at every rate."""
-    return {f"{name}-rate{rate:g}": _at(recipe, rate) for name, recipe in rows.items() for rate in RATES}
+def grid(name: str) -> dict[str, Recipe]:
+    """A row at every rate."""
+    return {
+        f"{name}-rate{rate:g}": ROWS[name].varied(f"{ROWS[name].title}, rate {rate:g}", "the grid of this table", rate)
+        for rate in RATES
+    }
 
 
-def chosen(tried: Records, rows: dict[str, Recipe]) -> dict[str, Recipe]:
-    """Every row at its best rate by linear accuracy on validation images; ties go to higher kNN, then to the lower rate."""
-
-    def score(name: str, rate: float) -> tuple[float, float]:
-        runs = tried.of(f"{name}-rate{rate:g}")
-        return statistic(run["linear"] for run in runs).mean, statistic(run["knn"] for run in runs).mean
-
-    return {name: _at(recipe, max(RATES, key=partial(score, name))) for name, recipe in rows.items()}
-
-
-def _at(recipe: Recipe, rate: float) -> Recipe:
-    return recipe.varied(f"{recipe.title}, rate {rate:g}", "the grid of this table", rate)
+def chosen(tried: Records) -> dict[str, Recipe]:
+    """Every row at its best rate on validation images; of equals at the lower."""
+    return {name: grid(name)[tried.best(grid(name))] for name in ROWS}
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
@@ -112,21 +107,19 @@ def _by_seed(records: Records, name: str) -> list[dict[str, Any]]:
     return sorted(records.of(name), key=lambda row: int(row["seed"]))
 
 
-def publish_grid(records: Records) -> str:
-    """Write `README.md` in the folder of the grid; returns the Markdown."""
-    text = page("The grid of the entropies", GRID, table(_grid_lines(records)))
-    write(records.folder / "README.md", text)
-    return text
+def page_of_grid(tried: Records, options: Options, images: Images) -> str:
+    """The accuracy of each row at each rate."""
+    return page("The grid of the entropies", GRID, table(map(partial(_grid_line, tried), ROWS)))
 
 
-def publish(records: Records, description: str, command: str) -> str:
-    """Write `README.md`: the table, what it says of the differences, and the grid; returns the Markdown."""
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """The table, what it says of the differences, and the grid."""
     tried, gaps = Records(records.folder / "grid"), {score: compared(records, score) for score in ("linear", "knn")}
     seeds = len(records.of(BASE))
-    text = page(
+    return page(
         "Which entropy",
-        f"    {command}",
-        f"{description}; commit {records.names('commit')}; mean ± standard error of {seeds} seeds on held-out images.",
+        f"    {options.command}",
+        f"{describe(options)}; commit {records.names('commit')}; mean ± standard error of {seeds} seeds on held-out images.",
         table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
         "Difference: of linear accuracies from VICReg's at the same seed, in points. p: Student's paired test with Holm's "
         f"correction for {len(gaps['linear'])} rows. kNN: {KNN_NEIGHBOURS} neighbours. RankMe: effective rank of the held-out "
@@ -134,18 +127,15 @@ def publish(records: Records, description: str, command: str) -> str:
         "float32, one thread, CPU time and memory above the inputs.",
         "\n".join(_finding(score, found) for score, found in gaps.items()),
         GRID,
-        table(_grid_lines(tried)),
+        table(map(partial(_grid_line, tried), ROWS)),
     )
-    write(records.folder / "README.md", text)
-    return text
 
 
 def _lines(records: Records, gaps: dict[str, Difference], cost: dict[str, tuple[float, float]]) -> list[dict[str, str]]:
     lines = []
     for name, recipe in ROWS.items():
-        runs = records.of(name)
-        linear, knn = (statistic(row[score] for row in runs).text(100) for score in ("linear", "knn"))
-        ranks = (f"{statistic(row[rank] for row in runs).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
+        linear, knn = (records.mean(name, score).text(100) for score in ("linear", "knn"))
+        ranks = (f"{records.mean(name, rank).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
         gap = {"difference": gaps[name].text(), "p": f"{gaps[name].p_value:.2g}"} if name in gaps else {}
         line = {"entropy": recipe.title, "linear %": linear, "kNN %": knn, "difference": "", "p": ""} | gap
         line |= zip(("RankMe", "of features"), ranks, strict=True)
@@ -160,34 +150,27 @@ def _finding(score: str, gaps: dict[str, Difference]) -> str:
     return f"- By the {probe} probe {counted}{': ' * bool(beyond)}{'; '.join(beyond)}."
 
 
-def _grid_lines(tried: Records) -> list[dict[str, str]]:
-    best = {name: recipe.learning_rate.value for name, recipe in chosen(tried, ROWS).items()}
-
-    def cell(name: str, rate: float) -> str:
-        text = statistic(run["linear"] for run in tried.of(f"{name}-rate{rate:g}")).text(100)
-        return f"**{text}**" if rate == best[name] else text
-
-    return [{"entropy": ROWS[name].title} | {f"rate {rate:g}": cell(name, rate) for rate in RATES} for name in ROWS]
+def _grid_line(tried: Records, name: str) -> dict[str, str]:
+    texts = {setting: tried.mean(setting, "linear").text(100) for setting in grid(name)}
+    texts[tried.best(texts)] = f"**{texts[tried.best(texts)]}**"
+    return {"entropy": ROWS[name].title} | {f"rate {rate:g}": text for rate, text in zip(RATES, texts.values(), strict=True)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    command = command_line("table1.entropies", arguments)
 
     def asked() -> Options:
         return parse(arguments, sweep="entropies", about="Compare every entropy at its default weights.", seeds=5)
 
     def tried() -> Options:
-        options = asked().varied(grid(ROWS))
+        options = asked().varied({setting: recipe for name in ROWS for setting, recipe in grid(name).items()})
         return options.replaced(seeds=1, output=options.output / "grid")
 
     def compared_rows() -> Options:
         options = asked()
-        return options.varied(chosen(Records(options.output / "grid"), ROWS)).replaced(is_sweep=False)
+        return options.varied(chosen(Records(options.output / "grid"))).replaced(is_sweep=False)
 
-    return launch(tried, lambda records, options, images: publish_grid(records)) or launch(
-        compared_rows, lambda records, options, images: publish(records, describe(options), command)
-    )
+    return launch(tried, page_of_grid) or launch(compared_rows, page_of)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, JointEmbedding
 from benchmarks.pages import COMMIT, write
 from benchmarks.probes import Features, linear_accuracy
-from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
+from benchmarks.table1.callbacks import Checkpoint, Estimate, Evaluation, Generator, Stopwatch
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
 from benchmarks.table1.pretrain import Pretraining, loader, measure
 from benchmarks.table1.recipes import UNTRAINED, title
@@ -56,12 +56,6 @@ class Run(NamedTuple):
 def planned(options: Options) -> list[Run]:
     """All runs, seed by seed, so that the table of one seed is complete early."""
     return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
-
-
-def length_of(options: Options, images: Images) -> tuple[int, int]:
-    """Number of steps of one run, and of epochs from one probe to the next; the last epoch always has one."""
-    steps = len(images.train) // options.devices // (options.batch_size // options.devices)
-    return options.epochs * steps, math.ceil(options.epochs / PROBES_PER_RUN)
 
 
 def loaded(options: Options) -> Images:
@@ -123,8 +117,10 @@ def is_first_process() -> bool:
 
 
 def made(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
-    """Row and curve of one run."""
-    return (untrained if run.method == UNTRAINED else trained)(run, options, images)
+    """Row and curve of one run, both empty on all processes but the first."""
+    if run.method == UNTRAINED:
+        return untrained(run, options, images) if is_first_process() else ({}, [])
+    return trained(run, options, images)
 
 
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
@@ -140,10 +136,11 @@ def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row
 def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
     stopwatch, folder, name = Stopwatch(), options.output, f"{run.method}-seed{run.seed}"
-    module, (_, every) = module_for(run, options, images), length_of(options, images)
+    module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
     evaluation = Evaluation(images, every)
     checkpoint = Checkpoint(folder / "unfinished" / f"{name}.ckpt", every)
-    loop = trainer(options, [stopwatch, Generator(run.seed), checkpoint, evaluation])
+    estimate = [Estimate(len(options.to_train) / options.jobs)] if run in options.to_train[:1] else []
+    loop = trainer(options, [stopwatch, Generator(run.seed), checkpoint, evaluation, *estimate])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if is_first_process() and resumed:
         print(f"{run.label(options)}: goes on from {resumed}", flush=True)

@@ -6,12 +6,15 @@ from math import isnan
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import figure, page, table, write
+from benchmarks.data import Images
+from benchmarks.pages import figure, page, table
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.statistics import LEVEL, Statistic, difference, statistic
+from benchmarks.statistics import LEVEL, difference
+from benchmarks.table1.cli import Options, describe
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import BASES, RECIPES, UNTRAINED, title
 from benchmarks.table1.records import Records
+from benchmarks.table1.runs import pixel_accuracy
 
 ORDER = [UNTRAINED, *RECIPES]
 NOTE = (
@@ -28,16 +31,15 @@ VERDICTS = (
 )
 
 
-def publish(records: Records, description: str, command: str, pixels: float | None) -> str:
-    """Write `README.md` and `table1.png`; returns the Markdown."""
-    text = page(f"Table 1: {records.settings['dataset']}", f"    {command}", *parts(records, description, pixels))
-    write(records.folder / "README.md", text)
-    plot(records, description)
-    return text
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """The page of Table 1; writes its `table1.png`."""
+    plot(records, describe(options))
+    parts = paragraphs(records, describe(options), pixel_accuracy(images))
+    return page(f"Table 1: {records.settings['dataset']}", f"    {options.command}", *parts)
 
 
-def parts(records: Records, description: str, pixels: float | None) -> list[str]:
-    """The paragraphs of the page."""
+def paragraphs(records: Records, description: str, pixels: float | None) -> list[str]:
+    """What the page says of the rows; `pixels` is the accuracy of the same probe on pixels."""
     seeds = sorted({len(records.of(method)) for method in _methods(records)})
     over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
     scale = f" For scale: the same linear probe on the pixels themselves gives {100 * (pixels or 0):.1f} %."
@@ -72,17 +74,13 @@ def _methods(records: Records) -> list[str]:
     return [method for method in ORDER if records.of(method)]
 
 
-def _mean(records: Records, method: str, column: str) -> Statistic:
-    return statistic(row[column] for row in records.of(method))
-
-
 def _line(records: Records, method: str) -> dict[str, str]:
     shares = {"linear %": "linear", "linear % (best)": "linear_best", "kNN %": "knn", "kNN % (best)": "knn_best"}
-    cells = {head: _mean(records, method, column).text(100) for head, column in shares.items()}
+    cells = {head: records.mean(method, column).text(100) for head, column in shares.items()}
     # the embeddings of an untrained backbone are its features, of another dimension: no entropy to compare
-    entropy, rank = (_mean(records, method, column) for column in ("entropy_upper_nats", "rank_me"))
+    entropy, rank = (records.mean(method, column) for column in ("entropy_upper_nats", "rank_me"))
     embeddings = ("", "") if method == UNTRAINED else (entropy.text(digits=2), rank.text())
-    seconds = f"{_mean(records, method, 'seconds').mean:.0f}"
+    seconds = f"{records.mean(method, 'seconds').mean:.0f}"
     return {"method": title(method), **cells, "entropy (nats)": embeddings[0], "RankMe": embeddings[1], "s": seconds}
 
 
@@ -101,9 +99,9 @@ def plot(records: Records, description: str) -> None:
 
 
 def _draw_bars(axes: Any, records: Records) -> None:
-    methods = sorted(_methods(records), key=lambda method: _mean(records, method, "linear").mean)
+    methods = sorted(_methods(records), key=lambda method: records.mean(method, "linear").mean)
     for height, method in enumerate(methods):
-        linear, knn = (_mean(records, method, column) for column in ("linear", "knn"))
+        linear, knn = (records.mean(method, column) for column in ("linear", "knn"))
         colour = "#9a9a9a" if method == UNTRAINED else "#c8553d" if method in BASES else "#35618f"
         error = 100 * linear.error if linear.error > 0 else None
         axes.barh(height, 100 * linear.mean, xerr=error, color=colour, height=0.62, capsize=3)
