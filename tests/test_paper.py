@@ -23,7 +23,7 @@ SMALLEST = (
 
 
 def says(module, rows):
-    return " ".join(module.text(pd.DataFrame(rows)))
+    return " ".join(record.said(module, pd.DataFrame(rows)))
 
 
 def p_values(*values, distance=1.0):
@@ -192,7 +192,7 @@ def test_numbers_follow_from_the_seed():
         (["figures", "6"], "no figure 6"),
         (["figures", "4", "--trials", "0"], "--trials must be at least 1"),
         (["figures", "1", "--copies", "5"], "at least 20"),
-        (["figures", "5", "--models", "100"], "at most 36"),
+        (["figures", "5", "--models", "100"], "invalid choice: 100"),
         (["figures", "5", "--width", "0.06"], "--width must be at least 0.125"),
         (["figures", "1", "--dataset", "fashion_mnist"], "needs --data-root"),
         (["figures", "1", "--backbone", "resnet0"], "timm has no model"),

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
@@ -25,6 +24,8 @@ STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
 SUBJECT = "a bound on the test loss of a least-squares head"
+#: the table has a line for each value of these columns
+KEYS = ["network", "labelled"]
 STATEMENT = (
     "Proved (see the page of sources): E|W f(x) - y| <= I(f) + 2/sqrt(m) |P_Zbar Ybar| + 1/sqrt(n) |P_Z Y| + 2 "
     "R_m(F)/sqrt(m) + Q_mn with high probability, W the minimum-norm least-squares head on n labelled samples. Shown: the "
@@ -100,13 +101,8 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
     return x + NOISE * torch.randn_like(x), x + NOISE * torch.randn_like(x)
 
 
-def text(frame: pd.DataFrame) -> list[str]:
-    """The statement, a row for each network and number of labelled samples, and the finding."""
-    cases = frame.groupby(["network", "labelled"], sort=False)
-    return [STATEMENT, table(_line(*case, lines) for case, lines in cases), finding(frame)]
-
-
-def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
+def line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
+    """A row of the table, with means and standard errors over trials."""
     columns = lines[[*TERMS, "sum", "test_loss"]]
     mean, error = columns.mean(), columns.sem().fillna(0.0)
     numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.progress import track
 from sklearn.datasets import make_moons
 from torch import Tensor
 
-from benchmarks.paper.networks import Networks, Track
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
 from it_losses import diagnostics
 
@@ -30,7 +31,7 @@ BANDWIDTH = 0.1
 COLLAPSED, KEPT = 0.01, 0.5
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Entropy and spread of the centres along training."""
     cases = list(product(COMPONENT_STDS, ("fixed", "trainable"), range(networks.setup.trials)))
     return [row for case in track(cases, "figure 4: mixtures") for row in _fit(*case, networks.setup.seed)]

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from rich.progress import track
 
-from benchmarks.paper.networks import Networks, Track, evaluated_features
+from benchmarks.paper.networks import Networks, evaluated_features
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -29,7 +30,7 @@ TERMS = ("invariance", "unlabelled_residual", "labelled_residual")
 BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound": "supervised, parameters of the head"}
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """One row a model: its settings, the terms of each bound, the gap."""
     return [_model(networks, i, settings) for i, settings in enumerate(track(sweep(networks.setup.models), "figure 5: models"))]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.paper.networks import Networks, Track, evaluated_features
+from benchmarks.paper.networks import Networks, evaluated_features
 from benchmarks.statistics import draw, over_trials, verdict
 from it_losses import theory
 
@@ -18,7 +19,7 @@ SCALES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 DIAGONAL = 0.05
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Distance from diagonal of the optimum, and of the conditional covariance alone, by trial and scale."""
     return [row for trial in track(range(networks.setup.trials), "figure 3: optima") for row in _trial(networks, trial)]
 

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import pandas as pd
+from rich.progress import track
 
-from benchmarks.paper.networks import Networks, Track
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import over_trials, verdict
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import title
@@ -17,7 +18,7 @@ METHODS = ("vicreg", "simclr", "byol", "barlow_twins", "swav")
 BOUND = "entropy_upper_nats"
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Both bounds by method, trial and epoch; epoch 0 is before training."""
     cases = [(method, trial) for method in METHODS for trial in range(networks.setup.trials)]
     return [

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -24,6 +23,8 @@ ERRORS = 4
 ROUNDING = 1e-9
 
 SUBJECT = "the output of a network for noisy prototypes"
+#: the table has a line for each value of these columns
+KEYS = ["noise"]
 STATEMENT = (
     "Proved: where the network is affine around each prototype x_n and the noise around one does not reach another, its output "
     "is the mixture of N(f(x_n), J_n S_n J_n^T), and pairwise Bhattacharyya distances and KL divergences of the components "
@@ -86,12 +87,8 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
     return bounds | {"outside": outside.double().mean().item()} | density
 
 
-def text(frame: pd.DataFrame) -> list[str]:
-    """The statement, a row for each noise level averaged over networks, and the finding."""
-    return [STATEMENT, table(_line(noise, lines) for noise, lines in frame.groupby("noise", sort=False)), finding(frame)]
-
-
-def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
+def line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
+    """A row of the table, averaged over networks."""
     mean, networks = lines.mean(), len(lines)
     entropy_error, gap_error = (math.hypot(*lines[f"{name}_error"]) / networks for name in ("entropy", "gap"))
     return {

@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from benchmarks import data
-from benchmarks.paper.networks import Networks, Track
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
 from benchmarks.table1.recipes import title
 from it_losses import theory
@@ -24,7 +25,7 @@ BINS = 40
 LINE = 0.01
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Mean p-value by network and noise; histograms of distances."""
     cases = [(method, trial) for method in METHODS for trial in range(networks.setup.trials)]
     p_values = [row for case in track(cases, "figure 1: p-values") for row in _p_values(networks, *case)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -70,13 +70,8 @@ def op_rows(case: Case) -> list[Row]:
     entry, size, views = OBJECTIVES[case.objective], (case.batch, case.dim), case.views()
     eager = entry.implementations(*size)
     objectives = eager | (compiled(eager) if case.is_compiled else {})
-
-    def clear() -> None:
-        for z in views:
-            z.grad = None
-
     calls = {name: partial(objective, *views) for name, objective in objectives.items()}
-    rows = time_rows(case, calls, clear) if size not in entry.untimed else []
+    rows = time_rows(case, calls, views) if size not in entry.untimed else []
     if size in entry.peaks + entry.untimed:
         rows += [case.row(name, "both", "peak_mib", [in_fresh_process(peak_of, case, name)]) for name in eager]
     if case.device.type == "cuda":
@@ -120,9 +115,9 @@ def step_rows(case: Case) -> list[Row]:
     return time_rows(case, {name: partial(step, criterion) for name, criterion in criteria.items()})
 
 
-def time_rows(case: Case, calls: Calls, clear: Callable[[], None] = lambda: None) -> list[Row]:
+def time_rows(case: Case, calls: Calls, views: Sequence[Tensor] = ()) -> list[Row]:
     """Time of forward, of backward and of both of each implementation, which are also printed."""
-    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), clear=clear)
+    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
     medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())

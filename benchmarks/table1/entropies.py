@@ -80,12 +80,8 @@ def costs(path: Path) -> dict[str, tuple[float, float]]:
     if not path.exists():
         torch.set_num_threads(1)
         views = TIMED.views()
-
-        def clear() -> None:
-            for z in views:
-                z.grad = None
-
-        found: list[Row] = time_rows(TIMED, {n: partial(loss, *views) for n, loss in losses(*views[0].shape).items()}, clear)
+        calls = {name: partial(loss, *views) for name, loss in losses(TIMED.batch, TIMED.dim).items()}
+        found: list[Row] = time_rows(TIMED, calls, views)
         peaks = {name: in_fresh_process(peak_of, TIMED, name, losses) for name in ROWS}
         write_csv(path, found + [TIMED.row(name, "both", "peak_mib", [peak]) for name, peak in peaks.items()])
     with path.open() as file:
