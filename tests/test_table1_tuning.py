@@ -142,7 +142,7 @@ def test_a_table_takes_the_best_of_a_grid(tmp_path):
     assert row.learning_rate.value == 0.002 and str(tmp_path) in row.learning_rate.source
     assert row.arguments == cli.parse(["--long"]).recipes["vicreg"].arguments | {"covariance_weight": 4.0}
     with pytest.raises(cli.OptionError, match="has no best setting of byol"):
-        cli.parse(["--methods", "vicreg,byol", "--grid", str(tmp_path)])
+        cli.parse(["--methods", "vicreg", "byol", "--grid", str(tmp_path)])
     with pytest.raises(cli.OptionError, match="has no rows"):
         cli.parse(["--grid", str(tmp_path / "elsewhere")])
 

@@ -70,6 +70,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     dataset = command.parse_known_args(arguments)[0].dataset
     command.set_defaults(**DATASET_OPTIONS[dataset] | preset)
     given = command.parse_args(arguments)
+    given.methods = [name for name in RECIPES if name in given.methods or "all" in given.methods]
     own_width = 0.25 if (dataset, given.backbone[:8]) == ("digits", "resnet18") else 1.0
     usual = "gpu" if torch.cuda.is_available() else "cpu"
     accelerator = usual if given.accelerator == "auto" else given.accelerator
@@ -79,7 +80,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
         "width": own_width if given.width is None else given.width,
         "accelerator": accelerator,
         "jobs": cores if given.jobs is None else given.jobs,
-        "methods": _methods(given.methods),
+        "methods": [UNTRAINED, *given.methods],
         "recipes": _recipes(given),
         "output": given.output or Path("runs") / f"{sweep or 'table1'}-{given.preset or dataset}",
         "is_sweep": bool(sweep),
@@ -106,7 +107,8 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
     add("--stem", choices=STEMS, default="auto", help="small: full resolution (default: up to 64 pixels, not on digits)")
     add("--image-size", type=int, help="side in pixels (default: 28 to 128, by data set)")
-    add("--methods", nargs="+", default=["all"], metavar="NAME", help="rows to make (default: all)")
+    rows = ["all", UNTRAINED, *RECIPES]
+    add("--methods", nargs="+", choices=rows, default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--long", action=on_or_off, default=False, help="the constants of a long run, not those of the digits (default: no)")
@@ -126,25 +128,14 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def _methods(names: list[str]) -> list[str]:
-    chosen = [name for word in names for name in word.replace("-", "_").split(",") if name]
-    if chosen == ["all"]:
-        return [UNTRAINED, *RECIPES]
-    unknown = [name for name in chosen if name not in {*RECIPES, UNTRAINED}]
-    if unknown or not chosen:
-        raise OptionError(f"--methods knows {', '.join(RECIPES)}; got {', '.join(unknown) or 'nothing'}.")
-    return [UNTRAINED, *(name for name in RECIPES if name in chosen)]
-
-
 def _recipes(given: argparse.Namespace) -> Mapping[str, Recipe]:
     rows = long_runs(given.backbone) if given.long else RECIPES
     if given.grid is None:
         return rows
     from benchmarks.table1.tuning import chosen
 
-    asked = {name: rows[name] for name in _methods(given.methods) if name != UNTRAINED}
     try:
-        return rows | chosen(asked, given.grid)
+        return rows | chosen({name: rows[name] for name in given.methods}, given.grid)
     except (OSError, ValueError) as problem:
         raise OptionError(f"--grid {given.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to.") from problem
 
