@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import benchmarks_extra
+import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
@@ -80,7 +81,8 @@ def test_rows_are_compared_at_the_same_seed():
 def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
     monkeypatch.setattr(entropies, "RATES", (1e-3, 1e30))
-    monkeypatch.setattr(entropies, "costs", lambda path: {"vicreg": (1.0, 2.0), "koleo": (3.0, 4.0)})
+    cost = pd.DataFrame({"time_ms": [1.0, 3.0], "peak_mib": [2.0, 4.0]}, ["vicreg", "koleo"])
+    monkeypatch.setattr(entropies, "costs", lambda path: cost)
     arguments = [*benchmarks_extra.TINY, "--output", str(tmp_path)]
     assert entropies.main(arguments) == 0
     assert len(Records(tmp_path / "grid").rows) == 4 and len(Records(tmp_path).rows) == 2
@@ -97,7 +99,7 @@ def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, c
 def test_time_and_memory_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
     monkeypatch.setattr(entropies, "TIMED", entropies.TIMED._replace(batch=16, dim=8, seconds=0.0))
-    monkeypatch.setattr(entropies, "in_fresh_process", lambda function, case, name, find: 1.5)
+    monkeypatch.setattr("benchmarks.speed.measure.in_fresh_process", lambda function, case, name, find: 1.5)
     measured = entropies.costs(tmp_path / "speed.csv")
-    assert measured["vicreg"][0] > 0 and measured["koleo"][1] == 1.5
-    assert entropies.costs(tmp_path / "speed.csv") == measured
+    assert measured.time_ms["vicreg"] > 0 and measured.peak_mib["koleo"] == 1.5
+    assert entropies.costs(tmp_path / "speed.csv").equals(measured)

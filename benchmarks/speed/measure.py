@@ -22,6 +22,7 @@ from benchmarks.speed.objectives import OBJECTIVES, compiled
 
 Row = dict[str, str]
 Calls = dict[str, Callable[[], Tensor]]
+Implementations = Callable[[int, int], dict[str, Objective]]
 #: of the training step: batch and dim, a model of timm, pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
@@ -73,7 +74,7 @@ def op_rows(case: Case) -> list[Row]:
     calls = {name: partial(objective, *views) for name, objective in objectives.items()}
     rows = time_rows(case, calls, views) if size not in entry.untimed else []
     if size in entry.peaks + entry.untimed:
-        rows += [case.row(name, "both", "peak_mib", [in_fresh_process(peak_of, case, name)]) for name in eager]
+        rows += [peak_row(case, name) for name in eager]
     if case.device.type == "cuda":
         for name, call in calls.items():
             count, milliseconds = clock.kernels(call)
@@ -81,8 +82,13 @@ def op_rows(case: Case) -> list[Row]:
     return rows
 
 
-def peak_of(case: Case, provider: str, implementations: Callable[[int, int], dict[str, Objective]] | None = None) -> float:
-    """MiB of forward and backward above the inputs, in this process."""
+def peak_row(case: Case, provider: str, implementations: Implementations | None = None) -> Row:
+    """The peak memory of one implementation, in a process of its own."""
+    return case.row(provider, "both", "peak_mib", [in_fresh_process(peak_of, case, provider, implementations)])
+
+
+def peak_of(case: Case, provider: str, implementations: Implementations | None = None) -> float:
+    """MiB of forward and backward above the inputs, in this process; the implementations are those of the objective."""
     torch.set_num_threads(1)
     find = implementations or OBJECTIVES[case.objective].implementations
 

@@ -190,9 +190,9 @@ def finding(records: Records, ablation: Ablation) -> str:
 
 def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
     """Of each variant that has runs from the baseline."""
-    scores = {name: [row["linear"] for row in records.of(name)] for name in ablation.recipes}
-    base = scores.pop(ablation.baseline)
-    return {name: difference(values, base) for name, values in scores.items() if values}
+    base, *variants = ablation.recipes
+    linear = {name: records.scores(name, "linear") for name in ablation.recipes}
+    return {name: difference(linear[name], linear[base]) for name in variants if linear[name]}
 
 
 def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:

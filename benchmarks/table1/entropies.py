@@ -5,21 +5,20 @@ Each row gets the same small grid, three learning rates on validation images, an
 
 from __future__ import annotations
 
-import csv
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from benchmarks.data import Images
-from benchmarks.machine import in_fresh_process
 from benchmarks.methods import METHODS
 from benchmarks.pages import page, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
-from benchmarks.speed.measure import Case, Row, peak_of, time_rows
+from benchmarks.speed.measure import Case, peak_row, time_rows
 from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import launch
@@ -75,32 +74,24 @@ def losses(batch: int, dim: int) -> dict[str, Objective]:
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
-def costs(path: Path) -> dict[str, tuple[float, float]]:
+def costs(path: Path) -> pd.DataFrame:
     """Milliseconds and MiB of forward and backward of each loss, measured unless the file holds them."""
     if not path.exists():
         torch.set_num_threads(1)
         views = TIMED.views()
         calls = {name: partial(loss, *views) for name, loss in losses(TIMED.batch, TIMED.dim).items()}
-        found: list[Row] = time_rows(TIMED, calls, views)
-        peaks = {name: in_fresh_process(peak_of, TIMED, name, losses) for name in ROWS}
-        write_csv(path, found + [TIMED.row(name, "both", "peak_mib", [peak]) for name, peak in peaks.items()])
-    with path.open() as file:
-        both = [row for row in csv.DictReader(file) if row["mode"] == "both"]
-    values = {(row["provider"], row["metric"]): float(row["value"]) for row in both}
-    return {name: (values[name, "time_ms"], values[name, "peak_mib"]) for name in ROWS}
+        write_csv(path, time_rows(TIMED, calls, views) + [peak_row(TIMED, name, losses) for name in ROWS])
+    rows = pd.read_csv(path)
+    return rows[rows["mode"] == "both"].pivot(index="provider", columns="metric", values="value")
 
 
 def compared(records: Records, score: str) -> dict[str, Difference]:
     """Each row that has the seeds of VICReg against it, seed by seed; p-values corrected for the number of rows."""
-    base = [row[score] for row in _by_seed(records, BASE)]
-    runs = {name: [row[score] for row in _by_seed(records, name)] for name in ROWS if name != BASE}
+    base = records.scores(BASE, score)
+    runs = {name: records.scores(name, score) for name in ROWS if name != BASE}
     gaps = {name: paired_difference(values, base) for name, values in runs.items() if len(values) == len(base)}
     corrected = holm([gap.p_value for gap in gaps.values()])
     return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
-
-
-def _by_seed(records: Records, name: str) -> list[dict[str, Any]]:
-    return sorted(records.of(name), key=lambda row: int(row["seed"]))
 
 
 def page_of_grid(tried: Records, options: Options, images: Images) -> str:
@@ -127,7 +118,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     )
 
 
-def _lines(records: Records, gaps: dict[str, Difference], cost: dict[str, tuple[float, float]]) -> list[dict[str, str]]:
+def _lines(records: Records, gaps: dict[str, Difference], cost: pd.DataFrame) -> list[dict[str, str]]:
     lines = []
     for name, recipe in ROWS.items():
         linear, knn = (records.mean(name, score).text(100) for score in ("linear", "knn"))
@@ -135,7 +126,7 @@ def _lines(records: Records, gaps: dict[str, Difference], cost: dict[str, tuple[
         gap = {"difference": gaps[name].text(), "p": f"{gaps[name].p_value:.2g}"} if name in gaps else {}
         line = {"entropy": recipe.title, "linear %": linear, "kNN %": knn, "difference": "", "p": ""} | gap
         line |= zip(("RankMe", "of features"), ranks, strict=True)
-        lines.append(line | {"ms": f"{cost[name][0]:.3g}", "MiB": f"{cost[name][1]:.0f}"})
+        lines.append(line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"})
     return lines
 
 

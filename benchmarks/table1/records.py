@@ -65,16 +65,20 @@ class Records:
         return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
 
     def of(self, method: str) -> list[Row]:
-        """The rows of one method, one a seed."""
-        return [row for row in self.rows if row["method"] == method]
+        """The rows of one method, seed by seed."""
+        return sorted((row for row in self.rows if row["method"] == method), key=lambda row: int(row["seed"]))
+
+    def scores(self, method: str, column: str) -> list[float]:
+        """A column of the rows of one method, seed by seed."""
+        return [row[column] for row in self.of(method)]
 
     def best(self, methods: Iterable[str]) -> str:
         """The method with the highest mean linear accuracy; ties go to higher kNN, then to the first."""
         return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
 
     def mean(self, method: str, column: str) -> Statistic:
-        """Of a column over the rows of one method."""
-        return statistic(row[column] for row in self.of(method))
+        """Of a column of the rows of one method."""
+        return statistic(self.scores(method, column))
 
     def names(self, column: str) -> str:
         """The values of a column of the rows, as a list in words: commits, devices."""

@@ -63,7 +63,7 @@ def compared(records: Records) -> list[str]:
 def _comparison(records: Records, name: str, base: str) -> str:
     said = []
     for score, word in (("linear", "linear"), ("knn", "kNN")):
-        gap = difference(*([row[score] for row in records.of(method)] for method in (name, base)))
+        gap = difference(records.scores(name, score), records.scores(base, score))
         chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
         said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
     return "; ".join(said)
