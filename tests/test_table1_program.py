@@ -245,7 +245,7 @@ def test_compiled_backbones_train_the_same_network_through_the_compiler(tmp_path
     monkeypatch.setattr(runs, "COMPILER", backend)
     for words in ([], ["--compile"]):
         folder = tmp_path / str(len(losses))
-        assert main([*TINY, "--methods", "byol", *words, "--output", str(folder)]) == 0
+        assert main([*TINY, "--backbone", "resnet10t", "--methods", "byol", *words, "--output", str(folder)]) == 0
         losses.append(Records(folder).rows[-1]["loss"])
         assert bool(graphs) == bool(words) == json.loads((folder / "settings.json").read_text())["compile"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
