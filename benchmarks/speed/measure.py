@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import device_name, in_fresh_process, peak_mib
+from benchmarks.machine import device_name, in_fresh_process, is_installed, peak_mib
 from benchmarks.pages import COMMIT
 from benchmarks.peers import Objective
 from benchmarks.speed import clock
@@ -57,10 +57,7 @@ class Case(NamedTuple):
 
 def versions() -> dict[str, object]:
     """Threads, packages and commit."""
-    try:
-        lightly = importlib.metadata.version("lightly")
-    except importlib.metadata.PackageNotFoundError:
-        lightly = "not installed"
+    lightly = importlib.metadata.version("lightly") if is_installed("lightly") else "not installed"
     commit, python = COMMIT or "", platform.python_version()
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
     return facts | {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}

@@ -199,9 +199,8 @@ def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
     gaps, lines = _differences(records, ablation), []
     for name in (ablation.baseline, *gaps):
         recipe = ablation.recipes[name]
-        linear, knn = (records.mean(name, score).text(100) for score in ("linear", "knn"))
         line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
-        line |= {"linear %": linear, "kNN %": knn, "difference": "baseline", "p": ""}
+        line |= records.percent(name) | {"difference": "baseline", "p": ""}
         if name in gaps:
             line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}
         lines.append(line)

@@ -1,4 +1,4 @@
-"""Callbacks of a run: time, an estimate of it, random generators, checkpoints and evaluation."""
+"""Callbacks of a run: time, random generators, checkpoints and evaluation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from benchmarks.table1.pretrain import Pretraining, measure
 
 
 class Stopwatch(L.Callback):
-    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up."""
+    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up.
 
-    def __init__(self) -> None:
-        self.wall, self.cores = time.monotonic(), time.process_time()
+    After the first epoch it tells how long so many `runs` will take.
+    """
+
+    def __init__(self, runs: float = 0.0) -> None:
+        self.wall, self.cores, self.runs = time.monotonic(), time.process_time(), runs
 
     def state_dict(self) -> dict[str, float]:
         """Columns for a row, and the state for a checkpoint."""
@@ -32,20 +35,11 @@ class Stopwatch(L.Callback):
         """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
-
-class Estimate(L.Callback):
-    """Tells after the first epoch of a run how long so many runs will take."""
-
-    def __init__(self, runs: float) -> None:
-        self.runs, self.start = runs, time.monotonic()
-
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Tell it once; a run that goes on after a kill tells nothing."""
-        if loop.is_global_zero and loop.current_epoch == 0:
-            whole = self.runs * loop.max_epochs * (time.monotonic() - self.start)
-            print(
-                f"about {timedelta(seconds=round(whole))} to go, an estimate from the first epoch of the first run", flush=True
-            )
+        """Tell the estimate."""
+        if self.runs and loop.is_global_zero and loop.current_epoch == 0:
+            whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
+            print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
 
 
 class Generator(L.Callback):

@@ -121,10 +121,9 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 def _lines(records: Records, gaps: dict[str, Difference], cost: pd.DataFrame) -> list[dict[str, str]]:
     lines = []
     for name, recipe in ROWS.items():
-        linear, knn = (records.mean(name, score).text(100) for score in ("linear", "knn"))
         ranks = (f"{records.mean(name, rank).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
         gap = {"difference": gaps[name].text(), "p": f"{gaps[name].p_value:.2g}"} if name in gaps else {}
-        line = {"entropy": recipe.title, "linear %": linear, "kNN %": knn, "difference": "", "p": ""} | gap
+        line = {"entropy": recipe.title} | records.percent(name) | {"difference": "", "p": ""} | gap
         line |= zip(("RankMe", "of features"), ranks, strict=True)
         lines.append(line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"})
     return lines

@@ -80,6 +80,10 @@ class Records:
         """Of a column of the rows of one method."""
         return statistic(self.scores(method, column))
 
+    def percent(self, method: str) -> dict[str, str]:
+        """Both accuracies of one method, for a table."""
+        return {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
+
     def names(self, column: str) -> str:
         """The values of a column of the rows, as a list in words: commits, devices."""
         return ", ".join(sorted({str(row[column]) for row in self.rows}))

@@ -24,7 +24,7 @@ from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, JointEmbedding
 from benchmarks.pages import COMMIT, write
 from benchmarks.probes import Features, linear_accuracy
-from benchmarks.table1.callbacks import Checkpoint, Estimate, Evaluation, Generator, Stopwatch
+from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
 from benchmarks.table1.pretrain import Pretraining, loader, measure
 from benchmarks.table1.recipes import UNTRAINED, title
@@ -135,12 +135,12 @@ def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row
 
 def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
-    stopwatch, folder, name = Stopwatch(), options.output, f"{run.method}-seed{run.seed}"
+    stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
+    folder, name = options.output, f"{run.method}-seed{run.seed}"
     module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
     evaluation = Evaluation(images, every)
     checkpoint = Checkpoint(folder / "unfinished" / f"{name}.ckpt", every)
-    estimate = [Estimate(len(options.to_train) / options.jobs)] if run in options.to_train[:1] else []
-    loop = trainer(options, [stopwatch, Generator(run.seed), checkpoint, evaluation, *estimate])
+    loop = trainer(options, [Generator(run.seed), checkpoint, evaluation, stopwatch])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if is_first_process() and resumed:
         print(f"{run.label(options)}: goes on from {resumed}", flush=True)
