@@ -58,13 +58,6 @@ def test_a_diverged_run_shows_in_the_mean_and_in_its_error():
     assert math.isnan(broken.mean) and math.isnan(broken.error)
 
 
-@pytest.mark.parametrize("name", ["byol_pairdist", "byol_logdet"])
-def test_without_its_entropy_a_row_beside_byol_keeps_all_its_other_settings(name):
-    row, without = RECIPES[name], variants([name])[f"{name}-without"]
-    assert without.arguments.items() <= row.arguments.items() and "entropy" not in without.arguments
-    assert without.learning_rate.value == row.learning_rate.value
-
-
 def test_every_variant_can_be_built_and_changes_nothing_but_what_its_title_names():
     for ablation in ablations():
         baseline, *others = ablation.recipes

@@ -44,10 +44,9 @@ def sweep(models: int) -> list[dict[str, float]]:
 
 def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[str, Any]:
     setup, images = networks.setup, networks.images
-    changed = {name: settings[name] for name in ("invariance_weight", "covariance_weight", "output")}
+    changed = {name: value for name, value in settings.items() if name != "share_of_epochs"}
     epochs = max(1, round(settings["share_of_epochs"] * setup.epochs))
-    module = networks.untrained("vicreg", trial, **changed)
-    networks.fit(module, epochs)
+    module = networks.fit(networks.untrained("vicreg", trial, **changed), epochs)
     n = min(LABELLED, len(images.train) // 2)
     train, test = (F.normalize(evaluated_features(module, half)) for half in (images.train, images.test))
     labels = images.train_labels, images.test_labels
@@ -63,8 +62,8 @@ def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[s
     norms = (torch.linalg.matrix_norm(head.weight) * torch.linalg.matrix_norm(train[:n])).item()
     losses = {"gap": gap, "train_loss": train_loss, "test_loss": test_loss}
     ours = {term: getattr(bound, term).item() for term in (*TERMS, "core")}
-    supervised = {"norm_bound": train_loss + 2 * norms / n}
-    supervised["count_bound"] = train_loss + math.sqrt(head.weight.numel() / n)
+    counts = math.sqrt(head.weight.numel() / n)
+    supervised = {"norm_bound": train_loss + 2 * norms / n, "count_bound": train_loss + counts}
     return settings | {"epochs": epochs, "labelled": n} | losses | ours | supervised
 
 

@@ -6,7 +6,7 @@ What is asked starts from rows of Table 1, whatever their tuned values are: `abl
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import isnan
 from typing import Any, NamedTuple
@@ -19,10 +19,12 @@ from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import launch
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
-from it_losses import VICRegEntropy
 
 SOURCE = "an ablation"
-OTHER_TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
+BESIDE_BYOL = ("byol_pairdist", "byol_logdet")
+TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
+#: beside the 1 of the row
+BETAS = (0.1, 10.0, 100.0)
 
 
 class Ablation(NamedTuple):
@@ -39,60 +41,33 @@ class Ablation(NamedTuple):
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     """All of them, around these rows of Table 1."""
-    log_det, pairwise = (_criterion(rows[name]) for name in ("vicreg_logdet", "vicreg_pairdist"))
     about = partial(_varied, rows)
-    beta, log_det_weight = log_det.entropy.beta, log_det.entropy_weight
-    spread = pairwise.entropy.spread_fraction
-    betas = _others((0.1, 1.0, 10.0, 100.0), beta)
+    weight = rows["vicreg_logdet"].arguments["entropy_weight"]
+    pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
+    same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
     # the two divergences differ by a factor of 4 in what they take for the component's variance
-    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * spread}
-    byol_spread = rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)
-    byol_beta = rows["byol_logdet"].arguments["beta"]
+    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * pairwise.entropy.spread_fraction}
+    wider_beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
+    in_proportion = [{"beta": beta, "entropy_weight": weight / beta} for beta in BETAS]
+    fixed = [{"beta": beta, "entropy_weight": weight} for beta in BETAS]
+    one_window = "KL or Bhattacharyya, with one window (the same gradient) or one component"
+    byol_betas = "beta of LogDet beside BYOL, from a quarter of the dimension to four times"
+    spreads = "bandwidth of PairDist as a share of the total variance, weights by the default law"
     return [
-        about(
-            "beta of LogDet, entropy weight in proportion to 1 / beta",
-            "vicreg_logdet",
-            *({"beta": value, "entropy_weight": log_det_weight * beta / value} for value in betas),
-        ),
-        about(
-            "beta of LogDet, weights fixed",
-            "vicreg_logdet",
-            *({"beta": value, "entropy_weight": log_det_weight} for value in betas),
-        ),
-        about(
-            "bandwidth of PairDist as a share of the total variance, weights by the default law",
-            "vicreg_pairdist",
-            *({"spread_fraction": value} for value in _others((0.05, 0.1, 0.2, 0.3, 0.5), spread)),
-        ),
-        about(
-            "KL or Bhattacharyya, with one window (the same gradient) or one component",
-            "vicreg_pairdist",
-            {"divergence": "bhattacharyya"},
-            wider | {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight},
-        ),
-        about(
-            "KL or Bhattacharyya with one component, beside BYOL",
-            "byol_pairdist",
-            wider | {"spread_fraction": 4 * byol_spread},
-        ),
+        about("beta of LogDet, entropy weight in proportion to 1 / beta", "vicreg_logdet", in_proportion),
+        about("beta of LogDet, weights fixed", "vicreg_logdet", fixed),
+        about(spreads, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)),
+        about(one_window, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
+        about("KL or Bhattacharyya with one component, beside BYOL", "byol_pairdist", [wider_beside_byol]),
         _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
         _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        *(_projected(rows, name) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
+        *(_beside_byol(rows, name) for name in BESIDE_BYOL),
         *(
-            about(f"{rows[name].title}: dimension of the projection", name, {"output": width // 4}, {"output": 4 * width})
-            for name, width in (
-                (name, rows[name].arguments["output"]) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")
-            )
+            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, TENSORS)
+            for name in BESIDE_BYOL
         ),
-        *(_beside_byol(rows, name) for name in ("byol_pairdist", "byol_logdet")),
-        *(
-            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, *OTHER_TENSORS)
-            for name in ("byol_pairdist", "byol_logdet")
-        ),
-        about(
-            "beta of LogDet beside BYOL, from a quarter of the dimension to four times",
-            "byol_logdet",
-            *({"beta": value} for value in _others((64.0, 256.0, 1024.0), byol_beta)),
-        ),
+        about(byol_betas, "byol_logdet", _each("beta", 64.0, 256.0, 1024.0)),
     ]
 
 
@@ -114,35 +89,34 @@ def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, we
     return Ablation(f"{rows[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
 
 
+def _projected(rows: Mapping[str, Recipe], method: str) -> Ablation:
+    width = rows[method].arguments["output"]
+    return _varied(rows, f"{rows[method].title}: dimension of the projection", method, _each("output", width // 4, 4 * width))
+
+
 def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
     row, byol = rows[method], rows["byol"]
-    weights = [{"entropy_weight": value} for value in _others((0.02, 0.05, 0.1, 0.2, 0.5), row.arguments["entropy_weight"])]
-    ablation = _varied(rows, f"{row.title}: entropy weight", method, *weights)
+    ablation = _varied(rows, f"{row.title}: entropy weight", method, _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5))
     # all else as in the row that adds an entropy: BYOL's own best momentum and rate are others
     common = {name: row.arguments[name] for name in byol.arguments}
     without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
     return ablation._replace(recipes=ablation.recipes | {"byol": byol, f"{method}-without": without})
 
 
-def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, *changes: dict[str, Any]) -> Ablation:
+def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, changes: Iterable[dict[str, Any]]) -> Ablation:
+    """The row and each change of it; what would not change it is left out."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
-        words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
-        name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
-        recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
+        if not changed.items() <= recipe.arguments.items():
+            words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
+            name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
+            recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
     return Ablation(question, recipes)
 
 
-def _criterion(row: Recipe) -> VICRegEntropy:
-    """What the row's settings and the criterion's own defaults make of its constants."""
-    criterion = METHODS[row.method](8, **row.arguments).criterion
-    assert isinstance(criterion, VICRegEntropy)
-    return criterion
-
-
-def _others(values: tuple[float, ...], own: float) -> list[float]:
-    return [value for value in values if value != own]
+def _each(name: str, *values: float) -> list[dict[str, float]]:
+    return [{name: value} for value in values]
 
 
 def _short(value: object) -> str:
