@@ -19,10 +19,10 @@ from benchmarks import backbones
 from benchmarks.data import load
 from benchmarks.table1 import cli, launch, pretrain, runs
 from benchmarks.table1.__main__ import main
-from benchmarks.table1.callbacks import Evaluation, Generator, Stopwatch
+from benchmarks.table1.callbacks import Generator, Stopwatch
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.records import Records
-from benchmarks.table1.runs import Run, loaded, module_for
+from benchmarks.table1.runs import Run, module_for
 
 ROOT = Path(__file__).resolve().parent.parent
 TWO = [*TINY, "--methods", "vicreg", "byol_logdet"]
@@ -102,24 +102,33 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
 
-def test_a_killed_table_goes_on_with_the_run_it_was_in(tmp_path, capsys, monkeypatch):
-    arguments, finish = [*TWO, "--epochs", "3", "--output", str(tmp_path)], Evaluation.on_train_epoch_end
+@pytest.mark.parametrize("method", ["moco", "byol_logdet"])
+def test_a_killed_table_goes_on_with_the_run_it_was_in_and_ends_where_it_would_have(tmp_path, capsys, monkeypatch, method):
+    arguments, train = [*TINY, "--methods", method, "--epochs", "3", "--save-backbone"], pretrain.Pretraining.training_step
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
 
-    def killed(self, trainer, module):
-        if module.method.__class__.__name__ == "BYOL" and trainer.current_epoch == 1:
+    def interrupted(module, *given):
+        if module.current_epoch == 2:
             raise KeyboardInterrupt
-        finish(self, trainer, module)
+        return train(module, *given)
 
+    assert main([*arguments, "--output", str(whole)]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "on_train_epoch_end", killed)
-        assert main(arguments) == 130
-    assert methods_of(tmp_path) == ["untrained", "vicreg"]
+        patch.setattr(pretrain.Pretraining, "training_step", interrupted)
+        patch.setattr(Stopwatch, "state_dict", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
+        assert main([*arguments, "--output", str(killed)]) == 130
+    assert methods_of(killed) == ["untrained"]
     capsys.readouterr()
-    assert main(arguments) == 0
+    assert main([*arguments, "--output", str(killed)]) == 0
     printed = told(capsys.readouterr().out)
-    assert "going on: 2 of 3 runs are on disk already" in printed and "BYOL+LogDet, seed 0: goes on from" in printed
-    assert [point["epoch"] for point in Records(tmp_path).curve("byol_logdet", 0)] == [1, 2, 3]
-    assert not list((tmp_path / "unfinished").iterdir())
+    assert "going on: 1 of 2 runs are on disk already" in printed and "seed 0: goes on from" in printed
+    assert not list((killed / "unfinished").iterdir())
+    row, resumed = (Records(folder).of(method)[0] for folder in (whole, killed))
+    assert 1e6 <= resumed["seconds"] < 1.1e6 and 2e6 <= resumed["core_seconds"] < 2.1e6
+    assert all(resumed[name] == row[name] for name in ("loss", "linear", "knn", "rank_me"))
+    assert Records(killed).curve(method, 0) == Records(whole).curve(method, 0)
+    first, last = (torch.load(folder / "backbones" / f"{method}-seed0.pt") for folder in (whole, killed))
+    assert all(torch.equal(first[name], last[name]) for name in first)
 
 
 def test_a_curve_without_its_row_is_replaced_and_half_a_row_is_never_read(tmp_path, monkeypatch):
@@ -179,36 +188,6 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
     curve = Records(tmp_path).curve("vicreg", 0)
     assert [(point["epoch"], point["loss"]) for point in curve] == [(1, steps[0].item()), (2, steps[1].item())]
     assert len(steps) == 2 and len(probes) == 4 and all("linear" in point for point in curve)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["moco", "byol_logdet"])
-def test_a_run_that_was_killed_ends_exactly_where_it_would_have(tmp_path, monkeypatch, method):
-    options = cli.parse([*TINY, "--epochs", "3", "--output", str(tmp_path)])
-    images, run = loaded(options), Run(method, 0)
-    networks, build, train = [], runs.module_for, pretrain.Pretraining.training_step
-
-    def built(*given):
-        networks.append(build(*given))
-        return networks[-1]
-
-    def killed(module, *given):
-        if module.current_epoch == 2:
-            raise RuntimeError("killed")
-        return train(module, *given)
-
-    monkeypatch.setattr(runs, "module_for", built)
-    (tmp_path / "unfinished").mkdir()
-    whole, curve = runs.trained(run, options, images)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(pretrain.Pretraining, "training_step", killed)
-        patch.setattr(Stopwatch, "state_dict", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
-        runs.trained(run, options, images)
-    resumed, its_curve = runs.trained(run, options, images)
-    assert its_curve == curve and all(resumed[name] == whole[name] for name in ("loss", "linear", "knn"))
-    assert 1e6 <= resumed["seconds"] < 1.1e6 and 2e6 <= resumed["core_seconds"] < 2.1e6
-    first, _, last = (dict([*module.named_parameters(), *module.named_buffers()]) for module in networks)
-    assert all(torch.equal(first[name], last[name]) for name in first)
 
 
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it():
