@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results."""
+"""`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results under a written head."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
 
 PAGE = ROOT / "docs" / "report.md"
+#: the head of the page, written by hand
+HEAD = Path(__file__).with_suffix(".md")
 #: content of a folder -> the command that makes one
 CONTENTS = {
     "table1": "make table",
@@ -24,22 +26,12 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: what is known of the settings of the paper's tables; the captions of figures say it for figures
-KNOWN = """\
-Of the paper's Table 1 the data sets are known: CIFAR-10, CIFAR-100 and Tiny-ImageNet. Its networks (ResNet-18, a ConvNeXt,
-a ViT), its ten rows, its average over three trials, and that an entropy replaces VICReg's variance and covariance but is added
-to BYOL's loss, were written down from memory and are to be checked against the paper. Epochs, batch size, learning rates, every
-weight, beta, bandwidth, divergence, and the tensor of BYOL that is regularized are not known. The values taken here stand, with
-their source, in `benchmarks/table1/recipes.py`. Tables 2 and 3 of the paper are not known, and nothing here replaces them.
-[Sources](sources.md) has the same for the other statements."""
-INTRODUCTION = """\
-Made by `make report` from the newest folders in `benchmarks/results`, whose pages are embedded as they are: tables, figures and
-verdicts follow from their rows. No number is the paper's."""
 
 
 def page(results: Path, beside: Path) -> str:
     """The report as Markdown, its links relative to the folder `beside`."""
-    parts = ["# Report", INTRODUCTION, KNOWN]
+    heading, text = embedded(HEAD, beside)
+    parts = [f"# {heading}", text]
     for content, command in CONTENTS.items():
         folders = newest(results, content)
         parts += [part for folder in folders for part in _section(folder, results, beside)]
