@@ -22,8 +22,7 @@ SMALLEST = (
 
 
 def says(module, rows):
-    frame = pd.DataFrame(rows)
-    return module.finding(frame) if hasattr(module, "finding") else " ".join(module.text(frame))
+    return module.finding(pd.DataFrame(rows))
 
 
 def p_values(small, large, distance=1.0):

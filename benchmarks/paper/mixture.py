@@ -22,20 +22,8 @@ ERRORS = 4
 #: nats that float64 may lose in a density, and difference of two Jacobians that are one
 ROUNDING = 1e-9
 
-SUBJECT = "the output of a network for noisy prototypes"
 #: the table has a line for each value of these columns
 KEYS = ["noise"]
-STATEMENT = (
-    "Proved: where the network is affine around each prototype x_n and the noise around one does not reach another, its output "
-    "is the mixture of N(f(x_n), J_n S_n J_n^T), and pairwise Bhattacharyya distances and KL divergences of the components "
-    "bound its entropy from below and above. Shown: bounds and density of that mixture beside those of real outputs "
-    f"f(x_n + noise), for {PROTOTYPES} prototypes in {DIM} dimensions and networks of {BLOCKS} residual ReLU blocks of width "
-    f"{WIDTH}. A block is one-to-one (its branch is a contraction), so the density of the real outputs is known at any noise, "
-    "log p(f(x)) = log p(x) - log|det J(x)|, with nothing of the theorem in it. Entropies in nats, means over networks with "
-    f"their Monte Carlo standard error; within: in how many networks the entropy misses no bound by over {ERRORS} of these; "
-    "outside: samples at which the Jacobian is not that of their prototype; density gap: mean of log p(z) less that of the "
-    "mixture, in nats, a KL divergence."
-)
 
 
 class Residual(nn.Module):

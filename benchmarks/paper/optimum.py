@@ -20,17 +20,8 @@ AGREES = 1e-6
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
-SUBJECT = "the optimal covariance under bounded eigenvalues"
 #: the table has a line for each value of these columns
 KEYS = ["conditional"]
-STATEMENT = (
-    "Proved: with the covariance M of the means bounded by its largest eigenvalue L, the objective sum_i log(|S_Z| / (|S(x_i)|"
-    "|S(x'_i)|)) is largest at M = L I, since M <= L I implies |M + N| <= |L I + N|; S_Z = M + N by the law of total "
-    "covariance, our reading, N the mean conditional covariance, so the optimum is diagonal as far as N is. Shown: that closed "
-    f"form beside projected gradient ascent from random starts, L = {LARGEST:g}, {IMAGES} images in {DIM} dimensions. "
-    "Objectives in nats an image; distance: |S - S*| / |S*| in the Frobenius norm, the largest of all starts; the last two "
-    "columns: |S - diag S| / |S| of the optimum, and of N alone."
-)
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:

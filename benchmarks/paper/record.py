@@ -39,11 +39,17 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
 
 
 def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
-    """What the rows of a figure say; of a theorem its statement, a table and the finding."""
-    if not hasattr(module, "STATEMENT"):
-        return module.text(frame)
-    lines = (module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False))
-    return [module.STATEMENT, table(lines), module.finding(frame)]
+    """The statement beside the module, filled with its constants; of a theorem a table; and what the rows say of the claim."""
+    parts = [_statement(module)[1].format_map(vars(module))]
+    if hasattr(module, "KEYS"):
+        parts.append(table(module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False)))
+    return [*parts, module.finding(frame)]
+
+
+def _statement(module: ModuleType) -> tuple[str, str]:
+    """Title and text, without line breaks, of the page that is written by hand."""
+    heading, _, text = Path(str(module.__file__)).with_suffix(".md").read_text().partition("\n")
+    return heading.removeprefix("# "), " ".join(text.split())
 
 
 def sections(folder: Path) -> list[str]:
@@ -57,6 +63,6 @@ def section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
     module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
     plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
     rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"
-    heading = f"## {name[:-1].capitalize()} {name[-1]}: {module.SUBJECT}"
+    heading = f"## {name[:-1].capitalize()} {name[-1]}: {_statement(module)[0]}"
     found = said(module, pd.read_csv(folder / f"{name}.csv"))
     return [heading, f"    {settings['command']}", plot, *found, rows]
