@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import chain
 from math import isnan
 from typing import Any, NamedTuple
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table
+from benchmarks.pages import filled, table
 from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import launch
@@ -126,20 +127,14 @@ def _short(value: object) -> str:
 def page_of(records: Records, options: Options, images: Images) -> str:
     """A finding and a table for each question."""
     answered = [ablation for ablation in ablations(options.recipes) if records.of(ablation.baseline)]
-    return page(
-        "Ablations",
-        f"    {options.command}",
-        f"{describe(options)}; commit {records.names('commit')}. "
-        f"Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by class with a fixed seed; nothing here saw the test "
-        "half. Mean ± standard error over seeds at the last epoch. Each question's first row is its baseline. A variant "
-        "has all settings of the row that it is named after but those in its name; a row of the table that is named alone has "
-        "its own, the learning rate too. Difference: of linear accuracies, in points, with its standard error and Welch's "
-        "p-value, not corrected for the number of comparisons.",
-        *(
-            part
-            for ablation in answered
-            for part in (f"## {ablation.question}", finding(records, ablation), table(_lines(records, ablation)))
-        ),
+    parts = [(f"## {each.question}", finding(records, each), table(_lines(records, each))) for each in answered]
+    return filled(
+        __file__,
+        command=options.command,
+        description=describe(options),
+        commits=records.names("commit"),
+        share=VALIDATION_SHARE,
+        questions="\n\n".join(chain.from_iterable(parts)),
     )
 
 

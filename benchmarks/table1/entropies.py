@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table, write_csv
+from benchmarks.pages import filled, page, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
 from benchmarks.speed.measure import Case, peak_row, time_rows
@@ -30,10 +30,6 @@ BASE = "vicreg"
 RATES = (4e-3, 8e-3, 1.6e-2)
 #: the shape and the seconds at which the losses are timed
 TIMED = Case("op", "entropies", 256, 2048, torch.device("cpu"), "float32", seconds=30.0)
-GRID = (
-    f"The grid: linear probe % on {VALIDATION_SHARE:.0%} of the training half at each learning rate, one seed; in bold the "
-    "best, of equals that with the higher kNN."
-)
 
 
 def _entropy(title: str, entropy: str, **options: Any) -> Recipe:
@@ -96,25 +92,28 @@ def compared(records: Records, score: str) -> dict[str, Difference]:
 
 def page_of_grid(tried: Records, options: Options, images: Images) -> str:
     """The accuracy of each row at each rate."""
-    return page("The grid of the entropies", GRID, table(map(partial(_grid_line, tried), ROWS)))
+    return page(
+        "The grid of the entropies",
+        "Linear probe %; the best of each row in bold.",
+        table(map(partial(_grid_line, tried), ROWS)),
+    )
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
     """The table, what it says of the differences, and the grid."""
-    tried, gaps = Records(records.folder / "grid"), {score: compared(records, score) for score in ("linear", "knn")}
-    seeds = len(records.of(BASE))
-    return page(
-        "Which entropy",
-        f"    {options.command}",
-        f"{describe(options)}; commit {records.names('commit')}; mean ± standard error of {seeds} seeds on held-out images.",
-        table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
-        "Difference: of linear accuracies from VICReg's at the same seed, in points. p: Student's paired test with Holm's "
-        f"correction for {len(gaps['linear'])} rows. kNN: {KNN_NEIGHBOURS} neighbours. RankMe: effective rank of the held-out "
-        "embeddings and of the features; 1 is collapse. ms, MiB: forward and backward of the loss alone at 256 x 2048 in "
-        "float32, one thread, CPU time and memory above the inputs.",
-        "\n".join(_finding(score, found) for score, found in gaps.items()),
-        GRID,
-        table(map(partial(_grid_line, tried), ROWS)),
+    gaps = {score: compared(records, score) for score in ("linear", "knn")}
+    return filled(
+        __file__,
+        command=options.command,
+        description=describe(options),
+        commits=records.names("commit"),
+        seeds=len(records.of(BASE)),
+        table=table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
+        compared=len(gaps["linear"]),
+        neighbours=KNN_NEIGHBOURS,
+        findings="\n".join(_finding(score, found) for score, found in gaps.items()),
+        share=VALIDATION_SHARE,
+        grid=table(map(partial(_grid_line, Records(records.folder / "grid")), ROWS)),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.data import Images
-from benchmarks.pages import page, table
+from benchmarks.pages import filled, table
 from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
 from benchmarks.table1.launch import launch
 from benchmarks.table1.recipes import RECIPES, Recipe
@@ -98,17 +98,15 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     """A line for each method and value, the best in bold, and what was chosen."""
     found, (rates, constants) = cells(records), search(is_long(records))
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
-    seeds = " or ".join(map(str, sorted(set(found.seeds))))
-    return page(
-        "An equal grid for every method",
-        f"    {options.command}",
-        f"{describe(options)}; commit {records.names('commit')}. Linear probe % on {VALIDATION_SHARE:.0%} of the training "
-        "half, drawn by class with a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. "
-        f"Mean ± standard error over seeds ({seeds} each) at the last epoch; in bold the best, of equals that with the higher "
-        "kNN.",
-        table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
-        "Chosen:",
-        "\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
+    return filled(
+        __file__,
+        command=options.command,
+        description=describe(options),
+        commits=records.names("commit"),
+        share=VALIDATION_SHARE,
+        seeds=" or ".join(map(str, sorted(set(found.seeds)))),
+        grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
+        chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
     )
 
 
