@@ -16,8 +16,8 @@ from benchmarks.data import Images
 from benchmarks.methods import METHODS
 from benchmarks.pages import filled, table
 from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import launch
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -130,10 +130,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     parts = [(f"## {each.question}", finding(records, each), table(_lines(records, each))) for each in answered]
     return filled(
         __file__,
-        command=options.command,
-        description=describe(options),
-        commits=records.names("commit"),
-        share=VALIDATION_SHARE,
+        **head(records, options),
         questions="\n\n".join(chain.from_iterable(parts)),
     )
 

@@ -20,8 +20,8 @@ from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
 from benchmarks.speed.measure import Case, peak_row, time_rows
 from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import launch
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, WIDE, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -104,15 +104,12 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     gaps = {score: compared(records, score) for score in ("linear", "knn")}
     return filled(
         __file__,
-        command=options.command,
-        description=describe(options),
-        commits=records.names("commit"),
+        **head(records, options),
         seeds=len(records.of(BASE)),
         table=table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
         compared=len(gaps["linear"]),
         neighbours=KNN_NEIGHBOURS,
         findings="\n".join(_finding(score, found) for score, found in gaps.items()),
-        share=VALIDATION_SHARE,
         grid=table(map(partial(_grid_line, Records(records.folder / "grid")), ROWS)),
     )
 

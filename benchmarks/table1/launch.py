@@ -18,7 +18,7 @@ from rich.markdown import Markdown
 from benchmarks.backbones import BackboneError
 from benchmarks.data import DataError, Images
 from benchmarks.pages import write
-from benchmarks.table1.cli import OptionError, Options, describe
+from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options, describe
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row
 from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
@@ -54,6 +54,12 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
         console.print(Markdown(text))
         console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     return 0
+
+
+def head(records: Records, options: Options) -> dict[str, object]:
+    """What the page of every sweep says first."""
+    run = {"command": options.command, "description": describe(options), "commits": records.names("commit")}
+    return run | {"share": VALIDATION_SHARE}
 
 
 def _make(options: Options, images: Images, records: Records, console: Console) -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from benchmarks.data import Images
 from benchmarks.pages import filled, table
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import launch
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
@@ -100,10 +100,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
     return filled(
         __file__,
-        command=options.command,
-        description=describe(options),
-        commits=records.names("commit"),
-        share=VALIDATION_SHARE,
+        **head(records, options),
         seeds=" or ".join(map(str, sorted(set(found.seeds)))),
         grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
         chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
