@@ -35,13 +35,18 @@ def write_pictures(root, values):
         Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
 
 
-def test_digits_are_all_real_digits_split_by_class_none_of_them_on_both_sides():
+def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two_sides():
     images = data.load("digits", None, 8)
+    split = images.validation()
     # scikit-learn's set has no two equal images
-    assert len(torch.cat([images.train, images.test]).flatten(1).unique(dim=0)) == 1797
+    assert len(torch.cat([split.train, split.test, images.test]).flatten(1).unique(dim=0)) == 1797
     assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8) and images.train.max() == 255
-    share = images.test_labels.bincount() / (images.train_labels.bincount() + images.test_labels.bincount())
-    assert ((share - 0.2).abs() < 0.01).all()
+    for half in (images, split):
+        share = half.test_labels.bincount() / (half.train_labels.bincount() + half.test_labels.bincount())
+        assert ((share - 0.2).abs() < 0.01).all()
+    assert torch.equal(split.test, images.validation().test)
+    with pytest.raises(data.DataError, match="cannot be split by class"):
+        images.subset(8).validation()
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -203,6 +203,9 @@ def test_every_preset_is_complete_and_gives_way_to_what_is_named(name, tmp_path)
     preset = cli.parse(arguments)
     assert {option: getattr(preset, option) for option in PRESETS[name]} == PRESETS[name]
     assert preset.seeds == 3 and preset.dataset != "digits" and name in preset.output.name
+    # a long run takes other constants than one of the digits, at lower rates
+    assert preset.long == ("cpu" not in name) == (preset.epochs > 20)
+    assert not preset.long or all(row.learning_rate.value <= 1e-3 for row in preset.recipes.values())
     for order in (["--epochs", "7", "--no-compile", *arguments], [*arguments, "--epochs", "7", "--no-compile"]):
         named = cli.parse(order)
         assert (named.epochs, named.compile, named.backbone) == (7, False, preset.backbone)

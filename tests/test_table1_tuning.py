@@ -7,13 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from benchmarks_extra import TINY, told
 
-from benchmarks import data
 from benchmarks.methods import METHODS
 from benchmarks.table1 import cli, launch, tuning
-from benchmarks.table1.presets import PRESETS
 from benchmarks.table1.recipes import RECIPES, long_runs
 from benchmarks.table1.records import Records
 
@@ -52,18 +49,6 @@ def test_the_middle_of_the_grid_of_a_long_run_is_its_untuned_setting(backbone):
             own = criterion.entropy.spread_fraction
         assert own == values[1], method
         assert row.learning_rate.value in rates[1:-1]
-
-
-def test_the_validation_split_is_by_class_drawn_once_and_holds_no_test_image():
-    whole = data.load("digits", None, 8)
-    split = whole.validation()
-    assert torch.equal(split.test, whole.validation().test)
-    share = split.test_labels.bincount() / whole.train_labels.bincount()
-    assert ((share - 0.2).abs() < 0.01).all()
-    # no two digits are equal, so that an image that is on two sides would be counted once
-    assert len(torch.cat([split.train, split.test, whole.test]).flatten(1).unique(dim=0)) == 1797
-    with pytest.raises(data.DataError, match="cannot be split by class"):
-        whole.subset(8).validation()
 
 
 def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(tmp_path):
@@ -145,9 +130,3 @@ def test_a_table_takes_the_best_of_a_grid(tmp_path):
         cli.parse(["--methods", "vicreg", "byol", "--grid", str(tmp_path)])
     with pytest.raises(cli.OptionError, match="has no rows"):
         cli.parse(["--grid", str(tmp_path / "elsewhere")])
-
-
-def test_presets_of_whole_networks_take_the_constants_of_a_long_run():
-    for name, preset in PRESETS.items():
-        assert preset.get("long", False) == ("cpu" not in name) == (preset["epochs"] > 20)
-        assert all(row.learning_rate.value <= 1e-3 for row in long_runs(preset.get("backbone", "resnet18")).values())

@@ -73,7 +73,7 @@ def loaded(options: Options) -> Images:
     try:
         trainer(options, [])
     except Exception as problem:
-        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
+        raise OptionError(f"Lightning refuses --accelerator, --devices, --strategy or --precision: {problem}") from problem
     return images
 
 
