@@ -34,24 +34,21 @@ VERDICTS = (
 def page_of(records: Records, options: Options, images: Images) -> str:
     """The page of Table 1; writes its `table1.png`."""
     plot(records, describe(options))
-    parts = paragraphs(records, describe(options), pixel_accuracy(images))
-    return page(f"Table 1: {records.settings['dataset']}", f"    {options.command}", *parts)
-
-
-def paragraphs(records: Records, description: str, pixels: float | None) -> list[str]:
-    """What the page says of the rows; `pixels` is the accuracy of the same probe on pixels."""
     seeds = sorted({len(records.of(method)) for method in _methods(records)})
     over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
-    scale = f" For scale: the same linear probe on the pixels themselves gives {100 * (pixels or 0):.1f} %."
+    pixels = pixel_accuracy(images)
+    scale = "" if pixels is None else f" For scale: the same linear probe on the pixels themselves gives {100 * pixels:.1f} %."
     origin = f"{records.names('device')}, commit {records.names('commit')}"
-    return [
-        f"{description}; {origin}; mean ± standard error of {over}.",
+    return page(
+        f"Table 1: {records.settings['dataset']}",
+        f"    {options.command}",
+        f"{describe(options)}; {origin}; mean ± standard error of {over}.",
         "![Table 1](table1.png)",
         table(_line(records, method) for method in _methods(records)),
-        NOTE + scale * (pixels is not None),
+        NOTE + scale,
         VERDICTS,
         "\n".join(compared(records) or ["- No row with an entropy has its base beside it yet."]),
-    ]
+    )
 
 
 def compared(records: Records) -> list[str]:
