@@ -83,9 +83,9 @@ def check_can_gather(gather_distributed: bool) -> None:
 
 
 def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    """The state of a pickled object of the host's class for a criterion of ours, which cls constructs with the arguments.
+    """Construct our criterion with the arguments by cls, and return the state for it from the host's pickled state.
 
-    What else the state holds is kept: the attributes, parameters and submodules of a subclass, and hooks.
+    Everything else in that state is kept: the attributes, parameters and submodules of a subclass, and hooks.
     """
     cls.__init__(criterion, **arguments)
     ours = {name: value for name, value in state.items() if name not in arguments}

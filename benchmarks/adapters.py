@@ -35,7 +35,7 @@ def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
 
 
 def row(library: str, options: argparse.Namespace) -> dict[str, str]:
-    """A library's own and ours; ImportError if it cannot be imported."""
+    """The line of the table for a library's criterion and ours; ImportError if the library cannot be imported."""
     warnings.simplefilter("ignore")
     of_library = partial(implementations, library)
     case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
@@ -53,7 +53,7 @@ def row(library: str, options: argparse.Namespace) -> dict[str, str]:
 def monitor_line(options: argparse.Namespace) -> str:
     """Milliseconds that an EmbeddingMonitor takes in a step that it measures, and in any other, by Lightning's profiler.
 
-    They are those of the monitor's hooks. During the step the criteria only copy a few rows for it.
+    The profiler sees the hooks of the monitor. The few rows that criteria copy for it during the step are not counted.
     """
     from it_losses.adapters.lightning import EmbeddingMonitor, lightning
 

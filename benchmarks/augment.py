@@ -44,7 +44,7 @@ def _augmentations(*parts: nn.Module) -> nn.Module:
     return K.AugmentationSequential(*parts, data_keys=["input"])
 
 
-#: name -> from the side of the images to what draws one view of each
+#: name -> function that returns the augmentation for images of that side
 RECIPES = {
     # no flips, as a mirrored 2 is no digit; little rotation, as a turned 6 is a 9
     "digits": lambda side: _augmentations(

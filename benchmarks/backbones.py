@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-STEMS = ("auto", "small", "original")
+STEMS = ("auto", "small", "half", "original")
 
 
 class BackboneError(Exception):
@@ -25,14 +25,15 @@ def create(
         channels: of the images.
         side: of the images, in pixels.
         stem: "small" keeps the resolution of small images: ResNets get a 3 x 3 convolution of stride 1 and no max-pool,
-            ConvNeXts patches of 2 pixels, ViTs patches of 4. "original" leaves the model alone. "auto" is "small" up to
-            64 pixels.
+            ConvNeXts patches of 2 pixels, ViTs patches of 4. "half" is for ResNets on a CPU: the same convolution with
+            stride 2. "original" leaves the model alone. "auto" is "small" up to 64 pixels.
         width: factor on the channels of a ResNet.
         channels_last: the memory format of the weights, which the activations follow: convolutions of few pixels are up to
             twice as fast with channels last, on a CPU as on tensor cores.
 
     Raises:
-        BackboneError: an unknown name, a width for a model that has none, images that the model cannot take.
+        BackboneError: an unknown name, a width or the stem "half" for a model that has none, images that the model cannot
+            take.
     """
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=5)
@@ -47,6 +48,8 @@ def create(
         if family != "resnet":
             raise BackboneError(f"--width scales ResNets only, {name} is none. Leave it out.")
         options["channels"] = tuple(round(full * width) for full in (64, 128, 256, 512))
+    if stem == "half" and family != "resnet":
+        raise BackboneError(f"--stem half is for ResNets only, {name} is none. Take another stem.")
     if family in {"vision_transformer", "deit"}:
         options["img_size"] = side
         if small:
@@ -55,8 +58,8 @@ def create(
         options |= {"stem_type": "patch", "patch_size": 2}
     try:
         model = timm.create_model(name, **options)
-        if family == "resnet" and small:
-            _replace_resnet_stem(model, channels)
+        if family == "resnet" and (small or stem == "half"):
+            _replace_resnet_stem(model, channels, stride=1 if small else 2)
         if family == "convnext" and small:
             # timm compensates a stem of stride 2 by halving again in the first stage
             model.stages[0].downsample = nn.Identity()
@@ -71,9 +74,9 @@ def width_of(backbone: nn.Module) -> int:
     return getattr(backbone, "head_hidden_size", None) or backbone.num_features
 
 
-def _replace_resnet_stem(model: nn.Module, channels: int) -> None:
-    """3 x 3, stride 1, no max-pool: the stem that CIFAR ResNets have had since SimCLR (arXiv 2002.05709, appendix B.9)."""
-    model.conv1 = nn.Conv2d(channels, model.bn1.num_features, 3, stride=1, padding=1, bias=False)
+def _replace_resnet_stem(model: nn.Module, channels: int, stride: int) -> None:
+    """3 x 3, no max-pool: with stride 1 the stem of CIFAR ResNets since SimCLR (arXiv 2002.05709, appendix B.9)."""
+    model.conv1 = nn.Conv2d(channels, model.bn1.num_features, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
 

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
 
 
-class Schedule(NamedTuple):
-    """The progress of training: `step` of `steps`."""
+class Step(NamedTuple):
+    """What a loss may read beside the views: the number of the step, and the labels, which the supervised row alone reads."""
 
-    step: int
+    number: int
     steps: int
+    labels: Tensor | None = None
 
 
 class Method(nn.Module):
@@ -33,7 +34,7 @@ class Method(nn.Module):
 
     projector: nn.Module
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """2 x [batch, channels, side, side] -> []."""
         raise NotImplementedError
 
@@ -50,9 +51,23 @@ class JointEmbedding(Method):
         super().__init__()
         self.projector, self.criterion = projector, criterion
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """criterion(z_a, z_b)."""
         return self.criterion(*self.embeddings(backbone, view_a, view_b))
+
+
+class Supervised(Method):
+    """Cross-entropy with the labels: what the same network reaches at the same budget when the labels are known."""
+
+    def __init__(self, width: int, classes: int, label_smoothing: float) -> None:
+        super().__init__()
+        self.projector, self.classifier = nn.Identity(), nn.Linear(width, classes)
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
+        """The mean over both views."""
+        h_a, h_b = self.embeddings(backbone, view_a, view_b)
+        return (self.criterion(self.classifier(h_a), step.labels) + self.criterion(self.classifier(h_b), step.labels)) / 2
 
 
 class Added(nn.Module):
@@ -74,10 +89,10 @@ class SwAV(Method):
         super().__init__()
         self.projector, self.prototypes, self.criterion = projector, prototypes, criterion
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """Cross entropy of one view's assignment and the other's Sinkhorn code."""
         self.prototypes.normalize()
-        assignments = [self.prototypes(F.normalize(z), schedule.step) for z in self.embeddings(backbone, view_a, view_b)]
+        assignments = [self.prototypes(F.normalize(z), step.number) for z in self.embeddings(backbone, view_a, view_b)]
         return self.criterion(assignments, []).squeeze()
 
 
@@ -95,9 +110,9 @@ class Momentum(Method):
         deactivate_requires_grad(self.target)
 
     @torch.no_grad()
-    def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """Embeddings by the slow copy, after its update. Its momentum rises to 1 along a cosine, as in BYOL."""
-        momentum = cosine_schedule(schedule.step, schedule.steps, self.momentum, 1.0)
+        momentum = cosine_schedule(step.number, step.steps, self.momentum, 1.0)
         update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
         z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
         return z_a, z_b
@@ -110,9 +125,9 @@ class MoCo(Momentum):
         super().__init__(projector, momentum)
         self.criterion = criterion
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """Mean of both directions."""
-        key_a, key_b = self.targets(backbone, view_a, view_b, schedule)
+        key_a, key_b = self.targets(backbone, view_a, view_b, step)
         query_a, query_b = self.embeddings(backbone, view_a, view_b)
         return (self.criterion(query_a, key_b) + self.criterion(query_b, key_a)) / 2
 
@@ -144,9 +159,9 @@ class BYOL(Momentum):
         self.regularized, self.normalized = regularized, normalized
         self.criterion = NegativeCosineSimilarity()
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, schedule: Schedule) -> Tensor:
+    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """The mean negative cosine of both directions, minus the weighted entropy of the regularized tensor."""
-        target_a, target_b = self.targets(backbone, view_a, view_b, schedule)
+        target_a, target_b = self.targets(backbone, view_a, view_b, step)
         features = backbone(torch.cat([view_a, view_b]))
         projection = self.projector(features)
         prediction = self.predictor(projection)
@@ -204,4 +219,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     ),
     # arXiv 2006.07733, and with the entropy of one of its tensors added (arXiv 2303.00633)
     "byol": _byol,
+    # the ceiling of the other rows
+    "supervised": lambda width, label_smoothing, classes=10: Supervised(width, classes, label_smoothing),
 }

@@ -67,6 +67,12 @@ def page(title: str, *parts: str) -> str:
     return "\n\n".join([f"# {title}", *(part.strip("\n") for part in parts if part)]) + "\n"
 
 
+def notes(folder: Path) -> str:
+    """What people wrote about a record, in `notes.txt` beside it, for its page, which can then be made again; "" if nothing."""
+    path = folder / "notes.txt"
+    return path.read_text() if path.exists() else ""
+
+
 @contextmanager
 def figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
     """An empty figure of matplotlib, written to `path` when the block ends."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 #: a difference is reported if it exceeds this many of its standard errors
 STANDARD_ERRORS = 2.0
-#: one row beats another if Welch's p-value is below this; with three seeds that takes about three standard errors
+#: one row beats another if the p-value is below this; with three pairs that takes 4.3 standard errors, with five 2.8
 LEVEL = 0.05
 
 
@@ -23,17 +23,13 @@ class Statistic(NamedTuple):
     error: float
 
     def text(self, scale: float = 1.0, digits: int = 1, sign: str = "") -> str:
-        """For print."""
+        """The mean and its error as text."""
         error = "" if math.isnan(self.error) else f" ± {scale * self.error:.{digits}f}"
         return f"{scale * self.mean:{sign}.{digits}f}{error}"
 
 
 class Difference(NamedTuple):
-    """`mean(a) - mean(b)`, its standard error `sqrt(s_a^2 / n_a + s_b^2 / n_b)` and Welch's p-value.
-
-    Seeds are not paired: they have the same initial weights, but with few seeds pairing costs more degrees of freedom than it
-    gains. Error and p-value are NaN if a side has a single seed.
-    """
+    """`mean(a) - mean(b)`, its standard error and p-value, which are NaN if a side has a single seed."""
 
     mean: float
     error: float
@@ -41,7 +37,7 @@ class Difference(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it exceeds STANDARD_ERRORS of its standard errors."""
+        """Whether the difference exceeds STANDARD_ERRORS times its standard error."""
         return abs(self.mean) > STANDARD_ERRORS * self.error
 
     @property
@@ -54,7 +50,7 @@ class Difference(NamedTuple):
         return "beats it" if self.mean > 0 else "does not beat it, but is worse"
 
     def text(self) -> str:
-        """For print, in points."""
+        """The difference and its error as text, in points."""
         return Statistic(self.mean, self.error).text(100, sign="+")
 
 
@@ -65,12 +61,12 @@ def statistic(values: Iterable[float]) -> Statistic:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Of two rows' scores, one a seed (B. L. Welch, Biometrika 34, 1947)."""
+    """Of two rows' scores, one a seed, not paired: `sqrt(s_a^2 / n_a + s_b^2 / n_b)` (B. L. Welch, Biometrika 34, 1947)."""
     from scipy.stats import ttest_ind_from_stats
 
     of_a, of_b = statistic(a), statistic(b)
     mean, error = of_a.mean - of_b.mean, math.hypot(of_a.error, of_b.error)
-    # seeds that do not differ at all: any difference is sure
+    # without any spread over the seeds, a difference is certain
     sure = float(mean == 0) if error == 0 else math.nan
     sides = [(side.mean, side.error * len(scores) ** 0.5, len(scores)) for side, scores in ((of_a, a), (of_b, b))]
     return Difference(
@@ -79,7 +75,7 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Of two rows' scores at the same seeds: mean and standard error of the differences, and Student's p-value."""
+    """The difference of two rows at the same seeds: mean and standard error of the differences, and Student's p-value."""
     from scipy.stats import t
 
     mean, error = statistic(x - y for x, y in zip(a, b, strict=True))
@@ -107,5 +103,5 @@ def draw(axes: Any, means: pd.DataFrame, label: str, **style: Any) -> None:
 
 
 def verdict(shows: bool) -> str:
-    """The first words of what is said of a claim."""
+    """The sentence that says whether a claim shows."""
     return "The claim shows in our data." if shows else "The claim does NOT show in our data."

@@ -30,7 +30,7 @@ VARIABLE = "IT_LOSSES_BACKEND"
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
 #: older names under which a package may be installed
 OLDER_NAMES = {"lightning": "pytorch-lightning"}
-#: what `--self-test` goes through
+#: the dtypes and the shapes of the views in which `--self-test` runs every estimator
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((256, 64), (64, 256))
 

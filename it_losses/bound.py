@@ -39,7 +39,7 @@ class Terms(NamedTuple):
 
 
 class VICRegTerms(NamedTuple):
-    """The terms of VICReg, scalars, with the entropy in its two parts too. `loss` back-propagates; the others are detached."""
+    """The terms of VICReg, scalars, with the two parts of the entropy. `loss` back-propagates; the others are detached."""
 
     loss: Tensor
     #: mean squared distance of the views, unweighted
@@ -101,7 +101,7 @@ def _fused_bound(
     if variable == estimator.normalize:
         loss, terms = _fused_entropy(views, estimator, weights, distributed, likelihood=likelihood)
         return Terms(loss, terms[0], terms[1])
-    # the two terms are of different variables
+    # the two terms see views that are normalized in different ways
     invariance, (distance, _) = _fused_loss(
         views, "", (), (weights[0], 0.0), distributed, normalize=variable, likelihood=likelihood
     )
@@ -110,7 +110,7 @@ def _fused_bound(
 
 
 def _variable(likelihood: str, estimator: EntropyEstimator) -> Normalization:
-    """The normalization of the variable that the likelihood is of: unit vectors, or the variable of the entropy."""
+    """How the views are normalized before their likelihood: to unit vectors, or as the estimator normalizes them."""
     return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
 
 
@@ -194,7 +194,7 @@ def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> T
 
 
 def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
-    """The value, with 1/W of its gradient where the gradients of W ranks are added: each rank has that of the whole batch."""
+    """The value unchanged. Its gradient is that of the whole batch, divided by W where the gradients of W ranks are added."""
     if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
         return value
     ranks = process_group(distributed.process_group).size()
@@ -214,7 +214,7 @@ def _is_fused(
     *,
     at_least: int = 1,
 ) -> bool:
-    """Whether a fused form runs; only the reference has a derivative by a constant. It checks the views of one process."""
+    """Check the views of one process, and return whether the fused form runs: it has no derivative by a constant."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):

@@ -122,7 +122,7 @@ def _tensor_of(z: object) -> str:
 def check_weight(name: str, value: Weight) -> Weight:
     """The weight as a float, or unchanged if it receives a gradient; ValueError if it is negative or not a finite number."""
     if isinstance(value, Tensor) and _wants_gradient(value) and (value.is_meta or torch.compiler.is_compiling()):
-        # the value of such a tensor is not known here
+        # on the meta device and under a compiler the tensor has no value to check
         return value
     number = _number(value)
     if number is None or number < 0:

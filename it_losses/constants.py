@@ -25,7 +25,7 @@ class Checked(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # the property is a second name of a constant; the module would register a Parameter under that name
+            # a property gives a constant a second name, under which the module would register a Parameter
             object.__setattr__(self, name, value)
             return
         if name in self.checks:

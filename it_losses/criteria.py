@@ -248,12 +248,12 @@ class EntropyRegularizer(Checked):
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
-        raise ValueError(f"there is no default {name}, because its value would depend on dim. Name {name}=... .")
+        raise ValueError(f"there is no default {name}, because its value would depend on dim. Pass {name}=... .")
     return weight
 
 
 def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
-    """The default weight of the distance: the mean squared distance of embeddings of unit variance is twice that of cosines."""
+    """The default weight of the distance. At unit variance the mean squared distance is twice one minus the cosine."""
     if likelihood == default.likelihood:
         return default.invariance
     return 2 * default.invariance if likelihood == "von_mises_fisher" else None

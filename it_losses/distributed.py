@@ -129,7 +129,7 @@ def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterat
             f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {name} for the batch of "
             f"all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give all ranks as "
             "many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
-            "If another rank failed first, its own error says why."
+            "If another rank failed first, the error on that rank says why."
         ) from error
 
 
@@ -155,11 +155,14 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(all_ranks) if rows == 0]
     if refused:
-        raise ViewError(f"ranks {refused} of the group brought views that no objective accepts. Their own errors say why.")
+        raise ViewError(
+            f"ranks {refused} of the group passed views that no objective accepts. The errors on those ranks say why."
+        )
     if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
         brought = [f"{v} views [{n}, {g}, {d}] of {_DTYPES[t]}, objective {o:08x}" for n, v, g, d, t, o in all_ranks]
         raise ViewError(
-            f"all ranks must bring as many views of one dim and dtype to one objective. In rank order they brought: {brought}."
+            "all ranks must call one objective with the same number of views, dim and dtype. "
+            f"In rank order they passed: {brought}."
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
@@ -191,7 +194,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, distributed: DistributedOptions, objective: str, *views: Tensor) -> tuple[Tensor, ...]:
         ranks = check_ranks_agree(views, distributed.process_group, objective=(objective,))
-        # every rank has the gradient of the whole batch, and keeps its own rows: of a mean over W ranks W times those
+        # every rank keeps its own rows of the gradient of the whole batch, times W because DDP divides by W
         ctx.own, ctx.factor = ranks.own, ranks.world
         return tuple(ranks.gathered(views))
 
@@ -201,7 +204,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
-    """(samples, views, groups, dim, dtype, objective) of this rank; or zeros, and the error that refuses its views."""
+    """(samples, views, groups, dim, dtype, objective) of this rank; zeros and the error if its views are refused."""
     try:
         check_views(views, min_batch=1)
         stamp = zlib.crc32(repr(objective).encode())
@@ -213,7 +216,7 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """Exchange these numbers: those of every rank, in rank order."""
+    """Send these numbers to all ranks, and return those of every rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
     _all_gather(all_ranks, mine, group=cpu_group(group))

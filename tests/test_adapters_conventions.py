@@ -269,6 +269,7 @@ IMPORTS = [
 ]
 
 
+@pytest.mark.slow
 def test_importing_one_adapter_imports_at_most_its_own_framework():
     code = f"""if True:
         import importlib, sys

@@ -109,6 +109,7 @@ print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
     assert new - set(sys.stdlib_module_names) <= {"it_losses", "torch"}
 
 
+@pytest.mark.slow
 def test_importing_the_package_adds_little_over_importing_torch():
     code = "import time, torch; t = time.process_time(); import it_losses; print(time.process_time() - t)"
     assert min(float(run_fresh(code)) for _ in range(3)) < 0.25

@@ -257,7 +257,7 @@ def test_bad_views_are_refused_with_advice(criterion, case):
         (lambda: VICRegEntropy("log_det", invariance_weight=-1), "invariance_weight"),
         (lambda: VICRegEntropy("log_det", entropy_weight=float("nan")), "entropy_weight"),
         (lambda: VICRegEntropy(LogDet(), beta=2.0), "beta"),
-        (lambda: VICRegEntropy("log_det", per_dimension=False), "Name entropy_weight"),
+        (lambda: VICRegEntropy("log_det", per_dimension=False), "Pass entropy_weight"),
         (lambda: VICReg(covariance_weight=-1), "covariance_weight"),
         (lambda: VICReg(convention="facebook"), "official"),
         (lambda: functional.vicreg(*torch.randn(2, 4, 3), convention="facebook"), "official"),

@@ -133,6 +133,7 @@ def errors_of_every_objective(rows):
     return torch.tensor(found).amax(dim=0).tolist()
 
 
+@pytest.mark.slow
 def test_eight_ranks_are_one_process():
     for terms, gradient in ranks.run(8, errors_of_every_objective, (5, 1, 7, 4, 3, 9, 2, 6)):
         assert terms < 1e-10
@@ -234,12 +235,12 @@ def no_samples(views):
 
 
 ODD = {
-    other_dim: "all ranks must bring",
+    other_dim: "all ranks must call one objective",
     other_dtype: "torch.float64",
     other_number_of_views: "3 views",
-    integers: "ranks [1] of the group brought views",
-    views_unlike_each_other: "ranks [1] of the group brought views",
-    no_samples: "ranks [1] of the group brought views",
+    integers: "ranks [1] of the group passed views",
+    views_unlike_each_other: "ranks [1] of the group passed views",
+    no_samples: "ranks [1] of the group passed views",
 }
 
 
@@ -374,6 +375,7 @@ def difference_when_compiled(objective):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", SOME)
 def test_compiled_code_says_the_same(objective):
     assert max(max(found) for found in ranks.run(2, difference_when_compiled, objective)) < 1e-12

@@ -10,7 +10,7 @@ from benchmarks.distributed.measure import official, sent_mb
 from benchmarks.machine import can_count
 from it_losses import VICReg
 
-pytestmark = pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")]
 
 
 def both_sent(samples, dim):

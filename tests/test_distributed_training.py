@@ -15,6 +15,8 @@ from torch import nn
 
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 20
 # small enough for every objective to converge at dim 7: a run that diverges magnifies the last bit
@@ -108,7 +110,6 @@ def started(*command):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_lightning_ends_with_the_weights_of_one_process(tmp_path):
     pytest.importorskip("lightning")
     started(str(ROOT / "tests" / "lightning_ddp.py"), "2", str(tmp_path / "weights.pt"))
@@ -125,14 +126,14 @@ def test_lightning_ends_with_the_weights_of_one_process(tmp_path):
     torch.testing.assert_close(ours, net.state_dict(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.slow
 def test_the_example_prints_the_losses_of_one_process_under_torchrun(monkeypatch, capsys):
     pytest.importorskip("timm")
-    options = ("--steps", "3", "--batch", "64")
+    options = ("--steps", "31", "--batch", "64")
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     together = started(*launcher, "-m", "benchmarks.examples.train_ddp", *options)
     monkeypatch.setattr(sys, "argv", ["train_ddp", *options])
     runpy.run_module("benchmarks.examples.train_ddp", run_name="__main__")
     losses = [[float(loss) for loss in re.findall(r"loss\s+(\S+)", printed)] for printed in (capsys.readouterr().out, together)]
-    assert len(losses[0]) == 2
+    assert len(losses[0]) == 4 and losses[0][-1] < losses[0][0]
+    # four decimals are printed
     assert losses[1] == pytest.approx(losses[0], abs=2e-4)

@@ -36,6 +36,7 @@ def test_lightning_is_found_under_either_name(installed, line, monkeypatch):
     assert line in report().splitlines()
 
 
+@pytest.mark.slow
 def test_the_self_test_shows_every_estimator_and_that_there_are_no_kernels_to_test(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     main(["--self-test"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).resolve().parent.parent / ".ci" / "environment"
 
 
@@ -54,7 +55,6 @@ def test_a_disk_that_is_too_small(tmp_path):
     assert not (tmp_path / "environment").exists()
 
 
-@pytest.mark.slow
 def test_an_index_that_is_out_of_reach(tmp_path):
     nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1"}
     said = told(tmp_path, **nowhere, PIP_FIND_LINKS="", PIP_EXTRA_INDEX_URL="")

@@ -11,7 +11,7 @@ from it_losses import LogDet, Pairwise, VICReg
 from it_losses.kernels import sigreg, vicreg
 from it_losses.kernels.products import cholesky, cpu, cpu_pairs
 
-SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (150, 200), (12, 3, 2, 5)]
+SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (12, 3, 2, 5)]
 #: some inputs are singular on purpose
 pytestmark = pytest.mark.filterwarnings("ignore:log-det entropy")
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
@@ -51,7 +51,7 @@ def _poison(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradient_are_the_definitions(name, shape):
     objective = OBJECTIVES[name]
-    for count in (1, 2, 3, 4) if len(shape) == 2 and max(shape) < 140 else (1, 2, 3):
+    for count in (1, 2, 3, 4) if max(shape) < 128 else (2, 3):
         views = correlated_views(count, shape)
         ours, theirs = (evaluated(f, views, -1.7) for f in (objective.fused, objective.definition))
         # beside the entropy of one dimension of two samples, or of a sum that cancels, an absolute error counts

@@ -136,6 +136,7 @@ def run_everything(folder, backend):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_without_the_folder_of_fused_forms_every_objective_works_with_the_same_numbers(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "it_losses", ignore=shutil.ignore_patterns("kernels", "__pycache__"))
     place, missing, without = run_everything(tmp_path, "auto")

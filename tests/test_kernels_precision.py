@@ -7,6 +7,7 @@ half precision the gradient is rounded once.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 
@@ -74,6 +75,7 @@ FRESH = ("vicreg", "covariance", "log_det", "pairwise")
 #: both signs those of its terms
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
+    "log_det, anchored": math.log(2) / 2,
     "koleo": 1.0,
     "koleo of embeddings": 1.0,
     "spacings": 1.0,

@@ -60,9 +60,11 @@ def called(name: str, views: list) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck itself looks at .grad of tensors that are no leaves
 @every_form
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(4, 6), (40, 60), (60, 40), (5, 2, 3, 7)], ids=str)
-def test_the_op_is_well_formed(form, dtype, shape):
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 6), torch.float64), ((40, 60), torch.float32), ((60, 40), torch.bfloat16), ((5, 2, 3, 7), torch.float16)],
+)
+def test_the_op_is_well_formed(form, shape, dtype):
     for count, gradient, normalize in ((1, True, None), (2, True, "columns"), (3, True, "rows"), (2, False, None)):
         views = correlated_views(count, shape, dtype)
         if not gradient:
@@ -105,7 +107,7 @@ def test_one_graph_serves_every_batch_size(name):
         return graph.forward
 
     compiled = torch.compile(lambda *views: called(name, views), fullgraph=True, dynamic=True, backend=count)
-    for batch in (24, 7, 2, 16, 33, 50, 64, 65, 90, 100, 128, 200):
+    for batch in (24, 7, 2, 33, 64, 90, 128, 200):
         views = correlated_views(2, (batch, 31), torch.float32)
         torch.testing.assert_close(compiled(*views), called(name, views), rtol=1e-6, atol=1e-6)
     assert len(graphs) == 1

@@ -30,6 +30,7 @@ def dies_on_rank_one():
     waits_for_a_sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "args", "told"),
     [

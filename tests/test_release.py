@@ -15,6 +15,7 @@ import it_losses
 from benchmarks import release
 from benchmarks.pages import ROOT
 
+pytestmark = pytest.mark.slow
 ADDRESS = "https://example.org/owner/it-losses"
 
 

@@ -160,7 +160,7 @@ def test_default_weights():
     assert VICRegEntropy("renyi").invariance_weight == VICRegEntropy("renyi").entropy_weight == 1
     rows = VICRegEntropy("renyi", normalize="rows")
     assert (rows.invariance, rows.invariance_weight, rows.entropy_weight) == ("von_mises_fisher", 2, 1)
-    with pytest.raises(ValueError, match="Name entropy_weight"):
+    with pytest.raises(ValueError, match="Pass entropy_weight"):
         VICRegEntropy("renyi", normalize=None)
 
 

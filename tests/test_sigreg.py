@@ -244,6 +244,7 @@ def test_both_implementations_count_their_calls(backend, monkeypatch):
     torch.testing.assert_close(calls[backend], calls["auto"], rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_compiled_code_counts_its_calls_in_one_graph(backend, monkeypatch):
     monkeypatch.setenv("IT_LOSSES_BACKEND", backend)

@@ -58,6 +58,7 @@ def test_what_is_made_is_whole(name):
     assert len(set(rows)) <= 1
 
 
+@pytest.mark.slow
 def test_plots_are_drawn_for_light_and_dark_pages():
     files = made.plot_files()
     assert len(files) == 2 * len(made.PLOTS)
@@ -101,6 +102,20 @@ def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
     assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "markdown"]
     assert [output["output_type"] for output in cells[1]["outputs"]] == ["stream", "display_data"]
     assert not (sources.ROOT / "x").exists()
+
+
+def test_a_recorded_tutorial_is_shown_as_it_ran_until_its_programs_change():
+    page = "# Title\n\n```python\nfrom matplotlib import pyplot\nprint(6 * 7)\npyplot.plot([1, 2]);\n```\n\nText.\n"
+    ran = tutorials.run(page)
+    assert tutorials.recorded(page, tutorials.notebook(ran)) == ran
+    assert tutorials.recorded(page.replace("Text", "Another text"), tutorials.notebook(ran))[1] == ran[1]
+    with pytest.raises(ValueError, match="has changed since"):
+        tutorials.recorded(page.replace("6 * 7", "6 * 8"), tutorials.notebook(ran))
+
+
+@pytest.mark.parametrize("record", sorted(tutorials.FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_recorded_tutorials_are_up_to_date_with_their_pages(record):
+    assert any(cell.plots for cell in tutorials.cells(record.with_suffix(".md")))
 
 
 def test_a_tutorial_that_fails_stops_the_build():

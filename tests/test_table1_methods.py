@@ -8,7 +8,7 @@ from lightly.loss import VICRegLoss
 from torch import nn
 
 from benchmarks import backbones, probes
-from benchmarks.methods import METHODS, JointEmbedding, Momentum, Schedule
+from benchmarks.methods import METHODS, JointEmbedding, Momentum, Step
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import RECIPES
 from it_losses import EntropyRegularizer, VICReg
@@ -28,7 +28,7 @@ def trained(criterion, steps=4):
     for step in range(steps):
         views = torch.randn(2, 32, 1, 8, 8, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
-        method.loss(backbone, *views, Schedule(step, steps)).backward()
+        method.loss(backbone, *views, Step(step, steps)).backward()
         optimizer.step()
     return torch.cat([parameter.detach().flatten() for parameter in parameters])
 
@@ -50,7 +50,7 @@ def test_every_row_has_a_finite_loss_that_reaches_the_whole_backbone(name):
     if isinstance(method, Momentum):
         method.begin(backbone)
     views = torch.randn(2, 32, 1, 8, 8)
-    loss = method.loss(backbone, *views, Schedule(0, 10))
+    loss = method.loss(backbone, *views, Step(0, 10, torch.arange(32) % 10))
     loss.backward()
     assert loss.isfinite() and loss.ndim == 0
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
@@ -63,7 +63,7 @@ def test_the_slow_copy_follows_the_network_and_gets_no_gradient():
     before = next(method.target.parameters()).clone()
     with torch.no_grad():
         next(backbone.parameters()).add_(1.0)
-    method.loss(backbone, *torch.randn(2, 32, 1, 8, 8), Schedule(0, 10)).backward()
+    method.loss(backbone, *torch.randn(2, 32, 1, 8, 8), Step(0, 10)).backward()
     moved = next(method.target.parameters())
     share = 1 - RECIPES["byol"].arguments["momentum"]
     torch.testing.assert_close(moved - before, torch.full_like(before, share))
@@ -80,6 +80,13 @@ def test_small_stems_keep_the_resolution_of_small_images(name, shape):
         backbone = backbones.create(name, channels=channels, side=side, stem=stem)
         cells.append(backbone.forward_features(torch.zeros(2, channels, side, side)).flatten(1).shape[1])
     assert cells[0] > cells[1]
+
+
+def test_the_half_stem_keeps_half_of_the_resolution_of_a_resnet():
+    backbone = backbones.create("resnet18", channels=1, side=28, stem="half", width=0.25)
+    assert backbone.maxpool(backbone.conv1(torch.zeros(1, 1, 28, 28))).shape[2:] == (14, 14)
+    with pytest.raises(backbones.BackboneError, match="ResNets only"):
+        backbones.create("convnext_atto", channels=3, side=32, stem="half")
 
 
 def test_an_unknown_backbone_and_a_width_that_cannot_be_scaled_are_errors():
@@ -119,7 +126,7 @@ def test_a_joint_embedding_sends_both_views_through_the_backbone_at_once():
     method = JointEmbedding(nn.Identity(), lambda z_a, z_b: (z_a.mean(0) + z_b.mean(0)).abs().max())
     calls = []
     backbone.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    method.loss(backbone, *torch.randn(2, 8, 1, 8, 8), Schedule(0, 1))
+    method.loss(backbone, *torch.randn(2, 8, 1, 8, 8), Step(0, 1))
     assert calls == [16]
 
 
@@ -133,13 +140,21 @@ def test_the_entropy_beside_byol_is_that_of_the_tensor_which_is_named(tensor, no
     seen = []
     hooked = {"features": backbone, "projection": method.projector, "prediction": method.predictor}[tensor]
     hooked.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    whole = method.loss(backbone, *views, Schedule(0, 10))
+    whole = method.loss(backbone, *views, Step(0, 10))
     z_a, z_b = seen[-1].detach().chunk(2)
     regularizer, method.regularizer = method.regularizer, None
-    without = method.loss(backbone, *views, Schedule(0, 10))
+    without = method.loss(backbone, *views, Step(0, 10))
     if normalized:
         z_a, z_b = (z / z.norm(dim=1, keepdim=True) for z in (z_a, z_b))
     torch.testing.assert_close(whole - without, regularizer(z_a, z_b))
+
+
+def test_the_supervised_row_is_the_cross_entropy_of_both_views():
+    views, labels, backbone = torch.randn(2, 32, 1, 8, 8), torch.arange(32) % 3, small_backbone()
+    method = METHODS["supervised"](16, label_smoothing=0.2, classes=3)
+    loss = method.loss(backbone, *views, Step(0, 10, labels))
+    scores = method.classifier(backbone(views.flatten(0, 1)))
+    torch.testing.assert_close(loss, F.cross_entropy(scores, labels.repeat(2), label_smoothing=0.2))
 
 
 def test_an_entropy_added_to_vicreg_is_the_sum_of_both():

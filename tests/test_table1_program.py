@@ -1,6 +1,7 @@
 """Table 1 from the command line: what it refuses, what it writes, that it goes on after a kill, and presets and ranks."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -56,6 +57,7 @@ def methods_of(folder):
         (["--dataset", "fashion_mnist"], "needs --data-root"),
         (["--data-root", "/nowhere"], "is not a folder"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
+        (["--precision", "bf16-mixed", "--accelerator", "cpu", "--image-size", "16"], "must be above 16"),
         (["--dataset", "image_folder", "--data-root", "."], "Expected: Any images in"),
     ],
 )
@@ -77,9 +79,9 @@ def test_torchrun_and_an_output_that_is_a_file_are_refused(tmp_path, monkeypatch
 
 
 def test_bf16_trains_on_a_cpu(tmp_path):
-    # its loss was NaN in one of fifteen runs, for a reason that is not known
-    assert main([*TINY, "--methods", "vicreg", "--precision", "bf16-mixed", "--output", str(tmp_path)]) == 0
-    assert methods_of(tmp_path) == ["untrained", "vicreg"]
+    options = [*TINY, "--image-size", "32", "--precision", "bf16-mixed"]
+    assert main([*options, "--methods", "vicreg", "--output", str(tmp_path)]) == 0
+    assert math.isfinite(Records(tmp_path).of("vicreg")[0]["loss"])
 
 
 def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
@@ -95,9 +97,11 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
 
-    # the same command trains nothing; another setting is refused
+    # the same command trains nothing, but takes up what was written about the rows; another setting is refused
+    (tmp_path / "notes.txt").write_text("What this table shows.\n")
     assert main([*TWO, "--output", str(tmp_path)]) == 0
     assert "3 of 3 runs are on disk already" in told(capsys.readouterr().out)
+    assert "\n\nWhat this table shows.\n\ndigits" in (tmp_path / "README.md").read_text()
     assert main([*TWO, "--batch-size", "16", "--output", str(tmp_path)]) == 1
     assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
@@ -246,12 +250,12 @@ WATCH = """
 import os, torch
 from benchmarks.table1.pretrain import Pretraining
 train = Pretraining.training_step
-def watched(self, images, index):
+def watched(self, batch, index):
     state = torch.get_rng_state()
-    seen = {"weights": next(self.backbone.parameters()).detach(), "images": images, "drawn": torch.rand(8)}
+    seen = {"weights": next(self.backbone.parameters()).detach(), "images": batch[0], "drawn": torch.rand(8)}
     torch.set_rng_state(state)
     torch.save(seen, os.path.join(os.environ["WATCHED"], f"{self.global_rank}-{self.global_step}.pt"))
-    return train(self, images, index)
+    return train(self, batch, index)
 Pretraining.training_step = watched
 """
 
@@ -262,9 +266,29 @@ def draws(seed, rank):
     return tuple(torch.rand(4).tolist())
 
 
-def test_every_seed_draws_its_own_views_on_every_rank_and_on_the_first_those_of_one_device():
+def test_every_seed_draws_its_own_views_on_every_rank():
     assert len({draws(seed, rank) for seed in range(4) for rank in range(4)}) == 16
-    assert draws(3, 0) == tuple(torch.rand(4, generator=torch.Generator().manual_seed(3)).tolist())
+
+
+def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_labels_and_views(tmp_path, monkeypatch):
+    drawn, weights, train = {}, {}, pretrain.Pretraining.training_step
+
+    def watched(module, batch, index):
+        name, state = type(module.method).__name__, torch.get_rng_state()
+        weights.setdefault(name, next(module.backbone.parameters()).detach().clone())
+        drawn.setdefault(name, []).extend([*batch, torch.rand(8)])
+        torch.set_rng_state(state)
+        return train(module, batch, index)
+
+    monkeypatch.setattr(pretrain.Pretraining, "training_step", watched)
+    methods = ["--methods", "simclr", "byol", "supervised"]
+    assert main([*TINY, *methods, "--epochs", "2", "--output", str(tmp_path)]) == 0
+    simclr = drawn["JointEmbedding"]
+    # images, labels and views of four steps, in another order in the second epoch
+    assert len(drawn) == 3 and len(simclr) == 12 and not torch.equal(simclr[0], simclr[6])
+    for name in ("BYOL", "Supervised"):
+        assert torch.equal(weights[name], weights["JointEmbedding"])
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(simclr, drawn[name], strict=True))
 
 
 @pytest.mark.slow

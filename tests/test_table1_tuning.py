@@ -17,9 +17,9 @@ from benchmarks.table1.records import Records
 ROOT = Path(__file__).parent.parent
 
 
-def recorded(folder, *cells, long=False):
+def recorded(folder, *cells, **settings):
     """A folder with a grid of (method, rate, constant's value, linear, kNN)."""
-    (folder / "settings.json").write_text(json.dumps({"long": long}))
+    (folder / "settings.json").write_text(json.dumps(settings))
     rates = {method: constant for method, (constant, _) in tuning.CONSTANTS.items()}
     rows = [
         {"method": f"{method}-rate{rate:g}-{rates[method]}{value:g}", "seed": 0, "linear": linear, "knn": knn, "commit": "abc"}
@@ -38,9 +38,19 @@ def test_every_method_has_as_many_settings(length):
         assert all(recipe.method == RECIPES[method].method for recipe in settings.values())
 
 
+@pytest.mark.parametrize("length", ["--no-long", "--long"])
+def test_a_search_of_the_rate_alone_keeps_the_constants_of_each_row(length):
+    options = cli.parse([length, "--rates-only"], sweep="tuning")
+    grid = tuning.grid(options)
+    assert len(grid) == 3 * len(RECIPES) and options.settings()["rates_only"]
+    for name, recipe in grid.items():
+        row = options.recipes[name.partition("-")[0]]
+        assert recipe.arguments == row.arguments and recipe.learning_rate.value in tuning.FEW_RATES
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_small_patch16_224"])
 def test_the_middle_of_the_grid_of_a_long_run_is_its_untuned_setting(backbone):
-    rates, constants = tuning.search(True)
+    rates, constants = tuning.Search.of(long=True, rates_only=False)
     for method, row in long_runs(backbone).items():
         constant, values = constants[method]
         criterion = METHODS[row.method](8, **row.arguments).criterion
@@ -74,15 +84,16 @@ def test_values_that_name_the_grid_as_their_source_are_those_it_chose():
 
 
 def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid(tmp_path):
-    def page(*cells):
-        cells = [("vicreg", rate, 1, linear, 0.5) for rate, linear in cells]
-        return tuning.page_of(recorded(tmp_path, *cells), cli.parse([], sweep="tuning"), None)
+    def page(*cells, **settings):
+        cells = [("vicreg", rate, constant, linear, 0.5) for rate, constant, linear in cells]
+        return tuning.page_of(recorded(tmp_path, *cells, **settings), cli.parse([], sweep="tuning"), None)
 
-    said = page((1e-3, 0.7), (2e-3, 0.8))
+    said = page((1e-3, 1, 0.7), (2e-3, 1, 0.8))
     assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in said and "edge" not in said
-    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in page(
-        (1e-3, 0.9), (2e-3, 0.8)
-    )
+    said = page((1e-3, 1, 0.9), (2e-3, 1, 0.8))
+    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in said
+    said = page((3e-3, 4, 0.8), rates_only=True)
+    assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in said and "edge" not in said
 
 
 @pytest.mark.slow

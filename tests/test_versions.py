@@ -6,6 +6,7 @@ import sys
 import pytest
 import versions
 
+pytestmark = pytest.mark.slow
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -54,7 +55,6 @@ def test_too_small_a_disk_is_a_row(monkeypatch):
     assert (found["failed"], "free disk" in found[""]) == ("all", True)
 
 
-@pytest.mark.slow
 def test_a_torch_that_pip_does_not_find_is_a_row(monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)

@@ -34,7 +34,7 @@ class FroSSLLoss(VICRegEntropy):
         super().__init__(estimator, invariance_weight=invariance_weight, entropy_weight=1.0, gather_distributed=False)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """lightly's, of the mean distance of columns of norm `sqrt(batch)` and of the mean entropy."""
+        """The weights of lightly, for the mean distance of columns of norm `sqrt(batch)` and for the mean entropy."""
         count, (batch, dim) = len(views), views[0].shape
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight

@@ -43,7 +43,7 @@ class SIGReg(HostNames, EntropyRegularizer):
     ) -> None:
         check_can_gather(gather_distributed)
         super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
-        # lightly's tables, for code and state dicts that know them; the loss computes its own
+        # lightly's buffers, which other code and state dicts may use; this loss does not read them
         t = torch.linspace(0, t_max, knots)
         phi = torch.exp(-t.square() / 2)
         rule = torch.full_like(t, 2 * t_max / (knots - 1))

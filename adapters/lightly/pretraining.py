@@ -63,11 +63,11 @@ class Pretraining(LightningModule):
         raise NotImplementedError
 
     def learning_rate(self, batch: int) -> float:
-        """Learning rate for a batch of all ranks."""
+        """Learning rate for this number of samples on all ranks."""
         return 0.3 * batch / 256
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
-        """Terms by name, "loss" among them, of the views of a batch and their features."""
+        """The terms of a batch by name, "loss" among them, from its views and their features."""
         raise NotImplementedError
 
     def heads(self) -> list[nn.Module]:

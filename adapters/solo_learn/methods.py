@@ -37,11 +37,11 @@ class Configured(BaseMethod):
         given = OmegaConf.select(cfg, "method_kwargs", default={})
         absent = [name for name in cls.needed if name not in given or OmegaConf.is_missing(given, name)]
         if absent:
-            raise ValueError(f"method {cfg.method!r} needs method_kwargs.{absent[0]}; of {list(cls.needed)} missing: {absent}.")
+            raise ValueError(f"method {cfg.method!r} needs method_kwargs.{absent[0]}. Missing of {list(cls.needed)}: {absent}.")
         unread = [name for name in VICREG_ONLY if name in given and name not in cls.defaults]
         if unread:
             warnings.warn(
-                f"method {cfg.method!r} does not read method_kwargs {unread}, VICReg's. Its own: {list(cls.defaults)}.",
+                f"method {cfg.method!r} does not read method_kwargs {unread} of VICReg. It reads {list(cls.defaults)}.",
                 stacklevel=2,
             )
         cfg = super().add_and_assert_specific_cfg(cfg)
@@ -118,7 +118,7 @@ class VICRegFused(ReplacedLoss):
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):
-    """VICReg with an entropy instead of variance and covariance; null stands for what trains with this entropy."""
+    """VICReg with an entropy instead of variance and covariance; null takes the default of this entropy."""
 
     entropy: str
     defaults: ClassVar[dict[str, Any]] = {
@@ -180,7 +180,7 @@ class AddedEntropy(Configured):
         return out
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """The host's loss, `- entropy_weight * H(z)`."""
+        """The host's loss minus `entropy_weight * H(z)`."""
         self._online = []
         loss: Tensor = super().training_step(batch, batch_idx)
         negative_entropy = self.regularizer(*self._online)

@@ -62,15 +62,15 @@ def checked_solo() -> ModuleType:
     found = importlib.util.find_spec("solo")
     if found is None:
         raise ImportError(
-            f"solo-learn is not importable. It is used from a checkout, which `pip install` cannot replace: {GITHUB}, then "
-            "run its scripts from there or put the checkout on PYTHONPATH."
+            f"solo-learn cannot be imported. Its release on PyPI is too old, so use a checkout: {GITHUB}. Run its scripts "
+            "from there, or put the checkout on PYTHONPATH."
         )
-    # the version is read without an import, which fails with current Lightning and names the wrong missing package
+    # the source tells the version, because importing the old release fails with an error that names another package
     home = Path((found.submodule_search_locations or [found.origin])[0] or "")
     base = home / "methods" / "base.py"
     if not base.is_file() or "add_and_assert_specific_cfg" not in base.read_text(encoding="utf-8"):
         raise ImportError(
-            f"the solo-learn in {home} is an old release, as PyPI has it since 2021; the methods need GitHub's main branch. "
+            f"the solo-learn in {home} is an old release, as on PyPI. The methods need GitHub's main branch. "
             f"Run: pip uninstall solo-learn; {GITHUB}"
         )
     try:

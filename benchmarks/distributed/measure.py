@@ -33,7 +33,7 @@ class GatherBothWays(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """The sum over ranks, for the own samples."""
+        """The gradient of the own samples, summed over the ranks."""
         total = gradient.contiguous()
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
@@ -101,7 +101,7 @@ def sent_mb(step: Callable[[], object]) -> float:
 
 
 def _constants() -> Constants:
-    """Each from one operation of the kind the losses are made of, in CPU time of one thread while gloo ranks communicate."""
+    """The constants, each from one operation as in the losses, in CPU time of one thread while gloo ranks communicate."""
     world = dist.get_world_size()
     a, b, x = torch.randn(512, 2048), torch.randn(2048, 512), torch.randn(1 << 23)
     all_ranks, own = torch.empty(world << 21), torch.randn(1 << 21)

@@ -38,7 +38,7 @@ class Constants(NamedTuple):
         return f"{self.flops / 1e9:.1f} GFLOP/s, {memory}, {link}"
 
 
-#: one accelerator of 2023's largest kind, half precision, and what it reaches others through
+#: a large accelerator of 2023 in half precision, by its link to the others
 INTERCONNECTS = {
     "nvlink": Constants(650e12, 3.6e12, math.inf, 350e9, 10e-6),
     "infiniband": Constants(650e12, 3.6e12, math.inf, 45e9, 20e-6),
@@ -85,7 +85,7 @@ def gather_and_repeat(world: int, samples: int, dim: int, payload: int = 2) -> C
 def rows(world: int, samples: int, dim: int, payload: int = 2) -> Cost:
     """Our scheme for few samples: each rank computes its n rows of N x N from the gathered samples."""
     own = samples / world
-    # of N x D: written by the gather, read for the mean, centred, read for the variance, and by the products of one column
+    # N x D numbers: written by the gather, read for the mean, centred, read for the variance and for the products of a column
     passes = VIEWS * (7 * samples * dim * WIDE + 3 * own * samples * WIDE + 8 * own * dim * WIDE)
     memory = VIEWS * samples * dim * (payload if payload == WIDE else payload + WIDE)
     memory += own * samples * WIDE + 3 * VIEWS * own * dim * WIDE

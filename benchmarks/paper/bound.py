@@ -18,7 +18,7 @@ DIM, HIDDEN = 32, 128
 #: labelled images, from fewer than the features have dimensions
 LABELLED = (16, 32, 64, 128, 256, 512)
 UNLABELLED = 800
-#: of the noise that makes a view, on grey levels from 0 to 1
+#: standard deviation of the noise that makes a view, on grey levels from 0 to 1
 NOISE = 0.2
 STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
@@ -64,7 +64,7 @@ def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def features(network: nn.Module, *batches: Tensor) -> list[Tensor]:
-    """Of unit norm, so that the invariance of one network can be held against another's: [batch, dim] each."""
+    """Features of unit norm, so that the invariance of networks can be compared: [batch, dim] for each batch."""
     return [F.normalize(network(x)) for x in batches]
 
 

@@ -17,7 +17,7 @@ from benchmarks.statistics import draw, over_trials, verdict
 from it_losses import diagnostics
 
 POINTS = 100
-#: of the moons' coordinates
+#: standard deviation of the noise on the moons' coordinates
 MOON_NOISE = 0.05
 #: fixed standard deviations of a component: far below the size of the moons (1), a third of it, and half of it
 COMPONENT_STDS = (0.1, 0.3, 0.5)

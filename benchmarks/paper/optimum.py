@@ -13,7 +13,7 @@ from benchmarks.statistics import verdict
 from it_losses import theory
 
 IMAGES, DIM, LARGEST = 16, 8, 1.0
-#: of the noise on images whose grey levels run from 0 to 1
+#: standard deviations of the noise on images whose grey levels run from 0 to 1
 NOISE = (0.01, 0.1, 1.0)
 #: ascent and closed form agree if they differ by less than this fraction of their norm, and of a nat
 AGREES = 1e-6
@@ -35,7 +35,7 @@ def conditionals() -> dict[str, Tensor]:
     """`S(x_i)` and `S(x'_i)` of several kinds: [2, images, dim, dim] each."""
     identity = torch.eye(DIM, dtype=torch.float64).expand(2, IMAGES, DIM, DIM)
     roots = torch.randn(2, IMAGES, DIM, DIM, dtype=torch.float64)
-    # the same direction for all images: a mean over them is no nearer to diagonal than each
+    # all images share one direction, because a mean over different ones would be nearer to diagonal
     shared = torch.ones(DIM, DIM, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, DIM)).double().requires_grad_(False)
     through = {f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE}

@@ -24,8 +24,9 @@ def on_files(files: Any, config: Any) -> Any:
     for name, plot in made.plot_files().items():
         files.append(File.generated(config, name, content=plot))
     for path in tutorials.pages():
-        files.remove(files.get_file_from_path(f"tutorials/{path.name}"))
-        for name, content in tutorials.files(path.stem, tutorials.run(path.read_text())).items():
+        for name, content in tutorials.files(path.stem, tutorials.cells(path)).items():
+            if source := files.get_file_from_path(name):
+                files.remove(source)
             files.append(File.generated(config, name, content=content))
     return files
 

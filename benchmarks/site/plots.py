@@ -69,7 +69,7 @@ def ablated(base: str, option: str, usual: float) -> dict[float, Statistic]:
 
 
 def beta(figure: Figure) -> None:
-    """Against beta, for two laws of the entropy weight."""
+    """The linear probe against beta, for two laws of the entropy weight."""
     path = folder("ablations")
     runs = changed(path, "vicreg_logdet", {"beta", "entropy_weight"})
 
@@ -82,18 +82,18 @@ def beta(figure: Figure) -> None:
 
 
 def spread_fraction(figure: Figure) -> None:
-    """Against the bandwidth of Pairwise."""
+    """The linear probe against the bandwidth of Pairwise."""
     points = ablated("vicreg_pairdist", "spread_fraction", 0.2)
     probed(figure, "spread_fraction of Pairwise", {'VICRegEntropy("pairwise")': points}, log=None)
 
 
 def width(figure: Figure) -> None:
-    """Against the dimension of the projection."""
+    """The linear probe against the dimension of the projection."""
     probed(figure, "dimensions of the projection", {name: ablated(row, "output", 512) for row, name in ROWS.items()}, log=2)
 
 
 def byol_weight(figure: Figure) -> None:
-    """Against the weight of an entropy beside BYOL."""
+    """The linear probe against the weight of an entropy that is added to BYOL."""
     rows = {"pairwise": ("byol_pairdist", 0.05), "log_det": ("byol_logdet", 0.8)}
     curves = {name: ablated(row, "entropy_weight", usual) for name, (row, usual) in rows.items()}
     axes = probed(figure, "weight of the entropy beside BYOL", curves)
@@ -103,12 +103,12 @@ def byol_weight(figure: Figure) -> None:
 
 
 def rate(figure: Figure) -> None:
-    """Against the learning rate, each row with the constant that the search chose."""
+    """The linear probe against the learning rate, where each method has the constant that the search chose."""
     probed(figure, "learning rate of AdamW", {name: _searched(row) for row, name in ROWS.items()})
 
 
 def _searched(method: str) -> dict[float, Statistic]:
-    path = folder("tuning")
+    path = folder("tuning", "digits")
     best = tuning.cells(records(path)).query("best and method == @method").iloc[0]
-    tried = tuning.settings([method], tuning.is_long(records(path)))
+    tried = tuning.settings([method], tuning.searched(records(path)))
     return {run["rate"]: score(path, name) for name, run in tried.items() if run["value"] == best.value}

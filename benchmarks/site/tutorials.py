@@ -1,6 +1,8 @@
 """Tutorials: pages whose Python blocks are run when the site is built, and shown with what they print and plot.
 
-Each is offered as a notebook too, with the same outputs.
+Each is offered as a notebook too, with the same outputs. A page that needs packages the site does not install is run by
+`python -m benchmarks.site.tutorials docs/tutorials/NAME.md`, which writes a notebook beside it. The site shows the outputs
+of that notebook.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,6 +23,7 @@ from typing import Any, NamedTuple
 
 from matplotlib import pyplot
 
+from benchmarks.pages import write
 from benchmarks.site.sources import ROOT
 
 FOLDER = ROOT / "docs" / "tutorials"
@@ -38,6 +42,30 @@ class Cell(NamedTuple):
 def pages() -> list[Path]:
     """The tutorials."""
     return sorted(FOLDER.glob("*.md"))
+
+
+def cells(page: Path) -> list[Cell]:
+    """The cells of a page: with the outputs of the notebook beside it, or run now if there is none."""
+    record = page.with_suffix(".ipynb")
+    return recorded(page.read_text(), record.read_text()) if record.exists() else run(page.read_text())
+
+
+def recorded(text: str, record: str) -> list[Cell]:
+    """The cells of a page with the outputs that a notebook holds. ValueError if the programs differ from the notebook's."""
+    parts = BLOCK.split(text)
+    ran = [cell for cell in json.loads(record)["cells"] if cell["cell_type"] == "code"]
+    if [cell["source"] for cell in ran] != [program.strip() for program in parts[1::2]]:
+        raise ValueError(
+            "a tutorial has changed since it was recorded: run `python -m benchmarks.site.tutorials` with its path"
+        )
+    outputs = iter(ran)
+    return [_recorded(part, next(outputs)["outputs"]) if i % 2 else Cell(part, False) for i, part in enumerate(parts)]
+
+
+def _recorded(program: str, outputs: list[dict[str, Any]]) -> Cell:
+    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+    plots = [output["data"]["image/png"] for output in outputs if output["output_type"] == "display_data"]
+    return Cell(program, True, printed, tuple(map(base64.b64decode, plots)))
 
 
 def run(text: str) -> list[Cell]:
@@ -115,3 +143,8 @@ def _cell(cell: Cell, number: int) -> dict[str, Any]:
         data = {"image/png": base64.b64encode(plot).decode()}
         outputs.append({"output_type": "display_data", "metadata": {}, "data": data})
     return {"cell_type": "code", **common, "execution_count": None, "outputs": outputs}
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        write(path.with_suffix(".ipynb"), notebook(run(path.read_text())) + "\n")

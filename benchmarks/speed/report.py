@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.pages import figure, filled, table
 from benchmarks.speed.measure import Row
@@ -60,20 +62,38 @@ def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Time of the others over ours, one panel an objective."""
-    cases = {key: found for key, found in by_case(rows, metric="time_ms").items() if key[0] == "op"}
-    panels: dict[str, list[Key]] = defaultdict(list)
-    for key in sorted(cases, key=lambda key: key[3] / key[2]):
-        panels[key[1]].append(key)
-    with figure(path, size=(13, 4.2)) as drawn:
-        widths = [len(keys) + 1 for keys in panels.values()]
-        all_axes = drawn.subplots(1, len(panels), width_ratios=widths, squeeze=False)[0]
-        for axes, (objective, keys) in zip(all_axes, panels.items(), strict=True):
-            for name in dict.fromkeys(name for key in keys for name in cases[key] if name != OURS):
-                ratios = {i: cases[key][name] / cases[key][OURS] for i, key in enumerate(keys) if name in cases[key]}
-                axes.plot(list(ratios), list(ratios.values()), "o-", markersize=4, linewidth=1, label=name)
-            axes.axhline(1, color="black", linewidth=0.8)
-            axes.set_xticks(range(len(keys)), [f"{key[2]} x {key[3]}" for key in keys], rotation=90, fontsize=7)
-            axes.set(yscale="log", title=objective)
-            axes.legend(fontsize=7)
-        all_axes[0].set_ylabel("time over ours, forward + backward")
+    """Time of the others over ours: a panel for each objective, a line for each shape. Right of 1, ours is faster."""
+    panels: dict[str, dict[Key, dict[str, float]]] = defaultdict(dict)
+    for key, found in sorted(by_case(rows, metric="time_ms").items(), key=lambda case: (case[0][3], case[0][2])):
+        if key[0] == "op":
+            panels[key[1]][key] = found
+    lines = [len(cases) for cases in panels.values()]
+    with figure(path, size=(9, 0.19 * sum(lines) + 0.5 * len(lines) + 0.4)) as drawn:
+        all_axes = drawn.subplots(len(panels), 1, height_ratios=lines, sharex=True, squeeze=False)[:, 0]
+        for axes, (objective, cases) in zip(all_axes, panels.items(), strict=True):
+            _panel(axes, cases)
+            axes.set(title=f"{objective}, batch x dim", ylim=(len(cases) - 0.4, -0.6))
+        left, _ = all_axes[0].get_xlim()
+        for axes in all_axes:
+            axes.axvspan(left, 1, color="tab:red", alpha=0.1, linewidth=0)
+        all_axes[0].set_xlim(left)
+        all_axes[-1].set_xlabel("the other's time divided by ours, forward and backward; in the red part ours is slower")
+
+
+def _panel(axes: Any, cases: dict[Key, dict[str, float]]) -> None:
+    """The ratios of one objective, with a rule wherever the dimension changes."""
+    keys = list(cases)
+    others = dict.fromkeys(name for found in cases.values() for name in found if name != OURS)
+    for name, marker in zip(others, itertools.cycle("osD^vP"), strict=False):
+        ratios = {i: cases[key][name] / cases[key][OURS] for i, key in enumerate(keys) if name in cases[key]}
+        axes.plot(list(ratios.values()), list(ratios), marker, markersize=5, fillstyle="none", label=name)
+    axes.axvline(1, color="black", linewidth=1.2)
+    for i, (before, key) in enumerate(itertools.pairwise(keys)):
+        if key[3] != before[3]:
+            axes.axhline(i + 0.5, color="lightgrey", linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(keys)), [f"{key[2]} x {key[3]}" for key in keys], fontsize=8)
+    axes.set_xscale("log", subs=[2, 5])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.grid(axis="x", which="both", alpha=0.3)
+    axes.legend(fontsize=8)

@@ -45,16 +45,16 @@ class Stopwatch(L.Callback):
 class Generator(L.Callback):
     """The random generator of a run: each rank draws its own views, and a resumed run continues the sequence.
 
-    Before fitting all ranks have the same seed, so that they build the same network.
+    Before fitting all ranks have the same seed, so that they build the same network. Fitting starts from a seed again, however
+    much a method's heads drew, so that all methods of a seed get the same images in the same order, and the same views.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def setup(self, loop: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Give every rank but the first a seed of its own; the first continues as a run on one device."""
-        if loop.global_rank:
-            torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
+        """Give each rank the seed of its images and views, the first the same as a run on one device."""
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the generator states of all ranks."""

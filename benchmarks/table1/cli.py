@@ -46,6 +46,7 @@ class Options(argparse.Namespace):
         """All that a number in the table depends on; what may differ when a table is resumed is left out."""
         table = {name: getattr(self, name) for name in DECISIVE} | {"probe": PROBE}
         table |= {"long": True} if self.long else {}
+        table |= {"rates_only": True} if self.is_sweep and self.rates_only else {}
         table |= {"scored_on": f"validation images, {VALIDATION_SHARE:g} of the training half"} if self.is_sweep else {}
         return table | fingerprint(self.methods, self.recipes)
 
@@ -105,7 +106,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
     add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
-    add("--stem", choices=STEMS, default="auto", help="small: full resolution (default: up to 64 pixels, not on digits)")
+    add("--stem", choices=STEMS, default="auto", help="small: full resolution (default to 64 pixels, not on digits), or half")
     add("--image-size", type=int, help="side in pixels (default: 28 to 128, by data set)")
     rows = ["all", UNTRAINED, *RECIPES]
     add("--methods", nargs="+", choices=rows, default=["all"], metavar="NAME", help="rows to make (default: all)")
@@ -113,6 +114,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--long", action=on_or_off, default=False, help="the constants of a long run, not those of the digits (default: no)")
     add("--grid", type=Path, metavar="FOLDER", help="each row's best setting in what the tuning wrote there")
+    add("--rates-only", action=on_or_off, default=False, help="tuning: three learning rates and nothing else (default: no)")
     add("--seeds", type=int, default=seeds, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--channels-last", action=on_or_off, default=True, help="memory format of the backbone (default: channels last)")
@@ -154,6 +156,11 @@ def _check(options: Options) -> None:
         (
             options.precision == "16-mixed" and options.accelerator == "cpu",
             "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that.",
+        ),
+        (
+            options.precision == "bf16-mixed" and options.accelerator == "cpu" and options.image_size <= 16,
+            # its convolution of one pixel with stride 2 reads memory that nothing has written: NaN now and then
+            f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),
         (options.is_sweep and devices > 1, f"--devices must be 1 in a sweep, got {devices}. Use --jobs."),

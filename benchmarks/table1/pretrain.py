@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.augment import Views
 from benchmarks.data import Images
-from benchmarks.methods import Method, Momentum, Schedule
+from benchmarks.methods import Method, Momentum, Step
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import BUDGET
 from it_losses import diagnostics
@@ -30,25 +30,28 @@ MEASURED_IMAGES = 2048
 DIVERGED = dict.fromkeys(("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features"), math.nan)
 
 
-class Batches(Dataset[Tensor]):
-    """Training images, fetched a batch at a time: `__getitems__` is one index operation instead of a loop."""
+Batch = tuple[Tensor, Tensor]
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+
+class Batches(Dataset[Batch]):
+    """Training images and labels, fetched a batch at a time: `__getitems__` is one index operation instead of a loop."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.labels = images.train, images.train_labels
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images[indices]
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return self.images[indices], self.labels[indices]
 
 
-def loader(images: Tensor, batch_size: int, workers: int) -> DataLoader[Tensor]:
-    """Shuffled batches of one size; Lightning distributes them over the ranks."""
+def loader(images: Images, batch_size: int, workers: int) -> DataLoader[Batch]:
+    """Shuffled training batches of one size; Lightning distributes them over the ranks."""
     return DataLoader(Batches(images), batch_size, shuffle=True, drop_last=True, collate_fn=_as_is, num_workers=workers)
 
 
-def _as_is(batch: Tensor) -> Tensor:
+def _as_is(batch: Batch) -> Batch:
     return batch
 
 
@@ -77,10 +80,11 @@ class Pretraining(L.LightningModule):
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)
 
-    def training_step(self, images: Tensor, batch_index: int) -> Tensor:
-        """uint8 [batch, channels, side, side] -> []."""
-        schedule = Schedule(self.global_step, int(self.trainer.estimated_stepping_batches))
-        loss = self.method.loss(self.backbone, *self.views(images), schedule)
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Images, uint8 [batch, channels, side, side], and labels, [batch] -> []."""
+        images, labels = batch
+        step = Step(self.global_step, int(self.trainer.estimated_stepping_batches), labels)
+        loss = self.method.loss(self.backbone, *self.views(images), step)
         self.epoch_losses.append(loss.detach())
         return loss
 

@@ -74,6 +74,8 @@ REGULARIZED = {
     "normalized": Setting(True, "as BYOL's own loss sees it"),
 }
 VICREG_25 = Setting(25.0, "VICReg (2105.04906), section 4.2")
+#: the rows that have no embeddings to compare: the backbone before training, and trained with labels
+UNTRAINED, SUPERVISED = "untrained", "supervised"
 RECALLED = "2303.00633, added to BYOL's loss"
 
 RECIPES: dict[str, Recipe] = {
@@ -140,6 +142,12 @@ RECIPES: dict[str, Recipe] = {
         | {"beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim")},
         tuned(1.6e-2),
     ),
+    SUPERVISED: Recipe(
+        "supervised",
+        "supervised",
+        {"label_smoothing": Setting(0.1, "Inception v3 (1512.00567), section 7")},
+        Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
+    ),
 }
 
 #: a long run of a whole network takes the papers' constants and solo-learn's in place of what a short run of digits took; none
@@ -179,7 +187,6 @@ def _long(recipe: Recipe, own: dict[str, Setting], rate: Setting) -> Recipe:
     return replace(recipe, settings=recipe.settings | common | own, learning_rate=rate)
 
 
-UNTRAINED = "untrained"
 #: each row with an entropy, and the row without it that it is compared with
 BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": "byol", "byol_pairdist": "byol"}
 

@@ -23,11 +23,11 @@ from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, JointEmbedding
 from benchmarks.pages import COMMIT, write
-from benchmarks.probes import Features, linear_accuracy
+from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
 from benchmarks.table1.pretrain import Pretraining, loader, measure
-from benchmarks.table1.recipes import UNTRAINED, title
+from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Row
 
 #: the largest number of epochs with probes in a run, the last epoch included
@@ -89,14 +89,15 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
 
 
 def module_for(run: Run, options: Options, images: Images) -> Pretraining:
-    """Network and method; one seed gives every method the same backbone to start from."""
+    """Network and method; one seed gives every method the same backbone to start from (`Generator`: the same batches too)."""
     L.seed_everything(run.seed, verbose=False)
     backbone = _backbone(options, images)
     views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
     if run.method == UNTRAINED:
         return Pretraining(backbone, JointEmbedding(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
     recipe = options.recipes[run.method]
-    method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments)
+    classes = {"classes": images.classes} if run.method == SUPERVISED else {}
+    method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments, **classes)
     module = Pretraining(backbone, method, views, recipe.learning_rate.value)
     if options.compile:
         # with dozens of networks in one process, dynamo would compile only the first few
@@ -151,7 +152,7 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         try:
             batch_size = options.batch_size // options.devices
-            loop.fit(module, loader(images.train, batch_size, options.workers), ckpt_path=resumed)
+            loop.fit(module, loader(images, batch_size, options.workers), ckpt_path=resumed)
         except SystemExit as stopped:
             # what Lightning makes of Ctrl-C
             raise Interrupted from stopped
@@ -167,12 +168,13 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
     return row, evaluation.curve
 
 
-def pixel_accuracy(images: Images) -> float | None:
-    """The accuracy of a linear probe on the pixels themselves, for comparison; None if it would take long."""
+def pixel_scores(images: Images) -> dict[str, float] | None:
+    """The probes' accuracies on the pixels themselves, for comparison; None if it would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return None
     train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
-    return linear_accuracy(Features(train, images.train_labels, test, images.test_labels, images.classes))
+    pixels = Features(train, images.train_labels, test, images.test_labels, images.classes)
+    return {"linear": linear_accuracy(pixels), "kNN": knn_accuracy(pixels)}
 
 
 def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:

@@ -7,15 +7,17 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.data import Images
-from benchmarks.pages import figure, page, table
+from benchmarks.pages import figure, notes, page, table
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.statistics import LEVEL, difference
+from benchmarks.statistics import LEVEL, paired_difference
 from benchmarks.table1.cli import Options, describe
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
-from benchmarks.table1.recipes import BASES, RECIPES, UNTRAINED, title
+from benchmarks.table1.recipes import BASES, RECIPES, SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Records
-from benchmarks.table1.runs import pixel_accuracy
+from benchmarks.table1.runs import pixel_scores
 
+#: the rows without a self-supervised loss, whose features are their embeddings
+REFERENCES = (UNTRAINED, SUPERVISED)
 ORDER = [UNTRAINED, *RECIPES]
 NOTE = (
     f"Linear: logistic regression on frozen, standardised features (weight decay {PROBE_WEIGHT_DECAY:g}, L-BFGS). kNN: "
@@ -26,8 +28,9 @@ NOTE = (
     "images. RankMe: effective rank of the embeddings. s: seconds a run, probes included."
 )
 VERDICTS = (
-    "Do the entropies help? Means over seeds are held against each other by Welch's test, not paired: a row beats its base "
-    f"where p < {LEVEL:g}, and is within the error elsewhere. Differences with their standard errors:"
+    "Do the entropies help? Each row is compared with its base seed by seed, since a seed gives both the same initial weights "
+    f"and the same images in the same order. It beats its base where p < {LEVEL:g} in Student's paired test, and is within the "
+    "error elsewhere. Differences with their standard errors:"
 )
 
 
@@ -36,16 +39,15 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     plot(records, describe(options))
     seeds = sorted({len(records.of(method)) for method in _methods(records)})
     over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
-    pixels = pixel_accuracy(images)
-    scale = "" if pixels is None else f" For scale: the same linear probe on the pixels themselves gives {100 * pixels:.1f} %."
     origin = f"{records.names('device')}, commit {records.names('commit')}"
     return page(
         f"Table 1: {records.settings['dataset']}",
         f"    {options.command}",
+        notes(records.folder),
         f"{describe(options)}; {origin}; mean ± standard error of {over}.",
         "![Table 1](table1.png)",
-        table(_line(records, method) for method in _methods(records)),
-        NOTE + scale,
+        table([*_pixels(images), *(_line(records, method) for method in _methods(records))]),
+        NOTE,
         VERDICTS,
         "\n".join(compared(records) or ["- No row with an entropy has its base beside it yet."]),
     )
@@ -53,14 +55,16 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 def compared(records: Records) -> list[str]:
     """For each row with an entropy, a sentence that compares it with its base."""
-    pairs = [(name, base) for name, base in BASES.items() if records.of(name) and records.of(base)]
+    seeds = {name: {row["seed"] for row in records.of(name)} for name in {*BASES, *BASES.values()}}
+    pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
     return [f"- {title(name)} against {title(base)}: {_comparison(records, name, base)}." for name, base in pairs]
 
 
 def _comparison(records: Records, name: str, base: str) -> str:
-    said = []
+    sides, said = [{row["seed"]: row for row in records.of(method)} for method in (name, base)], []
+    seeds = sorted(sides[0].keys() & sides[1].keys())
     for score, word in (("linear", "linear"), ("knn", "kNN")):
-        gap = difference(records.scores(name, score), records.scores(base, score))
+        gap = paired_difference(*([side[seed][score] for seed in seeds] for side in sides))
         chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
         said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
     return "; ".join(said)
@@ -71,12 +75,18 @@ def _methods(records: Records) -> list[str]:
     return [method for method in ORDER if records.of(method)]
 
 
+def _pixels(images: Images) -> list[dict[str, str]]:
+    """The line of the probes on the images themselves; none where they would take long."""
+    scores = pixel_scores(images)
+    return [{"method": "pixels"} | {f"{probe} %": f"{100 * score:.1f}" for probe, score in scores.items()}] if scores else []
+
+
 def _line(records: Records, method: str) -> dict[str, str]:
     shares = {"linear %": "linear", "linear % (best)": "linear_best", "kNN %": "knn", "kNN % (best)": "knn_best"}
     cells = {head: records.mean(method, column).text(100) for head, column in shares.items()}
-    # the embeddings of an untrained backbone are its features, of another dimension: no entropy to compare
+    # features have another dimension than embeddings: no entropy to compare
     entropy, rank = (records.mean(method, column) for column in ("entropy_upper_nats", "rank_me"))
-    embeddings = ("", "") if method == UNTRAINED else (entropy.text(digits=2), rank.text())
+    embeddings = ("", "") if method in REFERENCES else (entropy.text(digits=2), rank.text())
     seconds = f"{records.mean(method, 'seconds').mean:.0f}"
     return {"method": title(method), **cells, "entropy (nats)": embeddings[0], "RankMe": embeddings[1], "s": seconds}
 
@@ -99,7 +109,7 @@ def _draw_bars(axes: Any, records: Records) -> None:
     methods = sorted(_methods(records), key=lambda method: records.mean(method, "linear").mean)
     for height, method in enumerate(methods):
         linear, knn = (records.mean(method, column) for column in ("linear", "knn"))
-        colour = "#9a9a9a" if method == UNTRAINED else "#c8553d" if method in BASES else "#35618f"
+        colour = "#9a9a9a" if method in REFERENCES else "#c8553d" if method in BASES else "#35618f"
         error = 100 * linear.error if linear.error > 0 else None
         axes.barh(height, 100 * linear.mean, xerr=error, color=colour, height=0.62, capsize=3)
         axes.plot(100 * knn.mean, height, "D", color="white", markeredgecolor="black", markersize=5)
@@ -111,7 +121,7 @@ def _draw_bars(axes: Any, records: Records) -> None:
 def _draw_curves(axes: Any, records: Records, column: str, label: str) -> None:
     from matplotlib import colormaps
 
-    for method in (method for method in _methods(records) if method != UNTRAINED):
+    for method in (method for method in _methods(records) if method not in REFERENCES):
         runs = [records.curve(method, row["seed"]) for row in records.of(method)]
         epochs = [point["epoch"] for point in min(runs, key=len)]
         means = [fmean(run[index][column] for run in runs) for index in range(len(epochs))]

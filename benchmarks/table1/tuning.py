@@ -6,20 +6,22 @@ import sys
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from benchmarks.data import Images
-from benchmarks.pages import filled, table
+from benchmarks.pages import filled, notes, table
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.launch import head, launch
-from benchmarks.table1.recipes import RECIPES, Recipe
+from benchmarks.table1.recipes import RECIPES, Recipe, long_runs
 from benchmarks.table1.records import Records
 
 #: for all methods alike, and for those of a long run; with one more here, the same command makes the runs that are missing
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+#: where each run takes minutes: an order of magnitude in three
+FEW_RATES = (1e-3, 3e-3, 9e-3)
 #: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
@@ -33,19 +35,35 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "vicreg_logdet": ("entropy_weight", (100.0, 400.0, 1600.0)),
     "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
+    "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
 #: where a long run takes others
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
-def search(long: bool) -> tuple[tuple[float, ...], Mapping[str, tuple[str, tuple[float, ...]]]]:
-    """Learning rates and constants that a short or a long run tries."""
-    return (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else (LEARNING_RATES, CONSTANTS)
+class Search(NamedTuple):
+    """What is tried: learning rates for all methods, and for each method its main constant and the values of that."""
+
+    rates: tuple[float, ...]
+    constants: Mapping[str, tuple[str, tuple[float, ...]]]
+
+    @classmethod
+    def of(cls, *, long: bool, rates_only: bool) -> Search:
+        """For a short or a long run; `rates_only` leaves each constant as it is in the table without a grid."""
+        if rates_only:
+            rows = long_runs("") if long else RECIPES
+            return cls(FEW_RATES, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
+        return cls(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else cls(LEARNING_RATES, CONSTANTS)
 
 
-def settings(methods: list[str], long: bool) -> dict[str, dict[str, Any]]:
+def searched(records: Records) -> Search:
+    """What was tried for these rows."""
+    return Search.of(**{name: bool(records.settings.get(name)) for name in ("long", "rates_only")})
+
+
+def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
     """Every setting by the name of its runs, as many for each method."""
-    rates, constants = search(long)
+    rates, constants = search
     return {
         f"{method}-rate{rate:g}-{constant}{value:g}": {"method": method, "constant": constant, "value": value, "rate": rate}
         for method, (constant, values) in constants.items()
@@ -56,18 +74,19 @@ def settings(methods: list[str], long: bool) -> dict[str, dict[str, Any]]:
 
 def grid(options: Options) -> dict[str, Recipe]:
     """The recipe of every setting."""
+    tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only))
 
     def recipe(method: str, constant: str, value: float, rate: float) -> Recipe:
         row = options.recipes[method]
         title = f"{row.title}, rate {rate:g}, {constant} {value:g}"
         return row.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
 
-    return {name: recipe(**setting) for name, setting in settings(options.methods, options.long).items()}
+    return {name: recipe(**setting) for name, setting in tried.items()}
 
 
 def cells(records: Records) -> pd.DataFrame:
     """The settings that have runs by their names, with their scores and whether each is the best of its method."""
-    tried = pd.DataFrame(settings(list(CONSTANTS), is_long(records))).T
+    tried = pd.DataFrame(settings(list(CONSTANTS), searched(records))).T
     tried = tried[[bool(records.of(name)) for name in tried.index]]
     if tried.empty:
         raise ValueError("has no rows of a grid")
@@ -96,20 +115,16 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
 
 def page_of(records: Records, options: Options, images: Images) -> str:
     """A line for each method and value, the best in bold, and what was chosen."""
-    found, (rates, constants) = cells(records), search(is_long(records))
+    found, (rates, constants) = cells(records), searched(records)
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
     return filled(
         __file__,
         **head(records, options),
+        notes=notes(records.folder),
         seeds=" or ".join(map(str, sorted(set(found.seeds)))),
         grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
         chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
     )
-
-
-def is_long(records: Records) -> bool:
-    """Whether the grid is that of a long run."""
-    return bool(records.settings.get("long"))
 
 
 def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
@@ -119,8 +134,8 @@ def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...
 
 
 def _choice(cell: Any, rates: tuple[float, ...], values: tuple[float, ...]) -> str:
-    ends = {"rate": cell.rate in (rates[0], rates[-1]), cell.constant: cell.value in (values[0], values[-1])}
-    edges = " and the ".join(name for name, is_at_end in ends.items() if is_at_end)
+    tried = {"rate": (cell.rate, rates), cell.constant: (cell.value, values)}
+    edges = " and the ".join(name for name, (own, all_) in tried.items() if len(all_) > 1 and own in (all_[0], all_[-1]))
     at_edge = f"; the {edges} at the edge of the grid" if edges else ""
     setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text.strip('*')} %"
     return f"- {RECIPES[cell.method].title}: {setting}{at_edge}"

@@ -1,4 +1,4 @@
-"""Measurements on the unit sphere: alignment and uniformity (Wang & Isola), and an entropy that compares along a run."""
+"""Measurements on the unit sphere: alignment, uniformity, and an entropy whose values can be compared along a run."""
 
 from __future__ import annotations
 

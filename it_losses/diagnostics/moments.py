@@ -58,7 +58,7 @@ class Moments:
 
     @property
     def covariance(self) -> Tensor:
-        """`E (z - mean)(z - mean)^T`, divided by count as the estimators do: [dim, dim]."""
+        """`E (z - mean)(z - mean)^T`, the sum over the rows divided by their number: [dim, dim]."""
         if self._scatter is None:
             raise ValueError("moments need at least one batch, got none. Call update(z) first.")
         return self._scatter / self.count

@@ -1,4 +1,4 @@
-"""The entropy in nats that nearest neighbours tell, after Kozachenko and Leonenko."""
+"""An estimate of entropy in nats from the distances to nearest neighbours, by Kozachenko and Leonenko."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def nearest_neighbour_entropy(z: Batches, *, on_sphere: bool = False) -> Tensor:
         z = normalize(z, dim=1)
     batch, dim = len(z), z.shape[1] - on_sphere
     if batch < 2 or dim < 1:
-        raise ValueError(f"this needs at least 2 rows of {1 + on_sphere} dimensions, got {tuple(z.shape)}.")
+        raise ValueError(
+            f"nearest_neighbour_entropy needs at least 2 rows of {1 + on_sphere} dimensions, got {tuple(z.shape)}."
+        )
     log_distance = torch.cat([_nearest_distances(z, start) for start in range(0, batch, CHUNK)]).log().mean()
     log_volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     psi_batch, psi_one = torch.special.digamma(z.new_tensor([batch, 1.0]))

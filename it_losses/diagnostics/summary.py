@@ -36,7 +36,7 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
     mean = z.mean(dim=0) if isinstance(z, Tensor) else z.mean
-    # the spectra cost the most, and the variances sum to the eigenvalues' sum
+    # the spectra cost the most, so they are computed once; the eigenvalues have the same sum as the variances
     eigenvalues, of_second_moment = both_spectra(z)
     variance = eigenvalues.sum()
     return {

@@ -29,7 +29,9 @@ def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEsti
     """The estimator of that name, built with the options; an estimator is returned unchanged."""
     if isinstance(entropy, EntropyEstimator):
         if options:
-            raise ValueError(f"options {sorted(options)} go with a name; pass them to {type(entropy).__name__} itself.")
+            raise ValueError(
+                f"options {sorted(options)} need the name of an entropy. Pass them to {type(entropy).__name__}(...) instead."
+            )
         return entropy
     if not isinstance(entropy, str) or entropy not in ESTIMATORS:
         raise ValueError(f"entropy must be an EntropyEstimator or one of {sorted(ESTIMATORS)}, got {entropy!r}.")

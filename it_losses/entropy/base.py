@@ -89,7 +89,7 @@ class EntropyEstimator(Checked, ABC):
     cost: ClassVar[str]
     #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
     fused: ClassVar[str] = ""
-    #: what is done to the embeddings before their entropy is computed; an estimator that offers the choice sets it
+    #: how the embeddings are normalized before their entropy is computed; some estimators take it as an argument
     normalize: Normalization = None
 
     @property
@@ -102,11 +102,11 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight] | None:
-        """The constants of the fused form, in its order. The reference runs if one is a trainable tensor, and for None."""
+        """The constants of the fused form, in its order. None, or a trainable tensor among them, makes the reference run."""
         return []
 
     def draw(self) -> int | Tensor | None:
-        """The number of this call for an estimator that is random, which counts its calls; None for others."""
+        """How often a random estimator was called before, which determines its random numbers; None for other estimators."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:

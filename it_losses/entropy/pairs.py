@@ -46,7 +46,7 @@ def same_image(z: Tensor, rows: int) -> Tensor:
 def total_variance(z: Tensor) -> Tensor:
     """`sum_j Var z_j` without a gradient: [..., batch, dim] -> [...]."""
     full = torch.promote_types(z.dtype, torch.float32)
-    # by way of differences from a sample, so that samples that coincide have exactly none
+    # from the differences to the first sample, which are exactly 0 if all samples are equal
     moved = z.detach().to(full) - z[..., :1, :].detach()
     centred = moved - moved.mean(dim=-2, keepdim=True)
     # var() of each column takes ten times as long on a CPU

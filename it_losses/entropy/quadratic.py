@@ -156,7 +156,7 @@ class QuadraticRenyi(EntropyEstimator):
         return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), float(self.nats), *bandwidths]
 
     def _least_mean_exponent(self) -> float:
-        """A bound on the smallest `t |z_i - z_j|^2` of a batch: that of "auto" is at most their mean."""
+        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto" it is their mean."""
         if self.bandwidth == "auto":
             return 1 / self.spread_fraction
         return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)

@@ -42,7 +42,7 @@ def spectral_entropy(rho: Tensor, *, order: float) -> Tensor:
     if order == 1:
         return -(p * bounded.log()).sum(dim=-1)
     if order < 1:
-        # the power of what rounding leaves of a zero would count
+        # rounding leaves small numbers in place of zeros, and a power below 1 would make them large
         p = p.masked_fill(p < bounded, 0)
     powers = (p * bounded.pow(order - 1)).sum(dim=-1)
     return powers.masked_fill(powers == 0, 1).log() / (1 - order)
@@ -109,7 +109,7 @@ class MatrixRenyi(EntropyEstimator):
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")
-        # the distance of embeddings as they are shrinks with their scale, which this entropy does not hold up
+        # without normalization the distance falls when all embeddings shrink, and this entropy does not resist that
         return BoundWeights(invariance=1.0, entropy=1.0 if self.normalize else None)
 
     def entropy(self, z: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class SIGReg(EntropyEstimator):
         self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
         self.seed = seed
         self.register_buffer("directions", directions, persistent=False)
-        # a tensor, so that compiled code counts too; no buffer, because nothing is in the state dict
+        # a tensor, so that compiled code counts too, and no buffer, so that the state dict stays empty
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
@@ -94,7 +94,7 @@ class SIGReg(EntropyEstimator):
 
     @property
     def numbers(self) -> SIGRegConvention:
-        """What the convention says; a subclass may say it otherwise."""
+        """The numbers of the convention; a subclass may replace some."""
         return CONVENTIONS[self.convention]
 
     @property
@@ -130,10 +130,10 @@ class SIGReg(EntropyEstimator):
         return self.numbers.slices if self.slices is None else self.slices
 
     def _number(self) -> int | Tensor:
-        # compiled code must not take the number for a constant; a FakeTensor has none, and transforms of older torch read none
+        # compiled code reads the number at every call, and FakeTensors and transforms of older torch cannot read it here
         if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
-        # read without an operator
+        # unlike item(), this calls no operator
         return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:

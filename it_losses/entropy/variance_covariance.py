@@ -75,7 +75,7 @@ class VarianceCovariance(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """VICReg's invariance weight; the weights of the two terms already scale the entropy."""
+        """25 for the invariance, as in VICReg, and 1 for the entropy, whose two terms have weights of their own."""
         return BoundWeights(invariance=25.0, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class PooledRanks:
         self.own = slice(ranks.own.start * views, ranks.own.stop * views)
 
     def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """As of the ranks themselves."""
+        """Start the sum over all ranks, as `Ranks` does."""
         return self._ranks.summed(own)
 
     def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -88,7 +88,7 @@ class Batch:
 
 
 class Request(NamedTuple):
-    """What the caller asks for: the two factors scale the gradient, if there is to be one."""
+    """What the caller asks for: whether to form a gradient, and the factors of its two terms."""
 
     #: factor of `z - z'` in the gradient of the loss, of more than two views of `2 (z - mean view)`; None for the entropy alone
     difference_weight: float | None

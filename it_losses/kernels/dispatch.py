@@ -19,7 +19,7 @@ from it_losses.precision import accumulation_dtype
 #: environment variable that overrides the rule, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
 BACKENDS = ("auto", "reference", "fused")
-#: asked once: compilers cannot trace the question
+#: looked up once, because compilers cannot trace the search for a package
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -19,13 +19,13 @@ from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy
 PARTS = 0
 #: from so many samples the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
-#: differences of samples, in numbers, up to which all of them are formed: fewer operators
+#: if the differences of all pairs hold at most so many numbers, all are formed at once, which takes fewer operators
 SMALL = 1 << 18
 
 
@@ -112,7 +112,7 @@ def _nearest_of_strip(z: Tensor, x: Tensor, norms: Tensor, rows: slice, scratch:
 
 
 def _two_smallest(scores: Tensor) -> Tensor:
-    """Indices of the two smallest elements of each row; of two samples that of the other one: [..., N] -> [..., 2]."""
+    """Indices of the two smallest elements of each row, or of the one other sample of two: [..., N] -> [..., 1 or 2]."""
     samples = scores.shape[-1]
     if samples % BLOCK or samples < MANY:
         return scores.topk(min(2, samples - 1), largest=False).indices

@@ -21,7 +21,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
@@ -49,7 +49,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if plan.by_gram:
-        # take out what was added: the eigenvalue along the ones is that of the identity in A
+        # without the enlargement the eigenvalue of A along the ones is that of the identity alone
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     if anchored is not None:
         value.sub_(anchored)
@@ -70,7 +70,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _anchor(matrix: Tensor, beta: float, dim: int) -> Tensor:
-    """What the anchor takes from the entropies of all groups, from beta C or the Gram matrix of that trace: [S, ...] -> []."""
+    """What the anchor subtracts from the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * dim / 2 * (math.log1p(beta) - beta / (1 + beta))
     return trace.div_(2 * (1 + beta)).add_(constant)

@@ -19,9 +19,9 @@ from it_losses.kernels.batch import Batch
 from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.precision import accumulation_dtype
 
-#: what a norm or a standard deviation is at least
+#: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
 SMALLEST = 1e-12
-#: a standard deviation of a constant column is at most so much, in units of eps times the mean
+#: a column counts as constant up to a standard deviation of so many eps times its mean
 ROUNDING = 16
 #: takes the gradient [S, n, dim] with respect to normalized samples to that with respect to the samples, in place
 Derivative = Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
 
     def derivative(gradient: Tensor) -> Tensor:
         radial = torch.linalg.vecdot(u, gradient.to(u.dtype))[:, :, None]
-        # where the norm was replaced, u is shorter than 1 and what is radial stays
+        # where the norm was replaced u is z times a constant, so the radial part of the gradient stays
         radial.masked_fill_(norm == SMALLEST, 0)
         return gradient.sub_(u * radial).div_(norm)
 
@@ -64,7 +64,7 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
         mean, remainder, radial = ranks.summed(sums)() / samples
         if not centre:
             return gradient.addcmul_(u, radial, value=-1).div_(std)
-        # what rounding has left of the mean of u would move all samples alike
+        # rounding leaves u a small mean, which would shift all samples alike
         mean.addcmul_(remainder, radial, value=-1)
         return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: there are no numbers for warnings beside the entropy
 PARTS = 0
@@ -97,7 +97,7 @@ def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
         entropies = (p * surprise).sum(dim=1)
         return entropies, surprise, entropies.clone()
     if order < 1:
-        # the power of what rounding leaves of a zero would count
+        # rounding leaves small numbers in place of zeros, and a power below 1 would make them large
         p = p.masked_fill(p < bounded, 0)
     powers = bounded.pow(order - 1)
     total = (p * powers).sum(dim=1)

@@ -61,7 +61,7 @@ def failure(products: str, z: Tensor) -> str:
 
 
 def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:
-    """What the test shows of those products on two views of that shape; an empty string if they are right."""
+    """The fault that the test finds in those products for two views of that shape; an empty string if they are right."""
     generator = torch.Generator("cpu")
     seed = generator.seed()
     draw = _Draw(generator, rows, dim)
@@ -70,7 +70,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
             results = draw.results(products, products_named("cuda" + products), device, dtype)
-            # what went wrong on a device is told when its results are read
+            # a device reports an error only when its results are read
             got = {name: result.cpu().double() for name, result in results.items()}
             right = draw.results(products, products_named("cpu" + products), torch.device("cpu"), torch.float64)
     except torch.OutOfMemoryError:
@@ -132,7 +132,7 @@ class _Draw:
 
 
 def _can_test(z: Tensor) -> bool:
-    """Whether there are real numbers to compare: not in a captured graph, for tensor subclasses, or if it is switched off."""
+    """Whether the test may run now: it cannot inside a captured graph or for tensor subclasses, and can be switched off."""
     mode = os.environ.get(VARIABLE, "auto")
     if mode not in MODES:
         raise ValueError(f"{VARIABLE} must be one of {list(MODES)}, got {mode!r}. Unset it for the default.")

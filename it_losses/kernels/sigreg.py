@@ -19,7 +19,7 @@ from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 from it_losses.slices import unit_directions
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest projection on this rank
 PARTS = 1

@@ -20,21 +20,21 @@ from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = vicreg.PRODUCTS
 #: numbers for warnings beside the entropy
 PARTS = 0
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """The side of the penalty."""
+    """Whether the penalty is cheaper on the N x N side."""
     return vicreg.prefers_gram(samples, dim, world)
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient; constants: covariance_weight, window, 0 for the square root of N, and epsilon."""
     covariance_weight, window, epsilon = constants
-    # without a variance term; of the penalty it takes twice the weight
+    # the variance term gets no weight, and the penalty half of its weight because vicreg doubles it
     penalty = vicreg.evaluate(batch, plan, (0.0, covariance_weight / 2, 1.0, 1.0), request)
     m = min(int(window) or math.floor(math.sqrt(batch.samples) + 0.5), batch.samples - 1)
     own = batch.ranks.own
@@ -71,7 +71,7 @@ def _spacings(x: Tensor, m: int, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _own_rows(columns: Tensor, cols: slice, batch: Batch) -> Tensor:
-    """Own rows of what each rank has of its columns: [S, N, cols] -> [S, n, dim]."""
+    """Own rows of the matrix whose columns lie on the ranks: [S, N, cols] -> [S, n, dim]."""
     if batch.is_whole:
         return columns
     everything = columns.new_zeros(len(columns), batch.samples, batch.dim)

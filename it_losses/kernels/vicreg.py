@@ -20,7 +20,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
@@ -53,7 +53,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
     slope = acting.div_(std).mul_(-of_hinge)
-    # beside the product and not on its diagonal, where the sum of the small terms would be rounded to the digits of this one
+    # added apart from the product: on the diagonal of its matrix this large term would round away the small ones
     if plan.by_gram:
         slope.sub_(squares, alpha=of_penalty)
         distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
@@ -71,7 +71,7 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
         total.sub_(products.squared_norm(squares))
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)
-        # zeroed, not subtracted: for decorrelated samples the diagonal is all there is
+        # set to zero: if the samples are decorrelated, subtracting its squares from the sum would lose all digits
         matrix.diagonal(dim1=1, dim2=2).zero_()
         total = products.squared_norm(matrix)
     return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
@@ -107,7 +107,7 @@ def evaluate_tiny(
         if gradient:
             zc.sub_(remainder)
             own.addcmul_(zc, gap.sign_().div_(std), value=-hinge_weight / (2 * dim * (batch - 1)))
-            # a product of its own: added up onto what is larger, its small terms would be rounded one by one
+            # the product is summed by itself first: added one by one to the larger gradient, its terms would be rounded away
             own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * penalty_weight / ((batch - 1) * dim))
             gradients.append(own)
     variance, penalty = (hinges[0] + hinges[1]).div_(2), penalties[0] + penalties[1]

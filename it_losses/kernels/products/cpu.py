@@ -118,7 +118,7 @@ def gradient(
         else:
             add_product_(block, cast(Tensor, left), zc, beta=beta)
         if slope is not None:
-            own_zc = zc if right is not None or batch.is_whole else zc[:, own]
+            own_zc = zc if left is None or batch.is_whole else zc[:, own]
             block.addcmul_(own_zc, _part(slope, EVERYTHING, cols))
     return _sum(distances, out), out
 

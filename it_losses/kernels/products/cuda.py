@@ -54,7 +54,8 @@ def gradient(
 ) -> tuple[Tensor, Tensor]:
     """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
     out = empty_gradient(batch)
-    total = _differences(batch, difference_weight, out, centred, slope)
+    own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
+    total = _differences(batch, difference_weight, out, own_zc, slope)
     matrix = cast(Tensor, right if left is None else left)
     # elements may be too small for float16: the largest of each matrix becomes 1, and is multiplied in float32
     unit = largest_magnitude(matrix, dim=(1, 2)) if centred.dtype == torch.float16 else None
@@ -131,8 +132,6 @@ def _differences(
 ) -> Tensor:
     """`weight (Z - Z') + Zc slope` into out, of more than two views `2 weight (Z - mean view)`; and the squared distance []."""
     views = batch.own
-    if centred is not None and slope is not None and not batch.is_whole:
-        centred = centred[:, batch.ranks.own]
     if len(views) == 2 and weight is not None:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)
     total = out.new_zeros((), dtype=torch.float32)
