@@ -7,24 +7,24 @@ are slices, and augmentation runs on the device.
 from __future__ import annotations
 
 import gzip
-import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 LARGEST_GIB = 16
+#: paths of images and their classes
 Files = list[tuple[str, int]]
 
 
@@ -75,167 +75,127 @@ def digits(root: Path | None, side: int) -> Images:
     return Images(images[train], labels[train].long(), images[test], labels[test].long(), 10)
 
 
-def fashion_mnist(root: Path | None, side: int) -> Images:
+def fashion_mnist(root: Path, side: int) -> Images:
     """70,000 photographs of clothes, 28 x 28: the four IDX files, plain or gzipped, or torchvision's download."""
-    root, arrays = _root(root, "fashion_mnist"), []
-    for half in ("train", "t10k"):
-        files = [_idx_file(root, half + name) for name in ("-images-idx3-ubyte", "-labels-idx1-ubyte")]
-        if all(files):
-            arrays += [_read_idx(file) for file in files if file]
-        else:
-            downloaded = _torchvision("FashionMNIST", root, half == "train")
-            arrays += [downloaded.data, downloaded.targets]
-    return _checked(arrays[0][:, None], arrays[1], arrays[2][:, None], arrays[3])
+    if len(_idx_files(root)) < 4:
+        datasets.FashionMNIST(root, download=True)
+    images, labels, test, test_labels = map(_read_idx, _idx_files(root))
+    return _images(images[:, None], labels, test[:, None], test_labels)
 
 
-def cifar10(root: Path | None, side: int) -> Images:
+def cifar10(root: Path, side: int) -> Images:
     """60,000 colour images of 10 kinds, 32 x 32; torchvision's folder, or its download."""
-    return _cifar("CIFAR10", _root(root, "cifar10"))
+    return _cifar(datasets.CIFAR10, root)
 
 
-def cifar100(root: Path | None, side: int) -> Images:
+def cifar100(root: Path, side: int) -> Images:
     """60,000 colour images of 100 kinds, 32 x 32; torchvision's folder, or its download."""
-    return _cifar("CIFAR100", _root(root, "cifar100"))
+    return _cifar(datasets.CIFAR100, root)
 
 
-def tiny_imagenet(root: Path | None, side: int) -> Images:
-    """110,000 colour images of 200 kinds, 64 x 64: the unpacked folder `tiny-imagenet-200`; its `val` is held out."""
-    root = _root(root, "tiny_imagenet")
+def tiny_imagenet(root: Path, side: int) -> Images:
+    """110,000 colour images of 200 kinds, 64 x 64: the unpacked folder `tiny-imagenet-200`; its `val` is held out.
+
+    http://cs231n.stanford.edu/tiny-imagenet-200.zip
+    """
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
-    annotations, source = root / "val" / "val_annotations.txt", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
-    if not annotations.is_file():
-        raise FileNotFoundError(f"{annotations} is missing. Unpack tiny-imagenet-200.zip ({source}) there.")
-    numbers, train = _classes(root / "train")
-    names = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
-    return _from_files(train, [(str(root / "val" / "images" / file), numbers[name]) for file, name in names], side)
+    train = datasets.ImageFolder(root / "train")
+    lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+    names = [line.split("\t")[:2] for line in lines if line]
+    test = [(str(root / "val" / "images" / file), train.class_to_idx[name]) for file, name in names]
+    return _from_files(train.samples, test, side)
 
 
-def imagenette(root: Path | None, side: int) -> Images:
-    """13,394 photographs of 10 kinds: the unpacked folder `imagenette2`, `-320` or `-160`; its `val` is held out."""
-    root = _root(root, "imagenette")
-    # of several sizes the smallest; the full one has no number in its name
-    unpacked = [path for path in root.glob("imagenette2*") if path.is_dir()]
-    sizes = {int(path.name.rpartition("-")[2]) if "-" in path.name else 9999: path for path in unpacked}
-    if not sizes and not (root / "train").is_dir():
-        source = "https://github.com/fastai/imagenette"
-        raise FileNotFoundError(f"{root}/imagenette2-160 is missing. Unpack imagenette2-160.tgz ({source}) there.")
-    return image_folder(sizes[min(sizes)] if sizes else root, side)
+def imagenette(root: Path, side: int) -> Images:
+    """13,394 photographs of 10 kinds: the unpacked folder `imagenette2-160`, `-320` or `imagenette2`; its `val` is held out.
+
+    https://github.com/fastai/imagenette
+    """
+    places = [*sorted(root.glob("imagenette2-*")), root / "imagenette2"]
+    return image_folder(next((place for place in places if place.is_dir()), root), side)
 
 
-def image_folder(root: Path | None, side: int) -> Images:
+def image_folder(root: Path, side: int) -> Images:
     """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), cut to a square and resized."""
-    root = _root(root, "image_folder")
-    numbers, train = _classes(root / "train")
-    held_out = root / "test" if (root / "test").is_dir() and not (root / "val").is_dir() else root / "val"
-    unknown = set(_classes(held_out)[0]) - set(numbers)
+    held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
+    train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
+    unknown = set(test.classes) - set(train.classes)
     if unknown:
-        raise ValueError(f"{held_out} has classes that {root / 'train'} has not: {', '.join(sorted(unknown)[:5])}.")
-    return _from_files(train, _classes(held_out, numbers)[1], side)
+        raise ValueError(f"{test.root} has classes that {train.root} has not: {', '.join(sorted(unknown)[:5])}")
+    # the numbers of the training half, which may have more classes
+    files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
+    return _from_files(train.samples, files, side)
 
 
 #: name on the command line -> loader, given `--data-root` and the side in pixels that files are read at
 LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, imagenette, image_folder)
-DATASETS: dict[str, Callable[[Path | None, int], Images]] = {loader.__name__: loader for loader in LOADERS}
+DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for loader in LOADERS}
 
 
 def load(name: str, root: Path | None, side: int) -> Images:
     """The data set of that name, `side` by `side` pixels.
 
     Raises:
-        DataError: it is not there, not readable, or not what its name says; the message says what to do.
+        DataError: it is not there, not readable, or not what its name says; the message says what is expected.
     """
+    if root is None and name != "digits":
+        raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
     try:
         return DATASETS[name](root, side).resized(side)
     except (OSError, ValueError, RuntimeError) as problem:
-        raise DataError(f"{name}: {problem}") from problem
+        expected = " ".join(str(DATASETS[name].__doc__).split())
+        raise DataError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
 
 
-def _root(root: Path | None, name: str) -> Path:
-    if root is None:
-        raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
-    return root
+def _images(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Images:
+    if (len(train), len(test)) != (len(train_labels), len(test_labels)):
+        raise ValueError(f"{len(train)} + {len(test)} images have {len(train_labels)} + {len(test_labels)} labels")
+    return Images(train, train_labels.long(), test, test_labels.long(), int(train_labels.max()) + 1)
 
 
-def _torchvision(name: str, root: Path, train: bool) -> Any:
-    """Half of the data set of torchvision, downloaded if it is not in `root`."""
-    try:
-        return getattr(datasets, name)(root, download=True, train=train)
-    except (OSError, RuntimeError) as problem:
-        raise DataError(f"{name} is not in {root}, and its download failed: {problem}. Copy it there.") from problem
-
-
-def _cifar(name: str, root: Path) -> Images:
-    halves = [_torchvision(name, root, train) for train in (True, False)]
-    arrays = [(torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)) for half in halves]
-    return _checked(*arrays[0], *arrays[1])
-
-
-def _idx_file(folder: Path, name: str) -> Path | None:
-    """The file, also gzipped, with the dot that some copies write before `idx`, and in torchvision's sub-folders."""
-    places = [folder, folder / "raw", folder / "FashionMNIST" / "raw"]
-    names = [spelling + end for spelling in (name, name.replace("-idx", ".idx")) for end in ("", ".gz")]
-    return next((place / name for place in places for name in names if (place / name).is_file()), None)
+def _idx_files(root: Path) -> list[Path]:
+    """Also gzipped, with the dot that some copies write before `idx`, and in torchvision's sub-folders."""
+    places = [root, root / "raw", root / "FashionMNIST" / "raw"]
+    names = [f"{half}-{kind}?idx?-ubyte*" for half in ("train", "t10k") for kind in ("images", "labels")]
+    found = ([file for place in places for file in sorted(place.glob(name))] for name in names)
+    return [files[0] for files in found if files]
 
 
 def _read_idx(path: Path) -> Tensor:
-    """The unsigned bytes of an IDX file: a magic number, big-endian sizes, then the bytes."""
+    """The unsigned bytes of an IDX file: a magic number that ends with the dimensions, big-endian sizes, then the bytes."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        sizes = struct.unpack_from(f">{content[3]}I", content, 4) if content[:3] == b"\0\0\x08" else None
-    except (EOFError, gzip.BadGzipFile, struct.error, IndexError) as problem:
-        raise ValueError(f"{path} is not a whole file ({problem}). Copy or download it again.") from problem
-    if sizes is None:
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes: it starts with {content[:4].hex() or 'nothing'}.")
-    pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes))
-    if pixels.size != np.prod(sizes):
-        raise ValueError(f"{path} should hold {sizes} bytes, it has {pixels.size}. Copy or download it again.")
-    return torch.from_numpy(pixels.reshape(sizes).copy())
+        sizes = np.frombuffer(content, ">i4", content[3], offset=4)
+        pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+    except (EOFError, OSError, IndexError, ValueError) as problem:
+        raise ValueError(f"{path} is not a whole IDX file ({problem}): copy or download it again") from problem
+    return torch.from_numpy(pixels.copy())
 
 
-def _classes(folder: Path, numbers: dict[str, int] | None = None) -> tuple[dict[str, int], Files]:
-    """The numbers of the class folders, in alphabetical order unless they are given, and the images in them."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} is missing: images are expected in {folder}/<class>/.")
-    numbers = numbers or find_classes(folder)[1]
-    files = make_dataset(folder, numbers, IMG_EXTENSIONS, allow_empty=True)
-    if not files:
-        raise FileNotFoundError(f"no images in {folder}/<class>/ (looked for {', '.join(IMG_EXTENSIONS)}).")
-    return numbers, files
+def _cifar(kind: type[datasets.CIFAR10], root: Path) -> Images:
+    halves = [kind(root, train=train, download=True) for train in (True, False)]
+    arrays = [(torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)) for half in halves]
+    return _images(*arrays[0], *arrays[1])
 
 
 def _from_files(train: Files, test: Files, side: int) -> Images:
+    gib = (len(train) + len(test)) * 3 * side**2 / 2**30
+    if gib > LARGEST_GIB:
+        raise ValueError(f"its images of {side} pixels take {gib:.0f} GiB of memory: use a smaller --image-size")
     halves = [(_read_images([path for path, _ in half], side), torch.tensor([n for _, n in half])) for half in (train, test)]
-    return _checked(*halves[0], *halves[1])
+    return _images(*halves[0], *halves[1])
 
 
 def _read_images(paths: list[str], side: int) -> Tensor:
     """RGB pixels, the middle square scaled to `side`: [images, 3, side, side], uint8."""
-    gib = len(paths) * 3 * side**2 / 2**30
-    if gib > LARGEST_GIB:
-        raise ValueError(f"{len(paths)} images of {side} pixels take {gib:.0f} GiB of memory. Use a smaller --image-size.")
-    images = np.empty((len(paths), side, side, 3), np.uint8)
-
-    def read(number: int) -> None:
-        images[number] = _square(paths[number], side)
-
     with ThreadPoolExecutor() as pool:
-        list(pool.map(read, range(len(paths))))
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        pixels = np.fromiter(pool.map(partial(_square, side), paths), np.dtype((np.uint8, (side, side, 3))), len(paths))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _square(path: str, side: int) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
-    except UnidentifiedImageError as problem:
-        raise ValueError(f"{path} is not an image that can be read. Remove it.") from problem
-
-
-def _checked(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Images:
-    for half, images, labels in (("training", train, train_labels), ("held-out", test, test_labels)):
-        if len(images) == 0 or len(images) != len(labels):
-            raise ValueError(f"{len(images)} {half} images and {len(labels)} labels: they must be as many, and not none.")
-    return Images(train, train_labels.long(), test, test_labels.long(), int(train_labels.max()) + 1)
+def _square(side: int, path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,11 @@ def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
     heads = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(heads) + " |", "|---" * left + "|---:" * (len(heads) - left) + "|"]
     return "\n".join(lines + ["| " + " | ".join(row.get(name, "") for name in heads) + " |" for row in rows])
+
+
+def filled(program: str, **values: object) -> str:
+    """The page written by hand beside a program, its `__file__`, with the values in the place of their names in braces."""
+    return re.sub(r"\n{3,}", "\n\n", Path(program).with_suffix(".md").read_text().format(**values)).strip("\n") + "\n"
 
 
 def page(title: str, *parts: str) -> str:

@@ -1,8 +1,7 @@
-"""`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results."""
+"""`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results under a written head."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,8 +13,8 @@ from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
 
 PAGE = ROOT / "docs" / "report.md"
-#: date, device and content of a folder of results, and what tells it from others of its content: 2026-11-21-cpu-table1-fashion
-FOLDER = re.compile(r"(\d{4}-\d\d-\d\d)-([^-]+)-([^-]+)(-.+)?")
+#: the head of the page, written by hand
+HEAD = Path(__file__).with_suffix(".md")
 #: content of a folder -> the command that makes one
 CONTENTS = {
     "table1": "make table",
@@ -27,22 +26,12 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: what is known of the settings of the paper's tables; the captions of figures say it for figures
-KNOWN = """\
-Of the paper's Table 1 the data sets are known: CIFAR-10, CIFAR-100 and Tiny-ImageNet. Its networks (ResNet-18, a ConvNeXt,
-a ViT), its ten rows, its average over three trials, and that an entropy replaces VICReg's variance and covariance but is added
-to BYOL's loss, were written down from memory and are to be checked against the paper. Epochs, batch size, learning rates, every
-weight, beta, bandwidth, divergence, and the tensor of BYOL that is regularized are not known. The values taken here stand, with
-their source, in `benchmarks/table1/recipes.py`. Tables 2 and 3 of the paper are not known, and nothing here replaces them.
-[Sources](sources.md) has the same for the other statements."""
-INTRODUCTION = """\
-Made by `make report` from the newest folders in `benchmarks/results`, whose pages are embedded as they are: tables, figures and
-verdicts follow from their rows. No number is the paper's."""
 
 
 def page(results: Path, beside: Path) -> str:
     """The report as Markdown, its links relative to the folder `beside`."""
-    parts = ["# Report", INTRODUCTION, KNOWN]
+    heading, text = embedded(HEAD, beside)
+    parts = [f"# {heading}", text]
     for content, command in CONTENTS.items():
         folders = newest(results, content)
         parts += [part for folder in folders for part in _section(folder, results, beside)]
@@ -51,15 +40,15 @@ def page(results: Path, beside: Path) -> str:
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest folder with that content, for each device and data set."""
-    found = [folder for folder in results.iterdir() if (match := FOLDER.fullmatch(folder.name)) and match[3] == content]
-    return list({(FOLDER.fullmatch(folder.name)[2], _dataset(folder)): folder for folder in sorted(found, key=_age)}.values())
+    """The newest folder with that content, for each device and data set; one is called 2026-11-21-cpu-table1-fashion."""
+    found = sorted(results.glob(f"????-??-??-*-{content}*"), key=_age)
+    return list({(folder.name.split("-")[3], _dataset(folder)): folder for folder in found}.values())
 
 
 def _section(folder: Path, results: Path, beside: Path) -> list[str]:
     heading, text = embedded(folder / "README.md", beside)
-    parts = [f"## {heading}", f"[{folder.name}]({_relative(folder, beside)}), {FOLDER.fullmatch(folder.name)[1]}", text]
-    if FOLDER.fullmatch(folder.name)[3] == "table1":
+    parts = [f"## {heading}", f"[{folder.name}]({_relative(folder, beside)}), {folder.name[:10]}", text]
+    if folder in newest(results, "table1"):
         grids = [grid for grid in newest(results, "tuning") if _dataset(grid) == _dataset(folder)]
         untuned = "No equal grid is recorded for this data set."
         parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
@@ -89,12 +78,11 @@ def tuned(table: Records, grid: Records) -> str:
 def _age(folder: Path) -> tuple[str, str, str]:
     """Sort key: the day of the folder, the time of its last row if rows have one, and its name."""
     rows = Records(folder).rows
-    return FOLDER.fullmatch(folder.name)[1], str(rows[-1].get("finished", "")) if rows else "", folder.name
+    return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _dataset(folder: Path) -> str | None:
-    settings = folder / "settings.json"
-    return json.loads(settings.read_text()).get("dataset") if settings.exists() else None
+    return Records(folder).settings.get("dataset")
 
 
 def _relative(path: Path, beside: Path) -> str:

@@ -22,8 +22,7 @@ def both_sent(samples, dim):
     return found
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("samples, dim", [(1024, 256), (256, 512)], ids=["covariance", "rows"])
+@pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
 def test_a_rank_sends_the_bytes_of_the_model(world, samples, dim):
     for ours, theirs in ranks.run(world, both_sent, samples, dim):
         assert ours == pytest.approx(model.ours(world, samples, dim, payload=4).sent / 1e6, rel=0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 
 def peaks(objective, batch, dim, *names):
     case = Case("op", objective, batch, dim, CPU, "float32", 0.0)
-    return [in_fresh_process(peak_of, case, name) for name in names]
+    return [peak_of(case, name) for name in names]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -51,28 +52,25 @@ def test_solo_learns_formula_is_the_official_one_at_twice_the_variance_weight():
     torch.testing.assert_close(peers.solo_learn_vicreg(*z, variance_weight=12.5), peers.official_vicreg(*z))
 
 
-def test_the_clock_counts_rounds_and_orders_percentiles():
-    z = torch.randn(64, 64, requires_grad=True)
-    times = clock.measured({"a": lambda: z.square().sum()}, CPU, seconds=0.0, repetitions=(5, 9))
-    assert [len(series) for series in times["a"]] == [5, 5, 5]
-    assert all(value >= 0 for series in times["a"] for value in series)
-    assert clock.percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
-
-
-def test_what_one_implementation_left_behind_is_freed_outside_the_time_of_the_next():
+def test_the_clock_counts_rounds_and_frees_what_one_implementation_left_outside_the_time_of_the_next():
     z, order = torch.randn(4, 4, requires_grad=True), []
 
     def evaluate(name):
-        order.append(name)
+        order.append((name, z.grad is None))
         return z.square().sum()
 
     implementations = {name: lambda name=name: evaluate(name) for name in "ab"}
-    times = clock.measured(implementations, CPU, seconds=0.0, repetitions=(2, 2), clear=lambda: order.append("clear"))
+    times = clock.measured(implementations, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
     # each once more before it, untimed: what the allocator does with what was freed is the time of neither
-    assert order[-16:] == ["clear", "a", "clear", "a", "clear", "b", "clear", "b"] * 2 and len(times["a"].both) == 2
+    assert order[-8:] == [("a", True), ("a", True), ("b", True), ("b", True)] * 2
+    assert [len(series) for series in times["a"]] == [2, 2, 2] and all(min(series) >= 0 for series in times["a"])
+    assert clock.percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
 
 
-@pytest.mark.slow
+def test_peaks_are_measured_in_processes_of_their_own():
+    assert in_fresh_process(os.getpid) != os.getpid()
+
+
 def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     ours, official = peaks("vicreg", 64, 2048, OURS, "official")
     # the official code holds several D x D matrices of 16 MiB

@@ -17,56 +17,49 @@ from benchmarks.augment import RECIPES, Views, channel_moments, recipe_for
 RANDOM = np.random.default_rng(0)
 
 
-def idx(array):
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
 def write_fashion(root, zipped):
-    arrays = {}
+    """Four files; returns the images and labels of the held-out half."""
     for half, count in (("train", 7), ("t10k", 5)):
-        images = RANDOM.integers(0, 256, (count, 28, 28), np.uint8)
-        labels = (np.arange(count) % 3).astype(np.uint8)
-        arrays[half] = images, labels
+        images, labels = RANDOM.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 3).astype(np.uint8)
         for name, array in ((f"{half}-images-idx3-ubyte", images), (f"{half}-labels-idx1-ubyte", labels)):
-            content = idx(array)
+            content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
             (root / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
-    return arrays
+    return images, labels
 
 
-def write_picture(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+def write_pictures(root, values):
+    """A picture of one grey level in each file that is named."""
+    for name, value in values.items():
+        path = root / f"{name}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
 
 
-def test_digits_are_all_real_digits_split_by_class_none_of_them_on_both_sides():
+def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two_sides():
     images = data.load("digits", None, 8)
+    split = images.validation()
     # scikit-learn's set has no two equal images
-    assert len(torch.cat([images.train, images.test]).flatten(1).unique(dim=0)) == 1797
-    assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8)
-    share = images.test_labels.bincount() / (images.train_labels.bincount() + images.test_labels.bincount())
-    assert ((share - 0.2).abs() < 0.01).all()
-    assert images.train.max() == 255
+    assert len(torch.cat([split.train, split.test, images.test]).flatten(1).unique(dim=0)) == 1797
+    assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8) and images.train.max() == 255
+    for half in (images, split):
+        share = half.test_labels.bincount() / (half.train_labels.bincount() + half.test_labels.bincount())
+        assert ((share - 0.2).abs() < 0.01).all()
+    assert torch.equal(split.test, images.validation().test)
+    with pytest.raises(data.DataError, match="cannot be split by class"):
+        images.subset(8).validation()
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_fashion_mnist_reads_plain_and_gzipped_idx_files(tmp_path, zipped):
-    arrays = write_fashion(tmp_path, zipped)
+def test_fashion_mnist_reads_plain_and_gzipped_idx_files_and_names_a_broken_one(tmp_path, zipped):
+    pixels, labels = write_fashion(tmp_path, zipped)
     images = data.load("fashion_mnist", tmp_path, 28)
-    assert np.array_equal(images.train[:, 0], arrays["train"][0])
-    assert np.array_equal(images.test[:, 0], arrays["t10k"][0])
-    assert images.test_labels.tolist() == arrays["t10k"][1].tolist()
-    assert images.classes == 3
-
-
-def test_a_broken_idx_file_is_named(tmp_path):
-    write_fashion(tmp_path, zipped=False)
-    path = tmp_path / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(data.DataError, match="train-images-idx3-ubyte should hold"):
-        data.load("fashion_mnist", tmp_path, 28)
-    path.write_bytes(b"<html>")
-    with pytest.raises(data.DataError, match="is not an IDX file"):
-        data.load("fashion_mnist", tmp_path, 28)
+    assert np.array_equal(images.test[:, 0], pixels) and images.test_labels.tolist() == labels.tolist()
+    assert images.train.shape == (7, 1, 28, 28) and images.classes == 3
+    path = next(tmp_path.glob("train-images*"))
+    for broken in (path.read_bytes()[:-1], b"<html>", b""):
+        path.write_bytes(broken)
+        with pytest.raises(data.DataError, match=r"train-images-idx3-ubyte.* is not a whole IDX file"):
+            data.load("fashion_mnist", tmp_path, 28)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
@@ -93,45 +86,34 @@ def test_cifar_reads_the_pickles_of_its_authors(tmp_path, monkeypatch, name):
 
 def test_tiny_imagenet_reads_its_annotations(tmp_path):
     root = tmp_path / "tiny-imagenet-200"
-    for value, name in ((0, "n01"), (200, "n02")):
-        write_picture(root / "train" / name / "images" / f"{name}_0.JPEG", value)
-        write_picture(root / "val" / "images" / f"val_{name}.JPEG", value)
-    (root / "val" / "val_annotations.txt").write_text("val_n02.JPEG\tn02\t0\t0\t1\t1\nval_n01.JPEG\tn01\t0\t0\t1\t1\n")
+    write_pictures(root, {"train/n01/images/0": 0, "train/n02/images/0": 200, "val/images/1": 0, "val/images/2": 200})
+    (root / "val" / "val_annotations.txt").write_text("2.JPEG\tn02\t0\t0\t1\t1\n1.JPEG\tn01\t0\t0\t1\t1\n")
     images = data.load("tiny_imagenet", tmp_path, 16)
-    assert images.test_labels.tolist() == [1, 0]
+    assert images.test_labels.tolist() == [1, 0] and images.train.shape == (2, 3, 16, 16)
     assert images.test[0].float().mean() == pytest.approx(200, abs=2)
-    assert images.train.shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("inside", [True, False])
 def test_imagenette_is_found_by_its_folder_or_the_one_around_it(tmp_path, inside):
     for size, value in (("320", 9), ("160", 60)):
-        root = tmp_path / f"imagenette2-{size}"
-        write_picture(root / "train" / "n01440764" / "a.JPEG", value)
-        write_picture(root / "train" / "n03888257" / "b.JPEG", value)
-        write_picture(root / "val" / "n03888257" / "c.JPEG", value)
+        write_pictures(tmp_path / f"imagenette2-{size}", dict.fromkeys(("train/n1/a", "train/n3/b", "val/n3/c"), value))
     images = data.load("imagenette", tmp_path / "imagenette2-160" if inside else tmp_path, 16)
+    # the held-out half has no picture of the first class: both halves number the classes alike
     assert images.train_labels.tolist() == [0, 1] and images.test_labels.tolist() == [1]
     assert images.test.float().mean() == pytest.approx(60, abs=2)
 
 
-def test_image_folder_numbers_the_classes_of_both_halves_alike(tmp_path):
-    for name, value in (("cat", 10), ("dog", 90)):
-        write_picture(tmp_path / "train" / name / "0.png", value)
-    write_picture(tmp_path / "val" / "dog" / "0.png", 90)
-    images = data.load("image_folder", tmp_path, 16)
-    assert images.train_labels.tolist() == [0, 1]
-    assert images.test_labels.tolist() == [1]
-    assert (images.test == 90).all()
-
-
-def test_a_class_that_was_never_trained_on_and_a_missing_folder_are_errors(tmp_path):
-    write_picture(tmp_path / "train" / "cat" / "0.png", 1)
-    write_picture(tmp_path / "val" / "cow" / "0.png", 1)
-    with pytest.raises(data.DataError, match="cow"):
+def test_what_is_not_there_and_a_class_that_was_never_trained_on_are_errors_that_say_what_is_expected(tmp_path):
+    write_pictures(tmp_path, {"train/cat/0": 1, "val/cow/0": 1})
+    with pytest.raises(data.DataError, match=r"classes that .* has not: cow"):
         data.load("image_folder", tmp_path, 16)
-    with pytest.raises(data.DataError, match=r"imagenette2-160\.tgz"):
-        data.load("imagenette", tmp_path / "val", 16)
+    (tmp_path / "train" / "cat" / "0.JPEG").write_bytes(b"no picture")
+    (tmp_path / "val" / "cow").rename(tmp_path / "val" / "cat")
+    with pytest.raises(data.DataError, match=r"cannot identify image file .*0\.JPEG"):
+        data.load("image_folder", tmp_path, 16)
+    for name in ("tiny_imagenet", "imagenette", "image_folder"):
+        with pytest.raises(data.DataError, match=r"No such file.*train.* Expected: .*`"):
+            data.load(name, tmp_path / "val", 16)
 
 
 @pytest.mark.parametrize(("dataset", "channels"), [("digits", 1), ("fashion_mnist", 1), ("cifar10", 3)])

@@ -1,8 +1,9 @@
 """The table of entropies: every estimator at its defaults, an equal grid, differences seed by seed with Holm's correction."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import benchmarks_extra
+import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
@@ -15,11 +16,13 @@ from it_losses import ESTIMATORS, VICRegEntropy
 
 def recorded(scores):
     """Records of these (linear, kNN) accuracies, the last seed first."""
-    rows = {
-        name: [{"seed": seed, "linear": linear, "knn": knn} for seed, (linear, knn) in reversed(list(enumerate(values)))]
+    records = Records(Path("nowhere"))
+    records.rows = [
+        {"method": name, "seed": seed, "linear": linear, "knn": knn}
         for name, values in scores.items()
-    }
-    return SimpleNamespace(of=lambda name: rows.get(name, []))
+        for seed, (linear, knn) in reversed(list(enumerate(values)))
+    ]
+    return records
 
 
 def test_every_estimator_has_a_row_with_its_default_weights():
@@ -36,22 +39,21 @@ def test_every_estimator_has_a_row_with_its_default_weights():
 
 
 def test_the_grid_gives_every_row_the_same_rates_and_nothing_else():
-    tried = entropies.grid(entropies.ROWS)
     for name, row in entropies.ROWS.items():
-        own = [recipe for setting, recipe in tried.items() if setting.startswith(f"{name}-rate")]
-        assert [recipe.learning_rate.value for recipe in own] == list(entropies.RATES)
-        assert all(recipe.arguments == row.arguments for recipe in own)
+        tried = entropies.grid(name).values()
+        assert [recipe.learning_rate.value for recipe in tried] == list(entropies.RATES)
+        assert all(recipe.arguments == row.arguments for recipe in tried)
 
 
-def test_a_row_takes_its_best_rate_then_that_of_higher_knn_then_the_lower():
-    rows = {"vicreg": entropies.ROWS["vicreg"]}
+def test_a_row_takes_its_best_rate_then_that_of_higher_knn_then_the_lower(monkeypatch):
+    monkeypatch.setattr(entropies, "ROWS", {"vicreg": entropies.ROWS["vicreg"]})
     for scores, best in (
         ([(0.7, 0.9), (0.8, 0.5), (0.6, 0.9)], 8e-3),
         ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.6)], 1.6e-2),
         ([(0.8, 0.5), (0.8, 0.5), (0.7, 0.9)], 4e-3),
     ):
         tried = {f"vicreg-rate{rate:g}": [score] for rate, score in zip(entropies.RATES, scores, strict=True)}
-        assert entropies.chosen(recorded(tried), rows)["vicreg"].learning_rate.value == best
+        assert entropies.chosen(recorded(tried))["vicreg"].learning_rate.value == best
 
 
 def test_a_paired_difference_has_students_p_value():
@@ -79,7 +81,8 @@ def test_rows_are_compared_at_the_same_seed():
 def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
     monkeypatch.setattr(entropies, "RATES", (1e-3, 1e30))
-    monkeypatch.setattr(entropies, "costs", lambda path: {"vicreg": (1.0, 2.0), "koleo": (3.0, 4.0)})
+    cost = pd.DataFrame({"time_ms": [1.0, 3.0], "peak_mib": [2.0, 4.0]}, ["vicreg", "koleo"])
+    monkeypatch.setattr(entropies, "costs", lambda path: cost)
     arguments = [*benchmarks_extra.TINY, "--output", str(tmp_path)]
     assert entropies.main(arguments) == 0
     assert len(Records(tmp_path / "grid").rows) == 4 and len(Records(tmp_path).rows) == 2
@@ -89,14 +92,17 @@ def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, c
     assert entropies.main(arguments) == 0
     assert "0 of 4 runs" in benchmarks_extra.told(capsys.readouterr().out)
     page = (tmp_path / "README.md").read_text()
-    assert "of equals that with the higher kNN" in (tmp_path / "grid" / "README.md").read_text()
-    assert "| KoLeo |" in page and "| rate 0.001 | rate 1e+30 |" in page
+    assert (
+        "| KoLeo |" in (tmp_path / "grid" / "README.md").read_text()
+        and "| KoLeo |" in page
+        and "| rate 0.001 | rate 1e+30 |" in page
+    )
 
 
 def test_time_and_memory_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
     monkeypatch.setattr(entropies, "TIMED", entropies.TIMED._replace(batch=16, dim=8, seconds=0.0))
-    monkeypatch.setattr(entropies, "in_fresh_process", lambda function, case, name, find: 1.5)
+    monkeypatch.setattr("benchmarks.speed.measure.in_fresh_process", lambda function, case, name, find: 1.5)
     measured = entropies.costs(tmp_path / "speed.csv")
-    assert measured["vicreg"][0] > 0 and measured["koleo"][1] == 1.5
-    assert entropies.costs(tmp_path / "speed.csv") == measured
+    assert measured.time_ms["vicreg"] > 0 and measured.peak_mib["koleo"] == 1.5
+    assert entropies.costs(tmp_path / "speed.csv").equals(measured)

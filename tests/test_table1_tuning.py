@@ -3,16 +3,14 @@
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 from benchmarks_extra import TINY, told
 
-from benchmarks import data
 from benchmarks.methods import METHODS
 from benchmarks.table1 import cli, launch, tuning
-from benchmarks.table1.presets import PRESETS
 from benchmarks.table1.recipes import RECIPES, long_runs
 from benchmarks.table1.records import Records
 
@@ -63,18 +61,6 @@ def test_the_middle_of_the_grid_of_a_long_run_is_its_untuned_setting(backbone):
         assert row.learning_rate.value in rates[1:-1]
 
 
-def test_the_validation_split_is_by_class_drawn_once_and_holds_no_test_image():
-    whole = data.load("digits", None, 8)
-    split = whole.validation()
-    assert torch.equal(split.test, whole.validation().test)
-    share = split.test_labels.bincount() / whole.train_labels.bincount()
-    assert ((share - 0.2).abs() < 0.01).all()
-    # no two digits are equal, so that an image that is on two sides would be counted once
-    assert len(torch.cat([split.train, split.test, whole.test]).flatten(1).unique(dim=0)) == 1797
-    with pytest.raises(data.DataError, match="cannot be split by class"):
-        whole.subset(8).validation()
-
-
 def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(tmp_path):
     for cells, best in (
         ([(1e-3, 0.7, 0.5), (2e-3, 0.8, 0.5), (4e-3, 0.6, 0.5)], 2e-3),
@@ -88,46 +74,53 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
 
 def test_values_that_name_the_grid_as_their_source_are_those_it_chose():
     """Recipes are edited by hand: whatever says "best of the grid ..., benchmarks/results/<folder>" is looked up there."""
+    best_of = cache(lambda folder: tuning.cells(Records(ROOT / folder)).query("best").set_index("method"))
     for method, recipe in RECIPES.items():
         for name, setting in [*recipe.settings.items(), ("learning_rate", recipe.learning_rate)]:
             named = re.match(r"best of the grid.*(benchmarks/results/[\w-]+)", setting.source)
             if named:
-                best = next(tuning.cells(Records(ROOT / named[1])).query(f"best and method == '{method}'").itertuples())
+                best = best_of(named[1]).loc[method]
                 assert setting.value == {"learning_rate": best.rate, best.constant: best.value}[name], (method, name)
 
 
 def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid(tmp_path):
-    page = tuning.publish(recorded(tmp_path, ("vicreg", 1e-3, 1, 0.7, 0.5), ("vicreg", 2e-3, 1, 0.8, 0.5)), "digits", "command")
-    assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in page and "edge" not in page
-    page = tuning.publish(recorded(tmp_path, ("vicreg", 1e-3, 1, 0.9, 0.5), ("vicreg", 2e-3, 1, 0.8, 0.5)), "digits", "command")
-    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in page
-    few = recorded(tmp_path, ("vicreg", 3e-3, 4, 0.8, 0.5), rates_only=True)
-    page = tuning.publish(few, "digits", "command")
-    assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in page and "edge" not in page
+    def page(*cells, **settings):
+        cells = [("vicreg", rate, constant, linear, 0.5) for rate, constant, linear in cells]
+        return tuning.page_of(recorded(tmp_path, *cells, **settings), cli.parse([], sweep="tuning"), None)
+
+    said = page((1e-3, 1, 0.7), (2e-3, 1, 0.8))
+    assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in said and "edge" not in said
+    said = page((1e-3, 1, 0.9), (2e-3, 1, 0.8))
+    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in said
+    said = page((3e-3, 4, 0.8), rates_only=True)
+    assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in said and "edge" not in said
 
 
 @pytest.mark.slow
-def test_a_tiny_grid_is_made_and_goes_on_after_a_kill(tmp_path, capsys, monkeypatch):
-    arguments, made, once = [*TINY, "--methods", "vicreg", "--output", str(tmp_path)], [], launch.made
-
-    def killed(run, *given):
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(run)
-        return once(run, *given)
-
+def test_a_tiny_grid_goes_on_after_a_kill_in_workers_with_the_rows_of_one_process(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(tuning.CONSTANTS, "vicreg", ("covariance_weight", (1.0,)))
-    monkeypatch.setattr(launch, "made", killed)
-    assert tuning.main(arguments) == 130
-    assert len(Records(tmp_path).rows) == 2
-    monkeypatch.setattr(launch, "made", once)
-    assert tuning.main(arguments) == 0
-    assert "3 of 5 runs to make" in told(capsys.readouterr().out)
-    found = tuning.cells(Records(tmp_path))
-    assert len(found) == 5 and found.best.sum() == 1 and found[found.best].linear.item() == found.linear.max()
-    settings = json.loads((tmp_path / "settings.json").read_text())
-    assert settings["rows"]["vicreg-rate0.004-covariance_weight1"]["learning_rate"] == 4e-3
-    assert "validation" in settings["scored_on"] and str(tmp_path) in (tmp_path / "README.md").read_text()
+    monkeypatch.setattr(tuning, "LEARNING_RATES", (1e-3, 2e-3))
+    arguments, once = [*TINY, "--methods", "vicreg"], launch.made
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert tuning.main([*arguments, "--output", str(whole)]) == 0
+
+    def made(*given):
+        if Records(killed).rows:
+            raise KeyboardInterrupt
+        return once(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "made", made)
+        assert tuning.main([*arguments, "--output", str(killed)]) == 130
+    assert len(Records(killed).rows) == 1
+    capsys.readouterr()
+    assert tuning.main([*arguments, "--jobs", "2", "--output", str(killed)]) == 0
+    assert "1 of 2 runs to make" in told(capsys.readouterr().out)
+    rows = [[(row["method"], row["linear"], row["loss"], row["device"]) for row in Records(at).rows] for at in (whole, killed)]
+    assert rows[0] == rows[1] and tuning.cells(Records(killed)).best.sum() == 1
+    settings = json.loads((killed / "settings.json").read_text())
+    assert settings["rows"]["vicreg-rate0.002-covariance_weight1"]["learning_rate"] == 2e-3
+    assert "validation" in settings["scored_on"] and str(killed) in (killed / "README.md").read_text()
 
 
 def test_a_setting_that_diverges_scores_nothing_and_stops_nobody(tmp_path, monkeypatch):
@@ -139,29 +132,12 @@ def test_a_setting_that_diverges_scores_nothing_and_stops_nobody(tmp_path, monke
     assert math.isnan(diverged["entropy_upper_nats"])
 
 
-@pytest.mark.slow
-def test_workers_make_the_same_rows_as_this_process(tmp_path, monkeypatch):
-    monkeypatch.setitem(tuning.CONSTANTS, "vicreg", ("covariance_weight", (1.0,)))
-    monkeypatch.setattr(tuning, "LEARNING_RATES", (1e-3, 2e-3))
-    rows = []
-    for jobs in ("1", "2"):
-        assert tuning.main([*TINY, "--methods", "vicreg", "--jobs", jobs, "--output", str(tmp_path / jobs)]) == 0
-        rows.append({row["method"]: (row["linear"], row["loss"], row["device"]) for row in Records(tmp_path / jobs).rows})
-    assert rows[0] == rows[1]
-
-
 def test_a_table_takes_the_best_of_a_grid(tmp_path):
     recorded(tmp_path, ("vicreg", 2e-3, 4.0, 0.9, 0.5), ("vicreg", 4e-3, 1.0, 0.8, 0.5), long=True)
     row = cli.parse(["--methods", "vicreg", "--grid", str(tmp_path), "--long"]).recipes["vicreg"]
     assert row.learning_rate.value == 0.002 and str(tmp_path) in row.learning_rate.source
     assert row.arguments == cli.parse(["--long"]).recipes["vicreg"].arguments | {"covariance_weight": 4.0}
     with pytest.raises(cli.OptionError, match="has no best setting of byol"):
-        cli.parse(["--methods", "vicreg,byol", "--grid", str(tmp_path)])
+        cli.parse(["--methods", "vicreg", "byol", "--grid", str(tmp_path)])
     with pytest.raises(cli.OptionError, match="has no rows"):
         cli.parse(["--grid", str(tmp_path / "elsewhere")])
-
-
-def test_presets_of_whole_networks_take_the_constants_of_a_long_run():
-    for name, preset in PRESETS.items():
-        assert preset.get("long", False) == ("cpu" not in name) == (preset["epochs"] > 20)
-        assert all(row.learning_rate.value <= 1e-3 for row in long_runs(preset.get("backbone", "resnet18")).values())

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from benchmarks.distributed import model
-from benchmarks.distributed.measure import Row, measured
+from benchmarks.distributed.measure import measured
 from benchmarks.distributed.model import Constants
 from benchmarks.machine import can_count, device_name
 from benchmarks.pages import COMMIT, figure, page, table, write, write_csv
@@ -21,44 +23,39 @@ from benchmarks.pages import COMMIT, figure, page, table, write, write_csv
 MODELLED = {"it-losses": model.ours, "official": model.gather_and_repeat}
 
 
-def predicted(row: Row, constants: Constants) -> tuple[float, float, float]:
+def predicted(row: Any, constants: Constants) -> tuple[float, float, float]:
     """CPU ms, MB sent and MiB at the peak of a rank by the model."""
     cost = MODELLED[row.scheme](row.ranks, row.samples, row.dim, payload=4)
     return 1e3 * cost.seconds(constants), cost.sent / 1e6, cost.memory / 2**20
 
 
-def lines(rows: list[Row], machines: dict[int, Constants]) -> list[dict[str, str]]:
-    """The rows of the table, ours first in each case, the model in brackets."""
-    ours = {row[1:4]: row.cpu_ms for row in rows if row.scheme == "it-losses"}
-    found = []
-    for row in rows:
-        says = predicted(row, machines[row.ranks]) if row.scheme in MODELLED else ()
-        time, sent, peak = (f" [{number:.4g}]" for number in says) if says else ("", "", "")
-        spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
-        case = {"ranks": str(row.ranks), "N": str(row.samples), "D": str(row.dim), "scheme": row.scheme}
-        costs = {"CPU ms a rank [model]": spread + time, "of ours": f"{row.cpu_ms / ours[row[1:4]]:.2f}"}
-        bytes_ = {"MB sent [model]": f"{row.sent_mb:.2f}{sent}", "peak MiB [model]": f"{row.peak_mib:.0f}{peak}"}
-        found.append(case | costs | bytes_)
-    return found
+def line(row: Any, machine: Constants) -> dict[str, str]:
+    """A row of the table, the model in brackets."""
+    says = predicted(row, machine) if row.scheme in MODELLED else ()
+    time, sent, peak = (f" [{number:.4g}]" for number in says) if says else ("", "", "")
+    spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
+    case = {"ranks": str(row.ranks), "N": str(row.samples), "D": str(row.dim), "scheme": row.scheme}
+    costs = {"CPU ms a rank [model]": spread + time, "of ours": f"{row.of_ours:.2f}"}
+    return case | costs | {"MB sent [model]": f"{row.sent_mb:.2f}{sent}", "peak MiB [model]": f"{row.peak_mib:.0f}{peak}"}
 
 
-def plot(rows: list[Row], machines: dict[int, Constants], path: Path) -> None:
+def plot(rows: pd.DataFrame, machines: dict[int, Constants], path: Path) -> None:
     """Left: model against measurement here. Right: the model on two interconnects to 256 ranks."""
     with figure(path, size=(11, 4.4)) as drawn:
         left, right = drawn.subplots(1, 2)
         for scheme in MODELLED:
-            mine = [row for row in rows if row.scheme == scheme]
-            modelled = [predicted(row, machines[row.ranks])[0] for row in mine]
-            left.loglog(modelled, [row.cpu_ms for row in mine], "o", label=scheme)
-        ends = [min(row.cpu_ms for row in rows) / 2, max(row.cpu_ms for row in rows) * 2]
+            of_scheme = rows[rows.scheme == scheme]
+            modelled = [predicted(row, machines[row.ranks])[0] for row in of_scheme.itertuples()]
+            left.loglog(modelled, of_scheme.cpu_ms, "o", label=scheme)
+        ends = [rows.cpu_ms.min() / 2, rows.cpu_ms.max() * 2]
         left.loglog(ends, ends, color="grey", linewidth=1)
         left.set(xlabel="CPU ms a rank, model", ylabel="measured", title="2 and 4 gloo ranks")
         worlds = [2**i for i in range(9)]
-        for interconnect, line in (("nvlink", "-"), ("infiniband", "--")):
+        for interconnect, style in (("nvlink", "-"), ("infiniband", "--")):
             constants = model.INTERCONNECTS[interconnect]
             for color, name in (("k", "it-losses"), ("C0", "covariance"), ("C1", "gather and repeat")):
                 times = [1e6 * model.SCHEMES[name](world, 2048, 8192).seconds(constants) for world in worlds]
-                right.loglog(worlds, times, line, color=color, label=f"{name}, {interconnect}")
+                right.loglog(worlds, times, style, color=color, label=f"{name}, {interconnect}")
         right.set(xlabel="ranks", ylabel="us a step, model", title="N = 2048, D = 8192, bf16: model, not measured")
         for axes in (left, right):
             axes.legend(fontsize=7)
@@ -76,13 +73,18 @@ def main() -> None:
         parser.error("counts bytes and memory by /proc, which this system has not. Run it on Linux.")
     shapes = [(int(samples), int(dim)) for samples, dim in (shape.split("x") for shape in options.shapes)]
     found = {world: measured(world, shapes, options.repeats) for world in options.ranks}
-    rows, machines = [row for of_world, _ in found.values() for row in of_world], {world: m for world, (_, m) in found.items()}
+    of_ranks = pd.DataFrame([row for rows, _ in found.values() for row in rows])
+    rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
+    machines = {world: Constants(*pd.DataFrame(constants).mean()) for world, (_, constants) in found.items()}
+    # ours is the first scheme of each case
+    ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
+    lines = [line(row, machines[row.ranks]) for row in rows.assign(of_ours=rows.cpu_ms / ours).itertuples()]
     constants = "\n".join(f"- {world} ranks: {machine}" for world, machine in machines.items())
     text = page(
         "CPU time and bytes of VICReg's global loss on gloo ranks",
         "Forward and backward, float32, one thread a rank; medians and quartiles over interleaved repeats, mean over ranks; "
         "bytes as the kernel counted them.\nMade by `python -m benchmarks.distributed --out ...`.",
-        table(lines(rows, machines), left=4),
+        table(lines, left=4),
         f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}",
         "Constants of the model, in CPU time of one thread:",
         constants,
@@ -90,7 +92,7 @@ def main() -> None:
     )
     print(text)
     if options.out:
-        write_csv(options.out / "rows.csv", [row._asdict() for row in rows])
+        write_csv(options.out / "rows.csv", rows.to_dict("records"))
         plot(rows, machines, options.out / "model.png")
         write(options.out / "README.md", text)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,20 +19,6 @@ from benchmarks.distributed.model import Constants
 from benchmarks.machine import peak_mib, written_bytes
 from benchmarks.peers import Objective, from_lightly, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
-
-
-class Row(NamedTuple):
-    """The cost of one scheme on one rank, averaged over ranks: medians and quartiles over the repeats."""
-
-    scheme: str
-    ranks: int
-    samples: int
-    dim: int
-    cpu_ms: float
-    cpu_ms_quartile_low: float
-    cpu_ms_quartile_high: float
-    sent_mb: float
-    peak_mib: float
 
 
 class GatherBothWays(torch.autograd.Function):
@@ -64,19 +50,12 @@ def schemes() -> dict[str, Objective]:
     return {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, **lightly}
 
 
-def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[Row], Constants]:
-    """Every scheme at every (global samples, dim) on that many ranks, interleaved, and the constants of the model here."""
+def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[dict[str, Any]], list[Constants]]:
+    """The cost of every scheme at every (global samples, dim) on each rank, and the constants of the model there."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
         found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
-    rows, constants = zip(*found, strict=True)
-    return [Row(*same[0][:4], *_means([row[4:] for row in same])) for same in zip(*rows, strict=True)], Constants(
-        *_means(constants)
-    )
-
-
-def _means(rows: list[tuple[float, ...]]) -> list[float]:
-    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+    return [row for rows, _ in found for row in rows], [constants for _, constants in found]
 
 
 def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, folder: str) -> None:
@@ -87,7 +66,8 @@ def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, fo
     dist.destroy_process_group()
 
 
-def _case(samples: int, dim: int, repeats: int) -> list[Row]:
+def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
+    """Medians and quartiles over interleaved repeats."""
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
@@ -96,16 +76,15 @@ def _case(samples: int, dim: int, repeats: int) -> list[Row]:
     for name, gradient in first.items():
         # a scheme with a wrong gradient is not timed
         torch.testing.assert_close(gradient, first["it-losses"], rtol=1e-3, atol=1e-3 * gradient.abs().max().item(), msg=name)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            times[name].append(1e3 * _cpu_seconds(step))
+    rounds = [[1e3 * _cpu_seconds(step) for step in steps.values()] for _ in range(repeats)]
     rows = []
-    for name, step in steps.items():
-        low, median, high = statistics.quantiles(times[name], n=4)
+    for (name, step), times in zip(steps.items(), zip(*rounds, strict=True), strict=True):
+        low, median, high = statistics.quantiles(times, n=4)
+        case = {"scheme": name, "ranks": world, "samples": samples, "dim": dim}
+        milliseconds = {"cpu_ms": median, "cpu_ms_quartile_low": low, "cpu_ms_quartile_high": high}
         sent = sent_mb(step)
         dist.barrier()
-        rows.append(Row(name, world, samples, dim, median, low, high, sent, peak_mib(step, views.device)))
+        rows.append(case | milliseconds | {"sent_mb": sent, "peak_mib": peak_mib(step, views.device)})
     return rows
 
 

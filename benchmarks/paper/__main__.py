@@ -5,98 +5,83 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.progress import track
 
 from benchmarks.backbones import BackboneError
 from benchmarks.data import DataError
 from benchmarks.pages import COMMIT
 from benchmarks.paper import correlation
-from benchmarks.paper.networks import Networks, Setup, option
+from benchmarks.paper.networks import Networks
 from benchmarks.paper.record import MODULES, save
 from benchmarks.table1.cli import OptionError
-from benchmarks.table1.recipes import RECIPES
 
-LEAST = {"trials": 1, "models": 1, "noisy_images": 1, "copies": 20, "samples": 2}
-MOST = {"models": len(correlation.sweep(1000))}
-
-
-@dataclass(frozen=True)
-class TheoremSetup:
-    """What the numbers of the theorems depend on."""
-
-    trials: int = option(5, "networks (1), random starts (2), networks and splits (3)")
-    samples: int = option(8192, "Monte Carlo samples, theorem 1")
-    seed: int = option(0, "of the first trial")
-
-
-SETUPS = {"figure": Setup, "theorem": TheoremSetup}
+LEAST = {"trials": 1, "noisy_images": 1, "copies": 20, "samples": 2}
+MODELS = len(correlation.sweep(1000))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Recompute; 0, or 2 for a request that cannot be met."""
-    command = parser()
-    options = command.parse_args(arguments)
-    kind, words = options.kind.removesuffix("s"), sys.argv[1:] if arguments is None else arguments
-    numbers = [name.removeprefix(kind) for name in MODULES if name.startswith(kind)]
-    unknown = sorted(set(options.numbers) - set(numbers))
-    if unknown:
-        command.error(f"no {kind} {', '.join(unknown)}: there are {', '.join(numbers)}.")
-    setup = SETUPS[kind](**{field.name: getattr(options, field.name) for field in fields(SETUPS[kind])})
-    for name, value in asdict(setup).items():
-        if name in LEAST and not LEAST[name] <= value <= MOST.get(name, value):
-            most = f" and at most {MOST[name]}" if name in MOST else ""
-            command.error(f"--{name.replace('_', '-')} must be at least {LEAST[name]}{most}, got {value}.")
+    command, words = parser(), sys.argv[1:] if arguments is None else arguments
+    settings = vars(command.parse_args(words))
+    kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
+    names = [f"{kind}{number}" for number in numbers] or [name for name in MODULES if name.startswith(kind)]
+    for name in set(names) - set(MODULES):
+        command.error(f"there is no {kind} {name.removeprefix(kind)}.")
+    for name, least in LEAST.items():
+        if settings.get(name, least) < least:
+            command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
     try:
-        for name, rows, facts in (_figures if kind == "figure" else _theorems)(setup, options.numbers or numbers):
-            said = save(options.out, name, rows, asdict(setup) | facts, " ".join(["python -m benchmarks.paper", *words]))
-            print(f"{name[:-1].capitalize()} {name[-1]}: {options.out / 'README.md'}\n\n{said}\n")
+        networks = Networks(argparse.Namespace(**settings)) if kind == "figure" else None
+        for name in names:
+            start, module = time.perf_counter(), MODULES[name]
+            if networks:
+                networks.used.clear()
+            rows = module.rows(networks) if networks else module.rows(**settings)
+            facts = networks.facts() if networks else {"device": "cpu"}
+            facts |= {"torch": torch.__version__, "commit": COMMIT, "seconds": round(time.perf_counter() - start)}
+            said = save(folder, name, rows, settings | facts, " ".join(["python -m benchmarks.paper", *words]))
+            print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
     except (BackboneError, DataError, OptionError) as problem:
         command.error(str(problem))
     return 0
 
 
-def _figures(setup: Setup, numbers: list[str]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    """Name, rows, and beside the setup what the numbers depend on: the rows of Table 1 that were trained, and the machine."""
-    networks = Networks(setup)
-    for number in numbers:
-        networks.used.clear()
-        start = time.perf_counter()
-        rows = MODULES[f"figure{number}"].rows(networks, track)
-        used = {name: RECIPES[name] for name in sorted(networks.used)}
-        recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
-        accelerator = torch.cuda.get_device_name() if setup.device.startswith("cuda") else setup.device
-        yield f"figure{number}", rows, {"recipes": recipes, "accelerator": accelerator} | _facts(start)
-
-
-def _theorems(setup: TheoremSetup, numbers: list[str]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-    for number in numbers:
-        start = time.perf_counter()
-        yield f"theorem{number}", MODULES[f"theorem{number}"].rows(**asdict(setup)), {"device": "cpu"} | _facts(start)
-
-
-def _facts(start: float) -> dict[str, Any]:
-    return {"torch": torch.__version__, "commit": COMMIT, "seconds": round(time.perf_counter() - start)}
-
-
 def parser() -> argparse.ArgumentParser:
-    """The command line; what is not named has the default of its setup."""
+    """The options of both, which are the settings that a number depends on."""
     command = argparse.ArgumentParser("python -m benchmarks.paper", description=__doc__)
-    kinds = command.add_subparsers(dest="kind", required=True)
-    for kind, setup in SETUPS.items():
+    kinds = command.add_subparsers(required=True, metavar="figures | theorems")
+    for kind in ("figure", "theorem"):
         sub = kinds.add_parser(f"{kind}s", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        sub.set_defaults(kind=kind)
         sub.add_argument("numbers", nargs="*", metavar=kind, help="which; all if none is named")
-        for field in fields(setup):
-            kind_of = {"int": int, "float": float}.get(str(field.type).partition(" ")[0], str)
-            name = f"--{field.name.replace('_', '-')}"
-            sub.add_argument(name, type=kind_of, default=field.default, help=field.metadata["help"])
+        (_figures if kind == "figure" else _theorems)(sub)
+        sub.add_argument("--seed", type=int, default=0, help="of the first trial")
         sub.add_argument("--out", type=Path, default=Path("runs") / f"{kind}s", help="folder for the files")
     return command
+
+
+def _figures(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--dataset", default="digits", help="images to train on")
+    add("--data-root", help="folder that holds the data set; digits need none")
+    add("--images", type=int, help="only so many of each half, for trials")
+    add("--side", type=int, default=8, help="pixels")
+    add("--backbone", default="resnet18", help="a timm model")
+    add("--width", type=float, help="factor on the channels of a ResNet; 0.25 for resnet18")
+    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; at most .6 of it in 5")
+    add("--batch-size", type=int, default=128, help="images a step")
+    add("--trials", type=int, default=5, help="seeds, figures 1 to 4")
+    add("--models", type=int, default=MODELS, choices=range(1, MODELS + 1), metavar="MODELS", help="models of figure 5")
+    add("--noisy-images", type=int, default=16, help="test images that get noise, figures 1, 3")
+    add("--copies", type=int, default=512, help="noisy copies of each, figures 1, 3")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of training and measurement")
+
+
+def _theorems(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--trials", type=int, default=5, help="networks (1), random starts (2), networks and splits (3)")
+    command.add_argument("--samples", type=int, default=8192, help="Monte Carlo samples, theorem 1")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
@@ -24,16 +23,8 @@ NOISE = 0.2
 STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
-SUBJECT = "a bound on the test loss of a least-squares head"
-STATEMENT = (
-    "Proved (see the page of sources): E|W f(x) - y| <= I(f) + 2/sqrt(m) |P_Zbar Ybar| + 1/sqrt(n) |P_Z Y| + 2 "
-    "R_m(F)/sqrt(m) + Q_mn with high probability, W the minimum-norm least-squares head on n labelled samples. Shown: the "
-    f"terms that can be computed, apart, beside the test loss, for {DIM} features of unit norm of a ReLU network, before and "
-    f"after {STEPS} steps of VICReg on views with Gaussian noise {NOISE:g} of m = {UNLABELLED} digits, whose labels stand in "
-    "for Ybar. F: all networks of this table, so a lower estimate of R_m; Q_mn, of order 1/sqrt(m) + 1/sqrt(n), is left out: "
-    "its constants are not known. Means with standard errors over trials, each with its own network, split and views; held: in "
-    "how many the sum is not below the test loss."
-)
+#: the table has a line for each value of these columns
+KEYS = ["network", "labelled"]
 
 
 class Trial(NamedTuple):
@@ -100,13 +91,8 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
     return x + NOISE * torch.randn_like(x), x + NOISE * torch.randn_like(x)
 
 
-def text(frame: pd.DataFrame) -> list[str]:
-    """The statement, a row for each network and number of labelled samples, and the finding."""
-    cases = frame.groupby(["network", "labelled"], sort=False)
-    return [STATEMENT, table(_line(*case, lines) for case, lines in cases), finding(frame)]
-
-
-def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
+def line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
+    """A row of the table, with means and standard errors over trials."""
     columns = lines[[*TERMS, "sum", "test_loss"]]
     mean, error = columns.mean(), columns.sem().fillna(0.0)
     numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}

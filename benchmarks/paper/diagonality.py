@@ -6,19 +6,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.paper.networks import Networks, Track, evaluated_features
+from benchmarks.paper.networks import Networks, evaluated_features
 from benchmarks.statistics import draw, over_trials, verdict
 from it_losses import theory
 
-SUBJECT = "distance from a diagonal matrix"
 SCALES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Distance from diagonal of the optimum, and of the conditional covariance alone, by trial and scale."""
     return [row for trial in track(range(networks.setup.trials), "figure 3: optima") for row in _trial(networks, trial)]
 
@@ -56,20 +56,13 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
     axes.legend()
 
 
-def text(frame: pd.DataFrame) -> list[str]:
+def finding(frame: pd.DataFrame) -> str:
     """Is the optimum diagonal for small perturbations?"""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     crossed = means.index[means["mean"] > DIAGONAL]
     until = f"It passes {DIAGONAL} at scale {crossed.min()}." if len(crossed) else f"It stays below {DIAGONAL} at every scale."
-    return [
-        "Distance from diagonal of the covariance that solves Theorem 2's problem by gradient ascent with bounded eigenvalues "
-        "(largest 1 in units of the features' mean variance), given the conditional covariances of VICReg's features under "
-        "input noise, mean and standard error over trials. How the perturbation enters in the paper is not known; ours is the "
-        "law of total covariance. In this reading the optimum is a multiple of I plus the mean conditional covariance, so that "
-        "the limit at small noise holds for any network, and the data show only where it ends. Claim: the optimum is diagonal "
-        f"for small perturbations (here: distance below {DIAGONAL}). {verdict(means['mean'].iloc[0] < DIAGONAL)} "
-        f"{_ends(means)}. {until} The mean conditional covariance's own is {_ends(alone)}."
-    ]
+    shows = verdict(means["mean"].iloc[0] < DIAGONAL)
+    return f"{shows} {_ends(means)}. {until} The mean conditional covariance's own is {_ends(alone)}."
 
 
 def _ends(means: pd.DataFrame) -> str:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -23,18 +22,8 @@ ERRORS = 4
 #: nats that float64 may lose in a density, and difference of two Jacobians that are one
 ROUNDING = 1e-9
 
-SUBJECT = "the output of a network for noisy prototypes"
-STATEMENT = (
-    "Proved: where the network is affine around each prototype x_n and the noise around one does not reach another, its output "
-    "is the mixture of N(f(x_n), J_n S_n J_n^T), and pairwise Bhattacharyya distances and KL divergences of the components "
-    "bound its entropy from below and above. Shown: bounds and density of that mixture beside those of real outputs "
-    f"f(x_n + noise), for {PROTOTYPES} prototypes in {DIM} dimensions and networks of {BLOCKS} residual ReLU blocks of width "
-    f"{WIDTH}. A block is one-to-one (its branch is a contraction), so the density of the real outputs is known at any noise, "
-    "log p(f(x)) = log p(x) - log|det J(x)|, with nothing of the theorem in it. Entropies in nats, means over networks with "
-    f"their Monte Carlo standard error; within: in how many networks the entropy misses no bound by over {ERRORS} of these; "
-    "outside: samples at which the Jacobian is not that of their prototype; density gap: mean of log p(z) less that of the "
-    "mixture, in nats, a KL divergence."
-)
+#: the table has a line for each value of these columns
+KEYS = ["noise"]
 
 
 class Residual(nn.Module):
@@ -86,12 +75,8 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
     return bounds | {"outside": outside.double().mean().item()} | density
 
 
-def text(frame: pd.DataFrame) -> list[str]:
-    """The statement, a row for each noise level averaged over networks, and the finding."""
-    return [STATEMENT, table(_line(noise, lines) for noise, lines in frame.groupby("noise", sort=False)), finding(frame)]
-
-
-def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
+def line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
+    """A row of the table, averaged over networks."""
     mean, networks = lines.mean(), len(lines)
     entropy_error, gap_error = (math.hypot(*lines[f"{name}_error"]) / networks for name in ("entropy", "gap"))
     return {

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -19,49 +18,22 @@ from benchmarks.table1.recipes import RECIPES
 from benchmarks.table1.runs import Run, loaded, module_for, trainer
 from it_losses import diagnostics
 
-#: passes cases on, under a progress bar of that description
-Track = Callable[[Iterable[Any], str], Iterable[Any]]
 
-
-def option(default: Any, text: str) -> Any:
-    """A field of a setup, which is an option of the command line."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The settings of all figures of one command: everything that a number depends on."""
-
-    dataset: str = option("digits", "images to train on")
-    data_root: str | None = option(None, "folder that holds the data set; digits need none")
-    images: int | None = option(None, "only so many of each half, for trials")
-    side: int = option(8, "pixels")
-    backbone: str = option("resnet18", "a timm model")
-    width: float | None = option(None, "factor on the channels of a ResNet; 0.25 for resnet18")
-    epochs: int = option(15, "of pre-training, figures 1, 2, 3; at most .6 of it in 5")
-    batch_size: int = option(128, "images a step")
-    trials: int = option(5, "seeds, figures 1 to 4")
-    models: int = option(36, "models of figure 5")
-    noisy_images: int = option(16, "test images that get noise, figures 1, 3")
-    copies: int = option(512, "noisy copies of each, figures 1, 3")
-    seed: int = option(0, "of the first trial")
-    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "of training and measurement")
-
-    def options(self) -> Options:
-        """The same as options of Table 1; OptionError where one cannot be meant."""
-        width = self.width or (0.25 if self.backbone == "resnet18" else 1.0)
-        values = {"dataset": self.dataset, "backbone": self.backbone, "width": width, "image-size": self.side, "stem": "auto"}
-        values |= {"epochs": self.epochs, "batch-size": self.batch_size, "seeds": self.trials, "jobs": 2}
-        values |= {"data-root": self.data_root, "limit-images": self.images}
-        values |= {"accelerator": "cpu" if self.device == "cpu" else "gpu"}
-        return parse([word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))])
+def options_of(setup: argparse.Namespace) -> Options:
+    """The options of Table 1 for the settings of the figures; OptionError where one cannot be meant."""
+    width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
+    values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side, "stem": "auto"}
+    values |= {"epochs": setup.epochs, "batch-size": setup.batch_size, "seeds": setup.trials, "jobs": 2}
+    values |= {"data-root": setup.data_root, "limit-images": setup.images}
+    values |= {"accelerator": "cpu" if setup.device == "cpu" else "gpu"}
+    return parse([word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))])
 
 
 class Networks:
     """Networks by method and trial, and the rows of Table 1 that were asked for since `used` was last cleared."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.options = setup, setup.options()
+    def __init__(self, setup: argparse.Namespace) -> None:
+        self.setup, self.options = setup, options_of(setup)
         self.images = loaded(self.options)
         self.used: set[str] = set()
         self._trained: dict[tuple[str, int], tuple[Pretraining, list[diagnostics.EntropyBounds]]] = {}
@@ -82,6 +54,13 @@ class Networks:
         recipes = {method: RECIPES[method].varied(method, "a figure", **changed)}
         module = module_for(Run(method, self.setup.seed + trial), self.options.replaced(recipes=recipes), self.images)
         return module.to(self.setup.device).eval()
+
+    def facts(self) -> dict[str, Any]:
+        """What numbers depend on beside the settings: the constants of the rows that were asked for, and the machine."""
+        used = {name: RECIPES[name] for name in sorted(self.used)}
+        recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
+        device = self.setup.device
+        return {"recipes": recipes, "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else device}
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
         """Train in place; the module comes back in evaluation mode, on the device."""

@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich.progress import track
 from torch import Tensor
 
 from benchmarks import data
-from benchmarks.paper.networks import Networks, Track
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
 from benchmarks.table1.recipes import title
 from it_losses import theory
 
-SUBJECT = "normality of the output under input noise, distances of raw images"
 METHODS = ("vicreg", "simclr", "byol", None)
 #: standard deviations of the noise, in units of the standard deviation of all pixels
 NOISE = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -24,7 +24,7 @@ BINS = 40
 LINE = 0.01
 
 
-def rows(networks: Networks, track: Track) -> list[dict[str, Any]]:
+def rows(networks: Networks) -> list[dict[str, Any]]:
     """Mean p-value by network and noise; histograms of distances."""
     cases = [(method, trial) for method in METHODS for trial in range(networks.setup.trials)]
     p_values = [row for case in track(cases, "figure 1: p-values") for row in _p_values(networks, *case)]
@@ -69,7 +69,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
     right.legend()
 
 
-def text(frame: pd.DataFrame) -> list[str]:
+def finding(frame: pd.DataFrame) -> str:
     """Whether p falls with the noise and is large for small noise, and whether some images coincide."""
     p_values = frame[frame.panel == "p-value"]
     means = over_trials(p_values, "p_value", "network", "noise")["mean"].unstack(sort=False)
@@ -77,11 +77,7 @@ def text(frame: pd.DataFrame) -> list[str]:
     falls = "; ".join(f"{network} {first[network]:.3f} to {last[network]:.3f}" for network in means.index)
     pairs = frame[frame.panel == "distance"].drop_duplicates("network")
     gaps = "; ".join(f"{row.network}: smallest {row.smallest:.3f}, median {row.median:.3f}" for row in pairs.itertuples())
-    return [
-        "Left: D'Agostino-Pearson p-value of each coordinate of the penultimate layer over noisy copies of an image, mean "
-        "over coordinates and test images, standard error over trials; 1/2 is a Gaussian. Claim: p falls as the noise grows, "
-        f"and is above {LINE} for small noise. {verdict(bool(((last < first) & (first > LINE)).all()))} From noise "
-        f"{p_values.noise.min()} to {p_values.noise.max()}: {falls}.",
-        "Right: distances of pairs of raw images. Claim: none is near 0 (here: the smallest is above 5% of the median). "
-        f"{verdict(bool((pairs.smallest > 0.05 * pairs['median']).all()))} {gaps}.",
-    ]
+    return (
+        f"Left: {verdict(bool(((last < first) & (first > LINE)).all()))} From noise {p_values.noise.min()} to "
+        f"{p_values.noise.max()}: {falls}. Right: {verdict(bool((pairs.smallest > 0.05 * pairs['median']).all()))} {gaps}."
+    )

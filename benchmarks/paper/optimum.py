@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -21,15 +20,8 @@ AGREES = 1e-6
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
-SUBJECT = "the optimal covariance under bounded eigenvalues"
-STATEMENT = (
-    "Proved: with the covariance M of the means bounded by its largest eigenvalue L, the objective sum_i log(|S_Z| / (|S(x_i)|"
-    "|S(x'_i)|)) is largest at M = L I, since M <= L I implies |M + N| <= |L I + N|; S_Z = M + N by the law of total "
-    "covariance, our reading, N the mean conditional covariance, so the optimum is diagonal as far as N is. Shown: that closed "
-    f"form beside projected gradient ascent from random starts, L = {LARGEST:g}, {IMAGES} images in {DIM} dimensions. "
-    "Objectives in nats an image; distance: |S - S*| / |S*| in the Frobenius norm, the largest of all starts; the last two "
-    "columns: |S - diag S| / |S| of the optimum, and of N alone."
-)
+#: the table has a line for each value of these columns
+KEYS = ["conditional"]
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
@@ -86,14 +78,9 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
     }
 
 
-def text(frame: pd.DataFrame) -> list[str]:
-    """The statement, a row for each kind of conditional covariances, and the finding."""
-    kinds = frame.groupby("conditional", sort=False)
-    return [STATEMENT, table(_line(name, lines.drop(columns="conditional")) for name, lines in kinds), finding(frame)]
-
-
-def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
-    mean = lines.mean()
+def line(name: str, lines: pd.DataFrame) -> dict[str, str]:
+    """A row of the table, averaged over starts."""
+    mean = lines.mean(numeric_only=True)
     return {
         "conditional covariances": name,
         "at the starts": f"{mean.start:.4f}",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.pages import figure, page, write, write_csv
+from benchmarks.pages import figure, page, table, write, write_csv
 from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
 
 MODULES: dict[str, ModuleType] = {
@@ -36,20 +35,34 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
     recorded[name] = {"command": command} | settings
     write(path, json.dumps(recorded, indent=2, sort_keys=True) + "\n")
     write(folder / "README.md", page("Recomputed from arXiv 2303.00633", *sections(folder)))
-    return "\n\n".join(MODULES[name].text(pd.DataFrame(rows)))
+    return "\n\n".join(said(MODULES[name], pd.DataFrame(rows)))
+
+
+def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
+    """The statement beside the module, filled with its constants; of a theorem a table; and what the rows say of the claim."""
+    parts = [_statement(module)[1].format_map(vars(module))]
+    if hasattr(module, "KEYS"):
+        parts.append(table(module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False)))
+    return [*parts, module.finding(frame)]
+
+
+def _statement(module: ModuleType) -> tuple[str, str]:
+    """Title and text, without line breaks, of the page that is written by hand."""
+    heading, _, text = Path(str(module.__file__)).with_suffix(".md").read_text().partition("\n")
+    return heading.removeprefix("# "), " ".join(text.split())
 
 
 def sections(folder: Path) -> list[str]:
     """Everything in a folder, a section each."""
     recorded = json.loads((folder / "settings.json").read_text())
-    return [part for name in sorted(recorded) for part in section(folder, name, recorded[name])]
+    return [part for name in sorted(recorded) for part in section(folder, name, recorded[name]) if part]
 
 
-def section(folder: Path, name: str, settings: dict[str, Any]) -> Sequence[str]:
+def section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
     """Command, plot, what the rows say, and their settings."""
     module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
     plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
-    said = module.text(pd.read_csv(folder / f"{name}.csv"))
     rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"
-    heading = f"## {name[:-1].capitalize()} {name[-1]}: {module.SUBJECT}"
-    return [part for part in (heading, f"    {settings['command']}", plot, *said, rows) if part]
+    heading = f"## {name[:-1].capitalize()} {name[-1]}: {_statement(module)[0]}"
+    found = said(module, pd.read_csv(folder / f"{name}.csv"))
+    return [heading, f"    {settings['command']}", plot, *found, rows]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,13 +34,18 @@ def measured(
     *,
     seconds: float,
     repetitions: tuple[int, int],
-    clear: Callable[[], None] = lambda: None,
+    inputs: Sequence[Tensor] = (),
 ) -> dict[str, Times]:
     """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions.
 
-    `clear` runs before each call, outside the timed part, because freeing the memory of one implementation can take longer than
-    the next one. For the same reason each implementation runs once untimed before it is timed, unless it takes long.
+    Gradients of the inputs are freed before each call, outside the timed part, because freeing the memory of one implementation
+    can take longer than the next one. For the same reason each runs once untimed before it is timed, unless it takes long.
     """
+
+    def clear() -> None:
+        for z in inputs:
+            z.grad = None
+
     for evaluate in implementations.values():
         start = time.monotonic()
         for _ in range(WARM_UP):
@@ -99,7 +103,6 @@ def kernels(evaluate: Callable[[], Tensor]) -> tuple[int, float]:
 
 def percentiles(series: list[float]) -> tuple[float, float, float]:
     """20th percentile, median, 80th percentile."""
-    if len(series) < 2:
-        return series[0], series[0], series[0]
-    fifths = statistics.quantiles(series, n=5, method="inclusive")
-    return fifths[0], statistics.median(series), fifths[3]
+    at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    p20, median, p80 = torch.tensor(series, dtype=torch.float64).quantile(at).tolist()
+    return p20, median, p80

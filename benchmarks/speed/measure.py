@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import device_name, in_fresh_process, peak_mib
+from benchmarks.machine import device_name, in_fresh_process, is_installed, peak_mib
 from benchmarks.pages import COMMIT
 from benchmarks.peers import Objective
 from benchmarks.speed import clock
@@ -22,6 +22,7 @@ from benchmarks.speed.objectives import OBJECTIVES, compiled
 
 Row = dict[str, str]
 Calls = dict[str, Callable[[], Tensor]]
+Implementations = Callable[[int, int], dict[str, Objective]]
 #: of the training step: batch and dim, a model of timm, pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
@@ -56,10 +57,7 @@ class Case(NamedTuple):
 
 def versions() -> dict[str, object]:
     """Threads, packages and commit."""
-    try:
-        lightly = importlib.metadata.version("lightly")
-    except importlib.metadata.PackageNotFoundError:
-        lightly = "not installed"
+    lightly = importlib.metadata.version("lightly") if is_installed("lightly") else "not installed"
     commit, python = COMMIT or "", platform.python_version()
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
     return facts | {"commit": commit.removesuffix("-dirty"), "dirty": commit.endswith("-dirty")}
@@ -70,15 +68,10 @@ def op_rows(case: Case) -> list[Row]:
     entry, size, views = OBJECTIVES[case.objective], (case.batch, case.dim), case.views()
     eager = entry.implementations(*size)
     objectives = eager | (compiled(eager) if case.is_compiled else {})
-
-    def clear() -> None:
-        for z in views:
-            z.grad = None
-
     calls = {name: partial(objective, *views) for name, objective in objectives.items()}
-    rows = time_rows(case, calls, clear) if size not in entry.untimed else []
+    rows = time_rows(case, calls, views) if size not in entry.untimed else []
     if size in entry.peaks + entry.untimed:
-        rows += [case.row(name, "both", "peak_mib", [in_fresh_process(peak_of, case, name)]) for name in eager]
+        rows += [peak_row(case, name) for name in eager]
     if case.device.type == "cuda":
         for name, call in calls.items():
             count, milliseconds = clock.kernels(call)
@@ -86,8 +79,13 @@ def op_rows(case: Case) -> list[Row]:
     return rows
 
 
-def peak_of(case: Case, provider: str, implementations: Callable[[int, int], dict[str, Objective]] | None = None) -> float:
-    """MiB of forward and backward above the inputs, in this process."""
+def peak_row(case: Case, provider: str, implementations: Implementations | None = None) -> Row:
+    """The peak memory of one implementation, in a process of its own."""
+    return case.row(provider, "both", "peak_mib", [in_fresh_process(peak_of, case, provider, implementations)])
+
+
+def peak_of(case: Case, provider: str, implementations: Implementations | None = None) -> float:
+    """MiB of forward and backward above the inputs, in this process; the implementations are those of the objective."""
     torch.set_num_threads(1)
     find = implementations or OBJECTIVES[case.objective].implementations
 
@@ -120,9 +118,9 @@ def step_rows(case: Case) -> list[Row]:
     return time_rows(case, {name: partial(step, criterion) for name, criterion in criteria.items()})
 
 
-def time_rows(case: Case, calls: Calls, clear: Callable[[], None] = lambda: None) -> list[Row]:
+def time_rows(case: Case, calls: Calls, views: Sequence[Tensor] = ()) -> list[Row]:
     """Time of forward, of backward and of both of each implementation, which are also printed."""
-    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), clear=clear)
+    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
     medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())

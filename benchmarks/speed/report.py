@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import figure, page, table
+from benchmarks.pages import figure, filled, table
 from benchmarks.speed.measure import Row
 from benchmarks.speed.objectives import OURS
 
@@ -43,17 +43,14 @@ def readme(rows: list[Row], command: str) -> str:
     for metric, (title, unit) in METRICS.items():
         lines = [_line(key, found, unit) for key, found in by_case(rows, metric=metric).items()]
         parts += [f"## {title}", table(lines, left=2)] if lines else []
-    return page(
-        "Speed and memory",
-        f"`{command}` on {first['device']}, {first['threads']} thread(s), torch {first['torch']}, commit {commits}.\n"
-        f"Forward and backward, two views, {first['dtype']}; all implementations in turn in one process, medians "
-        f"({first['clock']});\n"
-        "20th and 80th percentiles and every other number are in `rows.csv`. A ratio is the other's number over ours.",
-        "![ratios](speed.png)",
-        *parts,
-        "## Where ours is slower or larger",
-        "\n".join(f"- {line}" for line in slower(rows) or ["nowhere in this run"]),
-        "Not yet measured: any GPU." if "cpu" in first["clock"].lower() else "",
+    return filled(
+        __file__,
+        command=command,
+        **first,
+        commits=commits,
+        tables="\n\n".join(parts),
+        slower="\n".join(f"- {line}" for line in slower(rows) or ["nowhere in this run"]),
+        unmeasured="Not yet measured: any GPU." if "cpu" in first["clock"].lower() else "",
     )
 
 

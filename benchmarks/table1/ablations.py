@@ -6,22 +6,26 @@ What is asked starts from rows of Table 1, whatever their tuned values are: `abl
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import chain
 from math import isnan
 from typing import Any, NamedTuple
 
+from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table, write
-from benchmarks.statistics import STANDARD_ERRORS, Difference, difference, statistic
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import command_line, launch
+from benchmarks.pages import filled, table
+from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
-from it_losses import VICRegEntropy
 
 SOURCE = "an ablation"
-OTHER_TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
+BESIDE_BYOL = ("byol_pairdist", "byol_logdet")
+TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
+#: beside the 1 of the row
+BETAS = (0.1, 10.0, 100.0)
 
 
 class Ablation(NamedTuple):
@@ -38,60 +42,33 @@ class Ablation(NamedTuple):
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     """All of them, around these rows of Table 1."""
-    log_det, pairwise = (_criterion(rows[name]) for name in ("vicreg_logdet", "vicreg_pairdist"))
     about = partial(_varied, rows)
-    beta, log_det_weight = log_det.entropy.beta, log_det.entropy_weight
-    spread = pairwise.entropy.spread_fraction
-    betas = _others((0.1, 1.0, 10.0, 100.0), beta)
+    weight = rows["vicreg_logdet"].arguments["entropy_weight"]
+    pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
+    same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
     # the two divergences differ by a factor of 4 in what they take for the component's variance
-    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * spread}
-    byol_spread = rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)
-    byol_beta = rows["byol_logdet"].arguments["beta"]
+    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * pairwise.entropy.spread_fraction}
+    wider_beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
+    in_proportion = [{"beta": beta, "entropy_weight": weight / beta} for beta in BETAS]
+    fixed = [{"beta": beta, "entropy_weight": weight} for beta in BETAS]
+    one_window = "KL or Bhattacharyya, with one window (the same gradient) or one component"
+    byol_betas = "beta of LogDet beside BYOL, from a quarter of the dimension to four times"
+    spreads = "bandwidth of PairDist as a share of the total variance, weights by the default law"
     return [
-        about(
-            "beta of LogDet, entropy weight in proportion to 1 / beta",
-            "vicreg_logdet",
-            *({"beta": value, "entropy_weight": log_det_weight * beta / value} for value in betas),
-        ),
-        about(
-            "beta of LogDet, weights fixed",
-            "vicreg_logdet",
-            *({"beta": value, "entropy_weight": log_det_weight} for value in betas),
-        ),
-        about(
-            "bandwidth of PairDist as a share of the total variance, weights by the default law",
-            "vicreg_pairdist",
-            *({"spread_fraction": value} for value in _others((0.05, 0.1, 0.2, 0.3, 0.5), spread)),
-        ),
-        about(
-            "KL or Bhattacharyya, with one window (the same gradient) or one component",
-            "vicreg_pairdist",
-            {"divergence": "bhattacharyya"},
-            wider | {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight},
-        ),
-        about(
-            "KL or Bhattacharyya with one component, beside BYOL",
-            "byol_pairdist",
-            wider | {"spread_fraction": 4 * byol_spread},
-        ),
+        about("beta of LogDet, entropy weight in proportion to 1 / beta", "vicreg_logdet", in_proportion),
+        about("beta of LogDet, weights fixed", "vicreg_logdet", fixed),
+        about(spreads, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)),
+        about(one_window, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
+        about("KL or Bhattacharyya with one component, beside BYOL", "byol_pairdist", [wider_beside_byol]),
         _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
         _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        *(_projected(rows, name) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
+        *(_beside_byol(rows, name) for name in BESIDE_BYOL),
         *(
-            about(f"{rows[name].title}: dimension of the projection", name, {"output": width // 4}, {"output": 4 * width})
-            for name, width in (
-                (name, rows[name].arguments["output"]) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")
-            )
+            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, TENSORS)
+            for name in BESIDE_BYOL
         ),
-        *(_beside_byol(rows, name) for name in ("byol_pairdist", "byol_logdet")),
-        *(
-            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, *OTHER_TENSORS)
-            for name in ("byol_pairdist", "byol_logdet")
-        ),
-        about(
-            "beta of LogDet beside BYOL, from a quarter of the dimension to four times",
-            "byol_logdet",
-            *({"beta": value} for value in _others((64.0, 256.0, 1024.0), byol_beta)),
-        ),
+        about(byol_betas, "byol_logdet", _each("beta", 64.0, 256.0, 1024.0)),
     ]
 
 
@@ -113,60 +90,49 @@ def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, we
     return Ablation(f"{rows[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
 
 
+def _projected(rows: Mapping[str, Recipe], method: str) -> Ablation:
+    width = rows[method].arguments["output"]
+    return _varied(rows, f"{rows[method].title}: dimension of the projection", method, _each("output", width // 4, 4 * width))
+
+
 def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
     row, byol = rows[method], rows["byol"]
-    weights = [{"entropy_weight": value} for value in _others((0.02, 0.05, 0.1, 0.2, 0.5), row.arguments["entropy_weight"])]
-    ablation = _varied(rows, f"{row.title}: entropy weight", method, *weights)
+    ablation = _varied(rows, f"{row.title}: entropy weight", method, _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5))
     # all else as in the row that adds an entropy: BYOL's own best momentum and rate are others
     common = {name: row.arguments[name] for name in byol.arguments}
     without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
     return ablation._replace(recipes=ablation.recipes | {"byol": byol, f"{method}-without": without})
 
 
-def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, *changes: dict[str, Any]) -> Ablation:
+def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, changes: Iterable[dict[str, Any]]) -> Ablation:
+    """The row and each change of it; what would not change it is left out."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
-        words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
-        name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
-        recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
+        if not changed.items() <= recipe.arguments.items():
+            words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
+            name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
+            recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
     return Ablation(question, recipes)
 
 
-def _criterion(row: Recipe) -> VICRegEntropy:
-    """What the row's settings and the criterion's own defaults make of its constants."""
-    criterion = METHODS[row.method](8, **row.arguments).criterion
-    assert isinstance(criterion, VICRegEntropy)
-    return criterion
-
-
-def _others(values: tuple[float, ...], own: float) -> list[float]:
-    return [value for value in values if value != own]
+def _each(name: str, *values: float) -> list[dict[str, float]]:
+    return [{name: value} for value in values]
 
 
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def publish(records: Records, rows: Mapping[str, Recipe], description: str, command: str) -> str:
-    """Write `README.md`, a finding and a table for each question; returns the Markdown."""
-    answered = [ablation for ablation in ablations(rows) if records.of(ablation.baseline)]
-    text = page(
-        "Ablations",
-        f"    {command}",
-        f"{description}; commit {records.names('commit')}. Probes % on {VALIDATION_SHARE:.0%} of the training half, drawn by "
-        "class with a fixed seed; nothing here saw the test half. Mean ± standard error over seeds at the last epoch. Each "
-        "question's first row is its baseline. A variant has all settings of the row that it is named after but those in its "
-        "name; a row of the table that is named alone has its own, the learning rate too. Difference: of linear accuracies, in "
-        "points, with its standard error and Welch's p-value, not corrected for the number of comparisons.",
-        *(
-            part
-            for ablation in answered
-            for part in (f"## {ablation.question}", finding(records, ablation), table(_lines(records, ablation)))
-        ),
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """A finding and a table for each question."""
+    answered = [ablation for ablation in ablations(options.recipes) if records.of(ablation.baseline)]
+    parts = [(f"## {each.question}", finding(records, each), table(_lines(records, each))) for each in answered]
+    return filled(
+        __file__,
+        **head(records, options),
+        questions="\n\n".join(chain.from_iterable(parts)),
     )
-    write(records.folder / "README.md", text)
-    return text
 
 
 def finding(records: Records, ablation: Ablation) -> str:
@@ -190,18 +156,17 @@ def finding(records: Records, ablation: Ablation) -> str:
 
 def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
     """Of each variant that has runs from the baseline."""
-    scores = {name: [row["linear"] for row in records.of(name)] for name in ablation.recipes}
-    base = scores.pop(ablation.baseline)
-    return {name: difference(values, base) for name, values in scores.items() if values}
+    base, *variants = ablation.recipes
+    linear = {name: records.scores(name, "linear") for name in ablation.recipes}
+    return {name: difference(linear[name], linear[base]) for name in variants if linear[name]}
 
 
 def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
     gaps, lines = _differences(records, ablation), []
     for name in (ablation.baseline, *gaps):
-        recipe, runs = ablation.recipes[name], records.of(name)
-        linear, knn = (statistic(row[score] for row in runs).text(100) for score in ("linear", "knn"))
-        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(runs))}
-        line |= {"linear %": linear, "kNN %": knn, "difference": "baseline", "p": ""}
+        recipe = ablation.recipes[name]
+        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
+        line |= records.percent(name) | {"difference": "baseline", "p": ""}
         if name in gaps:
             line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}
         lines.append(line)
@@ -210,14 +175,13 @@ def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    command = command_line("table1.ablations", arguments)
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
 
     def read() -> Options:
         asked = parse(arguments, sweep="ablations", about=about)
         return asked.varied(variants(asked.methods, asked.recipes))
 
-    return launch(read, lambda records, options, images: publish(records, options.recipes, describe(options), command))
+    return launch(read, page_of)
 
 
 if __name__ == "__main__":

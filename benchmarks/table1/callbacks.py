@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from benchmarks.table1.pretrain import Pretraining, measure
 
 
 class Stopwatch(L.Callback):
-    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up."""
+    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up.
 
-    def __init__(self) -> None:
-        self.wall, self.cores = time.monotonic(), time.process_time()
+    After the first epoch it tells how long so many `runs` will take.
+    """
+
+    def __init__(self, runs: float = 0.0) -> None:
+        self.wall, self.cores, self.runs = time.monotonic(), time.process_time(), runs
 
     def state_dict(self) -> dict[str, float]:
         """Columns for a row, and the state for a checkpoint."""
@@ -30,6 +34,12 @@ class Stopwatch(L.Callback):
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
+
+    def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
+        """Tell the estimate."""
+        if self.runs and loop.is_global_zero and loop.current_epoch == 0:
+            whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
+            print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
 
 
 class Generator(L.Callback):

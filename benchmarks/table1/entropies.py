@@ -5,23 +5,23 @@ Each row gets the same small grid, three learning rates on validation images, an
 
 from __future__ import annotations
 
-import csv
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
-from benchmarks.machine import in_fresh_process
+from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import page, table, write, write_csv
+from benchmarks.pages import filled, page, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
-from benchmarks.speed.measure import Case, Row, peak_of, time_rows
-from benchmarks.statistics import LEVEL, Difference, holm, paired_difference, statistic
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import command_line, launch
+from benchmarks.speed.measure import Case, peak_row, time_rows
+from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, WIDE, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -30,10 +30,6 @@ BASE = "vicreg"
 RATES = (4e-3, 8e-3, 1.6e-2)
 #: the shape and the seconds at which the losses are timed
 TIMED = Case("op", "entropies", 256, 2048, torch.device("cpu"), "float32", seconds=30.0)
-GRID = (
-    f"The grid: linear probe % on {VALIDATION_SHARE:.0%} of the training half at each learning rate, one seed; in bold the "
-    "best, of equals that with the higher kNN."
-)
 
 
 def _entropy(title: str, entropy: str, **options: Any) -> Recipe:
@@ -56,23 +52,17 @@ ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byo
 }
 
 
-def grid(rows: dict[str, Recipe]) -> dict[str, Recipe]:
-    """Every row at every rate."""
-    return {f"{name}-rate{rate:g}": _at(recipe, rate) for name, recipe in rows.items() for rate in RATES}
+def grid(name: str) -> dict[str, Recipe]:
+    """A row at every rate."""
+    return {
+        f"{name}-rate{rate:g}": ROWS[name].varied(f"{ROWS[name].title}, rate {rate:g}", "the grid of this table", rate)
+        for rate in RATES
+    }
 
 
-def chosen(tried: Records, rows: dict[str, Recipe]) -> dict[str, Recipe]:
-    """Every row at its best rate by linear accuracy on validation images; ties go to higher kNN, then to the lower rate."""
-
-    def score(name: str, rate: float) -> tuple[float, float]:
-        runs = tried.of(f"{name}-rate{rate:g}")
-        return statistic(run["linear"] for run in runs).mean, statistic(run["knn"] for run in runs).mean
-
-    return {name: _at(recipe, max(RATES, key=partial(score, name))) for name, recipe in rows.items()}
-
-
-def _at(recipe: Recipe, rate: float) -> Recipe:
-    return recipe.varied(f"{recipe.title}, rate {rate:g}", "the grid of this table", rate)
+def chosen(tried: Records) -> dict[str, Recipe]:
+    """Every row at its best rate on validation images; of equals at the lower."""
+    return {name: grid(name)[tried.best(grid(name))] for name in ROWS}
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
@@ -80,76 +70,58 @@ def losses(batch: int, dim: int) -> dict[str, Objective]:
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
-def costs(path: Path) -> dict[str, tuple[float, float]]:
+def costs(path: Path) -> pd.DataFrame:
     """Milliseconds and MiB of forward and backward of each loss, measured unless the file holds them."""
     if not path.exists():
         torch.set_num_threads(1)
         views = TIMED.views()
-
-        def clear() -> None:
-            for z in views:
-                z.grad = None
-
-        found: list[Row] = time_rows(TIMED, {n: partial(loss, *views) for n, loss in losses(*views[0].shape).items()}, clear)
-        peaks = {name: in_fresh_process(peak_of, TIMED, name, losses) for name in ROWS}
-        write_csv(path, found + [TIMED.row(name, "both", "peak_mib", [peak]) for name, peak in peaks.items()])
-    with path.open() as file:
-        both = [row for row in csv.DictReader(file) if row["mode"] == "both"]
-    values = {(row["provider"], row["metric"]): float(row["value"]) for row in both}
-    return {name: (values[name, "time_ms"], values[name, "peak_mib"]) for name in ROWS}
+        calls = {name: partial(loss, *views) for name, loss in losses(TIMED.batch, TIMED.dim).items()}
+        write_csv(path, time_rows(TIMED, calls, views) + [peak_row(TIMED, name, losses) for name in ROWS])
+    rows = pd.read_csv(path)
+    return rows[rows["mode"] == "both"].pivot(index="provider", columns="metric", values="value")
 
 
 def compared(records: Records, score: str) -> dict[str, Difference]:
     """Each row that has the seeds of VICReg against it, seed by seed; p-values corrected for the number of rows."""
-    base = [row[score] for row in _by_seed(records, BASE)]
-    runs = {name: [row[score] for row in _by_seed(records, name)] for name in ROWS if name != BASE}
+    base = records.scores(BASE, score)
+    runs = {name: records.scores(name, score) for name in ROWS if name != BASE}
     gaps = {name: paired_difference(values, base) for name, values in runs.items() if len(values) == len(base)}
     corrected = holm([gap.p_value for gap in gaps.values()])
     return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
 
 
-def _by_seed(records: Records, name: str) -> list[dict[str, Any]]:
-    return sorted(records.of(name), key=lambda row: int(row["seed"]))
-
-
-def publish_grid(records: Records) -> str:
-    """Write `README.md` in the folder of the grid; returns the Markdown."""
-    text = page("The grid of the entropies", GRID, table(_grid_lines(records)))
-    write(records.folder / "README.md", text)
-    return text
-
-
-def publish(records: Records, description: str, command: str) -> str:
-    """Write `README.md`: the table, what it says of the differences, and the grid; returns the Markdown."""
-    tried, gaps = Records(records.folder / "grid"), {score: compared(records, score) for score in ("linear", "knn")}
-    seeds = len(records.of(BASE))
-    text = page(
-        "Which entropy",
-        f"    {command}",
-        f"{description}; commit {records.names('commit')}; mean ± standard error of {seeds} seeds on held-out images.",
-        table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
-        "Difference: of linear accuracies from VICReg's at the same seed, in points. p: Student's paired test with Holm's "
-        f"correction for {len(gaps['linear'])} rows. kNN: {KNN_NEIGHBOURS} neighbours. RankMe: effective rank of the held-out "
-        "embeddings and of the features; 1 is collapse. ms, MiB: forward and backward of the loss alone at 256 x 2048 in "
-        "float32, one thread, CPU time and memory above the inputs.",
-        "\n".join(_finding(score, found) for score, found in gaps.items()),
-        GRID,
-        table(_grid_lines(tried)),
+def page_of_grid(tried: Records, options: Options, images: Images) -> str:
+    """The accuracy of each row at each rate."""
+    return page(
+        "The grid of the entropies",
+        "Linear probe %; the best of each row in bold.",
+        table(map(partial(_grid_line, tried), ROWS)),
     )
-    write(records.folder / "README.md", text)
-    return text
 
 
-def _lines(records: Records, gaps: dict[str, Difference], cost: dict[str, tuple[float, float]]) -> list[dict[str, str]]:
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """The table, what it says of the differences, and the grid."""
+    gaps = {score: compared(records, score) for score in ("linear", "knn")}
+    return filled(
+        __file__,
+        **head(records, options),
+        seeds=len(records.of(BASE)),
+        table=table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
+        compared=len(gaps["linear"]),
+        neighbours=KNN_NEIGHBOURS,
+        findings="\n".join(_finding(score, found) for score, found in gaps.items()),
+        grid=table(map(partial(_grid_line, Records(records.folder / "grid")), ROWS)),
+    )
+
+
+def _lines(records: Records, gaps: dict[str, Difference], cost: pd.DataFrame) -> list[dict[str, str]]:
     lines = []
     for name, recipe in ROWS.items():
-        runs = records.of(name)
-        linear, knn = (statistic(row[score] for row in runs).text(100) for score in ("linear", "knn"))
-        ranks = (f"{statistic(row[rank] for row in runs).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
+        ranks = (f"{records.mean(name, rank).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
         gap = {"difference": gaps[name].text(), "p": f"{gaps[name].p_value:.2g}"} if name in gaps else {}
-        line = {"entropy": recipe.title, "linear %": linear, "kNN %": knn, "difference": "", "p": ""} | gap
+        line = {"entropy": recipe.title} | records.percent(name) | {"difference": "", "p": ""} | gap
         line |= zip(("RankMe", "of features"), ranks, strict=True)
-        lines.append(line | {"ms": f"{cost[name][0]:.3g}", "MiB": f"{cost[name][1]:.0f}"})
+        lines.append(line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"})
     return lines
 
 
@@ -160,34 +132,27 @@ def _finding(score: str, gaps: dict[str, Difference]) -> str:
     return f"- By the {probe} probe {counted}{': ' * bool(beyond)}{'; '.join(beyond)}."
 
 
-def _grid_lines(tried: Records) -> list[dict[str, str]]:
-    best = {name: recipe.learning_rate.value for name, recipe in chosen(tried, ROWS).items()}
-
-    def cell(name: str, rate: float) -> str:
-        text = statistic(run["linear"] for run in tried.of(f"{name}-rate{rate:g}")).text(100)
-        return f"**{text}**" if rate == best[name] else text
-
-    return [{"entropy": ROWS[name].title} | {f"rate {rate:g}": cell(name, rate) for rate in RATES} for name in ROWS]
+def _grid_line(tried: Records, name: str) -> dict[str, str]:
+    texts = {setting: tried.mean(setting, "linear").text(100) for setting in grid(name)}
+    texts[tried.best(texts)] = f"**{texts[tried.best(texts)]}**"
+    return {"entropy": ROWS[name].title} | {f"rate {rate:g}": text for rate, text in zip(RATES, texts.values(), strict=True)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    command = command_line("table1.entropies", arguments)
 
     def asked() -> Options:
         return parse(arguments, sweep="entropies", about="Compare every entropy at its default weights.", seeds=5)
 
     def tried() -> Options:
-        options = asked().varied(grid(ROWS))
+        options = asked().varied({setting: recipe for name in ROWS for setting, recipe in grid(name).items()})
         return options.replaced(seeds=1, output=options.output / "grid")
 
     def compared_rows() -> Options:
         options = asked()
-        return options.varied(chosen(Records(options.output / "grid"), ROWS)).replaced(is_sweep=False)
+        return options.varied(chosen(Records(options.output / "grid"))).replaced(is_sweep=False)
 
-    return launch(tried, lambda records, options, images: publish_grid(records)) or launch(
-        compared_rows, lambda records, options, images: publish(records, describe(options), command)
-    )
+    return launch(tried, page_of_grid) or launch(compared_rows, page_of)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from rich.markdown import Markdown
 
 from benchmarks.backbones import BackboneError
 from benchmarks.data import DataError, Images
-from benchmarks.table1.cli import OptionError, Options, describe
-from benchmarks.table1.estimate import estimate
+from benchmarks.pages import write
+from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options, describe
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row
 from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
@@ -27,8 +27,8 @@ from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, m
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 
 
-def launch(read: Callable[[], Options], publish: Callable[[Records, Options, Images], str]) -> int:
-    """The program, from a function that reads its options to one that writes its page and returns it.
+def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images], str]) -> int:
+    """The program, from a function that reads its options to one that returns the page of its rows.
 
     Returns:
         Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
@@ -49,14 +49,17 @@ def launch(read: Callable[[], Options], publish: Callable[[Records, Options, Ima
         errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
         return 130
     if is_first_process():
-        console.print(Markdown(publish(records, options, images)))
+        text = page(records, options, images)
+        write(options.output / "README.md", text)
+        console.print(Markdown(text))
         console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     return 0
 
 
-def command_line(module: str, arguments: list[str] | None) -> str:
-    """The command as it was given, for the head of a page."""
-    return " ".join(["python -m benchmarks." + module, *(sys.argv[1:] if arguments is None else arguments)])
+def head(records: Records, options: Options) -> dict[str, object]:
+    """What the page of every sweep says first."""
+    run = {"command": options.command, "description": describe(options), "commits": records.names("commit")}
+    return run | {"share": VALIDATION_SHARE}
 
 
 def _make(options: Options, images: Images, records: Records, console: Console) -> None:
@@ -70,25 +73,20 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
         torch.set_num_threads(1)
     if is_first_process():
-        done, to_train = len(all_runs) - len(pending), [run for run in pending if run.method != UNTRAINED]
+        done = len(all_runs) - len(pending)
         lines = [f"{describe(options)}: {len(pending)} of {len(all_runs)} runs to make in {options.output}"]
         lines += [f"going on: {done} of {len(all_runs)} runs are on disk already"] if done else []
-        lines += [estimate(to_train, options, images)] if to_train else []
         console.print("\n".join(lines), highlight=False)
-    for row, curve in (_one_by_one if options.jobs == 1 else _from_workers)(pending, options, images):
+    options = options.replaced(to_train=[run for run in pending if run.method != UNTRAINED])
+    in_turn = (made(run, options, images) for run in pending)
+    for row, curve in in_turn if options.jobs == 1 else _from_workers(pending, options, images):
+        # only the first process has rows
+        if not row:
+            continue
         records.add(row, curve)
         label, left = Run(row["method"], row["seed"]).label(options), len(all_runs) - len(records.rows)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
         console.print(f"{label}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
-
-
-def _one_by_one(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
-    """On all devices; only the first process has rows."""
-    for run in runs:
-        if run.method != UNTRAINED or is_first_process():
-            finished = made(run, options, images)
-            if is_first_process():
-                yield finished
 
 
 def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.pages import write, write_csv
+from benchmarks.statistics import Statistic, statistic
 
 Row = dict[str, Any]
-
-
 FILES = ("settings.json", "rows.jsonl", "curves.csv")
 
 
@@ -35,7 +37,9 @@ class Records:
             self.rows: list[Row] = [json.loads(line) for line in text.get("rows.jsonl", "").splitlines() if line]
         except (OSError, json.JSONDecodeError) as problem:
             raise OutputError(f"{folder} cannot be read: {problem}. Remove it, or choose another --output.") from problem
-        self._curves: list[Row] = list(csv.DictReader(text.get("curves.csv", "").splitlines()))
+        self._curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for point in csv.DictReader(text.get("curves.csv", "").splitlines()):
+            self._curves[point["method"], point["seed"]].append(point)
 
     def open(self, settings: dict[str, Any]) -> None:
         """Make the folder, and hold it to one set of settings: those of its first run.
@@ -61,8 +65,24 @@ class Records:
         return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
 
     def of(self, method: str) -> list[Row]:
-        """The rows of one method, one a seed."""
-        return [row for row in self.rows if row["method"] == method]
+        """The rows of one method, seed by seed."""
+        return sorted((row for row in self.rows if row["method"] == method), key=lambda row: int(row["seed"]))
+
+    def scores(self, method: str, column: str) -> list[float]:
+        """A column of the rows of one method, seed by seed."""
+        return [row[column] for row in self.of(method)]
+
+    def best(self, methods: Iterable[str]) -> str:
+        """The method with the highest mean linear accuracy; ties go to higher kNN, then to the first."""
+        return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
+
+    def mean(self, method: str, column: str) -> Statistic:
+        """Of a column of the rows of one method."""
+        return statistic(self.scores(method, column))
+
+    def percent(self, method: str) -> dict[str, str]:
+        """Both accuracies of one method, for a table."""
+        return {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
 
     def names(self, column: str) -> str:
         """The values of a column of the rows, as a list in words: commits, devices."""
@@ -71,16 +91,12 @@ class Records:
     def add(self, row: Row, curve: list[Row]) -> None:
         """Write the curve of a finished run, then its row. The curve of a run that was killed in between is replaced later."""
         run = {"method": row["method"], "seed": row["seed"]}
-        self._curves = [point for point in self._curves if not _is_of(point, **run)] + [run | point for point in curve]
-        write_csv(self.folder / "curves.csv", self._curves)
+        self._curves[row["method"], str(row["seed"])] = [run | point for point in curve]
+        write_csv(self.folder / "curves.csv", chain.from_iterable(self._curves.values()))
         self.rows.append(row)
         write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def curve(self, method: str, seed: int) -> list[dict[str, float]]:
         """What a finished run measured, epoch by epoch."""
-        points = [point for point in self._curves if _is_of(point, method, seed)]
+        points = self._curves[method, str(seed)]
         return [{k: float(v) for k, v in point.items() if k not in ("method", "seed") and v != ""} for point in points]
-
-
-def _is_of(point: Row, method: str, seed: int) -> bool:
-    return (point["method"], str(point["seed"])) == (method, str(seed))

@@ -58,12 +58,6 @@ def planned(options: Options) -> list[Run]:
     return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
 
 
-def length_of(options: Options, images: Images) -> tuple[int, int]:
-    """Number of steps of one run, and of epochs from one probe to the next; the last epoch always has one."""
-    steps = len(images.train) // options.devices // (options.batch_size // options.devices)
-    return options.epochs * steps, math.ceil(options.epochs / PROBES_PER_RUN)
-
-
 def loaded(options: Options) -> Images:
     """The images that the options name; of a sweep, the training half alone, split for validation.
 
@@ -79,7 +73,7 @@ def loaded(options: Options) -> Images:
     try:
         trainer(options, [])
     except Exception as problem:
-        raise OptionError(f"Lightning refuses these --devices, --strategy or --precision: {problem}") from problem
+        raise OptionError(f"Lightning refuses --accelerator, --devices, --strategy or --precision: {problem}") from problem
     return images
 
 
@@ -124,8 +118,10 @@ def is_first_process() -> bool:
 
 
 def made(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
-    """Row and curve of one run."""
-    return (untrained if run.method == UNTRAINED else trained)(run, options, images)
+    """Row and curve of one run, both empty on all processes but the first."""
+    if run.method == UNTRAINED:
+        return untrained(run, options, images) if is_first_process() else ({}, [])
+    return trained(run, options, images)
 
 
 def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
@@ -140,11 +136,12 @@ def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row
 
 def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
-    stopwatch, folder, name = Stopwatch(), options.output, f"{run.method}-seed{run.seed}"
-    module, (_, every) = module_for(run, options, images), length_of(options, images)
+    stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
+    folder, name = options.output, f"{run.method}-seed{run.seed}"
+    module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
     evaluation = Evaluation(images, every)
     checkpoint = Checkpoint(folder / "unfinished" / f"{name}.ckpt", every)
-    loop = trainer(options, [stopwatch, Generator(run.seed), checkpoint, evaluation])
+    loop = trainer(options, [Generator(run.seed), checkpoint, evaluation, stopwatch])
     resumed = checkpoint.path if checkpoint.path.exists() else None
     if is_first_process() and resumed:
         print(f"{run.label(options)}: goes on from {resumed}", flush=True)

@@ -6,12 +6,15 @@ from math import isnan
 from statistics import fmean
 from typing import Any
 
-from benchmarks.pages import figure, notes, page, table, write
+from benchmarks.data import Images
+from benchmarks.pages import figure, notes, page, table
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.statistics import LEVEL, Statistic, paired_difference, statistic
+from benchmarks.statistics import LEVEL, paired_difference
+from benchmarks.table1.cli import Options, describe
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import BASES, RECIPES, SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Records
+from benchmarks.table1.runs import pixel_scores
 
 #: the rows without a self-supervised loss, whose features are their embeddings
 REFERENCES = (UNTRAINED, SUPERVISED)
@@ -31,28 +34,23 @@ VERDICTS = (
 )
 
 
-def publish(records: Records, description: str, command: str, pixels: dict[str, float] | None) -> str:
-    """Write `README.md` and `table1.png`; returns the Markdown."""
-    head = [f"Table 1: {records.settings['dataset']}", f"    {command}", notes(records.folder)]
-    text = page(*head, *parts(records, description, pixels))
-    write(records.folder / "README.md", text)
-    plot(records, description)
-    return text
-
-
-def parts(records: Records, description: str, pixels: dict[str, float] | None) -> list[str]:
-    """The paragraphs of the page."""
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """The page of Table 1; writes its `table1.png`."""
+    plot(records, describe(options))
     seeds = sorted({len(records.of(method)) for method in _methods(records)})
     over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
     origin = f"{records.names('device')}, commit {records.names('commit')}"
-    return [
-        f"{description}; {origin}; mean ± standard error of {over}.",
+    return page(
+        f"Table 1: {records.settings['dataset']}",
+        f"    {options.command}",
+        notes(records.folder),
+        f"{describe(options)}; {origin}; mean ± standard error of {over}.",
         "![Table 1](table1.png)",
-        table([*_pixels(pixels), *(_line(records, method) for method in _methods(records))]),
+        table([*_pixels(images), *(_line(records, method) for method in _methods(records))]),
         NOTE,
         VERDICTS,
         "\n".join(compared(records) or ["- No row with an entropy has its base beside it yet."]),
-    ]
+    )
 
 
 def compared(records: Records) -> list[str]:
@@ -77,22 +75,19 @@ def _methods(records: Records) -> list[str]:
     return [method for method in ORDER if records.of(method)]
 
 
-def _mean(records: Records, method: str, column: str) -> Statistic:
-    return statistic(row[column] for row in records.of(method))
-
-
-def _pixels(scores: dict[str, float] | None) -> list[dict[str, str]]:
+def _pixels(images: Images) -> list[dict[str, str]]:
     """The line of the probes on the images themselves; none where they would take long."""
+    scores = pixel_scores(images)
     return [{"method": "pixels"} | {f"{probe} %": f"{100 * score:.1f}" for probe, score in scores.items()}] if scores else []
 
 
 def _line(records: Records, method: str) -> dict[str, str]:
     shares = {"linear %": "linear", "linear % (best)": "linear_best", "kNN %": "knn", "kNN % (best)": "knn_best"}
-    cells = {head: _mean(records, method, column).text(100) for head, column in shares.items()}
+    cells = {head: records.mean(method, column).text(100) for head, column in shares.items()}
     # features have another dimension than embeddings: no entropy to compare
-    entropy, rank = (_mean(records, method, column) for column in ("entropy_upper_nats", "rank_me"))
+    entropy, rank = (records.mean(method, column) for column in ("entropy_upper_nats", "rank_me"))
     embeddings = ("", "") if method in REFERENCES else (entropy.text(digits=2), rank.text())
-    seconds = f"{_mean(records, method, 'seconds').mean:.0f}"
+    seconds = f"{records.mean(method, 'seconds').mean:.0f}"
     return {"method": title(method), **cells, "entropy (nats)": embeddings[0], "RankMe": embeddings[1], "s": seconds}
 
 
@@ -111,9 +106,9 @@ def plot(records: Records, description: str) -> None:
 
 
 def _draw_bars(axes: Any, records: Records) -> None:
-    methods = sorted(_methods(records), key=lambda method: _mean(records, method, "linear").mean)
+    methods = sorted(_methods(records), key=lambda method: records.mean(method, "linear").mean)
     for height, method in enumerate(methods):
-        linear, knn = (_mean(records, method, column) for column in ("linear", "knn"))
+        linear, knn = (records.mean(method, column) for column in ("linear", "knn"))
         colour = "#9a9a9a" if method in REFERENCES else "#c8553d" if method in BASES else "#35618f"
         error = 100 * linear.error if linear.error > 0 else None
         axes.barh(height, 100 * linear.mean, xerr=error, color=colour, height=0.62, capsize=3)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmarks.pages import notes, page, table, write
-from benchmarks.statistics import statistic
-from benchmarks.table1.cli import VALIDATION_SHARE, Options, describe, parse
-from benchmarks.table1.launch import command_line, launch
+from benchmarks.data import Images
+from benchmarks.pages import filled, notes, table
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe, long_runs
 from benchmarks.table1.records import Records
 
@@ -75,32 +75,25 @@ def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
 def grid(options: Options) -> dict[str, Recipe]:
     """The recipe of every setting."""
     tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only))
-    return {
-        name: _recipe(options.recipes, "the grid of benchmarks.table1.tuning", **setting) for name, setting in tried.items()
-    }
 
+    def recipe(method: str, constant: str, value: float, rate: float) -> Recipe:
+        row = options.recipes[method]
+        title = f"{row.title}, rate {rate:g}, {constant} {value:g}"
+        return row.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
 
-def _recipe(rows: Mapping[str, Recipe], source: str, method: str, constant: str, value: float, rate: float) -> Recipe:
-    title = f"{rows[method].title}, rate {rate:g}, {constant} {value:g}"
-    return rows[method].varied(title, source, rate, **{constant: value})
+    return {name: recipe(**setting) for name, setting in tried.items()}
 
 
 def cells(records: Records) -> pd.DataFrame:
-    """The settings that have runs, with the means of their scores and whether each is the best of its method.
-
-    The best has the highest mean linear accuracy on validation images; ties go to higher kNN, then to the first.
-    """
-    found = []
-    for name, setting in settings(list(CONSTANTS), searched(records)).items():
-        runs = records.of(name)
-        if runs:
-            linear, knn = (statistic(run[score] for run in runs) for score in ("linear", "knn"))
-            found.append(setting | {"seeds": len(runs), "linear": linear.mean, "knn": knn.mean, "text": linear.text(100)})
-    if not found:
+    """The settings that have runs by their names, with their scores and whether each is the best of its method."""
+    tried = pd.DataFrame(settings(list(CONSTANTS), searched(records))).T
+    tried = tried[[bool(records.of(name)) for name in tried.index]]
+    if tried.empty:
         raise ValueError("has no rows of a grid")
-    frame = pd.DataFrame(found)
-    ranked = frame.sort_values(["linear", "knn"], ascending=False, kind="stable").drop_duplicates("method")
-    return frame.assign(best=frame.index.isin(ranked.index))
+    best = [records.best(names) for names in tried.groupby("method").groups.values()]
+    texts = [records.mean(name, "linear").text(100) for name in tried.index]
+    seeds = [len(records.of(name)) for name in tried.index]
+    return tried.assign(text=texts, seeds=seeds, best=tried.index.isin(best))
 
 
 def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
@@ -113,29 +106,25 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
     missing = [name for name in rows if name not in best]
     if missing:
         raise ValueError(f"has no best setting of {', '.join(missing)}")
-    source = f"best of the grid in {folder}"
-    constants = {name: {best[name].constant: best[name].value} for name in rows}
-    return {name: row.varied(row.title, source, best[name].rate, **constants[name]) for name, row in rows.items()}
+
+    def at_best(row: Recipe, cell: Any) -> Recipe:
+        return row.varied(row.title, f"best of the grid in {folder}", cell.rate, **{cell.constant: cell.value})
+
+    return {name: at_best(row, best[name]) for name, row in rows.items()}
 
 
-def publish(records: Records, description: str, command: str) -> str:
-    """Write `README.md`: a line for each method and value, the best in bold, and what was chosen; returns the Markdown."""
+def page_of(records: Records, options: Options, images: Images) -> str:
+    """A line for each method and value, the best in bold, and what was chosen."""
     found, (rates, constants) = cells(records), searched(records)
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
-    seeds = " or ".join(map(str, sorted(set(found.seeds))))
-    text = page(
-        "An equal grid for every method",
-        f"    {command}",
-        notes(records.folder),
-        f"{description}; commit {records.names('commit')}. Linear probe % on {VALIDATION_SHARE:.0%} of the training half, "
-        "drawn by class with a fixed seed; networks and probes saw the rest of it, and nothing here saw the test half. Mean ± "
-        f"standard error over seeds ({seeds} each) at the last epoch; in bold the best, of equals that with the higher kNN.",
-        table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
-        "Chosen:",
-        "\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
+    return filled(
+        __file__,
+        **head(records, options),
+        notes=notes(records.folder),
+        seeds=" or ".join(map(str, sorted(set(found.seeds)))),
+        grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
+        chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
     )
-    write(records.folder / "README.md", text)
-    return text
 
 
 def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
@@ -161,8 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
         asked = parse(arguments, sweep="tuning", about=about, seeds=2)
         return asked.varied(grid(asked))
 
-    command = command_line("table1.tuning", arguments)
-    return launch(read, lambda records, options, images: publish(records, describe(options), command))
+    return launch(read, page_of)
 
 
 if __name__ == "__main__":
