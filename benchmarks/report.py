@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.pages import RESULTS, ROOT, write
 from benchmarks.table1 import tuning
@@ -51,17 +52,23 @@ def page(results: Path, beside: Path) -> str:
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest folder with that content, for each device and data set."""
-    found = [folder for folder in results.iterdir() if (match := FOLDER.fullmatch(folder.name)) and match[3] == content]
-    return list({(FOLDER.fullmatch(folder.name)[2], _dataset(folder)): folder for folder in sorted(found, key=_age)}.values())
+    """The newest folder with that content, for each device and data set; a folder has a page once its rows are complete."""
+    paged = [page.parent for page in results.glob("*/README.md")]
+    found = [folder for folder in paged if (match := FOLDER.fullmatch(folder.name)) and match[3] == content]
+    return list(
+        {
+            (FOLDER.fullmatch(folder.name)[2], *_settings(folder, "dataset")): folder for folder in sorted(found, key=_age)
+        }.values()
+    )
 
 
 def _section(folder: Path, results: Path, beside: Path) -> list[str]:
     heading, text = embedded(folder / "README.md", beside)
     parts = [f"## {heading}", f"[{folder.name}]({_relative(folder, beside)}), {FOLDER.fullmatch(folder.name)[1]}", text]
     if FOLDER.fullmatch(folder.name)[3] == "table1":
-        grids = [grid for grid in newest(results, "tuning") if _dataset(grid) == _dataset(folder)]
-        untuned = "No equal grid is recorded for this data set."
+        same = ("dataset", "backbone", "width")
+        grids = [grid for grid in newest(results, "tuning") if _settings(grid, *same) == _settings(folder, *same)]
+        untuned = "No equal grid is recorded for this data set and network."
         parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
     return parts
 
@@ -92,9 +99,10 @@ def _age(folder: Path) -> tuple[str, str, str]:
     return FOLDER.fullmatch(folder.name)[1], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
-def _dataset(folder: Path) -> str | None:
-    settings = folder / "settings.json"
-    return json.loads(settings.read_text()).get("dataset") if settings.exists() else None
+def _settings(folder: Path, *names: str) -> list[Any]:
+    path = folder / "settings.json"
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    return [settings.get(name) for name in names]
 
 
 def _relative(path: Path, beside: Path) -> str:
