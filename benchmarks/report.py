@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.pages import RESULTS, ROOT, write
 from benchmarks.table1 import tuning
@@ -40,17 +41,18 @@ def page(results: Path, beside: Path) -> str:
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest folder with that content, for each device and data set; one is called 2026-11-21-cpu-table1-fashion."""
-    found = sorted(results.glob(f"????-??-??-*-{content}*"), key=_age)
-    return list({(folder.name.split("-")[3], _dataset(folder)): folder for folder in found}.values())
+    """The newest folder with that content, for each device and data set; a folder has a page once its rows are complete."""
+    found = sorted((page.parent for page in results.glob(f"????-??-??-*-{content}*/README.md")), key=_age)
+    return list({(folder.name.split("-")[3], *_settings(folder, "dataset")): folder for folder in found}.values())
 
 
 def _section(folder: Path, results: Path, beside: Path) -> list[str]:
     heading, text = embedded(folder / "README.md", beside)
     parts = [f"## {heading}", f"[{folder.name}]({_relative(folder, beside)}), {folder.name[:10]}", text]
     if folder in newest(results, "table1"):
-        grids = [grid for grid in newest(results, "tuning") if _dataset(grid) == _dataset(folder)]
-        untuned = "No equal grid is recorded for this data set."
+        same = ("dataset", "backbone", "width")
+        grids = [grid for grid in newest(results, "tuning") if _settings(grid, *same) == _settings(folder, *same)]
+        untuned = "No equal grid is recorded for this data set and network."
         parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
     return parts
 
@@ -81,8 +83,9 @@ def _age(folder: Path) -> tuple[str, str, str]:
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
-def _dataset(folder: Path) -> str | None:
-    return Records(folder).settings.get("dataset")
+def _settings(folder: Path, *names: str) -> list[Any]:
+    settings = Records(folder).settings
+    return [settings.get(name) for name in names]
 
 
 def _relative(path: Path, beside: Path) -> str:

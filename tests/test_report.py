@@ -57,6 +57,7 @@ def test_the_newest_rows_of_each_data_set_and_device_are_shown(tmp_path):
     folder(tmp_path, "2026-01-01-gpu-table1", old)
     folder(tmp_path, "2026-01-01-cpu-table1-fashion", old, dataset="fashion_mnist")
     folder(tmp_path, "not-dated", late)
+    (folder(tmp_path, "2026-01-03-cpu-table1-half-made", late) / "README.md").unlink()
     found = set(re.findall(r"\[(\S+-table1\S*)\]", report.page(tmp_path, tmp_path)))
     assert found == {"2026-01-02-cpu-table1-again", "2026-01-01-gpu-table1", "2026-01-01-cpu-table1-fashion"}
 
@@ -76,7 +77,8 @@ def test_rows_that_the_grid_did_not_choose_are_named(tmp_path):
     settings = {"budget": {}, "rows": {"vicreg": {"learning_rate": 2e-3, "covariance_weight": 1.0}}}
     settings["rows"]["byol"] = {"learning_rate": 4e-3, "momentum": 0.9}
     folder(tmp_path, "2026-01-02-cpu-table1", rows(vicreg=[0.5], byol=[0.5]), **settings)
-    assert "No equal grid is recorded" in report.page(tmp_path, tmp_path)
+    folder(tmp_path, "2025-12-31-cpu-tuning-wide", rows(**{"byol-rate0.004-momentum0.9": [0.9]}), width=0.5)
+    assert "No equal grid is recorded for this data set and network" in report.page(tmp_path, tmp_path)
     grid = {"byol-rate0.004-momentum0.9": [0.9], "byol-rate0.001-momentum0.9": [0.8]}
     folder(tmp_path, "2026-01-01-cpu-tuning", rows(**grid, **{"vicreg-rate0.004-covariance_weight1": [0.7]}))
     said = "1 of 2 rows have the settings that the equal grid of this page chose; not so: VICReg."
