@@ -128,7 +128,8 @@ def _result(form: str, batch: Batch, constants: Sequence[float], request: Reques
 
 def _grouped(z: Tensor) -> Tensor:
     """`[n, ..., dim] -> [groups, n, dim]`."""
-    return z[None] if z.ndim == 2 else z.flatten(1, -2).movedim(1, 0)
+    # not z[None], which takes three times as long
+    return z.unsqueeze(0) if z.ndim == 2 else z.flatten(1, -2).movedim(1, 0)
 
 
 def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:

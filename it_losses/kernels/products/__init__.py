@@ -13,7 +13,7 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
 
 And of pairs, in `cpu_pairs` and `cuda_pairs`:
 
-    pair_sums        sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
+    pair_sums        itself + sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
     add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
 """
 
