@@ -85,6 +85,9 @@ def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     ours, official = peaks("vicreg", 64, 2048, OURS, "official")
     # the official code holds several D x D matrices of 16 MiB
     assert ours < 8 < 48 < official
+    # the gradient has 16 MiB; the backward pass scales it where it is
+    (ours,) = peaks("log_det", 256, 8192, OURS)
+    assert 16 < ours < 24
     kept, bounded, cdist = peaks("pairwise", 3000, 16, OURS, BOUNDED, "torch.cdist")
     # the lower triangle of the pairs of one view has 17 MiB, their square 34; those of one view at a time are kept
     assert bounded < 17 < kept < 34 < cdist

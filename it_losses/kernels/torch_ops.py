@@ -139,8 +139,10 @@ def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.save_for_backward(gradient)
 
 
-def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None) -> list[Tensor | None]:
-    """Gradients of the views, V x [n, ..., dim]."""
+def _gradients(
+    ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, *, overwrite: bool = False
+) -> list[Tensor | None]:
+    """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved one."""
     if of_gradient is not None:
         raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference for one.")
     (gradient,) = ctx.saved_tensors
@@ -148,8 +150,16 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None) ->
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
     # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
-    scaled = (gradient * upstream).to(ctx.dtype)
+    scaled = gradient.mul_(upstream) if overwrite else gradient * upstream
+    scaled = scaled if scaled.dtype == ctx.dtype else scaled.to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
+
+
+def _is_last_read(upstream: Tensor | None) -> bool:
+    """Whether this backward pass frees the graph, so that the saved gradient is read for the last time, and upstream is one."""
+    if upstream is None or torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(upstream):
+        return False
+    return not torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 class _Evaluate(torch.autograd.Function):
@@ -173,7 +183,7 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, _: None, of_gradient: Tensor | None) -> tuple[Any, ...]:
-        return *[None] * 8, *_gradients(ctx, upstream, of_gradient)
+        return *[None] * 8, *_gradients(ctx, upstream, of_gradient, overwrite=_is_last_read(upstream))
 
 
 _op = torch.library.custom_op(
