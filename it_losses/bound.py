@@ -128,7 +128,8 @@ def _fused_entropy(
     loss, terms = _fused_loss(
         views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood, draw=draw
     )
-    estimator.warn_if_saturated(terms[2:])
+    if len(terms) > 2:
+        estimator.warn_if_saturated(terms[2:])
     return loss, terms
 
 

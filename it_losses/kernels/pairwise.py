@@ -89,7 +89,7 @@ def _entropy(
     # small views in one call: fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
-        x = products.centred([batch.all_samples(view) for view in range(first, first + views_at_once)])  # [stacks, N, dim]
+        x = products.centred(batch.samples_of(first, views_at_once))  # [stacks, N, dim]
         rates = _rates(x, mixture)
         kept = int(mixture.memory) if request.needs_gradient else 0
         sums, pairs = products.pair_sums(x, batch.ranks.own, rates, itself, memory=kept, image_rows=left_out)

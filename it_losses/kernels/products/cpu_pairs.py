@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient
+from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient, own_rows
 
-__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
 #: pairs of all views up to which they are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 20

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from it_losses.kernels.products.cuda import centred, distance, empty_gradient, largest_magnitude, product
 
-__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
 #: pairs of all views up to which they are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 26
@@ -98,6 +98,11 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         if unit is not None:
             difference.mul_(unit[0, :, :, None])
         out[:, rows.start - own.start : rows.stop - own.start].add_(difference)
+
+
+def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
+    """`x_own x^T`: [groups, N, dim] -> [groups, n, N]."""
+    return torch.bmm(x[:, own], x.mT, out=out)
 
 
 @triton.jit
