@@ -41,7 +41,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     # in units of 1 / root, which saves an operator: root std = sqrt(sum of squares + root^2 epsilon)
     root = freedom**0.5
     std = (squares + freedom * epsilon).sqrt_()  # [S, 1, dim]
-    gap = (root * margin - std).relu_()
+    gap = torch.rsub(std, root * margin).relu_()
     hinge = gap.sum().div_(root * gap.numel())
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:

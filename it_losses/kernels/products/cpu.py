@@ -183,7 +183,7 @@ def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
     if not centre:
         return zc
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
-    zc = zc - zc.narrow(1, 0, 1)
+    zc = zc - zc[:, :1]
     return zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
 
 

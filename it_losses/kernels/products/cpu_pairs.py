@@ -70,10 +70,10 @@ def pair_sums(
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
             scratch = _scratch(x, strips)
-        known = _strip_values(pairs, factors, rows, cols, scratch)
+        known = _strip_values(pairs, rows, cols, scratch)
         for total, factor in zip(sums.unbind(), factors, strict=True):
             e = known if len(factors) == 1 else _similarities(known, pairs, rows, factor)
-            _rows(total, rows, own).add_(e.sum(dim=2))
+            _rows(total, rows, own.start).add_(e.sum(dim=2))
             if pairs.is_triangle and rows.start:
                 total[:, : rows.start].add_(e[:, :, : rows.start].sum(dim=1))
         if scratch is None:
@@ -83,27 +83,26 @@ def pair_sums(
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
-    x, own, factors, strips = pairs.x, pairs.own, pairs.factors(), pairs.strips()
+    x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_zeros(len(x), own.stop - own.start, 1)
     # one strip alone needs no memory to use again
     scratch = _scratch(x, strips) if len(strips) > 1 else None
     again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
-    everything = slice(0, x.shape[1])
     for i, (rows, cols) in enumerate(strips):
-        known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, factors, rows, cols, again)
-        w = _strip_weights(pairs, factors, weights, rows, cols, known, _block(x, known.shape, scratch))
-        _rows(total, rows, own).add_(w.sum(dim=2, keepdim=True))
-        add_product_(_rows(out, rows, own), w, _rows(x, cols, everything), alpha=-1)
+        known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
+        w = _strip_weights(pairs, weights, rows, cols, known, _block(x, known.shape, scratch))
+        _rows(total, rows, own.start).add_(w.sum(dim=2, keepdim=True))
+        add_product_(_rows(out, rows, own.start), w, _rows(x, cols), alpha=-1)
         if pairs.is_triangle and rows.start:
             before = slice(0, rows.start)
             total[:, before].add_(w[:, :, before].sum(dim=1)[:, :, None])
             add_product_(out[:, before], w[:, :, before].mT, x[:, rows], alpha=-1)
-    out.addcmul_(_rows(x, own, everything), total)
+    out.addcmul_(_rows(x, own), total)
 
 
-def _rows(x: Tensor, rows: slice, own: slice) -> Tensor:
-    """Rows of what has the own rows, [groups, n, ...]; a view costs as much as an operator on few samples."""
-    return x if rows == own else x[:, rows.start - own.start : rows.stop - own.start]
+def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
+    """Rows of x, whose first has the number `start`: [groups, n, ...]. A view takes as long as an operator on few samples."""
+    return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
 def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
@@ -116,34 +115,32 @@ def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
     return x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
 
 
-def _strip_values(pairs: Pairs, factors: Sequence[float | Tensor], rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
+def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
     """-|x_i - x_j|^2 of a strip, or for one rate e_ij: [groups, rows, cols]."""
-    x, norms, everything = pairs.x, pairs.norms, slice(0, pairs.x.shape[1])
+    x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
-    torch.add(_rows(norms, rows, everything), _rows(norms, cols, everything).mT, out=out)
+    torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
     # the pairs of the upper half of the rows with the lower half are the transpose of those of the lower with the upper
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:
         add_product_(out[:, :half, :middle], x[:, rows.start : middle], x[:, :middle].mT, beta=-1, alpha=2)
-        add_product_(out[:, half:], x[:, middle : rows.stop], x[:, cols].mT, beta=-1, alpha=2)
-        out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
-    else:
-        add_product_(out, _rows(x, rows, everything), _rows(x, cols, everything).mT, beta=-1, alpha=2)
+    lower = _rows(out, slice(half, out.shape[1]))
+    add_product_(lower, _rows(x, slice(middle, rows.stop)), _rows(x, cols).mT, beta=-1, alpha=2)
+    if half:
+        out[:, :half, middle:] = lower[:, :, rows.start : middle].mT
     # a distance is at least zero, whatever rounding says
     out.clamp_max_(0)
     return out if len(factors) > 1 else _of_other_images_(out.mul_(factors[0]).exp_(), pairs, rows)
 
 
-def _strip_weights(
-    pairs: Pairs, factors: Sequence[float | Tensor], weights: Tensor, rows: slice, cols: slice, known: Tensor, out: Tensor
-) -> Tensor:
+def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, known: Tensor, out: Tensor) -> Tensor:
     """W_ij of a strip whose values are known, into out: [groups, rows, cols]."""
-    everything = slice(0, pairs.x.shape[1])
+    factors = pairs.factors()
     if len(factors) > 1:
         out.zero_()
     for weight, factor in zip(weights.unbind(), factors, strict=True):
-        of_rows, of_columns = _rows(weight, rows, everything).unsqueeze(2), _rows(weight, cols, everything).unsqueeze(1)
+        of_rows, of_columns = _rows(weight, rows).unsqueeze(2), _rows(weight, cols).unsqueeze(1)
         if len(factors) == 1:
             torch.add(of_rows, of_columns, out=out).mul_(known)
         else:
