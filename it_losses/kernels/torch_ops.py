@@ -139,9 +139,7 @@ def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.save_for_backward(gradient)
 
 
-def _gradients(
-    ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, *, overwrite: bool = False
-) -> list[Tensor | None]:
+def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, overwrite: bool = False) -> list[Tensor | None]:
     """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved one."""
     if of_gradient is not None:
         raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference for one.")
@@ -150,8 +148,7 @@ def _gradients(
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
     # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
-    scaled = gradient.mul_(upstream) if overwrite else gradient * upstream
-    scaled = scaled if scaled.dtype == ctx.dtype else scaled.to(ctx.dtype)
+    scaled = (gradient.mul_(upstream) if overwrite else gradient * upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
 
 

@@ -63,13 +63,12 @@ def pair_sums(
     `image_rows` adjacent rows are of one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
     """
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
-    factors, strips = pairs.factors(), pairs.strips()
+    factors, scratch = pairs.factors(), None
     sums = x.new_full((len(factors), len(x), own.stop - own.start), itself)
-    scratch = None
-    for rows, cols in strips:
+    for rows, cols in pairs.strips():
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
-            scratch = _scratch(x, strips)
+            scratch = _scratch(x, pairs.strips())
         known = _strip_values(pairs, rows, cols, scratch)
         for total, factor in zip(sums.unbind(), factors, strict=True):
             e = known if len(factors) == 1 else _similarities(known, pairs, rows, factor)
