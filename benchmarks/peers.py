@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -91,12 +92,38 @@ def _wide(z: Tensor) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
-def from_lightly(name: str, *, of_each_view: bool = False, **options: object) -> dict[str, Objective]:
-    """{"lightly": its loss of that name}, or nothing where it is not installed; some of its losses take one view alone."""
+def from_lightly(
+    name: str,
+    call: Callable[..., Tensor] = lambda loss, *views: loss(*views),
+    *,
+    module: str = "lightly.loss",
+    **options: object,
+) -> dict[str, Objective]:
+    """{"lightly": its loss of that name}, or nothing where it is not installed; `call(loss, z_a, z_b)` calls it."""
     if not is_installed("lightly"):
         return {}
-    loss = getattr(importlib.import_module("lightly.loss"), name)(**options)
-    return {"lightly": (lambda z_a, z_b: loss(z_a) + loss(z_b)) if of_each_view else loss}
+    return {"lightly": partial(call, getattr(importlib.import_module(module), name)(**options))}
+
+
+def koleo_of_lightly() -> dict[str, Objective]:
+    """Its KoLeoLoss, which takes one view."""
+    return from_lightly("KoLeoLoss", lambda loss, z_a, z_b: loss(z_a) + loss(z_b))
+
+
+def hypersphere_of_lightly() -> dict[str, Objective]:
+    """Its alignment and uniformity; torch.pdist takes no half precision."""
+    module = "lightly.loss.hypersphere_loss"
+    return from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(_wide, views)), module=module)
+
+
+def frossl_of_lightly() -> dict[str, Objective]:
+    """Its FroSSLLoss, which takes a list of views."""
+    return from_lightly("FroSSLLoss", lambda loss, *views: loss(views))
+
+
+def sigreg_of_lightly() -> dict[str, Objective]:
+    """Its SIGReg, which takes stacked views and draws its own slices."""
+    return from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))
 
 
 #: library -> module with its VICReg, and the command that installs it

@@ -128,7 +128,8 @@ def _fused_entropy(
     loss, terms = _fused_loss(
         views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood, draw=draw
     )
-    estimator.warn_if_saturated(terms[2:])
+    if len(terms) > 2:
+        estimator.warn_if_saturated(terms[2:])
     return loss, terms
 
 
@@ -177,15 +178,20 @@ def _vicreg_bound(
         return VICRegTerms(loss, *(term.detach() for term in (invariance, entropy, variance, covariance)))
 
 
-def entropy_of(views: Sequence[Tensor], estimator: EntropyEstimator, *, distributed: DistributedOptions = LOCAL) -> Tensor:
-    """The entropy alone, averaged over the views: V x [batch, ..., dim] -> []."""
+def regularizer(
+    views: Sequence[Tensor], estimator: EntropyEstimator, *, weight: Weight, distributed: DistributedOptions = LOCAL
+) -> tuple[Tensor, Tensor]:
+    """`-weight * H`, where H is the mean entropy of the views, and H without a gradient: V x [batch, ..., dim] -> [], []."""
+    if isinstance(weight, Tensor):
+        minus_entropy, entropy = regularizer(views, estimator, weight=1.0, distributed=distributed)
+        return weighted(minus_entropy, weight, distributed), entropy
     if _is_fused(estimator.fused, estimator.constants(), views, distributed):
-        # the loss is minus the weight times the entropy
-        entropy, _ = _fused_entropy(views, estimator, (-1.0,), distributed)
-        return entropy
+        loss, terms = _fused_entropy(views, estimator, (weight,), distributed)
+        return loss, terms[1]
     views = gathered_views(views, distributed, type(estimator).__name__)
     check_views(views)
-    return _for_reduction(estimator.mean_entropy(views), distributed)
+    entropy = estimator.mean_entropy(views)
+    return _for_reduction(-weight * entropy, distributed), entropy.detach()
 
 
 def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> Tensor:

@@ -239,10 +239,10 @@ class EntropyRegularizer(Checked):
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         views = bound.accepted_views((z, *more_views), self.distributed)
-        entropy = bound.entropy_of(views, self.entropy, distributed=self.distributed)
+        loss, entropy = bound.regularizer(views, self.entropy, weight=self.weight, distributed=self.distributed)
         if OBSERVERS and can_be_seen():
-            tell(self, views, {"entropy": entropy.detach()})
-        return bound.weighted(-entropy, self.weight, self.distributed)
+            tell(self, views, {"entropy": entropy})
+        return loss
 
 
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:

@@ -161,7 +161,8 @@ def global_entropy(
     """
     ranks = distributed_options(True, process_group, gradient_reduction)
     views = bound.accepted_views((z, *more_views), ranks)
-    return bound.entropy_of(views, estimator(entropy, **estimator_options), distributed=ranks)
+    value, _ = bound.regularizer(views, estimator(entropy, **estimator_options), weight=-1.0, distributed=ranks)
+    return value
 
 
 def invariance(z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:

@@ -20,7 +20,13 @@ def full_precision(z: Tensor) -> AbstractContextManager[object]:
 def samples(z: Tensor) -> Tensor:
     """Samples in the accumulation dtype, with the batch before dim: `[batch, ..., dim] -> [..., batch, dim]`."""
     # half precision overflows in N * covariance, and loses the small eigenvalues that log-det needs
-    return z.movedim(0, -2).to(accumulation_dtype(z.dtype))
+    return accumulated(z.movedim(0, -2))
+
+
+def accumulated(z: Tensor) -> Tensor:
+    """The samples in the accumulation dtype; a conversion that changes nothing would still take the time of an operator."""
+    dtype = accumulation_dtype(z.dtype)
+    return z if z.dtype == dtype else z.to(dtype)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -181,7 +181,7 @@ def test_a_second_derivative_raises(name, shape):
 
 @SIZES
 @every_objective
-def test_the_saved_gradient_is_never_written_over(name, shape):
+def test_the_saved_gradient_is_not_written_over_while_the_graph_is_kept(name, shape):
     views, criterion = correlated_views(2, shape), OBJECTIVES[name].criterion
     value = criterion(*views)
     first = torch.autograd.grad(value, views, retain_graph=True)
@@ -194,6 +194,15 @@ def test_the_saved_gradient_is_never_written_over(name, shape):
     value.backward(retain_graph=True)
     value.backward()
     torch.testing.assert_close([z.grad for z in views], [4 * g for g in kept], rtol=1e-14, atol=0)
+
+
+@every_objective
+def test_several_upstream_gradients_in_one_pass(name):
+    views = correlated_views(2, (40, 60))
+    value = OBJECTIVES[name].criterion(*views)
+    (one,) = torch.autograd.grad(value, views[:1], retain_graph=True)
+    (three,) = torch.autograd.grad(value, views[:1], torch.tensor([1.0, 2.0, 0.5], dtype=value.dtype), is_grads_batched=True)
+    torch.testing.assert_close(three, torch.stack((one, 2 * one, one / 2)), rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
@@ -325,3 +334,19 @@ def test_a_view_that_is_passed_twice_gets_both_gradients():
     (ours,) = torch.autograd.grad(VICReg()(z, z), z)
     copies = [leaf(z, z.dtype) for _ in range(2)]
     assert_near([ours], [sum(torch.autograd.grad(VICReg()(*copies), copies))], 1e-12)
+
+
+def test_gradients_of_several_upstream_values_at_once_and_of_a_graph_that_is_kept():
+    # a backward pass that frees the graph writes into the saved gradient; these must not
+    views = correlated_views(2, (8, 5))
+    (once,) = torch.autograd.grad(VICReg()(*views), views[:1])
+    loss = VICReg()(*views)
+    (batched,) = torch.autograd.grad(
+        loss, views[:1], torch.tensor([1.0, -2.0]).double(), retain_graph=True, is_grads_batched=True
+    )
+    for upstream in (3.0, -2.0):
+        (again,) = torch.autograd.grad(loss, views[:1], torch.tensor(upstream).double(), retain_graph=True)
+        torch.testing.assert_close(again, upstream * once)
+    torch.testing.assert_close(batched, torch.stack((once, -2 * once)))
+    (batched,) = torch.autograd.grad(loss, views[:1], torch.tensor([1.0, -2.0]).double(), is_grads_batched=True)
+    torch.testing.assert_close(batched, torch.stack((once, -2 * once)))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from benchmarks import peers
-from benchmarks.machine import in_fresh_process
+from benchmarks.machine import in_fresh_process, is_installed
 from benchmarks.pages import ROOT, write_csv
 from benchmarks.speed import __main__ as program
 from benchmarks.speed import clock, report
 from benchmarks.speed.measure import Case, peak_of
 from benchmarks.speed.objectives import BOUNDED, OBJECTIVES, OURS
 from it_losses import VICReg
+from it_losses.slices import unit_directions
 
 CPU = torch.device("cpu")
 
@@ -29,7 +32,12 @@ def peaks(objective, batch, dim, *names):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("batch", "dim"), [(20, 33), (33, 20), (150, 160)])
-def test_every_implementation_has_the_same_gradient(objective, batch, dim):
+def test_every_implementation_has_the_same_gradient(objective, batch, dim, monkeypatch):
+    if objective == "sigreg" and is_installed("lightly"):
+        # it draws the slices of ours
+        losses = importlib.import_module("lightly.loss.lejepa_loss")
+        drawn = partial(unit_directions, 1024, dim, seed=0, draw=0, like=torch.empty(0, dtype=torch.float64))
+        monkeypatch.setattr(losses.SIGReg, "_generate_unit_vectors", lambda *_: drawn().mT)
     z = torch.randn(batch, dim, dtype=torch.float64)
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {}
@@ -75,6 +83,9 @@ def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     ours, official = peaks("vicreg", 64, 2048, OURS, "official")
     # the official code holds several D x D matrices of 16 MiB
     assert ours < 8 < 48 < official
+    # the gradient has 16 MiB; the backward pass scales it where it is
+    (ours,) = peaks("log_det", 256, 8192, OURS)
+    assert 16 < ours < 24
     kept, bounded, cdist = peaks("pairwise", 3000, 16, OURS, BOUNDED, "torch.cdist")
     # the lower triangle of the pairs of one view has 17 MiB, their square 34; those of one view at a time are kept
     assert bounded < 17 < kept < 34 < cdist

@@ -21,7 +21,7 @@ from benchmarks.speed.objectives import OBJECTIVES
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
 #: optional packages, and what is left out without them
-OPTIONAL = {"lightly": "its VICRegLoss", "timm": "the training step", "matplotlib": "the figure"}
+OPTIONAL = {"lightly": "its losses", "timm": "the training step", "matplotlib": "the figure"}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,12 +1,6 @@
-"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES:
+"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES.
 
-    "koleo": Entry(
-        lambda batch, dim: {OURS: EntropyRegularizer("koleo", weight=2.0), **from_lightly("KoLeoLoss", of_each_view=True)},
-        quick=((1024, 512),),
-        full=((1024, 512), (4096, 128)),
-    )
-
-`tests/test_speed_peers.py` then asks that all of its implementations have one gradient and take half precision.
+`tests/test_speed_peers.py` asks that all of its implementations have one gradient and take half precision.
 """
 
 from __future__ import annotations
@@ -19,7 +13,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.peers import Objective, over_views
-from it_losses import EntropyRegularizer, VICReg
+from it_losses import EntropyRegularizer, QuadraticRenyi, VICReg, VICRegEntropy
 
 OURS = "it-losses"
 #: our pairwise entropy with no memory for pairs
@@ -62,8 +56,28 @@ def _pairwise(batch: int, dim: int) -> dict[str, Objective]:
     return {OURS: ours, BOUNDED: bounded, "torch.cdist": over_views(peers.cdist_pairwise)}
 
 
+def _koleo(batch: int, dim: int) -> dict[str, Objective]:
+    return {OURS: EntropyRegularizer("koleo", weight=2.0), **peers.koleo_of_lightly()}
+
+
+def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
+    ours = VICRegEntropy(QuadraticRenyi.of_uniformity(1.0), invariance_weight=2.0, entropy_weight=1.0)
+    return {OURS: ours, **peers.hypersphere_of_lightly()}
+
+
+def _renyi(batch: int, dim: int) -> dict[str, Objective]:
+    weights = {"invariance_weight": dim / batch, "entropy_weight": 2.0}
+    return {OURS: VICRegEntropy("renyi", normalize="uncentred_columns", **weights), **peers.frossl_of_lightly()}
+
+
+def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
+    return {OURS: EntropyRegularizer("sigreg", convention="lightly"), **peers.sigreg_of_lightly()}
+
+
 #: the sizes at which targets are set, then every N, D in these
 TARGETS = (256, 2048), (512, 2048), (1024, 2048), (1024, 512), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
+#: of the other entropies
+FAMILY = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
 SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
 
 OBJECTIVES = {
@@ -77,17 +91,22 @@ OBJECTIVES = {
     ),
     "log_det": Entry(
         _log_det,
-        quick=((256, 2048), (1024, 512)),
+        quick=((64, 32), (256, 2048), (1024, 512)),
         full=((256, 2048), (1024, 2048), (1024, 512), (256, 128), (64, 32)),
         peaks=((256, 2048),),
         untimed=((256, 8192),),
     ),
     "pairwise": Entry(
         _pairwise,
-        quick=((1024, 512), (2048, 128)),
+        quick=((64, 32), (1024, 512), (2048, 128)),
         full=((1024, 512), (4096, 128), (4096, 512), (256, 512), (256, 128), (64, 32), (8192, 128)),
         peaks=((2048, 128), (8192, 128)),
     ),
+    "koleo": Entry(_koleo, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
+    "quadratic": Entry(_quadratic, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
+    "renyi": Entry(_renyi, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
+    # lightly's holds 17 tables of [batch, slices]
+    "sigreg": Entry(_sigreg, quick=FAMILY[:3], full=FAMILY[:4], peaks=((256, 128),)),
 }
 
 

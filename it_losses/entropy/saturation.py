@@ -36,5 +36,4 @@ class SaturationWarning:
 
 
 def _smallest(values: Sequence[Tensor]) -> float:
-    numbers = torch.stack([value.detach() for value in values]).flatten().tolist()
-    return min(numbers, default=0.0)
+    return min((number for value in values for number in value.detach().flatten().tolist()), default=0.0)

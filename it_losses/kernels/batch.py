@@ -61,8 +61,10 @@ class PooledRanks:
 class Batch:
     """The samples that this rank owns, one tensor `[groups, n, dim]` a view, and the ranks that share the batch."""
 
-    def __init__(self, own: list[Tensor], ranks: Ranks) -> None:
+    def __init__(self, own: list[Tensor], ranks: Ranks, stacked: Tensor | None = None) -> None:
         self.own, self.ranks = own, ranks
+        #: the samples that this rank owns in all views, [S, n, dim], if `own` are parts of it
+        self._stacked = stacked
         #: N, the samples of all ranks
         self.samples = ranks.samples
         self.groups, rows, self.dim = own[0].shape
@@ -78,6 +80,12 @@ class Batch:
     def all_samples(self, view: int) -> Tensor:
         """The samples of all ranks in one view: [groups, N, dim]."""
         return self.gathered_rows(self.own[view])
+
+    def samples_of(self, first: int, count: int) -> list[Tensor]:
+        """The samples of all ranks in so many views, in one tensor [count groups, N, dim] if there is one, or in several."""
+        if self.is_whole and self._stacked is not None and count == len(self.own):
+            return [self._stacked]
+        return [self.all_samples(view) for view in range(first, first + count)]
 
     def gathered_rows(self, own: Tensor, dim: int = 1) -> Tensor:
         """Gather what each rank has of its own rows along `dim`, [..., n, ...] -> [..., N, ...]."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch
 from it_losses.kernels.dispatch import gradient_dtype
-from it_losses.precision import accumulation_dtype
+from it_losses.precision import accumulated
 
 #: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
 SMALLEST = 1e-12
@@ -30,21 +30,21 @@ Derivative = Callable[[Tensor], Tensor]
 def normalized(batch: Batch, normalization: str) -> tuple[Batch, Derivative]:
     """The batch of normalized samples, and the derivative of the step."""
     z = torch.cat(batch.own)  # [S, n, dim]
-    full = z.to(accumulation_dtype(z.dtype))
+    full = accumulated(z)
     u, derivative = _unit_rows(full) if normalization == "rows" else _columns(full, batch, normalization == "columns")
-    own = list(u.to(gradient_dtype(z)).chunk(len(batch.own)))
-    return Batch(own, batch.ranks), derivative
+    u = u if u.dtype == gradient_dtype(z) else u.to(gradient_dtype(z))
+    return Batch(list(u.chunk(len(batch.own))), batch.ranks, stacked=u), derivative
 
 
 def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
     norm = torch.linalg.vector_norm(z, dim=2, keepdim=True).clamp_min_(SMALLEST)
-    u = z / norm
+    u = z.div_(norm)
 
     def derivative(gradient: Tensor) -> Tensor:
-        radial = torch.linalg.vecdot(u, gradient.to(u.dtype))[:, :, None]
+        radial = torch.linalg.vecdot(u, gradient.to(u.dtype)).unsqueeze(2)
         # where the norm was replaced u is z times a constant, so the radial part of the gradient stays
         radial.masked_fill_(norm == SMALLEST, 0)
-        return gradient.sub_(u * radial).div_(norm)
+        return gradient.addcmul_(u, radial, value=-1).div_(norm)
 
     return u, derivative
 

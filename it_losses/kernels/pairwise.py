@@ -83,42 +83,51 @@ def _entropy(
     products, groups = plan.products, batch.groups
     left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
     counted = batch.samples - left_out if mixture.excluded else batch.samples
-    spreads, logarithms = [], []
+    # e_ii
+    itself = 0.0 if mixture.excluded else 1.0
+    logarithms, components = [], []
     # small views in one call: fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
-        x = products.centred([batch.all_samples(view) for view in range(first, first + views_at_once)])  # [stacks, N, dim]
-        scales = _scales(x, mixture)  # c s^2: [K, stacks]
+        x = products.centred(batch.samples_of(first, views_at_once))  # [stacks, N, dim]
+        rates = _rates(x, mixture)
         kept = int(mixture.memory) if request.needs_gradient else 0
-        sums, pairs = products.pair_sums(x, batch.ranks.own, scales.reciprocal(), memory=kept, image_rows=left_out)
-        if not mixture.excluded:
-            # e_ii
-            sums.add_(1)
+        sums, pairs = products.pair_sums(x, batch.ranks.own, rates, itself, memory=kept, image_rows=left_out)
         sums = mixture.average(batch.gathered_rows(sums, dim=2))  # [K, stacks, N or 1]
-        spreads.append(math.log(counted) - sums.log().mean(dim=2))
-        logarithms.append(scales.log())
+        logarithms.append(sums.log().sum(dim=2))
+        components.append(_component(rates, mixture, batch.dim))
         if gradient is not None:
-            weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(scales))
-            own = gradient[first * groups : (first + views_at_once) * groups]
-            weights = (weight / scales)[:, :, None] / sums
+            weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(sums)) * rates
+            weights = sums.reciprocal_().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
+            own = gradient[first * groups : (first + views_at_once) * groups] if views_at_once < len(batch.own) else gradient
             products.add_pair_gradient_(own, pairs, weights.expand(-1, -1, batch.samples))
         # the pairs of one view are freed before those of the next are formed
         del pairs
-    entropies = torch.cat(spreads, dim=1)
-    part = entropies.amin() / math.log(batch.samples)
-    if mixture.component is not None:
-        component = torch.cat(logarithms, dim=1) + math.log(mixture.component)
-        entropies = entropies + component.mul_(batch.dim / 2)
-    return entropies.mean(), part
+    logarithm = logarithms[0] if len(logarithms) == 1 else torch.cat(logarithms, dim=1)  # N times that of r, [K, stacks]
+    rows = sums.shape[2]
+    limit = math.log(batch.samples)
+    part = torch.rsub(logarithm.amax(), math.log(counted) / limit, alpha=1 / (rows * limit))
+    most = math.log(counted) + sum(components) / len(components)
+    return torch.rsub(logarithm.sum(), most, alpha=1 / (rows * logarithm.numel())), part
 
 
-def _scales(x: Tensor, mixture: Mixture) -> Tensor:
-    """`c s^2` in the dtype of sums: centred samples [groups, N, dim] -> [K, groups]."""
+def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
+    """`1 / (c s^2)`, a number if there is one s: centred samples [groups, N, dim] -> [K, groups], in the dtype of sums."""
     dtype = torch.promote_types(x.dtype, torch.float32)
+    if len(mixture.bandwidths) == 1:
+        return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)
     if mixture.bandwidths:
-        return torch.stack([x.new_full((len(x),), mixture.factor * s * s, dtype=dtype) for s in mixture.bandwidths])
+        return torch.stack([x.new_full((len(x),), 1 / (mixture.factor * s * s), dtype=dtype) for s in mixture.bandwidths])
     # row by row: one running sum of all would lose two digits, and every exponent with them
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # at exact collapse every distance is 0, and any positive scale gives a spread of 0
     scale: Tensor = 2 * mixture.spread_fraction * spread
-    return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5)[None]
+    return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5).reciprocal_()[None]
+
+
+def _component(rates: float | Tensor, mixture: Mixture, dim: int) -> float | Tensor:
+    """The mean entropy of a component, `dim/2 log(component c s^2)`."""
+    if mixture.component is None:
+        return 0.0
+    logarithm = rates.log().mean() if isinstance(rates, Tensor) else math.log(rates)
+    return (math.log(mixture.component) - logarithm) * (dim / 2)

@@ -41,7 +41,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     # in units of 1 / root, which saves an operator: root std = sqrt(sum of squares + root^2 epsilon)
     root = freedom**0.5
     std = (squares + freedom * epsilon).sqrt_()  # [S, 1, dim]
-    gap = (root * margin - std).relu_()
+    gap = torch.rsub(std, root * margin).relu_()
     hinge = gap.sum().div_(root * gap.numel())
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:
@@ -49,16 +49,14 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         return Evaluation(entropy, (hinge, penalty), distance, entropy.new_empty(0))
     scale = request.entropy_weight / (batch.dim * batch.stacks)
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
-    matrix.mul_(of_penalty)
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
-    slope = acting.div_(std).mul_(-of_hinge)
     # added apart from the product: on the diagonal of its matrix this large term would round away the small ones
     if plan.by_gram:
-        slope.sub_(squares, alpha=of_penalty)
-        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, left=matrix, slope=slope)
+        factors = {"left": matrix, "slope": squares.mul_(-of_penalty).addcdiv_(acting, std, value=-of_hinge)}
     else:
-        distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, right=matrix, slope=slope)
+        factors = {"right": matrix, "slope": acting.div_(std).mul_(-of_hinge)}
+    distance, gradient = plan.products.gradient(batch, centred, request.difference_weight, **factors, alpha=of_penalty)
     return Evaluation(entropy, (hinge, penalty), distance, gradient)
 
 

@@ -4,7 +4,7 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
 
     gram             own rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
     covariance       Zc^T Zc of all ranks [S, dim, dim], squared norms of the columns of Zc [S, 1, dim], and own Zc
-    gradient         own squared distance of the views [], and difference_weight (Z - Z') + Zc slope + left Zc or Zc right
+    gradient         own squared distance of the views [], difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)
     distance         the squared distance alone, and difference_weight (Z - Z') where it has a place
     centred          Zc of views as a whole [S, N, dim]
     squared_norm     the sum of all squares []
@@ -13,7 +13,8 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
 
 And of pairs, in `cpu_pairs` and `cuda_pairs`:
 
-    pair_sums        sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
+    pair_sums        itself + sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
+    own_rows         x_i x_j of own i and all j [groups, n, N]
     add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
 """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch
 from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products.cholesky import jitter
-from it_losses.precision import accumulation_dtype
+from it_losses.precision import accumulated, accumulation_dtype
 
 #: rows from which a strip of a symmetric product runs at the full speed of the matrix library
 STRIP_SIDE = 128
@@ -103,8 +103,9 @@ def gradient(
     left: Tensor | None = None,
     right: Tensor | None = None,
     slope: Tensor | None = None,
+    alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
+    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     has_differences = _has_differences(batch, difference_weight)
     # beta scales the differences that are in the block; without them the block is uninitialised, and beta is 0
@@ -113,10 +114,8 @@ def gradient(
         block = _part(out, rows, cols)
         if has_differences:
             distances.append(_differences(batch.own, rows, cols, out=block))
-        if right is not None:
-            add_product_(block, zc, right, beta=beta)
-        else:
-            add_product_(block, cast(Tensor, left), zc, beta=beta)
+        factors = (cast(Tensor, left), zc) if right is None else (zc, right)
+        add_product_(block, *factors, alpha=alpha, beta=beta)
         if slope is not None:
             own_zc = zc if left is None or batch.is_whole else zc[:, own]
             block.addcmul_(own_zc, _part(slope, EVERYTHING, cols))
@@ -180,7 +179,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
     """Zc of views as a whole, or Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
-    zc = torch.cat(views).to(accumulation_dtype(views[0].dtype))
+    zc = accumulated(views[0] if len(views) == 1 else torch.cat(views))
     if not centre:
         return zc
     # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
@@ -281,12 +280,12 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
         torch.addmm(result, left, right, alpha=alpha, beta=beta, out=result)
 
 
-def own_rows(x: Tensor, own: slice) -> Tensor:
+def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
     """`x_own x^T`: [S, N, k] -> [S, n, N]."""
     stacks, side, length = x.shape
     if side < 2 * STRIP_SIDE and TINY_PRODUCT <= side**2 * length < LARGE_PRODUCT:
-        return torch.bmm(x if own.stop - own.start == side else x[:, own], x.mT)
-    out = x.new_empty(stacks, own.stop - own.start, side)
+        return torch.bmm(x if own.stop - own.start == side else x[:, own], x.mT, out=out)
+    out = x.new_empty(stacks, own.stop - own.start, side) if out is None else out
     add_own_rows_(out, x, own, fresh=True)
     mirror_(out, own)
     return out

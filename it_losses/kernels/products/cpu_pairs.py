@@ -1,6 +1,6 @@
 """Pairs of samples on a CPU, in strips of own rows i against all j; one rank alone takes j up to the end of the strip.
 
-pair_sums            r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                  [K, groups, n]
+pair_sums            r_i = itself + sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)         [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
 
 Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
@@ -9,14 +9,15 @@ Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient
+from it_losses.kernels.products.cpu import add_product_, centred, distance, empty_gradient, own_rows
 
-__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
 #: pairs of all views up to which they are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 20
@@ -29,7 +30,7 @@ class Pairs(NamedTuple):
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
-    rates: Tensor  # [K, groups]
+    rates: float | Tensor  # one number, or [K, groups]
     norms: Tensor  # [groups, N, 1]
     image_rows: int
     #: values of the first strips, as many as memory allows
@@ -39,6 +40,10 @@ class Pairs(NamedTuple):
     def is_triangle(self) -> bool:
         """Whether own rows are all rows, so that the pairs j > i are known from (j, i)."""
         return bool(self.own.stop - self.own.start == self.x.shape[1])
+
+    def factors(self) -> list[float | Tensor]:
+        """The rates one by one, as factors of a strip."""
+        return [self.rates] if isinstance(self.rates, float) else list(self.rates[:, :, None, None].unbind())
 
     def strips(self) -> list[tuple[slice, slice]]:
         """Own rows, and the columns that they are paired with."""
@@ -50,25 +55,26 @@ class Pairs(NamedTuple):
         return [(r, slice(0, r.stop if self.is_triangle else samples)) for r in rows]
 
 
-def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: int = 1) -> tuple[Tensor, Pairs]:
+def pair_sums(
+    x: Tensor, own: slice, rates: float | Tensor, itself: float = 0.0, *, memory: int, image_rows: int = 1
+) -> tuple[Tensor, Pairs]:
     """The sums over j of other images [K, groups, n], and the pairs, of which no more than `memory` bytes are kept.
 
-    `image_rows` adjacent rows are of one image.
+    `image_rows` adjacent rows are of one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
     """
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
-    sums = x.new_zeros(len(rates), len(x), own.stop - own.start)
-    strips = pairs.strips()
-    scratch = None
-    for rows, cols in strips:
+    factors, scratch = pairs.factors(), None
+    sums = x.new_full((len(factors), len(x), own.stop - own.start), itself)
+    for rows, cols in pairs.strips():
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
-            scratch = _scratch(x, strips)
+            scratch = _scratch(x, pairs.strips())
         known = _strip_values(pairs, rows, cols, scratch)
-        for total, rate in zip(sums, rates, strict=True):
-            e = known if len(rates) == 1 else _similarities(known, pairs, rows, rate)
-            total[:, rows.start - own.start : rows.stop - own.start] += e.sum(dim=2)
+        for total, factor in zip(sums.unbind(), factors, strict=True):
+            e = known if len(factors) == 1 else _similarities(known, pairs, rows, factor)
+            _rows(total, rows, own.start).add_(e.sum(dim=2))
             if pairs.is_triangle and rows.start:
-                total[:, : rows.start] += e[:, :, : rows.start].sum(dim=1)
+                total[:, : rows.start].add_(e[:, :, : rows.start].sum(dim=1))
         if scratch is None:
             pairs.kept.append(known)
     return sums, pairs
@@ -76,28 +82,26 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
-    x, own, rates = pairs.x, pairs.own, pairs.rates
+    x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_zeros(len(x), own.stop - own.start, 1)
-    strips = pairs.strips()
-    scratch = _scratch(x, strips)
-    again = scratch if len(pairs.kept) == len(strips) else torch.empty_like(scratch)
+    # one strip alone needs no memory to use again
+    scratch = _scratch(x, strips) if len(strips) > 1 else None
+    again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
     for i, (rows, cols) in enumerate(strips):
-        here = slice(rows.start - own.start, rows.stop - own.start)
         known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
-        w = scratch[: known.numel()].view(known.shape)
-        if len(rates) == 1:
-            torch.add(weights[0][:, rows, None], weights[0][:, None, cols], out=w).mul_(known)
-        else:
-            w.zero_()
-            for rate, weight in zip(rates, weights, strict=True):
-                w.addcmul_(_similarities(known, pairs, rows, rate), weight[:, rows, None] + weight[:, None, cols])
-        total[:, here] += w.sum(dim=2, keepdim=True)
-        add_product_(out[:, here], w, x[:, cols], alpha=-1)
+        w = _strip_weights(pairs, weights, rows, cols, known, _block(x, known.shape, scratch))
+        _rows(total, rows, own.start).add_(w.sum(dim=2, keepdim=True))
+        add_product_(_rows(out, rows, own.start), w, _rows(x, cols), alpha=-1)
         if pairs.is_triangle and rows.start:
             before = slice(0, rows.start)
-            total[:, before] += w[:, :, before].sum(dim=1)[:, :, None]
+            total[:, before].add_(w[:, :, before].sum(dim=1)[:, :, None])
             add_product_(out[:, before], w[:, :, before].mT, x[:, rows], alpha=-1)
-    out.addcmul_(x[:, own], total)
+    out.addcmul_(_rows(x, own), total)
+
+
+def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
+    """Rows of x, whose first has the number `start`: [groups, n, ...]. A view takes as long as an operator on few samples."""
+    return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
 def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
@@ -105,32 +109,54 @@ def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
     return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
 
 
+def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
+    """Memory of that shape, in scratch where there is one."""
+    return x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
+
+
 def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
     """-|x_i - x_j|^2 of a strip, or for one rate e_ij: [groups, rows, cols]."""
-    x, norms = pairs.x, pairs.norms
-    shape = (len(x), rows.stop - rows.start, cols.stop)
-    out = x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
-    torch.add(norms[:, rows], norms[:, cols].mT, out=out)
+    x, norms, factors = pairs.x, pairs.norms, pairs.factors()
+    out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
+    torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
     # the pairs of the upper half of the rows with the lower half are the transpose of those of the lower with the upper
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:
         add_product_(out[:, :half, :middle], x[:, rows.start : middle], x[:, :middle].mT, beta=-1, alpha=2)
-    add_product_(out[:, half:], x[:, middle : rows.stop], x[:, cols].mT, beta=-1, alpha=2)
+    lower = _rows(out, slice(half, out.shape[1]))
+    add_product_(lower, _rows(x, slice(middle, rows.stop)), _rows(x, cols).mT, beta=-1, alpha=2)
     if half:
-        out[:, :half, middle:] = out[:, half:, rows.start : middle].mT
+        out[:, :half, middle:] = lower[:, :, rows.start : middle].mT
     # a distance is at least zero, whatever rounding says
     out.clamp_max_(0)
-    return out if len(pairs.rates) > 1 else _of_other_images_(out.mul_(pairs.rates[0][:, None, None]).exp_(), pairs, rows)
+    return out if len(factors) > 1 else _of_other_images_(out.mul_(factors[0]).exp_(), pairs, rows)
 
 
-def _similarities(known: Tensor, pairs: Pairs, rows: slice, rate: Tensor) -> Tensor:
-    """e_ij of a strip for one of several rates [groups]."""
-    return _of_other_images_((known * rate[:, None, None]).exp_(), pairs, rows)
+def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, known: Tensor, out: Tensor) -> Tensor:
+    """W_ij of a strip whose values are known, into out: [groups, rows, cols]."""
+    factors = pairs.factors()
+    if len(factors) > 1:
+        out.zero_()
+    for weight, factor in zip(weights.unbind(), factors, strict=True):
+        of_rows, of_columns = _rows(weight, rows).unsqueeze(2), _rows(weight, cols).unsqueeze(1)
+        if len(factors) == 1:
+            torch.add(of_rows, of_columns, out=out).mul_(known)
+        else:
+            out.addcmul_(_similarities(known, pairs, rows, factor), of_rows + of_columns)
+    return out
+
+
+def _similarities(known: Tensor, pairs: Pairs, rows: slice, factor: float | Tensor) -> Tensor:
+    """e_ij of a strip for one of several rates."""
+    return _of_other_images_((known * factor).exp_(), pairs, rows)
 
 
 def _of_other_images_(e: Tensor, pairs: Pairs, rows: slice) -> Tensor:
     """Zero where i and j are of one image. The pair (i, i) has no gradient and would drown all others in `w x - W x`."""
+    if pairs.image_rows == 1:
+        e.diagonal(offset=rows.start, dim1=1, dim2=2).zero_()
+        return e
     images = (rows.stop - rows.start) // pairs.image_rows
     blocks = e[:, :, rows].view(len(e), images, pairs.image_rows, images, pairs.image_rows)
     blocks.diagonal(dim1=1, dim2=3).zero_()

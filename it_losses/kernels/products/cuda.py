@@ -51,8 +51,9 @@ def gradient(
     left: Tensor | None = None,
     right: Tensor | None = None,
     slope: Tensor | None = None,
+    alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + left Zc`, or `+ Zc right`: [S, n, dim]."""
+    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
     out = empty_gradient(batch)
     own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
     total = _differences(batch, difference_weight, out, own_zc, slope)
@@ -62,9 +63,9 @@ def gradient(
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
     if unit is None:
-        torch.baddbmm(out, *factors, out=out)
+        torch.baddbmm(out, *factors, alpha=alpha, out=out)
     else:
-        out.addcmul_(product(*factors), unit)
+        out.addcmul_(product(*factors), unit, value=alpha)
     return total, out
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from it_losses.kernels.products.cuda import centred, distance, empty_gradient, largest_magnitude, product
 
-__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "pair_sums"]
+__all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
 #: pairs of all views up to which they are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 26
@@ -50,12 +50,16 @@ class Pairs(NamedTuple):
         return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
 
 
-def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: int = 1) -> tuple[Tensor, Pairs]:
+def pair_sums(
+    x: Tensor, own: slice, rates: float | Tensor, itself: float = 0.0, *, memory: int, image_rows: int = 1
+) -> tuple[Tensor, Pairs]:
     """The sums over j of other images [K, groups, n], and the pairs, kept where they take no more than `memory` bytes.
 
-    `image_rows` adjacent rows are of one image.
+    `image_rows` adjacent rows are of one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
     """
     groups, samples, _ = x.shape
+    if isinstance(rates, float):
+        rates = x.new_full((1, groups), rates, dtype=torch.float32)
     n = own.stop - own.start
     # a strip needs its products in float32, and its weights in the dtype of x
     fits = 4 * groups * n * samples <= memory
@@ -71,7 +75,7 @@ def pair_sums(x: Tensor, own: slice, rates: Tensor, *, memory: int, image_rows: 
         )  # fmt: skip
         if fits:
             pairs.kept.append(products)
-    return sums, pairs
+    return sums.add_(itself), pairs
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
@@ -94,6 +98,11 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         if unit is not None:
             difference.mul_(unit[0, :, :, None])
         out[:, rows.start - own.start : rows.stop - own.start].add_(difference)
+
+
+def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
+    """`x_own x^T`: [groups, N, dim] -> [groups, n, N]."""
+    return torch.bmm(x[:, own], x.mT, out=out)
 
 
 @triton.jit
