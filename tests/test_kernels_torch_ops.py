@@ -334,19 +334,3 @@ def test_a_view_that_is_passed_twice_gets_both_gradients():
     (ours,) = torch.autograd.grad(VICReg()(z, z), z)
     copies = [leaf(z, z.dtype) for _ in range(2)]
     assert_near([ours], [sum(torch.autograd.grad(VICReg()(*copies), copies))], 1e-12)
-
-
-def test_gradients_of_several_upstream_values_at_once_and_of_a_graph_that_is_kept():
-    # a backward pass that frees the graph writes into the saved gradient; these must not
-    views = correlated_views(2, (8, 5))
-    (once,) = torch.autograd.grad(VICReg()(*views), views[:1])
-    loss = VICReg()(*views)
-    (batched,) = torch.autograd.grad(
-        loss, views[:1], torch.tensor([1.0, -2.0]).double(), retain_graph=True, is_grads_batched=True
-    )
-    for upstream in (3.0, -2.0):
-        (again,) = torch.autograd.grad(loss, views[:1], torch.tensor(upstream).double(), retain_graph=True)
-        torch.testing.assert_close(again, upstream * once)
-    torch.testing.assert_close(batched, torch.stack((once, -2 * once)))
-    (batched,) = torch.autograd.grad(loss, views[:1], torch.tensor([1.0, -2.0]).double(), is_grads_batched=True)
-    torch.testing.assert_close(batched, torch.stack((once, -2 * once)))
