@@ -106,6 +106,7 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["moco", "byol_logdet"])
 def test_a_killed_table_goes_on_with_the_run_it_was_in_and_ends_where_it_would_have(tmp_path, capsys, monkeypatch, method):
     arguments, train = [*TINY, "--methods", method, "--epochs", "3", "--save-backbone"], pretrain.Pretraining.training_step
@@ -166,6 +167,7 @@ def test_a_worker_ends_with_a_program_that_is_killed(monkeypatch):
     assert_gone(worker)
 
 
+@pytest.mark.slow
 def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path, monkeypatch):
     arguments = [*TINY, "--methods", "vicreg", "--epochs", "2", "--batch-size", "64", "--output", str(tmp_path)]
     train, measure = pretrain.Pretraining.training_step, pretrain.measure
@@ -270,6 +272,7 @@ def test_every_seed_draws_its_own_views_on_every_rank():
     assert len({draws(seed, rank) for seed in range(4) for rank in range(4)}) == 16
 
 
+@pytest.mark.slow
 def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_labels_and_views(tmp_path, monkeypatch):
     drawn, weights, train = {}, {}, pretrain.Pretraining.training_step
 
