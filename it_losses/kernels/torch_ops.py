@@ -128,7 +128,6 @@ def _result(form: str, batch: Batch, constants: Sequence[float], request: Reques
 
 def _grouped(z: Tensor) -> Tensor:
     """`[n, ..., dim] -> [groups, n, dim]`."""
-    # not z[None], which takes three times as long
     return z.unsqueeze(0) if z.ndim == 2 else z.flatten(1, -2).movedim(1, 0)
 
 
@@ -154,7 +153,8 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
 
 def _is_last_read(upstream: Tensor | None) -> bool:
     """Whether this backward pass frees the graph, so that the saved gradient is read for the last time, and upstream is one."""
-    if upstream is None or torch.compiler.is_compiling():
+    # a captured backward pass may be replayed several times
+    if upstream is None or torch.compiler.is_compiling() or (upstream.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     try:
         is_batch = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(upstream)
