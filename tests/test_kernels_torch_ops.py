@@ -197,6 +197,14 @@ def test_the_saved_gradient_is_not_written_over_while_the_graph_is_kept(name, sh
 
 
 @every_objective
+def test_a_gradient_is_a_tensor_of_its_own(name):
+    views = correlated_views(2, (40, 60))
+    value = OBJECTIVES[name].criterion(*views)
+    for keep in (True, False):
+        assert not any(g.requires_grad for g in torch.autograd.grad(value, views, retain_graph=keep))
+
+
+@every_objective
 def test_several_upstream_gradients_in_one_pass(name):
     views = correlated_views(2, (40, 60))
     value = OBJECTIVES[name].criterion(*views)

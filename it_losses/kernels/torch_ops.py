@@ -147,7 +147,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
     # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
-    scaled = (gradient.mul_(upstream) if overwrite else gradient * upstream).to(ctx.dtype)
+    scaled = (gradient.detach().mul_(upstream) if overwrite else gradient * upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
 
 
