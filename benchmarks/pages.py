@@ -17,11 +17,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def _commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    git = ["git", "-C", str(ROOT)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+    # rows that are being added to a record make no difference to the next ones
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results"], check=False).returncode
+    return commit + "-dirty" * bool(changed)
 
 
 #: short hash, with "-dirty" if files differ from it; None outside a checkout. Files may change during a run, so it is read once

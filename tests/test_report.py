@@ -2,11 +2,12 @@
 
 import json
 import re
+import subprocess
 
 import benchmarks_extra  # noqa: F401
 import pytest
 
-from benchmarks import report
+from benchmarks import pages, report
 from benchmarks.table1 import tables
 from benchmarks.table1.records import Records
 
@@ -90,3 +91,19 @@ def test_an_embedded_page_fits_where_it_is_put(tmp_path):
     path.write_text("# Title\n\n    command\n\n## Part\n\n![x](x.png), [y](https://y.org/z)\n")
     links = "![x](../results/a/x.png), [y](https://y.org/z)"
     assert report.embedded(path, tmp_path / "docs") == ("Title", f"    command\n\n### Part\n\n{links}")
+
+
+def test_a_commit_is_dirty_where_code_differs_and_not_where_rows_are_added(tmp_path, monkeypatch):
+    code, rows = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "rows.jsonl"
+    rows.parent.mkdir(parents=True)
+    for path in (code, rows):
+        path.write_text("1")
+    named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "."], [*named, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    commit = pages._commit()
+    rows.write_text("2")
+    assert re.fullmatch(r"[0-9a-f]{7,}", commit) and pages._commit() == commit
+    code.write_text("2")
+    assert pages._commit() == commit + "-dirty"
