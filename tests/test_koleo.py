@@ -75,6 +75,11 @@ def test_float32_finds_the_neighbours_of_near_samples(centres, samples, backend)
     assert (ours[1].double() - exact[1]).norm() < 1e-5 * exact[1].norm()
 
 
+def test_float32_finds_the_neighbours_of_samples_that_differ_by_rounding_only(backend):
+    z = 1 + 1e-7 * torch.randn(64, 128)
+    assert KoLeo(None)(z).item() == pytest.approx(KoLeo(None)(z.double()).item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_finite_where_samples_coincide(dtype, backend):
     z = leaf((3 + 1e-3 * torch.randn(64, 8)).to(dtype), dtype)
