@@ -110,7 +110,7 @@ class _Draw:
         left, right, slope = (m.to(gram) for m in (self.left, self.right, self.slope))
         distance, by_gram = products.gradient(batch, centred, 0.25, left=left, slope=slope)
         covariance, variances, centred = products.covariance(batch, squares=True)
-        _, by_covariance = products.gradient(batch, centred, 0.25, right=right)
+        _, by_covariance = products.gradient(batch, centred, 0.25, right=right, slope=slope, alpha=0.5)
         return {
             "the Gram matrix": gram,
             "the covariance": covariance,
