@@ -113,6 +113,7 @@ def test_one_graph_serves_every_batch_size(name):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @every_objective
 def test_a_graph_of_dynamic_sizes_has_the_numbers_of_eager_mode(name):
     criterion = OBJECTIVES[name].criterion
@@ -213,6 +214,7 @@ def test_several_upstream_gradients_in_one_pass(name):
     torch.testing.assert_close(three, torch.stack((one, 2 * one, one / 2)), rtol=1e-14, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
 @every_objective
 def test_an_objective_may_be_checkpointed(name, compiles):
