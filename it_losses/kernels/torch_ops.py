@@ -147,21 +147,21 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
     # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
-    scaled = (gradient.detach().mul_(upstream) if overwrite else gradient * upstream).to(ctx.dtype)
+    # in place only if no conversion that may fail follows: a backward pass that is tried again would multiply twice
+    multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
+    scaled = multiplied(upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
 
 
 def _is_last_read(upstream: Tensor | None) -> bool:
-    """Whether this backward pass frees the graph, so that the saved gradient is read for the last time, and upstream is one."""
-    # a captured backward pass may be replayed several times
+    """Whether nothing reads the saved gradient again: the pass frees the graph, and is not compiled, captured or batched."""
     if upstream is None or torch.compiler.is_compiling() or (upstream.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     try:
         is_batch = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(upstream)
         return not (is_batch or torch._C._autograd._get_current_graph_task_keep_graph())
     except AttributeError:
-        # a torch that does not tell: what is not known to be the last time is not overwritten
-        return False
+        return False  # a torch that does not tell
 
 
 class _Evaluate(torch.autograd.Function):
