@@ -94,9 +94,10 @@ def _png(figure: Any) -> bytes:
 
 @contextlib.contextmanager
 def _quiet_folder() -> Iterator[None]:
-    """Work in a folder that is deleted, without the warnings of other packages about themselves."""
+    """Work in a folder that is deleted, without open figures and the warnings of other packages about themselves."""
     before = Path.cwd()
     pyplot.switch_backend("agg")
+    pyplot.close("all")
     level = logging.root.manager.disable
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
