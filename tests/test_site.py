@@ -94,8 +94,9 @@ def test_what_the_table_of_published_losses_says_can_be_written(span, constants)
 
 def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
     program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
-    # another program has left a figure open
-    tutorials.pyplot.figure()
+    # another program has left figures open; into a single one the tutorial would draw
+    for _ in range(2):
+        tutorials.pyplot.figure()
     cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")
     files = tutorials.files("name", cells)
     assert files["tutorials/name-1-0.png"].startswith(b"\x89PNG")
