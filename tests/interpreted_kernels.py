@@ -211,7 +211,8 @@ def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: 
     truth = form.evaluate(exact, Plan(products_named("cpu" + form.PRODUCTS), by_gram), constants, wanted)
     assert got.gradient.dtype == (dtype if dtype == torch.bfloat16 else torch.float32)
     assert_close(got.entropy, truth.entropy, FORMS[dtype][0])
-    assert_close(got.gradient, truth.gradient[:, own], FORMS[dtype][1])
+    # eigenvalues have the rounding of the largest one, which the logarithm of a small one multiplies by their ratio
+    assert_close(got.gradient, truth.gradient[:, own], FORMS[dtype][1] * (4 if "order 1" in name else 1))
     for ours, right in zip(got.parts, truth.parts, strict=True):
         assert_close(ours, right, 4 * FORMS[dtype][0])
     views = [z[:, own] for z in exact.own]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
+import ranks
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from it_losses import EntropyRegularizer, LogDet, Pairwise, VICReg, VICRegEntropy
@@ -17,7 +20,7 @@ DEVICE = "cuda"
 #: error allowed beyond four times that of the reference in float32 on a CPU, of the value and of the largest gradient element
 ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
 #: small, odd, both sides of N = D, and few rows with many columns
-SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (520, 1031), (256, 4096), (40, 3, 20)]
+SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (260, 515), (128, 2048), (40, 3, 20)]
 #: margins above every standard deviation of `samples`, so that rounding switches no hinge on or off
 CRITERIA = {
     "vicreg": VICReg(margin=4.0),
@@ -25,14 +28,23 @@ CRITERIA = {
     "log_det": VICRegEntropy("log_det", beta=2.0),
     "log_det, beta 1000": VICRegEntropy("log_det", beta=1e3),
     "pairwise": VICRegEntropy("pairwise"),
-    "pairwise, two bandwidths": VICRegEntropy("pairwise", bandwidth=(3.0, 9.0)),
+    "pairwise, two bandwidths": VICRegEntropy("pairwise", bandwidth=(20.0, 60.0)),
     "pairwise, no memory": VICRegEntropy("pairwise", memory_mib=0),
     # in evaluation mode each call draws the same slices
     "sigreg": VICRegEntropy("sigreg").eval(),
     "pairwise, pooled views": VICRegEntropy("pairwise", pool_views=True),
     "quadratic": VICRegEntropy("quadratic", bandwidth="auto", normalize=None, exclude_self=False),
     "regularizer": EntropyRegularizer("log_det"),
+    "renyi": VICRegEntropy("renyi"),
+    "koleo": VICRegEntropy("koleo"),
+    "spacings": VICRegEntropy("spacings"),
 }
+
+
+def criterion_named(name: str):
+    """A criterion that has not been called: they count their calls, and warn once."""
+    return copy.deepcopy(CRITERIA[name])
+
 
 every_dtype = pytest.mark.parametrize("dtype", ROUNDED, ids=str)
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
@@ -80,15 +92,15 @@ def test_the_self_test_passes(products, less, dtype):
 @every_criterion
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_value_and_gradient_are_those_of_float64(shape, name, dtype, monkeypatch):
-    criterion = CRITERIA[name]
+    criterion = criterion_named(name)
     for count in (2, 3) if len(shape) == 3 else (2,):
         views = samples(shape, dtype, count)
         got = evaluated(criterion, views, dtype, DEVICE)
         monkeypatch.setenv("IT_LOSSES_BACKEND", "reference")
         plain, exact = (evaluated(criterion, views, kind, "cpu") for kind in (torch.float32, torch.float64))
         monkeypatch.delenv("IT_LOSSES_BACKEND")
-        for ours, theirs, right, tolerance in zip(got, plain, exact, ROUNDED[dtype], strict=True):
-            scale = right.abs().max().clamp_min(1)
+        scales = exact[0].abs().clamp_min(1), exact[1].abs().max().clamp_min(1e-12)
+        for ours, theirs, right, scale, tolerance in zip(got, plain, exact, scales, ROUNDED[dtype], strict=True):
             error, allowed = (ours - right).abs().max() / scale, (theirs - right).abs().max() / scale
             assert error <= 4 * allowed + tolerance
 
@@ -101,7 +113,7 @@ def views_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, count: 
 @every_criterion
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64)], ids=str)
 def test_a_captured_graph_replays_what_eager_mode_computes(shape, name, dtype):
-    criterion, views = CRITERIA[name], views_of(shape, dtype)
+    criterion, views = criterion_named(name), views_of(shape, dtype)
 
     def step():
         loss = criterion(*views)
@@ -129,7 +141,7 @@ def test_a_captured_graph_replays_what_eager_mode_computes(shape, name, dtype):
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (256, 4096)], ids=str)
 def test_no_step_waits_for_the_device(shape, name, dtype):
     # for a warning, the value of a given bandwidth is read at calls 1, 2, 4, 8 of a criterion
-    criterion = copy.deepcopy(CRITERIA[name]) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
+    criterion = criterion_named(name) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
     views = views_of(shape, dtype)
     for _ in range(2):
         criterion(*views).backward()
@@ -144,7 +156,7 @@ def test_no_step_waits_for_the_device(shape, name, dtype):
 @every_criterion
 def test_a_compiled_criterion_gives_the_numbers_of_eager_mode(name):
     torch.compiler.reset()
-    criterion, views = CRITERIA[name], views_of((64, 200))
+    criterion, views = criterion_named(name), views_of((64, 200))
     compiled = torch.compile(criterion, fullgraph=True)
     results = [(f(*views), torch.autograd.grad(f(*views), views)) for f in (compiled, criterion)]
     torch.testing.assert_close(*results)
@@ -173,3 +185,38 @@ def test_peak_memory_above_the_inputs_stays_within_its_bound(criterion, batch, d
     # float16 forms its gradient, and the product in it, in float32
     allowed = 1.2 * most_mib if dtype == torch.float16 else most_mib
     assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= allowed
+
+
+#: to be called with `gather_distributed`
+OVER_RANKS = {
+    "vicreg": functools.partial(VICReg, margin=4.0),
+    "log_det": functools.partial(VICRegEntropy, "log_det", beta=2.0),
+    "pairwise": functools.partial(VICRegEntropy, "pairwise"),
+    "renyi": functools.partial(VICRegEntropy, "renyi"),
+    "koleo": functools.partial(VICRegEntropy, "koleo"),
+}
+
+
+def errors_of_a_rank(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[tuple[float, float]]:
+    """(error, tolerance) of value and gradient of this rank, against one process that holds both ranks' samples in float64."""
+    torch.cuda.set_device(0)
+    torch.manual_seed(7)
+    whole = samples(shape, dtype, 2)
+    rows, first = shape[0] - shape[0] // 3, dist.get_rank() == 0
+    part = slice(rows) if first else slice(rows, None)
+    ours = evaluated(OVER_RANKS[name](gather_distributed=True), [z[part] for z in whole], dtype, DEVICE)
+    exact = evaluated(OVER_RANKS[name](gather_distributed=False), whole, torch.float64, "cpu")
+    # DDP takes the mean over the ranks
+    right = exact[0], 2 * exact[1][:, part]
+    scales = right[0].abs().clamp_min(1), right[1].abs().max().clamp_min(1e-12)
+    errors = [((a - b).abs().max() / s).item() for a, b, s in zip(ours, right, scales, strict=True)]
+    return list(zip(errors, (2 * t for t in ROUNDED[dtype]), strict=True))
+
+
+@every_dtype
+@pytest.mark.parametrize("name", OVER_RANKS)
+@pytest.mark.parametrize("shape", [(96, 200), (200, 96), (257, 131)], ids=str)
+def test_two_ranks_on_one_gpu_are_one_process(shape, name, dtype):
+    for found in ranks.run(2, errors_of_a_rank, name, shape, dtype):
+        for error, tolerance in found:
+            assert error <= tolerance

@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("a test failed: no speed is written", file=sys.stderr)
         return 1
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
+    kind += "" if options.dtype == "float32" else f"_{options.dtype}"
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     words = sys.argv[1:] if arguments is None else arguments
     rows = [row for row in read(folder / "rows.csv") if row["objective"] not in options.objectives]
@@ -62,7 +63,8 @@ def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[lis
     """The rows of each size, then those of the training step."""
     for objective in options.objectives:
         entry = OBJECTIVES[objective]
-        for size in entry.full + entry.untimed if options.full else entry.quick:
+        quick = entry.quick + (entry.large if device.type == "cuda" else ())
+        for size in entry.full + entry.untimed if options.full else quick:
             is_compiled = options.full and size in entry.compiled
             yield measure.op_rows(Case("op", objective, *size, device, options.dtype, options.seconds, is_compiled))
     if options.step and "vicreg" in options.objectives and is_installed("timm"):

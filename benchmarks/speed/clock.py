@@ -94,7 +94,7 @@ def kernels(evaluate: Callable[[], Tensor]) -> tuple[int, float]:
 
     The rest of the time of a small input goes into launching them, which a training step hides behind the backbone.
     """
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as trace:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:
         evaluate().backward()
         torch.cuda.synchronize()
     times = [e.time_range.elapsed_us() for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]

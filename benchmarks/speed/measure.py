@@ -66,7 +66,9 @@ def versions() -> dict[str, object]:
 def op_rows(case: Case) -> list[Row]:
     """Forward and backward of every implementation of the objective."""
     entry, size, views = OBJECTIVES[case.objective], (case.batch, case.dim), case.views()
-    eager = entry.implementations(*size)
+    # some losses of others make their tensors on torch's default device
+    with case.device:
+        eager = entry.implementations(*size)
     objectives = eager | (compiled(eager) if case.is_compiled else {})
     calls = {name: partial(objective, *views) for name, objective in objectives.items()}
     rows = time_rows(case, calls, views) if size not in entry.untimed else []
@@ -80,17 +82,22 @@ def op_rows(case: Case) -> list[Row]:
 
 
 def peak_row(case: Case, provider: str, implementations: Implementations | None = None) -> Row:
-    """The peak memory of one implementation, in a process of its own."""
-    return case.row(provider, "both", "peak_mib", [in_fresh_process(peak_of, case, provider, implementations)])
+    """The peak memory of one implementation; on a CPU in a process of its own, because the C library keeps freed memory."""
+    arguments = case, provider, implementations
+    peak = peak_of(*arguments) if case.device.type == "cuda" else in_fresh_process(peak_of, *arguments)
+    return case.row(provider, "both", "peak_mib", [peak])
 
 
 def peak_of(case: Case, provider: str, implementations: Implementations | None = None) -> float:
     """MiB of forward and backward above the inputs, in this process; the implementations are those of the objective."""
-    torch.set_num_threads(1)
+    if case.device.type == "cpu":
+        torch.set_num_threads(1)
     find = implementations or OBJECTIVES[case.objective].implementations
 
     def step(at: Case) -> Callable[[], None]:
-        objective, views = find(at.batch, at.dim)[provider], at.views()
+        with at.device:
+            objective = find(at.batch, at.dim)[provider]
+        views = at.views()
         return lambda: objective(*views).backward()
 
     # the first call loads libraries, whose memory does not count

@@ -31,6 +31,8 @@ class Entry:
     #: sizes of `make bench`, and of `--full`
     quick: Sizes
     full: Sizes
+    #: sizes of `make bench` on a GPU beside the quick ones: there a small input takes as long as it takes to launch its kernels
+    large: Sizes = ()
     #: sizes at which peak memory is measured too, and those of `--full` at which it is measured alone
     peaks: Sizes = ()
     untimed: Sizes = ()
@@ -84,6 +86,7 @@ OBJECTIVES = {
     "vicreg": Entry(
         _vicreg,
         quick=((32, 32), (128, 128), (256, 2048), (1024, 512), (4096, 128)),
+        large=((1024, 2048), (256, 8192), (1024, 8192), (8192, 512)),
         full=(*TARGETS, *(size for size in SQUARE if size not in TARGETS)),
         peaks=((256, 2048), (256, 8192), (1024, 8192)),
         # a compiler gains most where elementwise passes cost most
@@ -92,6 +95,7 @@ OBJECTIVES = {
     "log_det": Entry(
         _log_det,
         quick=((64, 32), (256, 2048), (1024, 512)),
+        large=((1024, 8192), (4096, 512)),
         full=((256, 2048), (1024, 2048), (1024, 512), (256, 128), (64, 32)),
         peaks=((256, 2048),),
         untimed=((256, 8192),),
@@ -99,6 +103,7 @@ OBJECTIVES = {
     "pairwise": Entry(
         _pairwise,
         quick=((64, 32), (1024, 512), (2048, 128)),
+        large=((4096, 512), (8192, 128)),
         full=((1024, 512), (4096, 128), (4096, 512), (256, 512), (256, 128), (64, 32), (8192, 128)),
         peaks=((2048, 128), (8192, 128)),
     ),

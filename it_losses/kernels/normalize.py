@@ -27,12 +27,12 @@ ROUNDING = 16
 Derivative = Callable[[Tensor], Tensor]
 
 
-def normalized(batch: Batch, normalization: str) -> tuple[Batch, Derivative]:
-    """The batch of normalized samples, and the derivative of the step."""
+def normalized(batch: Batch, normalization: str, *, rounded: bool) -> tuple[Batch, Derivative]:
+    """The batch of normalized samples, `rounded` to the dtype of the gradient or not, and the derivative of the step."""
     z = torch.cat(batch.own)  # [S, n, dim]
     full = accumulated(z)
     u, derivative = _unit_rows(full) if normalization == "rows" else _columns(full, batch, normalization == "columns")
-    u = u if u.dtype == gradient_dtype(z) else u.to(gradient_dtype(z))
+    u = u.to(gradient_dtype(z)) if rounded and u.dtype != gradient_dtype(z) else u
     return Batch(list(u.chunk(len(batch.own))), batch.ranks, stacked=u), derivative
 
 

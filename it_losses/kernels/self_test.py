@@ -37,8 +37,6 @@ def failure(products: str, z: Tensor) -> str:
         RuntimeError: they fail, and IT_LOSSES_SELF_TEST is "error". ValueError: another unknown value of it.
     """
     use = products, z.device, z.dtype
-    if torch.compiler.is_compiling():
-        return _failed.get(use, "")
     # compilers of kernels distinguish sizes that are multiples of 16
     kind = *use, z.shape[0] % 16 == 0, z.shape[-1] % 16 == 0
     if kind in _passed:
@@ -58,6 +56,11 @@ def failure(products: str, z: Tensor) -> str:
     _failed[use] = f"its GPU kernels failed their self-test in {z.dtype} on {z.device}: {seen}"
     _report(_failed[use])
     return _failed[use]
+
+
+def seen_before(z: Tensor) -> str:
+    """What was wrong with any products on that device in that dtype: a compiler can neither test nor import them."""
+    return _failed.get(("", z.device, z.dtype)) or _failed.get(("_pairs", z.device, z.dtype), "")
 
 
 def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:

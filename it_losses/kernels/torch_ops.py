@@ -23,6 +23,8 @@ from it_losses.precision import accumulation_dtype, full_precision
 
 #: in the place of a process group's name: the loss of this process's samples
 NO_GROUP = "-"
+#: forms made of distances to neighbours, which rounded samples would change
+OF_NEIGHBOURS = ("koleo", "spacings")
 
 
 def loss(
@@ -84,10 +86,10 @@ def evaluate(
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            batch, derivative = normalized(batch, normalize)
+            batch, derivative = normalized(batch, normalize, rounded=form not in OF_NEIGHBOURS)
         loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
-            slope = derivative(slope)
+            slope = derivative(slope).to(dispatch.gradient_dtype(views[0]))
         if not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":

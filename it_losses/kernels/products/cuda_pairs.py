@@ -12,7 +12,7 @@ of other points. Every size goes, by masks; offsets of rows are int64 before the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from it_losses.kernels.products.cuda import centred, distance, empty_gradient, largest_magnitude, product
+from it_losses.kernels.products.cuda_passes import OPTIONS
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
@@ -28,9 +29,7 @@ MOST_PAIRS_AT_ONCE = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
 #: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
-FEWEST_ROWS = 64
-#: named, or Triton 3.9 warns about its default
-OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
+FEWEST_ROWS = 256
 
 
 class Pairs(NamedTuple):
