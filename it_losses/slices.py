@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-#: numbers that are drawn at a time, so that the passes over them stay in the cache of a CPU
+#: numbers that a CPU draws at a time, so that the passes over them stay in its cache
 BLOCK = 1 << 16
 _BITS_32 = 0xFFFFFFFF
 
@@ -19,9 +19,9 @@ _BITS_32 = 0xFFFFFFFF
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
     """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim], in the dtype of `like`."""
     key = _hashed(_hashed(torch.tensor(seed & _BITS_32, device="cpu")) ^ draw)
-    rows = _hashed(torch.arange(count, device=like.device) ^ key)
-    columns = _hashed(torch.arange((dim + 1) // 2, device=like.device))
-    blocks = torch.split(rows, max(BLOCK // dim, 1))
+    places = torch.arange(count, device=like.device) ^ key, torch.arange((dim + 1) // 2, device=like.device)
+    rows, columns = _hashed(torch.cat(places)).split([count, (dim + 1) // 2])
+    blocks = torch.split(rows, max(BLOCK // dim, 1)) if like.device.type == "cpu" else [rows]
     normal = torch.cat([_normal(_hashed(block[:, None] ^ columns), like.dtype)[:, :dim] for block in blocks])
     return torch.nn.functional.normalize(normal, dim=1)
 
