@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import is_installed
-from benchmarks.pages import RESULTS, ROOT, write, write_csv
+from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
 from benchmarks.speed.objectives import OBJECTIVES
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         rows += more
         # written after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
-        write(folder / "README.md", report.readme(rows, " ".join(["python -m benchmarks.speed", *words])))
+        write(folder / "README.md", report.readme(rows, " ".join(["python -m benchmarks.speed", *words]), notes(folder)))
     if is_installed("matplotlib"):
         report.draw(rows, folder / "speed.png")
     print("\n".join(["", "slower or larger than another:", *report.slower(rows), f"written to {folder}"]))

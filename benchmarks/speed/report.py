@@ -46,9 +46,10 @@ def slower(rows: list[Row]) -> list[str]:
     ]
 
 
-def readme(rows: list[Row], command: str) -> str:
-    """The README of a folder of results."""
+def readme(rows: list[Row], command: str, notes: str = "") -> str:
+    """The README of a folder of results; notes are what people wrote about it."""
     first = rows[0]
+    on_cpu = "cpu" in first["clock"].lower()
     commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))
     parts = []
     for metric, (title, unit) in METRICS.items():
@@ -59,9 +60,10 @@ def readme(rows: list[Row], command: str) -> str:
         command=command,
         **first,
         commits=commits,
+        notes=notes,
+        place="" if on_cpu else f" on {first['device']}, {first['dtype']}",
         tables="\n\n".join(parts),
         slower="\n".join(f"- {line}" for line in slower(rows) or ["nowhere in this run"]),
-        unmeasured="Not yet measured: any GPU." if "cpu" in first["clock"].lower() else "",
     )
 
 
