@@ -47,14 +47,15 @@ CONVENTIONS = {
 }
 
 
-def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The positive knots t of the rule and their weights with phi(t), doubled for -t: -> [K], [K].
+def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The positive knots t of the rule, phi(t) = exp(-t^2 / 2), and their weights with phi(t), doubled for -t: -> 3 x [K].
 
     At t = 0 every sample agrees with N(0, 1), so that knot is left out.
     """
     spacing, count = 2 * largest / (points - 1), points // 2
     first = largest - (count - 1) * spacing
     knots = torch.linspace(first, largest, count, dtype=like.dtype, device=like.device)
-    weights = 2 * spacing * torch.exp(-knots.square() / 2)
+    phi = knots.square().mul_(-0.5).exp_()
+    weights = phi * (2 * spacing)
     weights[-1] /= 2
-    return knots, weights
+    return knots, phi, weights

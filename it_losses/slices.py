@@ -7,6 +7,7 @@ torch's random numbers as they were, and can be compiled, transformed and captur
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,17 @@ _BITS_32 = 0xFFFFFFFF
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
     """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim], in the dtype of `like`."""
-    key = _hashed(_hashed(torch.tensor(seed & _BITS_32, device="cpu")) ^ draw)
+    key = key_of(seed, draw)
     places = torch.arange(count, device=like.device) ^ key, torch.arange((dim + 1) // 2, device=like.device)
     rows, columns = _hashed(torch.cat(places)).split([count, (dim + 1) // 2])
     blocks = torch.split(rows, max(BLOCK // dim, 1)) if like.device.type == "cpu" else [rows]
     normal = torch.cat([_normal(_hashed(block[:, None] ^ columns), like.dtype)[:, :dim] for block in blocks])
     return torch.nn.functional.normalize(normal, dim=1)
+
+
+def key_of(seed: int, draw: int | Tensor) -> Any:
+    """What distinguishes the draws: 32 bits, a number or a tensor as the draw is."""
+    return _hashed(_hashed(seed & _BITS_32) ^ draw)
 
 
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,9 +39,11 @@ def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 
 
-def _hashed(x: Tensor) -> Tensor:
+def _hashed(x: Any) -> Any:
     """A hash of 32 bits that flips each bit of the result with a probability of a half when one bit of x changes."""
-    # the factor is below 2^31, so that no product of 64 bits overflows
     for _ in range(2):
-        x = ((x >> 16) ^ x).mul_(0x45D9F3B).bitwise_and_(_BITS_32)
-    return (x >> 16).bitwise_xor_(x)
+        x = (x >> 16) ^ x
+        # the factor is below 2^31, so that no product of 64 bits overflows
+        x *= 0x45D9F3B
+        x &= _BITS_32
+    return (x >> 16) ^ x

@@ -8,14 +8,16 @@ import pytest
 import torch
 import triton
 
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, cuda_slices
 from it_losses.precision import accumulation_dtype
 
+MODULES = cuda_passes, cuda_pairs, cuda_slices
+#: those that are launched; `hashed` is called by one of them
 KERNELS = {
     name: kernel
-    for module in (cuda_passes, cuda_pairs)
+    for module in MODULES
     for name, kernel in vars(module).items()
-    if isinstance(kernel, triton.runtime.KernelInterface)
+    if isinstance(kernel, triton.runtime.KernelInterface) and name != "hashed"
 }
 
 
@@ -40,7 +42,7 @@ class _Recorder:
 def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     """Replace every kernel for the rest of a test: -> the list that its launches are added to."""
     launches: list[Launch] = []
-    for module in (cuda_passes, cuda_pairs):
+    for module in MODULES:
         for name in KERNELS.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, _Recorder(name, launches))
     return launches

@@ -15,13 +15,15 @@ from launches import KERNELS, Launch, record_launches, stand_in_for_gpu  # noqa:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from it_losses.kernels.products import cuda_pairs, cuda_passes  # noqa: E402
+from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices  # noqa: E402
 
 #: shared memory a program may have, bytes: an sm_86 or sm_89 has less than the sm_80 it runs the code of
 SHARED = {80: 99 * 1024, 90: 227 * 1024}
 #: bytes that a thread may spill into memory where sizes are no multiples of 16: every element has an address of its own, and
 #: ptxas keeps one or two of them in memory so that more programs run at a time
 SPILLED = 16
+#: bytes in which the cosine keeps the digits of large numbers; angles up to 2 pi do not reach them
+OF_COSINE = 32
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 #: groups, samples, dim: Triton compiles multiples of 16, other sizes, 1, and strides beyond 32 bits differently
 SHAPES = [(16, 256, 128), (2, 33, 71), (1, 2, 1), (2, 2048, 1 << 21)]
@@ -40,6 +42,7 @@ def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch
         out = zc.float() if dtype == torch.float16 else zc
         cuda_passes.differences_into(out, z, z, 0.1)
         cuda_passes.differences_into(out, z, z, 0.1, zc, slope)
+        cuda_slices.unit_directions(samples, dim, seed=0, draw=0, like=z)
         for count in (1, 3, 16):
             rates = slope.new_empty(count, groups)
             _, pairs = cuda_pairs.pair_sums(z, slice(0, samples), rates, memory=1 << 40)
@@ -97,6 +100,7 @@ def test_every_kernel_builds_fits_and_spills_nothing(dtype, capability, tmp_path
         if built.metadata.shared > SHARED[capability]:
             faults.append(f"{launch}: {built.metadata.shared} bytes of shared memory")
         is_odd = any(type_of(value) in ("i32", "i64") and value % 16 for value in launch.arguments)
-        if (spilled := stack_bytes(built.asm["cubin"], tmp_path)) > (SPILLED if is_odd else 0):
+        allowed = OF_COSINE if launch.kernel == "normal_numbers" else SPILLED if is_odd else 0
+        if (spilled := stack_bytes(built.asm["cubin"], tmp_path)) > allowed:
             faults.append(f"{launch}: {spilled} bytes of registers spilled")
     assert not faults, "\n".join(faults)

@@ -150,7 +150,7 @@ def test_the_folder_stays_small():
     forms = {PACKAGE / "kernels" / f"{kind.fused}.py" for kind in ESTIMATORS.values()}
     rest = set((PACKAGE / "kernels").rglob("*.py")) - forms
     assert len(rest) <= 14
-    assert sum(len(path.read_text().splitlines()) for path in rest) <= 1700
+    assert sum(len(path.read_text().splitlines()) for path in rest) <= 1770
     assert all(len(path.read_text().splitlines()) <= 150 for path in forms)
 
 

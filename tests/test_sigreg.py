@@ -64,9 +64,9 @@ def test_the_statistic_of_normal_samples_and_of_one_point_is_known(convention, n
 def slope(variance, convention):
     """T'(v) of N(0, v) by the rule of that convention."""
     points, largest, *_ = CONVENTIONS[convention]
-    knots, weights = quadrature(points, largest, like=torch.zeros((), dtype=F64))
+    knots, phi, weights = quadrature(points, largest, like=torch.zeros((), dtype=F64))
     damped = torch.exp(-variance * knots.square() / 2)
-    return -(weights * knots.square() * damped * (damped - torch.exp(-knots.square() / 2))).sum().item()
+    return -(weights * knots.square() * damped * (damped - phi)).sum().item()
 
 
 @every_convention

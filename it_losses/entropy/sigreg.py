@@ -25,8 +25,7 @@ MOST_IN_FLOAT32 = 1e4
 def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
     """`sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2` of each column: [..., batch, slices] -> [..., slices]."""
     total = torch.zeros_like(x[..., 0, :])
-    for t, weight in zip(*quadrature(points, largest, like=x), strict=True):
-        phi = torch.exp(-t * t / 2)
+    for t, phi, weight in zip(*quadrature(points, largest, like=x), strict=True):
         error = ((t * x).cos().mean(dim=-2) - phi).square() + (t * x).sin().mean(dim=-2).square()
         total = total + weight * error
     return total

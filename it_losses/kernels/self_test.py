@@ -81,7 +81,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip() or 'no message'} (seed {seed}, {rows} x {dim})"
     for name, ours in got.items():
-        tolerance = ROUNDED[dtype] if "gradient" in name else EXACT
+        tolerance = ROUNDED[dtype] if "gradient" in name or "rounded" in name else EXACT
         difference = (ours - right[name]).abs().max() / right[name].abs().max()
         # written so that NaN fails
         if not difference <= tolerance:
@@ -96,6 +96,7 @@ class _Draw:
         def whole(*shape: int) -> Tensor:
             return torch.randint(-3, 4, shape, generator=generator, device="cpu").double()
 
+        self.rows, self.dim = rows, dim
         half = whole(rows // 2, 2, 2, dim)
         # each sample with its opposite, so that the mean is a whole number too
         self.views = 3 + torch.cat((half, -half, half.new_zeros(rows % 2, 2, 2, dim)))  # [rows, groups, views, dim]
@@ -121,6 +122,7 @@ class _Draw:
             "the distance of the views": distance,
             "a gradient by the Gram matrix": by_gram,
             "a gradient by the covariance": by_covariance,
+            "a rounded direction": products.unit_directions(self.rows, self.dim, seed=0, draw=1, like=gram),
         }
 
     def _pairs(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
-from it_losses.slices import unit_directions
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
@@ -38,7 +37,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     gradient = plan.products.empty_gradient(batch) if request.needs_gradient else None
     distance = plan.products.distance(batch, request.difference_weight, out=gradient)
     z = torch.cat(batch.own).to(accumulation_dtype(batch.own[0].dtype))  # [S, n, dim]
-    directions = unit_directions(int(slices), batch.dim, seed=int(seed), draw=int(draw), like=z)
+    directions = plan.products.unit_directions(int(slices), batch.dim, seed=int(seed), draw=int(draw), like=z)
     x = torch.matmul(directions, z.mT)  # [S, slices, n]
     smallest_x, largest_x = x.aminmax()
     views = len(batch.own) if pooled else 1
@@ -50,13 +49,12 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     blocks = torch.split(x, _slices_at_once(x, batch, rule), dim=1)
     scratch = x.new_empty(2 * len(rule.knots) * blocks[0].numel())
     statistics = [_statistic(block, batch, rule, scratch, request.needs_gradient) for block in blocks]
-    entropy = torch.stack(statistics).sum() * -scale
+    entropy = sum(statistics[1:], statistics[0]).mul_(-scale)
     if gradient is None:
         return Evaluation(entropy, (torch.maximum(-smallest_x, largest_x),), distance, entropy.new_empty(0))
     if pooled:
         x = torch.cat(x.chunk(views, dim=2))
-    for own, slope in zip(gradient, x, strict=True):
-        own.add_(slope.mT @ directions)
+    gradient.add_(torch.matmul(x.mT, directions))
     return Evaluation(entropy, (torch.maximum(-smallest_x, largest_x),), distance, gradient)
 
 
@@ -71,8 +69,8 @@ class Rule(NamedTuple):
 
 
 def _rule(points: int, largest: float, like: Tensor, samples: int, slope: float) -> Rule:
-    knots, weights = quadrature(points, largest, like=like)
-    return Rule(knots, torch.exp(-knots.square() / 2), weights, slope * weights * knots, samples)
+    knots, phi, weights = quadrature(points, largest, like=like)
+    return Rule(knots, phi, weights, weights * knots * slope, samples)
 
 
 def _slices_at_once(x: Tensor, batch: Batch, rule: Rule) -> int:

@@ -10,6 +10,7 @@ S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samp
     squared_norm     the sum of all squares []
     factorize_       lower factor of I + G, what stands for the identity in it, and the largest diagonal element of G
     inverse, solve    of a factor
+    unit_directions  random directions [count, dim], those of `it_losses.slices`
 
 And of pairs, in `cpu_pairs` and `cuda_pairs`:
 
