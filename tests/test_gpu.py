@@ -19,7 +19,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 DEVICE = "cuda"
 #: error allowed beyond four times that of the reference in float32 on a CPU, of the value and of the largest gradient element
 ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
-LOSS_SCALE = 64
 #: small, odd, both sides of N = D, and few rows with many columns
 SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (260, 515), (128, 2048), (40, 3, 20)]
 #: margins above every standard deviation of `samples`, so that rounding switches no hinge on or off
@@ -76,10 +75,11 @@ def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -
     """Value and gradients of the same numbers in a dtype on a device, in float64 on the CPU."""
     own = [z.detach().to(device, dtype).requires_grad_() for z in views]
     value = criterion(*own)
-    # scaled as for any loss in float16, whose smallest numbers are near the gradients of many dimensions
-    gradients = torch.autograd.grad(-1.7 * LOSS_SCALE * value, own)
+    # scaled as for any loss in float16: gradients are of the order of 1 / dim
+    scale = views[0].shape[-1]
+    gradients = torch.autograd.grad(-1.7 * scale * value, own)
     assert all(g.dtype == dtype for g in gradients)
-    return value.detach().cpu().double(), torch.stack(gradients).cpu().double() / LOSS_SCALE
+    return value.detach().cpu().double(), torch.stack(gradients).cpu().double() / scale
 
 
 @every_dtype
