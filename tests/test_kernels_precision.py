@@ -145,9 +145,12 @@ def test_hinges_of_many_samples_are_exact_to_the_rounding_of_the_margin():
 
 
 def test_decorrelated_samples_keep_the_digits_of_their_small_covariances(monkeypatch):
-    z = torch.randn(1024, 200, dtype=torch.float64)
-    z = torch.linalg.qr(z - z.mean(dim=0))[0] * 1024**0.5
-    assert_four_times([errors(VICReg(0.0, 0.0, 1.0), [z + 1e-3 * torch.randn_like(z), z], monkeypatch)])
+    found = []
+    for _ in range(DRAWS):
+        z = torch.randn(1024, 200, dtype=torch.float64)
+        z = torch.linalg.qr(z - z.mean(dim=0))[0] * 1024**0.5
+        found.append(errors(VICReg(0.0, 0.0, 1.0), [z + 1e-3 * torch.randn_like(z), z], monkeypatch))
+    assert_four_times(found)
 
 
 def test_one_column_far_from_zero_is_centred_to_the_last_digits():
@@ -171,9 +174,11 @@ def test_half_precision_rounds_the_gradient_of_all_terms_once(name, shape, dtype
         assert value.dtype == torch.float32 and {g.dtype for g in gradients} == {dtype}
         torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=1e-5)
         unit = torch.finfo(dtype)
+        # eigenvalues have the rounding of the largest one, which the logarithm of a small one multiplies by their ratio
+        digits = 4e-5 if "order 1" in name else 1e-5
         for got, slope in zip(gradients, slopes, strict=True):
             # half a unit in the last place, and a little for float32; below the smallest normal number units are fixed
-            allowed = 0.51 * unit.eps * slope.abs() + 1e-5 * slope.abs().max() + unit.smallest_normal * unit.eps
+            allowed = 0.51 * unit.eps * slope.abs() + digits * slope.abs().max() + unit.smallest_normal * unit.eps
             assert ((got.double() - slope).abs() <= allowed).all(), f"seed {SEED}"
 
 

@@ -74,12 +74,11 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     n = views[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
-        # not the diagonal of the product, whose running sums lose a digit
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=accumulation_dtype(z.dtype)) for z in views])
     origin = ranks.summed(sums.mul_(float(centre)))() / batch.samples
-    out, remainder = origin.new_empty(len(origin), batch.dim, batch.dim), torch.zeros_like(origin)
+    out, remainder, norms = origin.new_empty(len(origin), batch.dim, batch.dim), *torch.zeros_like(origin).repeat(2, 1, 1, 1)
     parts = _blocks(n, batch.dim, len(origin))
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
@@ -87,13 +86,14 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
         # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
+        if squares:
+            # not the diagonal of the product, whose running sums lose digits
+            norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
-        # one collective for both
-        total = ranks.summed(torch.cat((out, remainder), dim=1))()
-        out, remainder = total[:, :-1], total[:, -1:]
-    norms = out.diagonal(dim1=1, dim2=2)[:, None].clone() if squares else None
-    return out, norms, Centred(views, origin=origin, shift=remainder / batch.samples)
+        # one collective for all
+        out, remainder, norms = ranks.summed(torch.cat((out, remainder, norms), dim=1))().split((batch.dim, 1, 1), dim=1)
+    return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
 
 
 def gradient(
