@@ -61,8 +61,7 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
             torch.mean(zc, dim=1, keepdim=True, out=shift[:, :, cols])
             zc.sub_(shift[:, :, cols])
         if squares:
-            block = torch.mul(zc, zc, out=squared[: zc.numel()].view(zc.shape))
-            torch.sum(block, dim=1, keepdim=True, out=norms[:, :, cols])
+            torch.sum(torch.mul(zc, zc, out=squared[: zc.numel()].view(zc.shape)), dim=1, keepdim=True, out=norms[:, :, cols])
         add_own_rows_(out, zc, own, fresh=cols.start == 0)
     mirror_(out, own)
     return out, norms if squares else None, Centred(views, origin=origin, shift=shift)
@@ -70,15 +69,15 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
     """`Zc^T Zc` of all ranks [S, dim, dim], where wanted the squared norms of the columns of Zc [S, 1, dim], and own Zc."""
-    views, ranks, whole = batch.own, batch.ranks, slice(0, batch.dim)
-    n = views[0].shape[1]
+    views, ranks, whole, n = batch.own, batch.ranks, slice(0, batch.dim), batch.own[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=accumulation_dtype(z.dtype)) for z in views])
     origin = ranks.summed(sums.mul_(float(centre)))() / batch.samples
-    out, remainder, norms = origin.new_empty(len(origin), batch.dim, batch.dim), *torch.zeros_like(origin).repeat(2, 1, 1, 1)
+    out = origin.new_empty(len(origin), batch.dim, batch.dim)
+    remainder, norms = torch.zeros_like(origin), torch.zeros_like(origin)
     parts = _blocks(n, batch.dim, len(origin))
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
@@ -92,7 +91,8 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     mirror_(out, whole)
     if not batch.is_whole:
         # one collective for all
-        out, remainder, norms = ranks.summed(torch.cat((out, remainder, norms), dim=1))().split((batch.dim, 1, 1), dim=1)
+        total = ranks.summed(torch.cat((out, remainder, norms), dim=1))()
+        out, remainder, norms = total[:, :-2], total[:, -2:-1], total[:, -1:]
     return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
 
 
@@ -138,8 +138,8 @@ def distance(batch: Batch, difference_weight: float | None, out: Tensor | None =
 
 def empty_gradient(batch: Batch) -> Tensor:
     """Memory for the gradient at own samples: [S, n, dim]."""
-    n = batch.own[0].shape[1]
-    return batch.own[0].new_empty(batch.stacks, n, batch.dim, dtype=accumulation_dtype(batch.own[0].dtype))
+    z = batch.own[0]
+    return z.new_empty(batch.stacks, z.shape[1], batch.dim, dtype=accumulation_dtype(z.dtype))
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
