@@ -13,3 +13,21 @@ backbones                 timm models as encoders of large and of 32-pixel image
 
 Importing it_losses imports none of these; importing one imports at most its own framework.
 """
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def framework(name: str, *, install: str) -> ModuleType:
+    """The module of that name; ImportError with the command that installs it if its package is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # an installed framework that fails to import raises its own error
+        if (error.name or "").partition(".")[0] != name.partition(".")[0]:
+            raise
+        raise ImportError(
+            f"this adapter needs {name.partition('.')[0]}, which is not installed. Run: {install}", name=name
+        ) from error

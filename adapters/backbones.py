@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import framework
 
 
 def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> nn.Module:

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from it_losses.adapters import framework
 from it_losses.adapters.embedding_numbers import mean_spectrum, numbers
-from it_losses.adapters.frameworks import framework
 from it_losses.adapters.measured_step import MeasuredStep
 from it_losses.adapters.spectrum_plot import INSTALL, figure_sinks, spectrum_figure
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from it_losses.adapters import framework
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
 from it_losses.adapters.drop_in import HostNames
-from it_losses.adapters.frameworks import framework
 
 framework("pytorch_metric_learning", install="pip install pytorch-metric-learning")
 from pytorch_metric_learning.losses import BaseMetricLossFunction  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import framework
 
 INSTALL = "pip install matplotlib"
 

@@ -138,7 +138,7 @@ LIBRARIES = {
 
 def library_vicreg(library: str) -> Objective:
     """A library's own VICReg with its defaults; ImportError with the command that installs it."""
-    from it_losses.adapters.frameworks import framework
+    from it_losses.adapters import framework
 
     if library == "pytorch":
         return official_vicreg

@@ -14,14 +14,17 @@ from torch import Tensor
 
 #: numbers that a CPU draws at a time, so that the passes over them stay in its cache
 BLOCK = 1 << 16
+#: where the places of columns begin: were they those of rows, the numbers of key 0 would be symmetric
+FIRST_COLUMN = 1 << 30
 _BITS_32 = 0xFFFFFFFF
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
     """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim], in the dtype of `like`."""
     key = key_of(seed, draw)
-    places = torch.arange(count, device=like.device) ^ key, torch.arange((dim + 1) // 2, device=like.device)
-    rows, columns = _hashed(torch.cat(places)).split([count, (dim + 1) // 2])
+    half = (dim + 1) // 2
+    places = torch.arange(count, device=like.device) ^ key, torch.arange(FIRST_COLUMN, FIRST_COLUMN + half, device=like.device)
+    rows, columns = _hashed(torch.cat(places)).split([count, half])
     blocks = torch.split(rows, max(BLOCK // dim, 1)) if like.device.type == "cpu" else [rows]
     normal = torch.cat([_normal(_hashed(block[:, None] ^ columns), like.dtype)[:, :dim] for block in blocks])
     return torch.nn.functional.normalize(normal, dim=1)

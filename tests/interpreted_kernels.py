@@ -15,7 +15,7 @@ from torch import Tensor
 from it_losses.kernels import log_det, pairwise, quadratic, renyi, self_test, sigreg, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
-from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices
+from it_losses.kernels.products import cuda_pairs, cuda_passes
 from it_losses.slices import unit_directions
 
 
@@ -155,7 +155,7 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
 )
 def test_directions_are_those_of_the_reference(count, dim, seed, draw):
     ours, theirs = (
-        f(count, dim, seed=seed, draw=draw, like=torch.empty(0)) for f in (cuda_slices.unit_directions, unit_directions)
+        f(count, dim, seed=seed, draw=draw, like=torch.empty(0)) for f in (cuda_passes.unit_directions, unit_directions)
     )
     assert (ours - theirs).abs().max() <= 1e-6
 
@@ -302,7 +302,7 @@ LAUNCHED = {
     "differences": cuda_passes,
     "similarity_sums": cuda_pairs,
     "pair_weights": cuda_pairs,
-    "normal_numbers": cuda_slices,
+    "normal_numbers": cuda_passes,
 }
 
 

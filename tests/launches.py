@@ -8,10 +8,10 @@ import pytest
 import torch
 import triton
 
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, cuda_slices
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
 from it_losses.precision import accumulation_dtype
 
-MODULES = cuda_passes, cuda_pairs, cuda_slices
+MODULES = cuda_passes, cuda_pairs
 #: those that are launched; `hashed` is called by one of them
 KERNELS = {
     name: kernel

@@ -13,8 +13,7 @@ from torch.nn.functional import mse_loss, relu
 from benchmarks import adapters as compare
 from benchmarks.peers import official_vicreg
 from it_losses import VICReg
-from it_losses.adapters import conventions, eb_jepa, lightly, stable_pretraining
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import conventions, eb_jepa, framework, lightly, stable_pretraining
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 FORMULAS = {}

@@ -65,7 +65,7 @@ SOME = [
     "an estimator without a form",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
-two_and_four = pytest.mark.parametrize("world", [2, 4])
+two_and_four = pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 
 
 def batches(rows, shape, views=2, dtype=torch.float64):

@@ -15,7 +15,7 @@ from launches import KERNELS, Launch, record_launches, stand_in_for_gpu  # noqa:
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices  # noqa: E402
+from it_losses.kernels.products import cuda_pairs, cuda_passes  # noqa: E402
 
 #: shared memory a program may have, bytes: an sm_86 or sm_89 has less than the sm_80 it runs the code of
 SHARED = {80: 99 * 1024, 90: 227 * 1024}
@@ -42,7 +42,7 @@ def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch
         out = zc.float() if dtype == torch.float16 else zc
         cuda_passes.differences_into(out, z, z, 0.1)
         cuda_passes.differences_into(out, z, z, 0.1, zc, slope)
-        cuda_slices.unit_directions(samples, dim, seed=0, draw=0, like=z)
+        cuda_passes.unit_directions(samples, dim, seed=0, draw=0, like=z)
         for count in (1, 3, 16):
             rates = slope.new_empty(count, groups)
             _, pairs = cuda_pairs.pair_sums(z, slice(0, samples), rates, memory=1 << 40)

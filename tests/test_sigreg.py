@@ -205,6 +205,14 @@ def test_slices_are_unit_vectors_without_a_preferred_direction():
     assert a.pow(4).mean() == pytest.approx(3 / 99, rel=0.01)
 
 
+@pytest.mark.parametrize("draw", range(4))
+def test_slices_are_no_symmetric_matrix(draw):
+    a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))
+    assert (a * a.mT).mean().abs() < 5 / 200
+    # 0.8 of a normal number
+    assert 0.6 < a.diagonal().abs().mean() < 1.0
+
+
 @pytest.mark.parametrize("dim", [1, 2, 7])
 def test_slices_of_another_draw_or_seed_are_others_and_of_another_dtype_the_same(dim):
     like = torch.zeros((), dtype=F64)

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import framework
 from it_losses.adapters.lightly.patch import PIP
 
 #: method -> (class in modules, transform in lightly.transforms)

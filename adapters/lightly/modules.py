@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from it_losses import EntropyRegularizer
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import framework
 from it_losses.adapters.lightly.criteria import LogDetLoss, PairwiseLoss, VICRegLoss
 from it_losses.adapters.lightly.patch import PIP
 from it_losses.adapters.lightly.schedule import total_steps

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from it_losses.adapters.frameworks import framework
+from it_losses.adapters import framework
 from it_losses.adapters.lightly import criteria, frossl, hypersphere, koleo, lejepa
 
 PIP = 'pip install "it-losses[lightly]"'

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from it_losses.adapters import framework
 from it_losses.adapters.backbones import timm_backbone
-from it_losses.adapters.frameworks import framework
 from it_losses.adapters.lightly.patch import PIP
 from it_losses.adapters.lightly.schedule import total_steps, warmup_steps
 

@@ -89,11 +89,15 @@ def _cuda(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
     return marks[0].elapsed_time(marks[1]), marks[1].elapsed_time(marks[2])
 
 
-def kernels(evaluate: Callable[[], Tensor]) -> tuple[int, float]:
+def kernels(evaluate: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[int, float]:
     """Kernels that one forward and backward pass runs on the GPU, and the milliseconds that they take there.
 
-    The rest of the time of a small input goes into launching them, which a training step hides behind the backbone.
+    The rest of the time of a small input is that of the host, which prepares and launches them.
     """
+    evaluate().backward()
+    for z in inputs:
+        # a gradient that is there would be added to
+        z.grad = None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:
         evaluate().backward()
         torch.cuda.synchronize()

@@ -76,7 +76,7 @@ def op_rows(case: Case) -> list[Row]:
         rows += [peak_row(case, name) for name in eager]
     if case.device.type == "cuda":
         for name, call in calls.items():
-            count, milliseconds = clock.kernels(call)
+            count, milliseconds = clock.kernels(call, views)
             rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
     return rows
 

@@ -31,7 +31,7 @@ class Entry:
     #: sizes of `make bench`, and of `--full`
     quick: Sizes
     full: Sizes
-    #: sizes of `make bench` on a GPU beside the quick ones: there a small input takes as long as it takes to launch its kernels
+    #: sizes of `make bench` on a GPU beside the quick ones: there a small input takes the time of the host
     large: Sizes = ()
     #: sizes at which peak memory is measured too, and those of `--full` at which it is measured alone
     peaks: Sizes = ()

@@ -38,13 +38,13 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     """The page of Table 1; writes its `table1.png`."""
     plot(records, describe(options))
     seeds = sorted({len(records.of(method)) for method in _methods(records)})
-    over = f"{' or '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)}"
+    over = f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
     origin = f"{records.names('device')}, commit {records.names('commit')}"
     return page(
         f"Table 1: {records.settings['dataset']}",
         f"    {options.command}",
         notes(records.folder),
-        f"{describe(options)}; {origin}; mean ± standard error of {over}.",
+        f"{describe(options)}; {origin}; {over}.",
         "![Table 1](table1.png)",
         table([*_pixels(images), *(_line(records, method) for method in _methods(records))]),
         NOTE,

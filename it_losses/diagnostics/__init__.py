@@ -17,8 +17,8 @@ from it_losses.diagnostics.entropies import (
     pairwise_entropy_bounds,
     quadratic_entropy,
     renyi_entropy,
+    sigreg_statistic,
 )
-from it_losses.diagnostics.gaussianity import sigreg_statistic
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
 from it_losses.diagnostics.neighbours import nearest_neighbour_entropy

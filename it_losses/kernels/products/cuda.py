@@ -17,7 +17,7 @@ from it_losses.kernels.batch import Batch, Ranks
 from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products import cholesky
 from it_losses.kernels.products import cuda_passes as passes
-from it_losses.kernels.products.cuda_slices import unit_directions as unit_directions
+from it_losses.kernels.products.cuda_passes import unit_directions as unit_directions
 
 
 class Centred(NamedTuple):

@@ -28,7 +28,7 @@ __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "e
 MOST_PAIRS_AT_ONCE = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
-#: fewest rows of a strip, whatever the memory: fewer do not fill a GPU
+#: fewest rows of the strips of all groups, whatever the memory: fewer do not fill a GPU
 FEWEST_ROWS = 256
 
 
@@ -62,7 +62,7 @@ def pair_sums(
     n = own.stop - own.start
     # a strip needs its products in float32, and its weights in the dtype of x
     fits = 4 * groups * n * samples <= memory
-    height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS), n)
+    height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS // groups, 1), n)
     norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
     pairs = Pairs(x, own, rates, norms, height, image_rows, [])
     sums = norms.new_empty(len(rates), groups, n)

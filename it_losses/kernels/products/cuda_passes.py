@@ -1,7 +1,8 @@
 """Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
 
 Launches of an evaluation of two views [n, dim]: `column_moments` and `centre` once a view, `differences` once. Every size goes,
-by masks; offsets of rows are int64 before they meet a stride; sums are float32.
+by masks; offsets of rows are int64 before they meet a stride; sums are float32. `normal_numbers` draws directions for SIGReg,
+from the hashes of `it_losses.slices`.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -15,8 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from it_losses.slices import FIRST_COLUMN, key_of
+
 #: rows of a chunk of moments, rows and columns of a tile
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
+#: rows of a tile of random numbers, whose cosines take many registers
+FEW_ROWS = 8
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
@@ -72,6 +77,21 @@ def differences_into(
         HAS_SLOPE=slope is not None, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, num_warps=8, **OPTIONS,
     )  # fmt: skip
     return distances.sum()
+
+
+def unit_directions(count: int, dim: int, *, seed: int, draw: int, like: Tensor) -> Tensor:
+    """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim] in float32."""
+    out = like.new_empty(count, dim, dtype=torch.float32)
+    key, half = key_of(seed, draw), (dim + 1) // 2
+    # a number of 32 bits with a sign, so that every key has the same type
+    key -= (key >> 31) << 32
+    grid = triton.cdiv(count, FEW_ROWS), triton.cdiv(half, TILE_COLS)
+    # products of hashes are meant to wrap around, also where Triton looks for overflows
+    options = OPTIONS | {"sanitize_overflow": False}
+    normal_numbers[grid](
+        out, key, count, dim, half, FIRST_COLUMN=FIRST_COLUMN, TILE_ROWS=FEW_ROWS, TILE_COLS=TILE_COLS, **options
+    )
+    return torch.nn.functional.normalize(out, dim=1)
 
 
 def _with_unit_columns(z: Tensor) -> Tensor:
@@ -170,3 +190,26 @@ def differences(
             centred = tl.load(zc + stack * zc_group + here, mask=mask, other=0.0).to(tl.float32)
             result += centred * tl.load(slope + stack * cols + col, mask=in_cols, other=0.0)[None, :]
         tl.store(out + stack * rows * cols + here, result.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def hashed(x):
+    """The hash of `slices`, in 32 bits whose products wrap around."""
+    for _ in tl.static_range(2):
+        x = ((x >> 16) ^ x) * 0x45D9F3B
+    return (x >> 16) ^ x
+
+
+@triton.jit(do_not_specialize=["key"])
+def normal_numbers(out, key, count, dim, half, FIRST_COLUMN: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr):
+    """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle."""
+    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    col = tl.program_id(1) * TILE_COLS + tl.arange(0, TILE_COLS)
+    of_row = hashed(row.to(tl.uint32) ^ key.to(tl.uint32))
+    bits = hashed(of_row[:, None] ^ hashed((FIRST_COLUMN + col).to(tl.uint32))[None, :])
+    radius = tl.sqrt(-2 * tl.log(((bits >> 16).to(tl.float32) + 0.5) / 65536))
+    angle = (bits & 0xFFFF).to(tl.float32) * (6.283185307179586 / 65536)
+    place = out + row.to(tl.int64)[:, None] * dim + col[None, :]
+    mask = (row < count)[:, None] & (col < half)[None, :]
+    tl.store(place, radius * tl.cos(angle), mask=mask)
+    tl.store(place + half, radius * tl.sin(angle), mask=mask & (half + col < dim)[None, :])
