@@ -57,5 +57,5 @@ def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Te
     knots = torch.linspace(first, largest, count, dtype=like.dtype, device=like.device)
     phi = knots.square().mul_(-0.5).exp_()
     weights = phi * (2 * spacing)
-    weights[-1] /= 2
+    weights[-1:].div_(2)
     return knots, phi, weights
