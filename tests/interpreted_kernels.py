@@ -12,10 +12,11 @@ import triton.language as tl
 from launches import stand_in_for_gpu
 from torch import Tensor
 
-from it_losses.kernels import log_det, pairwise, quadratic, renyi, self_test, sigreg, vicreg
+from it_losses import EntropyRegularizer
+from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, vicreg
 from it_losses.kernels.batch import Batch, Request, SingleRank
 from it_losses.kernels.dispatch import Plan, products_named
-from it_losses.kernels.products import cuda_pairs, cuda_passes
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
 from it_losses.slices import unit_directions
 
 
@@ -270,6 +271,21 @@ def test_two_ranks(sizes, dim, dtype, views, name):
     TwoRanks._meet.reset()
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(run, range(2)))
+
+
+@pytest.mark.parametrize("entropy", ["quadratic", "koleo"])
+def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, monkeypatch):
+    for module in (normalize, dispatch):
+        monkeypatch.setattr(module, "gradient_dtype", cuda.gradient_dtype)
+    monkeypatch.setattr(dispatch, "plan", lambda form, *_, **__: Plan(products_named("cuda" + form.PRODUCTS), by_gram=True))
+    criterion = EntropyRegularizer(entropy)
+    views = [torch.randn(60, 40).bfloat16() for _ in range(2)]
+    gradients = []
+    for dtype in (torch.bfloat16, torch.float64):
+        own = [z.to(dtype).requires_grad_() for z in views]
+        gradients.append(torch.stack(torch.autograd.grad(40 * criterion(*own), own)))
+    # rounded at the end of either pass
+    assert_close(*gradients, 2.0**-7)
 
 
 @pytest.mark.parametrize("products", ["", "_pairs"])

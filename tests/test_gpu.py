@@ -35,6 +35,7 @@ CRITERIA = {
     "pairwise, pooled views": VICRegEntropy("pairwise", pool_views=True),
     "quadratic": VICRegEntropy("quadratic", bandwidth="auto", normalize=None, exclude_self=False),
     "regularizer": EntropyRegularizer("log_det"),
+    "uniformity": VICRegEntropy("quadratic"),
     "renyi": VICRegEntropy("renyi"),
     "koleo": VICRegEntropy("koleo"),
     "spacings": VICRegEntropy("spacings"),

@@ -86,7 +86,8 @@ def evaluate(
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            batch, derivative = normalized(batch, normalize, rounded=form not in OF_NEIGHBOURS)
+            # of unit vectors the gradient is what is left without its radial part: rounding grows with the root of the batch
+            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and form not in OF_NEIGHBOURS)
         loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
             slope = derivative(slope).to(dispatch.gradient_dtype(views[0]))
