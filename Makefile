@@ -53,7 +53,7 @@ fix: $(READY)  ## apply the formatter and the linter's safe fixes
 test: $(READY)  ## every test, offline
 	$(PYTEST)
 
-test-fast: $(READY)  ## the tests to run after every change, about 3 minutes
+test-fast: $(READY)  ## the tests to run after every change, under 3 minutes
 	$(PYTEST) -m "not slow"
 
 fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, half an hour; FUZZ_SEED=1 repeats a run
