@@ -18,6 +18,7 @@ FUZZ_SEED := $(or $(FUZZ_SEED),$(shell date +%s))
 FUZZ_CASES ?= 100000
 FUZZ_NAMES ?= vicreg variance_covariance log_det pairwise quadratic renyi sigreg koleo spacings
 MUTANTS ?=
+KILLS ?=
 OUT ?= build/gpu
 REPOSITORY ?=
 # the Python that is named, as it is; without a name, that of the environment
@@ -28,7 +29,7 @@ SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cu
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup check fix test test-fast fuzz mutants test-versions test-gpu test-gpu-full test-minimal
+.PHONY: help setup check fix test test-fast fuzz mutants kills test-versions test-gpu test-gpu-full test-minimal
 .PHONY: table tune ablations entropies figures theorems report bench docs dist clean
 .DEFAULT_GOAL := help
 
@@ -63,6 +64,9 @@ fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, ha
 
 mutants: $(READY)  ## change the mathematics in one place at a time: hours; MUTANTS='--sample 50 kernels/log_det.py'
 	$(BIN)/python tests/mutants.py $(MUTANTS)
+
+kills: $(READY)  ## kill a table and a sweep at 20 random moments each, half an hour; KILLS='--kills 5 --seed 1'
+	$(BIN)/python tests/kills.py $(KILLS)
 
 test-versions:  ## the core tests on other versions; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
 	$(PYTHON) tests/versions.py --torch $(VERSIONS) $(if $(PYTHONS),--python $(PYTHONS)) $(KEEP)

@@ -183,9 +183,10 @@ def check(title: str, objective: Objective, case: Case) -> None:
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
     assert got[0].isfinite(), f"{got[0]} for {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
-        # the gradient of a view in half precision may leave its range
-        ours = ours[exact.abs() < torch.finfo(z.dtype).max / 2]
-        assert ours.isfinite().all(), f"{ours} for {exact}"
+        # the gradient of a view in half precision may leave its range; which one of equal samples has it is not defined
+        if largest(exact) < torch.finfo(z.dtype).max / 2:
+            assert ours.isfinite().all(), f"{ours} for {exact}"
+        assert not ours.isnan().any(), f"{ours} for {exact}"
 
 
 def assert_exact(

@@ -2,7 +2,19 @@
 
 import importlib.util
 
-_needed = ["joblib", "kornia", "lightly", "lightning", "matplotlib", "pandas", "rich", "sklearn", "timm", "torchvision"]
+_needed = [
+    "filelock",
+    "joblib",
+    "kornia",
+    "lightly",
+    "lightning",
+    "matplotlib",
+    "pandas",
+    "rich",
+    "sklearn",
+    "timm",
+    "torchvision",
+]
 _missing = [package for package in _needed if importlib.util.find_spec(package) is None]
 if _missing:
     install = "pip install 'it-losses[benchmarks]', or '.[benchmarks]' in a checkout"

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from benchmarks.data import Images
 from benchmarks.table1.pretrain import Pretraining, measure
+from benchmarks.table1.records import writing
 
 
 class Stopwatch(L.Callback):
@@ -82,9 +83,10 @@ class Checkpoint(L.Callback):
         """Save before the probes of the epoch, which take the most memory; after the last epoch too."""
         epoch, beside = loop.current_epoch + 1, self.path.with_suffix(".part")
         if epoch % self.every == 0 or epoch == loop.max_epochs:
-            loop.save_checkpoint(beside)
-            if loop.is_global_zero:
-                beside.replace(self.path)
+            with writing(self.path.parent):
+                loop.save_checkpoint(beside)
+                if loop.is_global_zero:
+                    beside.replace(self.path)
 
 
 @dataclass

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import torch
 from joblib import Parallel, delayed
@@ -20,14 +21,16 @@ from benchmarks.data import DataError, Images
 from benchmarks.pages import write
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options, describe
 from benchmarks.table1.recipes import UNTRAINED
-from benchmarks.table1.records import OutputError, Records, Row
+from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
 from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
 
 #: environment variable by which rank 0 tells the processes that Lightning starts which runs are left
 PENDING = "IT_LOSSES_TABLE1_PENDING"
+#: the page of a table from its rows
+Page = Callable[[Records, Options, Images], str]
 
 
-def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images], str]) -> int:
+def launch(read: Callable[[], Options], page: Page) -> int:
     """The program, from a function that reads its options to one that returns the page of its rows.
 
     Returns:
@@ -38,11 +41,17 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
     try:
         options = read()
         images = loaded(options)
-        records = Records(options.output)
-        records.open(options.settings())
+        # the first process reserves it for all
+        with reserved(options.output) if is_first_process() else nullcontext():
+            return _table(options, images, page, console, errors)
     except (OptionError, DataError, OutputError, BackboneError) as problem:
         errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 1
+
+
+def _table(options: Options, images: Images, page: Page, console: Console, errors: Console) -> int:
+    records = Records(options.output)
+    records.open(options.settings())
     try:
         _make(options, images, records, console)
     except (Interrupted, KeyboardInterrupt):
@@ -50,7 +59,8 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
         return 130
     if is_first_process():
         text = page(records, options, images)
-        write(options.output / "README.md", text)
+        with writing(options.output):
+            write(options.output / "README.md", text)
         console.print(Markdown(text))
         console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     return 0
@@ -67,7 +77,6 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
     if is_first_process():
         # by the time that another process starts, the first may have added rows
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
-        (options.output / "unfinished").mkdir(exist_ok=True)
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
     if options.jobs > 1 or options.is_sweep:
         # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
@@ -84,9 +93,11 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         if not row:
             continue
         records.add(row, curve)
-        label, left = Run(row["method"], row["seed"]).label(options), len(all_runs) - len(records.rows)
+        run, left = Run(row["method"], row["seed"]), len(all_runs) - len(records.rows)
+        # not before its row is on disk
+        run.checkpoint(options).unlink(missing_ok=True)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
-        console.print(f"{label}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
+        console.print(f"{run.label(options)}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
 
 
 def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:

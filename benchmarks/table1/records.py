@@ -8,12 +8,14 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from benchmarks.pages import write, write_csv
 from benchmarks.statistics import Statistic, statistic
@@ -23,29 +25,79 @@ FILES = ("settings.json", "rows.jsonl", "curves.csv")
 
 
 class OutputError(Exception):
-    """The output folder cannot be written, or holds a table made with other settings."""
+    """The output folder cannot be used: it cannot be written, is in use, is damaged, or holds a table of other settings."""
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Say what to do where the block cannot write to the folder."""
+    try:
+        yield
+    except OSError as problem:
+        remedy = (
+            "What was finished is kept: make room or give access, and run the same command again; or choose another --output."
+        )
+        raise OutputError(f"{folder} cannot be written: {problem}. {remedy}") from problem
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep other programs out of the folder until the block or the process ends, and remove what a killed one half wrote.
+
+    Raises:
+        OutputError: another program has reserved it, or it cannot be written.
+    """
+    unfinished = folder / "unfinished"
+    with writing(folder):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(unfinished / "lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
+    with lock:
+        half_written = [path for name in (*FILES, "README.md") for path in folder.glob(f".{name}.*")]
+        half_written += [path for path in unfinished.iterdir() if path.suffix != ".ckpt" and path.name != "lock"]
+        for path in half_written:
+            path.unlink()
+        yield
 
 
 class Records:
-    """A folder of finished runs."""
+    """A folder of finished runs.
+
+    Raises:
+        OutputError: a file cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            text = {name: (folder / name).read_text() for name in FILES if (folder / name).exists()}
-            self.settings: dict[str, Any] = json.loads(text.get("settings.json", "{}"))
-            self.rows: list[Row] = [json.loads(line) for line in text.get("rows.jsonl", "").splitlines() if line]
-        except (OSError, json.JSONDecodeError) as problem:
-            raise OutputError(f"{folder} cannot be read: {problem}. Remove it, or choose another --output.") from problem
+        restore = "Restore the file, or choose another --output."
+        self.settings: dict[str, Any] = self._parsed(self._text("settings.json") or "{}", "settings.json", restore)
+        lines = enumerate(self._text("rows.jsonl").splitlines(), 1)
+        again = "Remove that line: its run is then made again."
+        self.rows: list[Row] = [self._parsed(line, f"rows.jsonl, line {number}", again) for number, line in lines if line]
         self._curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for point in csv.DictReader(text.get("curves.csv", "").splitlines()):
+        for point in csv.DictReader(self._text("curves.csv").splitlines()):
             self._curves[point["method"], point["seed"]].append(point)
+
+    def _text(self, name: str) -> str:
+        try:
+            return (self.folder / name).read_text() if (self.folder / name).exists() else ""
+        except OSError as problem:
+            raise OutputError(f"{self.folder} cannot be read: {problem}. Choose another --output.") from problem
+
+    def _parsed(self, text: str, where: str, remedy: str) -> Any:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as problem:
+            raise OutputError(f"{self.folder}/{where} is damaged: {problem}. {remedy}") from problem
 
     def open(self, settings: dict[str, Any]) -> None:
         """Make the folder, and hold it to one set of settings: those of its first run.
 
         Raises:
-            OutputError: it cannot be written, or its rows were made otherwise.
+            OutputError: it cannot be written, its rows were made otherwise, or a curve is not whole.
         """
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
@@ -55,10 +107,16 @@ class Records:
         # a table may gain methods
         rows = self.settings.get("rows", {}) | settings["rows"]
         self.settings = self.settings | settings | {"rows": rows}
-        try:
+        for row in self.rows:
+            last = self._curves[row["method"], str(row["seed"])][-1:]
+            if [point["linear"] for point in last] != [str(row["linear"])]:
+                run, remedy = (
+                    f"{row['method']}, seed {row['seed']}",
+                    "Remove its line from rows.jsonl: the run is then made again.",
+                )
+                raise OutputError(f"{self.folder}/curves.csv is damaged: it lacks the last epoch of {run}. {remedy}")
+        with writing(self.folder):
             write(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
-        except OSError as problem:
-            raise OutputError(f"{self.folder} cannot be used for output: {problem}. Choose another --output.") from problem
 
     def has(self, method: str, seed: int) -> bool:
         """Whether this run has a row."""
@@ -92,9 +150,10 @@ class Records:
         """Write the curve of a finished run, then its row. The curve of a run that was killed in between is replaced later."""
         run = {"method": row["method"], "seed": row["seed"]}
         self._curves[row["method"], str(row["seed"])] = [run | point for point in curve]
-        write_csv(self.folder / "curves.csv", chain.from_iterable(self._curves.values()))
         self.rows.append(row)
-        write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        with writing(self.folder):
+            write_csv(self.folder / "curves.csv", chain.from_iterable(self._curves.values()))
+            write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def curve(self, method: str, seed: int) -> list[dict[str, float]]:
         """What a finished run measured, epoch by epoch."""

@@ -10,6 +10,7 @@ import platform
 import sys
 import warnings
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import NamedTuple
 
 import lightning as L
@@ -28,7 +29,7 @@ from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopw
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
 from benchmarks.table1.pretrain import Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
-from benchmarks.table1.records import Row
+from benchmarks.table1.records import Row, writing
 
 #: the largest number of epochs with probes in a run, the last epoch included
 PROBES_PER_RUN = 5
@@ -51,6 +52,10 @@ class Run(NamedTuple):
     def label(self, options: Options) -> str:
         """Its name in messages."""
         return f"{title(self.method, options.recipes)}, seed {self.seed}"
+
+    def checkpoint(self, options: Options) -> Path:
+        """Where its state is while it is not finished."""
+        return options.output / "unfinished" / f"{self.method}-seed{self.seed}.ckpt"
 
 
 def planned(options: Options) -> list[Run]:
@@ -137,14 +142,14 @@ def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row
 def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
     stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
-    folder, name = options.output, f"{run.method}-seed{run.seed}"
     module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
     evaluation = Evaluation(images, every)
-    checkpoint = Checkpoint(folder / "unfinished" / f"{name}.ckpt", every)
+    checkpoint = Checkpoint(run.checkpoint(options), every)
     loop = trainer(options, [Generator(run.seed), checkpoint, evaluation, stopwatch])
-    resumed = checkpoint.path if checkpoint.path.exists() else None
-    if is_first_process() and resumed:
-        print(f"{run.label(options)}: goes on from {resumed}", flush=True)
+    resumed = checkpoint.path if _is_whole(checkpoint.path) else None
+    if is_first_process() and checkpoint.path.exists():
+        start = "goes on from" if resumed else "starts again, because it cannot read"
+        print(f"{run.label(options)}: {start} {checkpoint.path}", flush=True)
     with warnings.catch_warnings():
         # images are in memory: workers would only copy them; steps are counted by this program's own bars
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -163,9 +168,18 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
         # the weights of `benchmarks.backbones.create`, for `load_state_dict`
         weights = io.BytesIO()
         torch.save({key: weight.cpu() for key, weight in module.backbone.state_dict().items()}, weights)
-        write(folder / "backbones" / f"{name}.pt", weights.getvalue())
-    checkpoint.path.unlink(missing_ok=True)
+        with writing(options.output):
+            write(options.output / "backbones" / f"{run.method}-seed{run.seed}.pt", weights.getvalue())
     return row, evaluation.curve
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it can be loaded, without running code from it."""
+    try:
+        torch.load(checkpoint, weights_only=True, mmap=True)
+    except Exception:
+        return False
+    return True
 
 
 def pixel_scores(images: Images) -> dict[str, float] | None:

@@ -1,0 +1,100 @@
+"""Kill a table and a sweep at random moments, and see that every finished run is kept and that they end as undisturbed ones do.
+
+    make kills KILLS='--kills 20 --seed 1'
+
+Half of the kills end the program with its workers, the other half the program alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.table1.records import Records  # noqa: E402
+
+TINY = ["--limit-images", "200", "--batch-size", "32", "--epochs", "3", "--width", "0.125", "--image-size", "16"]
+TINY += ["--accelerator", "cpu", "--jobs", "2"]
+PROGRAMS = {
+    "table1": ["--methods", "vicreg", "moco", "byol_logdet", "--seeds", "2"],
+    "table1.tuning": ["--methods", "vicreg", "byol", "--rates-only"],
+}
+#: the columns of a row that depend on nothing but the run
+NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss")
+
+
+def started(program: str, output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"benchmarks.{program}", *PROGRAMS[program], *TINY, "--output", str(output)]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def numbers(folder: Path) -> dict[tuple[str, int], list[float]]:
+    """What every finished run measured, with its whole curve."""
+    kept = Records(folder)
+    curves = {(row["method"], row["seed"]): kept.curve(row["method"], row["seed"]) for row in kept.rows}
+    return {run: [curve, *(row[name] for name in NUMBERS)] for (run, curve), row in zip(curves.items(), kept.rows, strict=True)}
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+def kill(process: subprocess.Popen[bytes], with_workers: bool) -> None:
+    (os.killpg if with_workers else os.kill)(process.pid, signal.SIGKILL)
+    process.communicate()
+    # workers notice within a second that their program is gone
+    time.sleep(2)
+
+
+def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
+    """Kill the program so many times, then let it end."""
+    start = time.monotonic()
+    ended(started(program, folder / "whole"))
+    seconds, whole, killed = time.monotonic() - start, numbers(folder / "whole"), folder / "killed"
+    before: dict[tuple[str, int], list[float]] = {}
+    for number in range(kills):
+        if len(before) == len(whole):
+            # nothing is left to be killed in
+            killed, before = folder / f"killed{number}", {}
+        process, with_workers = started(program, killed), draw.random() < 0.5
+        after = draw.uniform(0, seconds)
+        try:
+            process.wait(after)
+            ended(process)
+        except subprocess.TimeoutExpired:
+            kill(process, with_workers)
+        kept = numbers(killed)
+        assert before.items() <= kept.items(), "a finished run was lost or changed"
+        assert kept.items() <= whole.items(), "a run ended otherwise than the undisturbed one"
+        print(f"{program}: kill {number + 1} after {after:.1f} s, {len(kept)} of {len(whole)} runs kept", flush=True)
+        before = kept
+    ended(started(program, killed))
+    assert numbers(killed) == whole and not list((killed / "unfinished").glob("*.ckpt"))
+    assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in (folder / "whole").iterdir())
+
+
+def main() -> None:
+    """Check every program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each program")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for program in PROGRAMS:
+        with tempfile.TemporaryDirectory() as folder:
+            check(program, options.kills, random.Random(options.seed), Path(folder))
+        print(f"{program}: {options.kills} kills survived")
+
+
+if __name__ == "__main__":
+    main()

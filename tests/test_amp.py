@@ -1,0 +1,96 @@
+"""Mixed precision in a real training: 200 steps on the digits under autocast, in float16 with torch's gradient scaler."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("sklearn", reason='scikit-learn is not installed: pip install "it-losses[benchmarks]"')
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from it_losses import ESTIMATORS, EntropyRegularizer, VICReg, VICRegEntropy
+
+pytestmark = pytest.mark.slow
+
+STEPS, BATCH, WIDTH, DIM = 200, 64, 32, 32
+#: gradients of LogDet at its default weights reach 4, where the scale that torch starts from would overflow
+SCALE = 2.0**12
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def regularized_distance(name: str) -> Loss:
+    """The distance of the views and the entropy as a regularizer, at the default weights of the criterion."""
+    criterion = VICRegEntropy(name)
+
+    def loss(z_a: Tensor, z_b: Tensor) -> Tensor:
+        invariance, entropy = criterion.weights_for((z_a, z_b))
+        distance = nn.functional.mse_loss(z_a.float(), z_b.float())
+        return invariance * distance + EntropyRegularizer(criterion.entropy, entropy)(z_a, z_b)
+
+    return loss
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {"VICReg": VICReg}
+for _name in ESTIMATORS:
+    LOSSES[f"criterion {_name}"] = functools.partial(VICRegEntropy, _name)
+    LOSSES[f"regularizer {_name}"] = functools.partial(regularized_distance, _name)
+
+
+class Training(NamedTuple):
+    """What a training showed: the losses of its steps, the steps that the scaler left out, and a linear probe in percent."""
+
+    losses: Tensor
+    skipped: list[int]
+    probe: float
+
+
+@functools.cache
+def digits() -> tuple[Tensor, Tensor]:
+    images, labels = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32) / 8 - 1, torch.tensor(labels)
+
+
+@functools.cache
+def trained(name: str, dtype: torch.dtype) -> Training:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(64, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU())
+    projector = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, DIM))
+    parameters = [*backbone.parameters(), *projector.parameters()]
+    loss_of, optimizer = LOSSES[name](), torch.optim.Adam(parameters, lr=1e-3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, enabled=dtype == torch.float16)
+    images, labels = digits()
+    train, losses, skipped = images[:1200], [], []
+    for step in range(STEPS):
+        batch = train[torch.randint(len(train), (BATCH,), generator=generator)]
+        views = [batch + 0.3 * torch.randn(batch.shape, generator=generator) for _ in range(2)]
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss = loss_of(*(projector(backbone(x)) for x in views))
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        skipped += [step] if scaler.get_scale() < scale else []
+        losses.append(loss.detach())
+    features = backbone.eval()(images).detach().numpy()
+    probe = LogisticRegression(max_iter=1000).fit(features[:1200], labels[:1200])
+    return Training(torch.stack(losses), skipped, 100 * probe.score(features[1200:], labels[1200:]))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_mixed_precision_trains_as_float32_does(name, dtype):
+    mixed, full = trained(name, dtype), trained(name, torch.float32)
+    print(f"{name}, {dtype}: probe {mixed.probe:.1f} %, in float32 {full.probe:.1f} %; skipped {mixed.skipped}")
+    assert mixed.losses.isfinite().all() and mixed.losses.dtype == torch.float32
+    assert all(step < 10 for step in mixed.skipped)
+    assert abs(mixed.probe - full.probe) <= 2
+    # it learned
+    assert full.losses[-20:].mean() < full.losses[:20].mean()

@@ -1,0 +1,139 @@
+"""Faults of the long programs: nothing finished is lost, nothing half-written is read, and the message says what to do.
+
+`make kills` kills a table and a sweep at random moments, which takes longer.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks_extra import TINY, told
+
+from benchmarks.table1 import launch
+from benchmarks.table1.__main__ import main
+from benchmarks.table1.records import OutputError, Records, reserved
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = {"dataset": "digits", "rows": {}}
+FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
+PROGRAM = "from benchmarks.table1.__main__ import main; raise SystemExit(main({arguments}))"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A table of two finished runs."""
+    monkeypatch.setenv(launch.PENDING, "")
+    kept = Records(tmp_path / "table")
+    kept.open(SETTINGS)
+    for seed in (0, 1):
+        kept.add({"method": "vicreg", "seed": seed, "linear": 0.5 + seed}, [{"epoch": 1, "linear": 0.5 + seed}])
+    return tmp_path / "table"
+
+
+def test_two_programs_do_not_write_to_one_folder(folder):
+    code = "import sys; from pathlib import Path; from benchmarks.table1.records import reserved\n"
+    code += "with reserved(Path(sys.argv[1])): print('reserved', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, folder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "reserved\n"
+    with (
+        pytest.raises(OutputError, match=r"Another program is writing to .*/table\. Wait for it, or choose another --output\."),
+        reserved(folder),
+    ):
+        raise AssertionError("two programs in one folder")
+    # a kill frees the folder
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    with reserved(folder):
+        assert len(Records(folder).rows) == 2
+
+
+def test_what_a_killed_program_half_wrote_is_removed_and_its_checkpoints_are_kept(folder):
+    with reserved(folder):
+        pass
+    left, kept = (
+        [folder / ".rows.jsonl.123", folder / "unfinished" / "vicreg-seed2.part"],
+        folder / "unfinished" / "byol-seed0.ckpt",
+    )
+    for path in [*left, kept, folder / ".other"]:
+        path.write_text("half")
+    with reserved(folder):
+        assert not any(path.exists() for path in left) and kept.exists() and (folder / ".other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("rows.jsonl", -5, "rows.jsonl, line 2 is damaged: .* Remove that line: its run is then made again."),
+        ("settings.json", -5, "settings.json is damaged: .* Restore the file, or choose another --output."),
+        ("curves.csv", -3, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 1. Remove its line from rows.jsonl"),
+        ("curves.csv", -16, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 1."),
+        ("curves.csv", 0, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 0."),
+    ],
+)
+def test_a_truncated_file_is_refused_with_its_line_and_the_remedy(folder, name, size, message):
+    whole = (folder / name).read_text()
+    (folder / name).write_text(whole[:size])
+    with pytest.raises(OutputError, match=message):
+        Records(folder).open(SETTINGS)
+
+
+def test_the_remedy_for_a_truncated_row_works(folder):
+    rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rows.jsonl").write_text(rows[0])
+    kept = Records(folder)
+    kept.open(SETTINGS)
+    assert kept.has("vicreg", 0) and not kept.has("vicreg", 1)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")], ids=str)
+def test_a_disk_that_cannot_be_written_keeps_what_is_finished(folder, monkeypatch, error):
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    kept = Records(folder)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(OutputError, match=rf"cannot be written: .*{error.strerror}.*run the same command again"):
+        kept.add({"method": "vicreg", "seed": 2, "linear": 0.1}, [{"epoch": 1, "linear": 0.1}])
+    monkeypatch.undo()
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    with reserved(folder):
+        assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [200, 30_000], ids=["rows", "checkpoints"])
+def test_a_table_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path, size):
+    arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path / "table")]
+    program = PROGRAM.format(arguments=arguments)
+    # a limit on the size of files fails at the same calls as a disk without room
+    full = subprocess.run([sys.executable, "-c", FULL.format(size=size) + program], cwd=ROOT, capture_output=True, text=True)
+    assert full.returncode == 1 and "Traceback" not in full.stderr
+    assert "cannot be written" in told(full.stderr) and "run the same command again" in told(full.stderr)
+    kept = Records(tmp_path / "table").rows
+    assert main(arguments) == 0
+    assert Records(tmp_path / "table").rows[: len(kept)] == kept
+    assert [row["method"] for row in Records(tmp_path / "table").rows] == ["untrained", "vicreg"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut", "code"])
+def test_a_checkpoint_that_is_cut_or_holds_code_is_not_read(tmp_path, capsys, damage):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path)]
+    checkpoint = tmp_path / "unfinished" / "vicreg-seed0.ckpt"
+    checkpoint.parent.mkdir()
+    torch.save({"state_dict": torch.zeros(1000) if damage == "cut" else Harmful()}, checkpoint)
+    if damage == "cut":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    assert main(arguments) == 0
+    printed = told(capsys.readouterr().out)
+    assert "starts again, because it cannot read" in printed and not (tmp_path / "ran").exists()
+    assert json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[-1])["method"] == "vicreg"
+    assert not checkpoint.exists()
