@@ -57,9 +57,9 @@ class SlicedEppsPulley(EntropyRegularizer):
         model = LeJEPA("vit_small_patch16_224")
         model.sigreg = SlicedEppsPulley()
 
-    The statistic is multiplied by the batch, and is of the samples of all ranks. There stable-pretraining's gradient is that of
-    the rank's own statistic times the number of ranks; here it is that of the value. The slices are functions of the number of
-    calls, as there, but others: see `it_losses.SIGReg`. Calls in evaluation mode or without gradients do not count.
+    The statistic is of the samples of all ranks, times their number. In stable-pretraining it is of a rank's own samples, times
+    their number, or times that of all ranks if the process group existed before the model. The slices are functions of the
+    number of calls, as there, but others: see `it_losses.SIGReg`. Calls in evaluation mode or without gradients do not count.
 
     Args:
         num_slices: number of random directions.
@@ -123,7 +123,6 @@ def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
 def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
     """The views of a batch: a list, a dict by name, or the one view of a validation batch."""
-    if "views" in batch:
-        views = batch["views"]
-        return list(views.values()) if isinstance(views, dict) else list(views)
-    return [batch] if "image" in batch else list(batch.values())
+    views = batch.get("views", [batch] if "image" in batch else batch)
+    # spt.Module adds the number of the batch to views by name
+    return [view for view in views.values() if isinstance(view, dict)] if isinstance(views, dict) else list(views)

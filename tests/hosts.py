@@ -10,6 +10,7 @@ import pytest
 REPOSITORIES = {
     "LIGHTLY_HOME": "lightly-ai/lightly",
     "SOLO_LEARN_HOME": "vturrisi/solo-learn",
+    # install the checkout: its version comes from the installation
     "STABLE_PRETRAINING_HOME": "galilai-group/stable-pretraining",
     "PYTORCH_METRIC_LEARNING_HOME": "KevinMusgrave/pytorch-metric-learning",
     "EB_JEPA_HOME": "facebookresearch/eb_jepa",

@@ -315,7 +315,8 @@ def test_stable_pretrainings_regression_test_passes_with_the_class_swapped(tmp_p
     ours = "__import__('it_losses.adapters.stable_pretraining', fromlist=['x'])"
     swapped(source, tmp_path / "test_methods.py", "losses.VICRegLoss()", f"{ours}.VICRegLoss()")
     path = os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])
-    run_tests(tmp_path, "test_methods.py", "-k", "vicreg", PYTHONPATH=path)
+    # its registry of runs is otherwise the user's own
+    run_tests(tmp_path, "test_methods.py", "-k", "vicreg", PYTHONPATH=path, SPT_CACHE_DIR=str(tmp_path / "runs"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""stable-pretraining: SIGReg where its LeJEPA takes one, and any estimator as a `_target_` of its YAML."""
+"""stable-pretraining: SIGReg for its LeJEPA, any estimator as a `_target_` of its YAML, and a forward for several views."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from it_losses import ESTIMATORS, VICRegEntropy
-from it_losses.adapters.stable_pretraining import SlicedEppsPulley
+from it_losses.adapters.stable_pretraining import SlicedEppsPulley, forward
 from it_losses.slices import unit_directions
 
 F64 = torch.float64
@@ -119,3 +119,56 @@ def test_any_estimator_is_a_target_in_its_yaml(name):
     expected = VICRegEntropy(name, **options)(*z)
     for criterion in (hydra.utils.instantiate(yaml)["vicreg_loss"], hydra.utils.instantiate(by_name)):
         torch.testing.assert_close(criterion(*z), expected, rtol=0, atol=0)
+
+
+class HostModule(torch.nn.Module):
+    """What a forward function uses of stable-pretraining's Module."""
+
+    backbone, projector, vicreg_loss = torch.nn.Flatten(), torch.nn.Identity(), VICRegEntropy("log_det")
+
+    def log_dict(self, values, **_):
+        self.logged = values
+
+
+WRAPPED = {
+    "list": lambda views: {"views": list(views.values())},
+    "names in views": lambda views: {"views": views},
+    "names": lambda views: views,
+}
+each_wrapping = pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+
+
+def named_views():
+    return {name: {"image": torch.randn(6, 3, 2, 2), "label": torch.arange(6)} for name in ("global", "local", "other")}
+
+
+@each_wrapping
+def test_the_number_that_stable_pretraining_adds_to_a_batch_is_not_a_view(wrap):
+    views, module = named_views(), HostModule()
+    expected = module.vicreg_loss(*(view["image"].flatten(1) for view in views.values()))
+    out = forward(module, wrap(views) | {"batch_idx": 0}, "fit")
+    torch.testing.assert_close(out["loss"], expected, rtol=0, atol=0)
+    assert out["embedding"].shape == (18, 12) and out["label"].shape == (18,)
+    of_one_view = forward(module.eval(), {**named_views()["local"], "batch_idx": 0}, "validate")
+    assert of_one_view["embedding"].shape == (6, 12) and set(of_one_view) == {"embedding", "label"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@each_wrapping
+def test_views_by_name_or_in_a_list_train_in_its_own_module(wrap, tmp_path):
+    spt = hosts.module("stable_pretraining", "STABLE_PRETRAINING_HOME")
+    hosts.module("stable_pretraining.module")
+    lightning = hosts.module("lightning")
+    module = spt.Module(
+        forward=forward,
+        backbone=torch.nn.Flatten(),
+        projector=torch.nn.Linear(12, 8),
+        vicreg_loss=VICRegEntropy("log_det"),
+        optim={"optimizer": {"type": "SGD", "lr": 0.01}},
+    )
+    before = module.projector.weight.detach().clone()
+    trainer = lightning.Trainer(fast_dev_run=2, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    trainer.fit(module, torch.utils.data.DataLoader([wrap(named_views()) for _ in range(2)], batch_size=None))
+    assert {"fit/loss", "fit/invariance", "fit/entropy"} <= set(trainer.callback_metrics)
+    assert not torch.equal(module.projector.weight, before)
