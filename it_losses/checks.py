@@ -1,4 +1,4 @@
-"""Checks of what enters an objective: views of one shape and device, finite weights, positive constants."""
+"""Checks of the input of an objective: views of one shape and device, finite weights, positive constants."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks and how many samples each holds; ViewError on every rank if anything else differs between them."""
+    """The ranks and how many samples each holds; ViewError on every rank if their views differ in anything else."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     with explained(group, objective):
@@ -216,7 +216,7 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """Send these numbers to all ranks, and return those of every rank, in rank order."""
+    """All-gather these numbers on the host: those of every rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
     _all_gather(all_ranks, mine, group=cpu_group(group))

@@ -136,7 +136,7 @@ class SIGReg(EntropyEstimator):
         return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
-        """The number of this call; in training the next call has the next number."""
+        """The number of this call; each call in training raises the number of the next."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             self.draws.add_(1)

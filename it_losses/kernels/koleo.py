@@ -24,9 +24,9 @@ from it_losses.precision import accumulated
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy
 PARTS = 0
-#: from so many samples the two smallest distances are searched for in blocks, whose minima take one fast pass
+#: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
-#: multiplications up to which products in float64 take less time than a search for two samples
+#: multiplications up to which float64 products take less time than a search for two candidates
 SMALL = 1 << 24
 
 

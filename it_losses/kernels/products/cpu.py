@@ -82,7 +82,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
-        # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
+        # the rounding error of the mean is subtracted later: it would move all samples alike in the gradient
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
@@ -124,7 +124,7 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
+    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is given."""
     if not _has_differences(batch, difference_weight):
         return batch.own[0].new_zeros((), dtype=gradient_dtype(batch.own[0])) if out is None else _sum([], out.zero_())
     if out is not None:
@@ -143,14 +143,14 @@ def empty_gradient(batch: Batch) -> Tensor:
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: see `cholesky`.
+    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []: see `cholesky`.
 
     G is written over. Reading a number costs nothing here, which saves most of the operators.
     """
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # the bound of the jitter; a NaN fails below
+    # no jitter while this bound on it is below the threshold; a NaN fails in the factorization
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])
@@ -179,7 +179,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
-    """Zc of views as a whole, or Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
+    """All rows of Zc in one tensor, or of Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
     zc = accumulated(views[0] if len(views) == 1 else torch.cat(views))
     if not centre:
         return zc
