@@ -166,7 +166,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
-        raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
+        raise ViewError(f"the objective needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
     return Ranks(group, rows, objective)
 
 
