@@ -23,12 +23,12 @@ NOISE = 0.2
 STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
-#: the table has a line for each value of these columns
+#: the table has a row for each value of these columns
 KEYS = ["network", "labelled"]
 
 
 class Trial(NamedTuple):
-    """Networks by name, indices of the unlabelled and labelled training images, two views of the former."""
+    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled ones."""
 
     networks: dict[str, nn.Module]
     unlabelled: Tensor

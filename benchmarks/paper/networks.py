@@ -56,7 +56,7 @@ class Networks:
         return module.to(self.setup.device).eval()
 
     def facts(self) -> dict[str, Any]:
-        """What numbers depend on beside the settings: the constants of the rows that were asked for, and the machine."""
+        """The facts on which numbers depend beside the settings: the constants of the requested rows, and the machine."""
         used = {name: RECIPES[name] for name in sorted(self.used)}
         recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
         device = self.setup.device

@@ -14,7 +14,7 @@ BLOCK = re.compile(r"<!-- made: (\S+) -->.*?<!-- /made -->", re.DOTALL)
 
 
 class Plot(NamedTuple):
-    """A plot, what it says for those who cannot see it, and its size in inches."""
+    """A plot, its text for readers who cannot see it, and its size in inches."""
 
     draw: Callable[[Figure], None]
     text: str

@@ -1,4 +1,4 @@
-"""The program behind Table 1 and its sweeps: make the runs that are missing, several at a time, and publish."""
+"""The program behind Table 1 and its sweeps: make the missing runs, several at a time, and write the page."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
 
 
 def head(records: Records, options: Options) -> dict[str, object]:
-    """What the page of every sweep says first."""
+    """The first part of the page of every sweep."""
     run = {"command": options.command, "description": describe(options), "commits": records.names("commit")}
     return run | {"share": VALIDATION_SHARE}
 
@@ -90,7 +90,7 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
 
 
 def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
-    """As they end, each in a process and on a core of its own; only the caller writes their results."""
+    """The results of the runs as they end, each in a process and on a core of its own; only the caller writes them."""
     pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
     yield from pool(delayed(_in_worker)(run, options, images, os.getpid()) for run in runs)
 
