@@ -15,7 +15,7 @@ from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):
-    """A criterion whose constants can also be read and set under the names of the host library.
+    """A criterion whose constants can also be read and set under the names of the host, the library that it serves.
 
     `criterion.lambda_param = 1.0` sets `invariance_weight`, with its check. State dicts hold trainable weights under the names
     of the host. A subclass maps the names of the host to ours in `host_names`.
@@ -33,7 +33,7 @@ class HostNames(nn.Module):
         """The module that holds the constants."""
         return self
 
-    # not in setters of the properties, because a module registers a Parameter before it looks for a property
+    # setters of properties would come too late, because a module registers a Parameter before it looks for a property
     def __setattr__(self, name: str, value: Any) -> None:
         ours = self.host_names.get(name)
         if ours is not None:

@@ -29,7 +29,7 @@ Files = list[tuple[str, int]]
 
 
 class DataError(Exception):
-    """Raised if the data are not found, or are not what their name says."""
+    """Raised if the data are missing, or do not fit their name."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def load(name: str, root: Path | None, side: int) -> Images:
     """The data set of that name, `side` by `side` pixels.
 
     Raises:
-        DataError: it is not there, not readable, or not what its name says; the message says what is expected.
+        DataError: it is missing, unreadable or does not fit its name; the message says what is expected.
     """
     if root is None and name != "digits":
         raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")

@@ -38,7 +38,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 def can_count() -> bool:
-    """Whether this system counts what a process writes and how much memory it held: Linux does."""
+    """Whether this system counts the bytes that a process writes and its peak of memory, as Linux does."""
     return COUNTERS.exists() and CLEAR.exists()
 
 

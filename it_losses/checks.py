@@ -80,7 +80,7 @@ def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
 
 
 def _obstacle(z: object) -> str:
-    """The message of the error for such a view: what is wrong, and the remedy."""
+    """The error message for such a view: the fault and the remedy."""
     if not isinstance(z, Tensor):
         return f"the objective needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:

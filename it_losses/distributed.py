@@ -22,7 +22,7 @@ from it_losses.checks import ViewError, check_flag, check_views
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 #: torch's function of that name; False without distributed support
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: what a rank sends to the others if no objective accepts its views
+#: the message of a rank whose views no objective accepts
 _REFUSED = (0, 0, 0, 0, 0, 0)
 _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 

@@ -15,7 +15,7 @@ from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
 DIM, HIDDEN = 32, 128
-#: labelled images, from fewer than the features have dimensions
+#: numbers of labelled images; the first is below the dimension of the features
 LABELLED = (16, 32, 64, 128, 256, 512)
 UNLABELLED = 800
 #: standard deviation of the noise that makes a view, on grey levels from 0 to 1

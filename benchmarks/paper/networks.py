@@ -30,7 +30,7 @@ def options_of(setup: argparse.Namespace) -> Options:
 
 
 class Networks:
-    """Networks by method and trial, and the rows of Table 1 that were asked for since `used` was last cleared."""
+    """Networks by method and trial, and the rows of Table 1 that were requested since `used` was last cleared."""
 
     def __init__(self, setup: argparse.Namespace) -> None:
         self.setup, self.options = setup, options_of(setup)
@@ -78,7 +78,7 @@ class Networks:
 
 @torch.no_grad()
 def evaluated_features(module: Pretraining, images: Tensor) -> Tensor:
-    """Penultimate features in evaluation mode; the mode stays what it was: uint8 [images, ...] -> [images, dim]."""
+    """Penultimate features in evaluation mode; the mode of the network is restored: uint8 [images, ...] -> [images, dim]."""
     training = module.training
     result = features(module.eval(), images)
     module.train(training)

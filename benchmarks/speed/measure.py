@@ -23,7 +23,7 @@ from benchmarks.speed.objectives import OBJECTIVES, compiled
 Row = dict[str, str]
 Calls = dict[str, Callable[[], Tensor]]
 Implementations = Callable[[int, int], dict[str, Objective]]
-#: of the training step: batch and dim, a model of timm, pixels
+#: the training step: batch and dim, a model of timm, pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 

@@ -110,7 +110,7 @@ OBJECTIVES = {
     "koleo": Entry(_koleo, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     "quadratic": Entry(_quadratic, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     "renyi": Entry(_renyi, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
-    # lightly's holds 17 tables of [batch, slices]
+    # lightly's loss holds 17 tables of [batch, slices]
     "sigreg": Entry(_sigreg, quick=FAMILY[:3], full=FAMILY[:4], peaks=((256, 128),)),
 }
 
@@ -118,6 +118,6 @@ OBJECTIVES = {
 def compiled(implementations: dict[str, Objective]) -> dict[str, Objective]:
     """The last implementation through torch.compile."""
     name, objective = list(implementations.items())[-1]
-    # one compiled function a size: a function compiled for many ends up eager
+    # one compiled function for each size, because a function that was compiled too often runs eagerly
     torch.compiler.reset()
     return {f"torch.compile({name})": torch.compile(objective, dynamic=False)}

@@ -89,7 +89,7 @@ class Checkpoint(L.Callback):
 
 @dataclass
 class Evaluation(L.Callback):
-    """At the end of an epoch: entropy and effective rank of the embeddings; at some epochs, the probes too.
+    """Measures entropy and effective rank of the embeddings after each epoch, and the probes after some.
 
     Only rank 0 measures; the others wait for it at their next gradient.
     """

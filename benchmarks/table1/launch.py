@@ -23,7 +23,7 @@ from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row
 from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
 
-#: environment variable by which rank 0 tells the processes that Lightning starts which runs are left
+#: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 
 

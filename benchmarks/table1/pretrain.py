@@ -132,6 +132,6 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
 def features(module: Pretraining, images: Tensor) -> Tensor:
     """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
     batches = images.split(512)
-    # not the compiled call, which odd numbers of images would compile anew
+    # the compiled call would be compiled anew for odd numbers of images
     network = module.backbone.forward
     return torch.cat([network(module.views.standardised(part.to(module.device))).float() for part in batches])

@@ -18,7 +18,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row: what it is called, which of `benchmarks.methods.METHODS` it is, that method's arguments, its learning rate."""
+    """A row: its name, its entry of `benchmarks.methods.METHODS`, the arguments of that method, and its learning rate."""
 
     title: str
     method: str

@@ -54,7 +54,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 
 def compared(records: Records) -> list[str]:
-    """For each row with an entropy, a sentence that compares it with its base."""
+    """A sentence for each row with an entropy that compares it with its base."""
     seeds = {name: {row["seed"] for row in records.of(name)} for name in {*BASES, *BASES.values()}}
     pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
     return [f"- {title(name)} against {title(base)}: {_comparison(records, name, base)}." for name, base in pairs]

@@ -42,7 +42,7 @@ LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
 class Search(NamedTuple):
-    """What is tried: learning rates for all methods, and for each method its main constant and the values of that."""
+    """The values that a search tries: learning rates for all methods, and values of the main constant of each."""
 
     rates: tuple[float, ...]
     constants: Mapping[str, tuple[str, tuple[float, ...]]]
@@ -57,7 +57,7 @@ class Search(NamedTuple):
 
 
 def searched(records: Records) -> Search:
-    """What was tried for these rows."""
+    """The search of these rows."""
     return Search.of(**{name: bool(records.settings.get(name)) for name in ("long", "rates_only")})
 
 

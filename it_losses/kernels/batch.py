@@ -82,7 +82,7 @@ class Batch:
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in so many views, in one tensor [count groups, N, dim] if there is one, or in several."""
+        """The samples of all ranks in `count` views, in one tensor [count groups, N, dim] if it exists, or in several."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]

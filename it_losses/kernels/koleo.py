@@ -106,7 +106,7 @@ def _scores(x: Tensor, rows: slice, products: ModuleType, norms: Tensor | None =
 
 
 def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
-    """The nearest of the candidates of own rows, by differences, so many numbers at a time: [stacks, n, 2] -> [stacks, n]."""
+    """The nearest of the candidates of own rows, by differences, in blocks: [stacks, n, 2] -> [stacks, n]."""
     stacks, _, dim = z.shape
     strips = _strips(own, numbers // (2 * stacks * dim))
     found = []

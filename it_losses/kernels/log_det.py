@@ -70,7 +70,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _anchor(matrix: Tensor, beta: float, dim: int) -> Tensor:
-    """What the anchor subtracts from the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
+    """The term of the anchor in the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * dim / 2 * (math.log1p(beta) - beta / (1 + beta))
     return trace.div_(2 * (1 + beta)).add_(constant)

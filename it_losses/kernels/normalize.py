@@ -20,7 +20,7 @@ from it_losses.precision import accumulated
 
 #: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
 SMALLEST = 1e-12
-#: a column counts as constant up to a standard deviation of so many eps times its mean
+#: a column counts as constant up to a standard deviation of ROUNDING times eps times its mean
 ROUNDING = 16
 #: takes the gradient [S, n, dim] with respect to normalized samples to that with respect to the samples, in place
 Derivative = Callable[[Tensor], Tensor]

@@ -29,7 +29,7 @@ TINY = 2048
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N side is cheaper: over ranks by what is sent (2 N dim or dim^2), in one process by the products."""
+    """Whether the N x N side is cheaper: over ranks it sends 2 N dim numbers or dim^2, in one process the products count."""
     return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
 
 

@@ -28,5 +28,5 @@ from types import ModuleType
 
 @functools.cache
 def products_named(name: str) -> ModuleType:
-    """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
+    """A module of products, imported at its first use, because the import of Triton is slow and a CPU does not need it."""
     return importlib.import_module(f"it_losses.kernels.products.{name}")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def jitter(gram: Tensor, largest: Tensor) -> Tensor:
-    """What to add to the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
+    """The jitter on the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
 
     Rounding may lower the spectrum by 8 eps of the Frobenius norm, which is at most side times the largest diagonal element.
     The smaller of the two counts, because the squares in the norm may overflow.

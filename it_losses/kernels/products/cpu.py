@@ -28,13 +28,13 @@ TINY_PRODUCT = 400
 
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
-#: what is added to a side that is a multiple of 64: at such strides LAPACK takes four times as long
+#: rows added to a matrix whose side is a multiple of 64, because LAPACK takes four times as long at such strides
 PADDING = 8
 EVERYTHING = slice(None)
 
 
 class Centred(NamedTuple):
-    """Samples V x [groups, N or n, dim], and either all of them centred or where each block is to be centred."""
+    """Samples V x [groups, N or n, dim], and either all of them centred, or the means with which each block is centred."""
 
     views: list[Tensor]
     kept: Tensor | None = None  # [S, N or n, dim]
@@ -90,7 +90,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
-        # one collective for all
+        # one all-reduce for all three
         total = ranks.summed(torch.cat((out, remainder, norms), dim=1))()
         out, remainder, norms = total[:, :-2], total[:, -2:-1], total[:, -1:]
     return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
@@ -189,7 +189,7 @@ def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
-    """Whether the distance of the views is asked for; one view has none."""
+    """Whether the caller wants the distance of the views; one view has none."""
     return difference_weight is not None and len(batch.own) > 1
 
 
@@ -273,7 +273,7 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     stacks, rows, columns = out.shape
     smallest = TINY_PRODUCT if stacks == 1 else 0
     if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
-        # not baddbmm_, which torch's FlopCounterMode does not count
+        # torch's FlopCounterMode does not count baddbmm_
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
