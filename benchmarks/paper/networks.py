@@ -20,7 +20,7 @@ from it_losses import diagnostics
 
 
 def options_of(setup: argparse.Namespace) -> Options:
-    """The options of Table 1 for the settings of the figures; OptionError where one cannot be meant."""
+    """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
     width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
     values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side, "stem": "auto"}
     values |= {"epochs": setup.epochs, "batch-size": setup.batch_size, "seeds": setup.trials, "jobs": 2}

@@ -29,7 +29,7 @@ PLOTS = {
     "rate": Plot(plots.rate, "Linear probe against the learning rate, for three objectives"),
     "training": Plot(training.healthy_and_collapsing, "Four numbers along a healthy and a collapsing run", (5.6, 4.2)),
 }
-#: name -> what writes that part as Markdown
+#: name -> function that writes that part as Markdown
 MADE: dict[str, Callable[[], str]] = {
     "calculator": calculator.calculator,
     "choice": tables.choice,

@@ -7,7 +7,7 @@ from html import escape
 from benchmarks.site.sources import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "inequality.svg"
-#: objective -> what estimates the entropy, what measures the agreement of the views
+#: objective -> its estimate of the entropy, its measure of the agreement of the views
 ROWS = [
     ("VICReg", "variance and covariance terms", "squared distance"),
     ('VICRegEntropy("log_det")', "log det of the covariance", "squared distance"),

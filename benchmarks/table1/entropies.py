@@ -82,7 +82,7 @@ def costs(path: Path) -> pd.DataFrame:
 
 
 def compared(records: Records, score: str) -> dict[str, Difference]:
-    """Each row that has the seeds of VICReg against it, seed by seed; p-values corrected for the number of rows."""
+    """The difference from VICReg, seed by seed, of each row with its seeds; p-values are corrected for the number of rows."""
     base = records.scores(BASE, score)
     runs = {name: records.scores(name, score) for name in ROWS if name != BASE}
     gaps = {name: paired_difference(values, base) for name, values in runs.items() if len(values) == len(base)}
