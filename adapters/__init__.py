@@ -6,8 +6,8 @@ stable_pretraining        criteria for `spt.Module`, and a forward for more than
 lightning                 a callback that logs terms, entropies, rank and spectrum in any of these frameworks
 eb_jepa                   criteria that return the dict of terms that its loops log
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
-drop_in                   what drop-in criteria share: the host's names of constants, its dtypes and its pickles
-epps_pulley               SIGReg's statistic with the arguments of the libraries that have it
+drop_in                   base of drop-in criteria: names, dtypes and pickles of the library that they replace
+epps_pulley               SIGReg's statistic with the arguments of lightly and stable-pretraining
 conventions               the arguments of each library's VICReg, in our names
 backbones                 timm models as encoders of large and of 32-pixel images
 

@@ -1,4 +1,4 @@
-"""What drop-in criteria share: constants under the host's names, results in its dtype, and the states of its pickles."""
+"""Base of drop-in criteria: constants under the names of the replaced library, results in its dtype, and its pickles."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):
-    """A criterion whose constants can also be read and set under the names of the host library.
+    """A criterion whose constants can also be read and set under the names of the host, the library that it serves.
 
     `criterion.lambda_param = 1.0` sets `invariance_weight`, with its check. State dicts hold trainable weights under the names
     of the host. A subclass maps the names of the host to ours in `host_names`.
@@ -33,7 +33,7 @@ class HostNames(nn.Module):
         """The module that holds the constants."""
         return self
 
-    # not in setters of the properties, because a module registers a Parameter before it looks for a property
+    # setters of properties would come too late, because a module registers a Parameter before it looks for a property
     def __setattr__(self, name: str, value: Any) -> None:
         ours = self.host_names.get(name)
         if ours is not None:
@@ -74,7 +74,7 @@ def in_host_dtype(value: Tensor, *views: Tensor) -> Tensor:
 
 
 def check_can_gather(gather_distributed: bool) -> None:
-    """ValueError if gathering is asked of a torch without torch.distributed, as hosts raise it in their constructors."""
+    """Raise ValueError if gathering is requested and torch has no torch.distributed, as the replaced classes do."""
     if gather_distributed and not dist.is_available():
         raise ValueError(
             "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
@@ -83,7 +83,7 @@ def check_can_gather(gather_distributed: bool) -> None:
 
 
 def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    """Construct our criterion with the arguments by cls, and return the state for it from the host's pickled state.
+    """Construct our criterion by `cls.__init__`, and return its state, made of the pickled state of the replaced class.
 
     Everything else in that state is kept: the attributes, parameters and submodules of a subclass, and hooks.
     """

@@ -49,7 +49,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
     Args:
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
-        every_n_steps: how often, in batches; the other steps cost nothing.
+        every_n_steps: measure every so many batches; the other steps cost nothing.
         rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
         spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that take figures always get them.
         on_collapse: "warn" once, "stop" the training, or "raise".

@@ -154,7 +154,7 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
 
 
 def _evenly(z: Tensor, most: int) -> Tensor:
-    """At most that many rows, evenly spaced, copied so that in-place operations cannot change them: -> [rows, ...]."""
+    """At most that many rows, evenly spaced, in a copy that in-place operations cannot change: -> [rows, ...]."""
     count = min(len(z), most)
     chosen = torch.arange(count, device=z.device) * len(z) // count
     return z.detach()[chosen]

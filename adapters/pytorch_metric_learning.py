@@ -43,7 +43,7 @@ class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
         _check_unlabelled(labels, indices_tuple, ref_labels)
         # without ref_emb the library passes the embeddings themselves
         if ref_emb is None or ref_emb is embeddings:
-            raise ValueError("needs the other view: call loss(embeddings, ref_emb=other_view).")
+            raise ValueError("the loss needs the other view: call loss(embeddings, ref_emb=other_view).")
         return _finished(self.criterion(embeddings, ref_emb))
 
 

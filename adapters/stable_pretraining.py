@@ -72,7 +72,7 @@ class SlicedEppsPulley(EntropyRegularizer):
 
     @property
     def global_step(self) -> Tensor:
-        """How many calls there were, which the state dict holds: a resumed run goes on with the next slices."""
+        """The number of calls, which the state dict holds, so that a resumed run goes on with the next slices."""
         return self._estimator().draws
 
     @property

@@ -1,8 +1,8 @@
 """`python -m benchmarks.adapters lightly --batch 256 --dim 2048`: a library's VICReg and ours on your shape.
 
-It prints the time of forward and backward (median, 20th and 80th percentile, both implementations in turn), the peak memory
+It prints the time of forward and backward (median, 20th and 80th percentile; the implementations run in turn), the peak memory
 beyond the inputs (each in a process of its own), and the value. "pytorch" is the authors' formula in plain PyTorch, "lightning"
-is the cost of the monitor, and "all" is everything that can be imported.
+is the cost of the monitor, and "all" is every library that can be imported.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
 
 
 def row(library: str, options: argparse.Namespace) -> dict[str, str]:
-    """The line of the table for a library's criterion and ours; ImportError if the library cannot be imported."""
+    """The row of the table for a library's criterion and ours; ImportError if the library cannot be imported."""
     warnings.simplefilter("ignore")
     of_library = partial(implementations, library)
     case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)

@@ -46,7 +46,7 @@ def _augmentations(*parts: nn.Module) -> nn.Module:
 
 #: name -> function that returns the augmentation for images of that side
 RECIPES = {
-    # no flips, as a mirrored 2 is no digit; little rotation, as a turned 6 is a 9
+    # flips are left out, because a mirrored 2 is no digit; rotations are small, because a turned 6 is a 9
     "digits": lambda side: _augmentations(
         K.RandomAffine(degrees=15.0, translate=(0.12, 0.12), scale=(0.75, 1.2), shear=(-12.0, 12.0), p=1.0),
         K.RandomBrightness((0.7, 1.3), p=0.8),

@@ -37,7 +37,7 @@ def create(
     """
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=5)
-        raise BackboneError(f"timm has no model {name!r}. Near it: {', '.join(near) or 'nothing'}; see timm.list_models().")
+        raise BackboneError(f"timm has no model {name!r}. Similar: {', '.join(near) or 'none'}. timm.list_models() lists all.")
     small = side <= 64 if stem == "auto" else stem == "small"
     family = timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     options: dict[str, object] = {"num_classes": 0, "in_chans": channels}
@@ -46,10 +46,10 @@ def create(
         options["zero_init_last"] = False
     if width != 1:
         if family != "resnet":
-            raise BackboneError(f"--width scales ResNets only, {name} is none. Leave it out.")
+            raise BackboneError(f"--width scales ResNets only, and {name} is none. Leave it out.")
         options["channels"] = tuple(round(full * width) for full in (64, 128, 256, 512))
     if stem == "half" and family != "resnet":
-        raise BackboneError(f"--stem half is for ResNets only, {name} is none. Take another stem.")
+        raise BackboneError(f"--stem half is for ResNets only, and {name} is none. Take another stem.")
     if family in {"vision_transformer", "deit"}:
         options["img_size"] = side
         if small:

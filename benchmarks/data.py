@@ -1,7 +1,7 @@
 """Image data sets as tensors in memory: training and held-out images, one function each, all under DATASETS.
 
-Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. What fits in memory needs no workers: batches
-are slices, and augmentation runs on the device.
+Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. They need no workers, because they are in memory:
+batches are slices, and augmentation runs on the device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Files = list[tuple[str, int]]
 
 
 class DataError(Exception):
-    """Raised if the data are not found, or are not what their name says."""
+    """Raised if the data are missing, or do not fit their name."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def image_folder(root: Path, side: int) -> Images:
     train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
     unknown = set(test.classes) - set(train.classes)
     if unknown:
-        raise ValueError(f"{test.root} has classes that {train.root} has not: {', '.join(sorted(unknown)[:5])}")
+        raise ValueError(f"{test.root} has classes that {train.root} does not have: {', '.join(sorted(unknown)[:5])}")
     # the numbers of the training half, which may have more classes
     files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
     return _from_files(train.samples, files, side)
@@ -136,7 +136,7 @@ def load(name: str, root: Path | None, side: int) -> Images:
     """The data set of that name, `side` by `side` pixels.
 
     Raises:
-        DataError: it is not there, not readable, or not what its name says; the message says what is expected.
+        DataError: it is missing, unreadable or does not fit its name; the message says what is expected.
     """
     if root is None and name != "digits":
         raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
@@ -154,7 +154,7 @@ def _images(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tens
 
 
 def _idx_files(root: Path) -> list[Path]:
-    """Also gzipped, with the dot that some copies write before `idx`, and in torchvision's sub-folders."""
+    """The four files, also gzipped, with the dot that some copies write before `idx`, or in torchvision's sub-folders."""
     places = [root, root / "raw", root / "FashionMNIST" / "raw"]
     names = [f"{half}-{kind}?idx?-ubyte*" for half in ("train", "t10k") for kind in ("images", "labels")]
     found = ([file for place in places for file in sorted(place.glob(name))] for name in names)

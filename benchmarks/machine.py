@@ -1,4 +1,4 @@
-"""What the speed programs read off the machine: its names, the peak of memory, and a process that nothing else has used."""
+"""Facts about the machine for the speed programs: its names, the peak of memory, and calls in a fresh process."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def device_name(device: torch.device) -> str:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """What the function returns in a new interpreter, so that neither memory nor caches of another run are left in it."""
+    """Call the function in a new interpreter, in which neither memory nor caches of another run are left."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def can_count() -> bool:
-    """Whether this system counts what a process writes and how much memory it held: Linux does."""
+    """Whether this system counts the bytes that a process writes and its peak of memory, as Linux does."""
     return COUNTERS.exists() and CLEAR.exists()
 
 
@@ -50,7 +50,7 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         call()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not can_count():
-        raise RuntimeError("peak memory on a CPU is counted by /proc, which this system has not. Run it on Linux.")
+        raise RuntimeError("peak memory on a CPU is counted by /proc, which this system lacks. Run it on Linux.")
     # memory that the allocator has cached would hide what this call takes
     ctypes.CDLL(None).malloc_trim(0)
     # 5 sets the high-water mark to what is resident now
@@ -61,7 +61,7 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
 
 
 def written_bytes() -> int:
-    """What this process has written so far, to sockets and files."""
+    """The bytes that this process has written so far, to sockets and files."""
     return _counter(COUNTERS, "wchar")
 
 

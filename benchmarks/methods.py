@@ -1,6 +1,6 @@
 """Self-supervised methods on a backbone: losses, heads, momentum and prototypes from lightly; the entropies from it_losses.
 
-METHODS maps a name to a function of the backbone's width and the hyper-parameters. What it returns is a `Method`: an
+METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`: an
 `nn.Module` with a projector and a loss of two views, so that a program brings its own backbone and its own loop.
 """
 
@@ -22,7 +22,7 @@ from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
 
 
 class Step(NamedTuple):
-    """What a loss may read beside the views: the number of the step, and the labels, which the supervised row alone reads."""
+    """Further input of a loss: the number of the step, and the labels, which only the supervised row reads."""
 
     number: int
     steps: int
@@ -57,7 +57,7 @@ class JointEmbedding(Method):
 
 
 class Supervised(Method):
-    """Cross-entropy with the labels: what the same network reaches at the same budget when the labels are known."""
+    """Cross-entropy with the labels: the score that the same network reaches with them at the same budget."""
 
     def __init__(self, width: int, classes: int, label_smoothing: float) -> None:
         super().__init__()

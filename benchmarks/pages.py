@@ -1,4 +1,4 @@
-"""What every program leaves on disk: whole files, tables and figures, with the commit that made them. It needs torch alone."""
+"""The files that programs write: whole files, tables and figures, with the commit that made them. It needs torch alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _commit() -> str | None:
         commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    # rows that are being added to a record make no difference to the next ones
+    # rows that a run has just added do not count as changes
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results"], check=False).returncode
     return commit + "-dirty" * bool(changed)
 
@@ -43,7 +43,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A column for each name; what a row lacks stays empty. Floats keep all their digits."""
+    """Write a column for each name; missing values stay empty. Floats keep all their digits."""
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -61,7 +61,7 @@ def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
 
 
 def filled(program: str, **values: object) -> str:
-    """The page written by hand beside a program, its `__file__`, with the values in the place of their names in braces."""
+    """The page beside a program, found by its `__file__`, with values in the place of their names in braces."""
     return re.sub(r"\n{3,}", "\n\n", Path(program).with_suffix(".md").read_text().format(**values)).strip("\n") + "\n"
 
 
@@ -71,7 +71,7 @@ def page(title: str, *parts: str) -> str:
 
 
 def notes(folder: Path) -> str:
-    """What people wrote about a record, in `notes.txt` beside it, for its page, which can then be made again; "" if nothing."""
+    """The remarks of people about a record, from `notes.txt` in its folder, which its page includes; "" if there are none."""
     path = folder / "notes.txt"
     return path.read_text() if path.exists() else ""
 

@@ -106,23 +106,23 @@ def from_lightly(
 
 
 def koleo_of_lightly() -> dict[str, Objective]:
-    """Its KoLeoLoss, which takes one view."""
+    """The objective of lightly's KoLeoLoss, which takes one view."""
     return from_lightly("KoLeoLoss", lambda loss, z_a, z_b: loss(z_a) + loss(z_b))
 
 
 def hypersphere_of_lightly() -> dict[str, Objective]:
-    """Its alignment and uniformity; torch.pdist takes no half precision."""
+    """The objective of lightly's HypersphereLoss, alignment and uniformity; torch.pdist takes no half precision."""
     module = "lightly.loss.hypersphere_loss"
     return from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(_wide, views)), module=module)
 
 
 def frossl_of_lightly() -> dict[str, Objective]:
-    """Its FroSSLLoss, which takes a list of views."""
+    """The objective of lightly's FroSSLLoss, which takes a list of views."""
     return from_lightly("FroSSLLoss", lambda loss, *views: loss(views))
 
 
 def sigreg_of_lightly() -> dict[str, Objective]:
-    """Its SIGReg, which takes stacked views and draws its own slices."""
+    """The objective of lightly's SIGReg, which takes stacked views and draws its own slices."""
     return from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))
 
 

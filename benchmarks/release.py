@@ -12,13 +12,13 @@ import it_losses
 from benchmarks.pages import ROOT
 from benchmarks.site.sources import LINK
 
-#: what the distributions are built from
+#: the sources of the distributions
 FILES = ("it_losses", "adapters", "pyproject.toml", "README.md", "LICENSE")
 DIST, TREE = ROOT / "dist", ROOT / "build" / "release"
 
 
 def lay_out(tree: Path, address: str) -> None:
-    """Copy what is built into an empty folder, with the address of the repository in its links and its metadata."""
+    """Copy the sources into an empty folder, with the address of the repository in their links and metadata."""
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
     for name in FILES:

@@ -14,7 +14,7 @@ from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
 
 PAGE = ROOT / "docs" / "report.md"
-#: the head of the page, written by hand
+#: the head of the page, which is written by hand
 HEAD = Path(__file__).with_suffix(".md")
 #: content of a folder -> the command that makes one
 CONTENTS = {

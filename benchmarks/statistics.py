@@ -61,7 +61,7 @@ def statistic(values: Iterable[float]) -> Statistic:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Of two rows' scores, one a seed, not paired: `sqrt(s_a^2 / n_a + s_b^2 / n_b)` (B. L. Welch, Biometrika 34, 1947)."""
+    """The unpaired difference of two means, with the error `sqrt(s_a^2 / n_a + s_b^2 / n_b)` (Welch, Biometrika 34, 1947)."""
     from scipy.stats import ttest_ind_from_stats
 
     of_a, of_b = statistic(a), statistic(b)
@@ -93,7 +93,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
-    """Columns `mean` and `error` by the keys, in order of appearance; the error of one trial is not known: 0."""
+    """Columns `mean` and `error` by the keys, in order of appearance; the error of a single trial is set to 0."""
     return frame.groupby(list(keys), sort=False)[column].agg(mean="mean", error="sem").fillna({"error": 0.0})
 
 

@@ -12,7 +12,7 @@ slices              random directions that all ranks share
 checks, constants   checks of views and constants, and modules that check their constants whenever they are set
 precision           accumulation in float32, autocast off
 distributed         the ranks that hold one batch together, and their collectives
-kernels             fused forms: value and closed-form gradient of each objective
+kernels             fused implementations: value and closed-form gradient of each objective
 observe             observers that are notified of every call of a criterion
 diagnostics         measurements of embeddings: entropies, ranks, collapse
 theory              the paper's theorems as functions

@@ -77,7 +77,7 @@ def _device() -> torch.device:
 
 
 def _why_reference(form: str, z: Tensor) -> str:
-    """The reason why the reference runs for views like z; an empty string if the fused form runs."""
+    """The reason why the reference runs for views like z; an empty string if the fused implementation runs."""
     if kernels is None:
         return "the folder kernels is missing"
     if kernels.is_fused(form, z):

@@ -81,8 +81,8 @@ def lower_bound(
     check_views(views, at_least=2)
     with full_precision(views[0]):
         views = _full_precision_views(views)
-        variable = _variable(likelihood, estimator)
-        invariance = distance([normalized(samples(z), variable) for z in views], likelihood)
+        normalize = _distance_normalization(likelihood, estimator)
+        invariance = distance([normalized(samples(z), normalize) for z in views], likelihood)
         entropy = estimator.mean_entropy(views)
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
@@ -97,20 +97,20 @@ def _fused_bound(
     likelihood: str,
     distributed: DistributedOptions,
 ) -> Terms:
-    variable = _variable(likelihood, estimator)
-    if variable == estimator.normalize:
+    normalize = _distance_normalization(likelihood, estimator)
+    if normalize == estimator.normalize:
         loss, terms = _fused_entropy(views, estimator, weights, distributed, likelihood=likelihood)
         return Terms(loss, terms[0], terms[1])
     # the two terms see views that are normalized in different ways
     invariance, (distance, _) = _fused_loss(
-        views, "", (), (weights[0], 0.0), distributed, normalize=variable, likelihood=likelihood
+        views, "", (), (weights[0], 0.0), distributed, normalize=normalize, likelihood=likelihood
     )
     minus_entropy, terms = _fused_entropy(views, estimator, weights[1:], distributed)
     return Terms(invariance + minus_entropy, distance, terms[1])
 
 
-def _variable(likelihood: str, estimator: EntropyEstimator) -> Normalization:
-    """How the views are normalized before their likelihood: to unit vectors, or as the estimator normalizes them."""
+def _distance_normalization(likelihood: str, estimator: EntropyEstimator) -> Normalization:
+    """How the views are normalized before their distance: to unit vectors, or as the estimator normalizes them."""
     return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
 
 
@@ -200,7 +200,7 @@ def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> T
 
 
 def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
-    """The value unchanged. Its gradient is that of the whole batch, divided by W where the gradients of W ranks are added."""
+    """The value unchanged; its gradient is divided by W if the training loop adds the gradients of W ranks."""
     if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
         return value
     ranks = process_group(distributed.process_group).size()
@@ -208,7 +208,7 @@ def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:
-    """Whether there may be other ranks. Every forward pass asks again, since process groups come and go."""
+    """The same as `distributed.is_active()`; the first two tests are its quick answer for one process."""
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
@@ -220,7 +220,7 @@ def _is_fused(
     *,
     at_least: int = 1,
 ) -> bool:
-    """Check the views of one process, and return whether the fused form runs: it has no derivative by a constant."""
+    """Check the views of one process, then return whether the fused implementation runs. It has no derivative by a constant."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
@@ -242,7 +242,7 @@ def _fused_loss(
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
 
-    With one weight `-weights[0] * entropy`.
+    With one weight it is `-weights[0] * entropy`.
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
@@ -263,7 +263,7 @@ def _fused_loss(
 def _bound_with_trainable_weights(
     evaluated: Callable[..., Terms], invariance_weight: Weight, entropy_weight: Weight, distributed: DistributedOptions
 ) -> Terms:
-    """The bound from its two terms, each evaluated with weight 1, because the derivative by a weight is its term."""
+    """Evaluate each of the two terms with weight 1, because the derivative of the loss by a weight is its term."""
     invariance = evaluated(invariance_weight=1.0, entropy_weight=0.0)
     entropy = evaluated(invariance_weight=0.0, entropy_weight=1.0)
     of_invariance = weighted(invariance.loss, invariance_weight, distributed)
@@ -276,7 +276,7 @@ def _vicreg_with_trainable_weights(
     evaluated: Callable[[VICRegWeights], VICRegTerms],
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    """VICReg from its three terms, each evaluated with weight 1."""
+    """Evaluate each of the three terms with weight 1."""
     invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
     terms = [term.loss for term in (invariance, variance, covariance)]
     loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()

@@ -1,4 +1,4 @@
-"""Checks of what enters an objective: views of one shape and device, finite weights, positive constants."""
+"""Checks of the input of an objective: views of one shape and device, finite weights, positive constants."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
 def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 2) -> None:
     """Raise ViewError unless all views are floating-point `[batch, ..., dim]` of one shape, dtype and device."""
     if len(views) < at_least:
-        raise ViewError(f"needs at least {at_least} views, got {len(views)}. Pass one tensor for each view of the batch.")
+        raise ViewError(f"the objective needs at least {at_least} views, got {len(views)}. Pass one tensor for each view.")
     _checked_kinds(views)
     first = views[0]
     _check_shape(first, min_batch)
@@ -51,14 +51,16 @@ def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 
 
 def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
-        raise ViewError(f"needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each.")
+        raise ViewError(
+            f"the objective needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each."
+        )
     if z.shape[0] < min_batch:
         raise ViewError(
-            f"needs batch size > {min_batch - 1} for its statistics, got z of shape {tuple(z.shape)}. "
+            f"the objective needs batch size > {min_batch - 1} for its statistics, got z of shape {tuple(z.shape)}. "
             "Raise the batch size, or drop the last batch."
         )
     if z.numel() == 0:
-        raise ViewError(f"needs at least one dimension, got z of shape {tuple(z.shape)}.")
+        raise ViewError(f"the objective needs at least one dimension, got z of shape {tuple(z.shape)}.")
 
 
 def _check_alike(first: Tensor, other: Tensor) -> None:
@@ -78,31 +80,32 @@ def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
 
 
 def _obstacle(z: object) -> str:
-    """The message of the error for such a view: what is wrong, and the remedy."""
+    """The error message for such a view: the fault and the remedy."""
     if not isinstance(z, Tensor):
-        return f"needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
+        return f"the objective needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:
-        return "needs one row for each sample, got a nested tensor. Join its parts: torch.cat(z.unbind())."
+        return "the objective needs one row for each sample, got a nested tensor. Join its parts: torch.cat(z.unbind())."
     if subclass := _subclass(z):
         return subclass
     if z.layout is not torch.strided:
-        return f"needs a dense tensor, got one of layout {z.layout}. Convert it with .to_dense()."
+        return f"the objective needs a dense tensor, got one of layout {z.layout}. Convert it with .to_dense()."
     if z.is_complex():
-        return f"needs floating-point numbers, got {z.dtype}. Pass real parts: torch.view_as_real(z).flatten(-2), or z.abs()."
+        remedy = "Pass real parts: torch.view_as_real(z).flatten(-2), or z.abs()."
+        return f"the objective needs floating-point numbers, got {z.dtype}. {remedy}"
     if z.is_quantized:
-        return f"needs floating-point numbers, got {z.dtype}. Convert it with .dequantize()."
-    return f"needs floating-point numbers of 16 bits or more, got {z.dtype}. Convert it with .float()."
+        return f"the objective needs floating-point numbers, got {z.dtype}. Convert it with .dequantize()."
+    return f"the objective needs floating-point numbers of 16 bits or more, got {z.dtype}. Convert it with .float()."
 
 
 def _subclass(z: object) -> str:
     """The message for a tensor subclass that is not accepted; empty for others. Its class is not imported."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
-            "needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which the criterion "
-            "gathers. Otherwise pass z.full_tensor() with gather_distributed=False."
+            "the objective needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which "
+            "the criterion gathers. Otherwise pass z.full_tensor() with gather_distributed=False."
         )
     if hasattr(z, "get_mask") and hasattr(z, "get_data"):
-        return "needs every sample, got a masked tensor. Select the rows that count: z.get_data()[rows]."
+        return "the objective needs every sample, got a masked tensor. Select the rows that count: z.get_data()[rows]."
     return ""
 
 

@@ -24,7 +24,7 @@ def _check_entropy(name: str, value: str | EntropyEstimator) -> EntropyEstimator
 
 def _check_distributed(name: str, value: object) -> DistributedOptions:
     if not isinstance(value, DistributedOptions):
-        raise ValueError(f"{name} must be DistributedOptions, got {value!r}. Change one: {name}._replace(...).")
+        raise ValueError(f"{name} must be DistributedOptions, got {value!r}. Change an option with {name}._replace(...).")
     return distributed_options(*value)
 
 

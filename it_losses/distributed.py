@@ -22,7 +22,7 @@ from it_losses.checks import ViewError, check_flag, check_views
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 #: torch's function of that name; False without distributed support
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: what a rank sends to the others if no objective accepts its views
+#: the message of a rank whose views no objective accepts
 _REFUSED = (0, 0, 0, 0, 0, 0)
 _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
@@ -146,7 +146,7 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks and how many samples each holds; ViewError on every rank if anything else differs between them."""
+    """The ranks and how many samples each holds; ViewError on every rank if their views differ in anything else."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     with explained(group, objective):
@@ -166,7 +166,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
-        raise ViewError(f"needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
+        raise ViewError(f"the objective needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
     return Ranks(group, rows, objective)
 
 
@@ -216,7 +216,7 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """Send these numbers to all ranks, and return those of every rank, in rank order."""
+    """All-gather these numbers on the host: those of every rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
     _all_gather(all_ranks, mine, group=cpu_group(group))

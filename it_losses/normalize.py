@@ -11,7 +11,7 @@ from torch.nn import functional
 #: None for embeddings as they are
 Normalization: TypeAlias = Literal["rows", "columns", "uncentred_columns"] | None
 
-#: a column counts as constant up to this standard deviation, or up to so many eps times its mean
+#: a column counts as constant up to a standard deviation of SMALLEST, or of ROUNDING times eps times its mean
 SMALLEST, ROUNDING = 1e-12, 16
 
 

@@ -41,7 +41,7 @@ def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]
 
 
 def can_be_seen() -> bool:
-    """Whether this is a call of the forward pass with values: compiled code and torch.func transforms have none."""
+    """Whether this call is of a forward pass and its tensors have values, which compilers and torch.func hide."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # activation checkpointing repeats the calls of the forward pass in the backward pass

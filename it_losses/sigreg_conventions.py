@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class SIGRegConvention(NamedTuple):
-    """How one source computes SIGReg, and how it weighs it."""
+    """How one source computes SIGReg, and its weights."""
 
     #: points of the trapezoidal rule on [-largest, largest]
     points: int

@@ -14,7 +14,7 @@ from torch import Tensor
 
 #: numbers that a CPU draws at a time, so that the passes over them stay in its cache
 BLOCK = 1 << 16
-#: where the places of columns begin: were they those of rows, the numbers of key 0 would be symmetric
+#: the first place of the columns: if they had the places of rows, the numbers of key 0 would be symmetric
 FIRST_COLUMN = 1 << 30
 _BITS_32 = 0xFFFFFFFF
 
@@ -31,7 +31,7 @@ def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like
 
 
 def key_of(seed: int, draw: int | Tensor) -> Any:
-    """What distinguishes the draws: 32 bits, a number or a tensor as the draw is."""
+    """32 bits that differ from draw to draw: a number, or a tensor if the draw is one."""
     return _hashed(_hashed(seed & _BITS_32) ^ draw)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the fused forms share: the objectives as their equations read, usual kinds of inputs, and comparisons."""
+"""The tests of the fused implementations share this: the objectives by their equations, usual inputs, and comparisons."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _objective(
     return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable, pooled)
 
 
-#: every objective that has a fused form, with constants that are not the defaults among them
+#: every objective that has a fused implementation, with constants that are not the defaults among them
 OBJECTIVES = {
     "VICReg": Objective(VICReg(), EntropyRegularizer(VarianceCovariance()), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 1.0),
     "VICReg, other constants": Objective(

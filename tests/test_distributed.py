@@ -52,7 +52,7 @@ OBJECTIVES = {
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
-#: one for each fused form, and one without
+#: one for each fused implementation, and one without
 SOME = [
     "VICReg, official",
     "VICRegEntropy, log_det",

@@ -137,7 +137,7 @@ def views_of(case: Case) -> list[Tensor]:
 
 @contextmanager
 def reference() -> Iterator[None]:
-    """The definitions, in the place of the fused forms."""
+    """The definitions, in the place of the fused implementations."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "reference"
     try:
@@ -238,7 +238,7 @@ def largest(x: Tensor) -> float:
 def is_limit(title: str, case: Case, widest: torch.dtype, squares: float) -> bool:
     """Whether docs/limits.md says that digits are lost, or the definition itself loses them in float64."""
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
-        # rounding moves the eigenvalue of the ones, which the fused form takes out
+        # rounding moves the eigenvalue of the ones, which the fused implementation takes out
         return squares > 1e3
     if "bandwidth=(" in title:
         # distances of near samples are mostly rounding, and the bandwidth is as narrow
@@ -252,7 +252,7 @@ def is_limit(title: str, case: Case, widest: torch.dtype, squares: float) -> boo
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pairwise_entropy_of_one_point_is_that_of_its_definition(dtype, divergence):
-    # the definition took the rounding of the mean for a spread, and the fused form had another smallest scale
+    # the definition took the rounding of the mean for a spread, and the fused implementation had another smallest scale
     z, estimator = torch.full((17, 3), 0.1, dtype=dtype), Pairwise(divergence=divergence)
     smallest = torch.finfo(dtype).tiny ** 0.5
     exact = 1.5 * math.log(2 * math.pi * math.e * smallest)

@@ -1,4 +1,4 @@
-"""The fused forms on a GPU: exact, captured, without waiting, within their memory. `make test-gpu` runs them."""
+"""The fused implementations on a GPU: exact, captured, without waiting, within their memory. `make test-gpu` runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fused form is its definition in float64: both sides, odd sizes, views, groups, layouts, constants, collapse."""
+"""Every fused implementation is its definition in float64: both sides, sizes, views, groups, layouts, constants, collapse."""
 
 from __future__ import annotations
 

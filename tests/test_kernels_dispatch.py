@@ -1,4 +1,4 @@
-"""Which implementation runs and on which side, what a call passes through, and that all works without the fused forms."""
+"""Which implementation runs and on which side, the files of a call, and that all works without fused implementations."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_had_is_an_error_with_advice(monkeypatch):
 def test_the_reason_for_the_reference_is_told(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert kernels.why_not_fused("log_det", torch.randn(2, 2)) == ""
-    assert "no fused form" in dispatch.unsupported("", F32, CPU)
+    assert "no fused implementation" in dispatch.unsupported("", F32, CPU)
     assert "not on meta" in dispatch.unsupported("vicreg", F32, torch.device("meta"))
     assert "float64" not in dispatch.unsupported("log_det", torch.float64, CPU)
     assert "float64" in dispatch.unsupported("log_det", torch.float64, torch.device("cuda"))
@@ -87,7 +87,7 @@ class Grandchild(Redefined):
     pass
 
 
-def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_form():
+def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_implementation():
     assert (Redefined.fused, Grandchild.fused, Renamed.fused) == ("", "", "log_det")
     z = torch.randn(12, 5, dtype=torch.float64)
     torch.testing.assert_close(Redefined()(z), LogDet()(z) + z.square().mean())
@@ -137,7 +137,7 @@ def run_everything(folder, backend):
 
 
 @pytest.mark.slow
-def test_without_the_folder_of_fused_forms_every_objective_works_with_the_same_numbers(tmp_path):
+def test_without_the_folder_of_fused_implementations_every_objective_works_with_the_same_numbers(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "it_losses", ignore=shutil.ignore_patterns("kernels", "__pycache__"))
     place, missing, without = run_everything(tmp_path, "auto")
     assert place == str(tmp_path / "it_losses") and missing

@@ -1,8 +1,8 @@
 """The precision that is promised, on inputs drawn afresh at every run: IT_LOSSES_TEST_SEED repeats a run that failed.
 
-In float32 the value and the gradient of a fused form are no further from float64 than four times the reference's error plus
-1e-6 of the largest element. The worst of several draws are compared, because a single number is near by luck now and then. In
-half precision the gradient is rounded once.
+In float32 the value and gradient of a fused implementation are no further from float64 than four times the reference's error
+plus 1e-6 of the largest element. The worst of several draws are compared, because a single number is near by luck now and then.
+In half precision the gradient is rounded once.
 """
 
 from __future__ import annotations

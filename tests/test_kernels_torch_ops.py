@@ -289,7 +289,7 @@ def test_torch_func_transforms_run_the_reference(name, monkeypatch):
         torch.testing.assert_close(values, torch.stack([called(name, [z, z_b.detach()]) for z in several]))
 
 
-def test_torch_func_transforms_that_are_asked_for_the_fused_form_are_told_why_not():
+def test_torch_func_transforms_that_are_asked_for_the_fused_implementation_are_told_why_not():
     with pytest.raises(ValueError, match=r"torch\.func"):
         torch.func.grad(LogDet())(torch.randn(8, 5))
 

@@ -70,7 +70,7 @@ def test_an_unknown_normalization_is_refused(wrong):
 
 @every_pair
 @pytest.mark.parametrize("shape", [(12, 5), (5, 12), (6, 2, 3), (80, 40)], ids=str)
-def test_the_fused_forms_follow_the_reference(name, normalize, likelihood, shape, monkeypatch):
+def test_the_fused_implementations_follow_the_reference(name, normalize, likelihood, shape, monkeypatch):
     views = batch(*shape)
     fused = evaluated(criterion_of(name, normalize, likelihood), views)
     monkeypatch.setenv("IT_LOSSES_BACKEND", "reference")

@@ -148,7 +148,7 @@ def test_a_sample_far_from_all_others_gives_finite_numbers(estimator, dtype):
 
 
 @pytest.mark.parametrize("temperature", [0.03, 0.07, 1.0])
-def test_unit_vectors_run_in_the_fused_form_down_to_small_temperatures(temperature, monkeypatch):
+def test_unit_vectors_run_in_the_fused_implementation_down_to_small_temperatures(temperature, monkeypatch):
     estimator, z = unit_pairwise("self", bandwidth=temperature**0.5), batch(2, 40, 3)
     assert estimator.constants() is not None
     opposite = [z[0].detach().float(), -z[1].detach().float().abs()]

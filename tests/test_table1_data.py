@@ -105,7 +105,7 @@ def test_imagenette_is_found_by_its_folder_or_the_one_around_it(tmp_path, inside
 
 def test_what_is_not_there_and_a_class_that_was_never_trained_on_are_errors_that_say_what_is_expected(tmp_path):
     write_pictures(tmp_path, {"train/cat/0": 1, "val/cow/0": 1})
-    with pytest.raises(data.DataError, match=r"classes that .* has not: cow"):
+    with pytest.raises(data.DataError, match=r"classes that .* does not have: cow"):
         data.load("image_folder", tmp_path, 16)
     (tmp_path / "train" / "cat" / "0.JPEG").write_bytes(b"no picture")
     (tmp_path / "val" / "cow").rename(tmp_path / "val" / "cat")

@@ -1,4 +1,4 @@
-"""Whole trainings: fused forms end where their definitions end, and half precision trains as float32 does."""
+"""Whole trainings: fused implementations end where their definitions end, and half precision trains as float32 does."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from it_losses.precision import accumulation_dtype, full_precision
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
 
-    The value is that of lightly for the same slices. The slices are others: they are a function of a seed, which is
-    `criterion.entropy.seed`, and of the number of calls so far, see `it_losses.SIGReg`. So every rank has the same without a
+    The value is that of lightly for the same slices. Ours are others: they are a function of `criterion.entropy.seed` and of
+    the number of calls so far, see `it_losses.SIGReg`. So every rank has the same without a
     message, `torch.manual_seed` does not change them, and torch's own random numbers are left as they were. Calls without
     gradients or in evaluation mode do not count.
 

@@ -25,7 +25,7 @@ class Pretraining(LightningModule):
 
     Args:
         batch_size_per_device: sets the learning rate, together with the number of devices.
-        num_classes: of the online classifier.
+        num_classes: the number of classes of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
         projector_dim: output width of the projector; None for that of lightly's script of the method.

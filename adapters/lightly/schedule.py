@@ -30,7 +30,7 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 def _steps_per_epoch(trainer: Any) -> float:
     """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # max_epochs does not help: it is -1 if max_steps ends the run, which may also be within an epoch
+        # not from max_epochs, which is -1 if max_steps ends the run, perhaps within an epoch
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

@@ -65,7 +65,7 @@ class Configured(BaseMethod):
         checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to auto-resume a run with other arguments of the loss; warn if the checkpoint was named."""
+        """Refuse to auto-resume a run with other arguments of the loss; only warn if the user named the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs)
         if was is None:

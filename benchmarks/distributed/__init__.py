@@ -1,1 +1,1 @@
-"""The cost of the loss of a global batch on each rank: measured beside the schemes in use, and modelled for many ranks."""
+"""The cost of the loss of a global batch on each rank: measured beside other schemes, and modelled for many ranks."""

@@ -30,7 +30,7 @@ def predicted(row: Any, constants: Constants) -> tuple[float, float, float]:
 
 
 def line(row: Any, machine: Constants) -> dict[str, str]:
-    """A row of the table, the model in brackets."""
+    """A row of the table: what was measured, with the cost by the model in brackets."""
     says = predicted(row, machine) if row.scheme in MODELLED else ()
     time, sent, peak = (f" [{number:.4g}]" for number in says) if says else ("", "", "")
     spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for rows.csv, README.md and model.png")
     options = parser.parse_args()
     if not can_count():
-        parser.error("counts bytes and memory by /proc, which this system has not. Run it on Linux.")
+        parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
     shapes = [(int(samples), int(dim)) for samples, dim in (shape.split("x") for shape in options.shapes)]
     found = {world: measured(world, shapes, options.repeats) for world in options.ranks}
     of_ranks = pd.DataFrame([row for rows, _ in found.values() for row in rows])

@@ -1,12 +1,12 @@
-"""What the loss of a global batch costs each of W ranks: products, passes over memory, bytes sent, memory held.
+"""A model of the cost of a global loss on each of W ranks: products, passes over memory, bytes sent, memory held.
 
     python -m benchmarks.distributed.model --interconnect nvlink --samples 2048 --dim 8192
 
     time = flops / flops_a_second + passes / memory_bytes_a_second + memory / fresh_bytes_a_second
            + sent / link_bytes_a_second + collectives * latency
 
-A ring all-gather of m bytes a rank sends (W - 1) m, a ring all-reduce 2 (W - 1) / W m. Overlap counts for nothing. The figures
-of the interconnects are nominal figures of accelerators, not measurements; `python -m benchmarks.distributed` sets the same
+A ring all-gather of m bytes a rank sends (W - 1) m, a ring all-reduce 2 (W - 1) / W m. Nothing overlaps. The figures of the
+interconnects are nominal figures of accelerators, not measurements; `python -m benchmarks.distributed` sets the same
 formulas beside CPU processes, with the constants of the machine it runs on.
 """
 

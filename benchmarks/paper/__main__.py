@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of both, which are the settings that a number depends on."""
+    """The options of figures and theorems: the settings on which a number depends."""
     command = argparse.ArgumentParser("python -m benchmarks.paper", description=__doc__)
     kinds = command.add_subparsers(required=True, metavar="figures | theorems")
     for kind in ("figure", "theorem"):

@@ -15,7 +15,7 @@ from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
 DIM, HIDDEN = 32, 128
-#: labelled images, from fewer than the features have dimensions
+#: numbers of labelled images; the first is below the dimension of the features
 LABELLED = (16, 32, 64, 128, 256, 512)
 UNLABELLED = 800
 #: standard deviation of the noise that makes a view, on grey levels from 0 to 1
@@ -23,12 +23,12 @@ NOISE = 0.2
 STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
-#: the table has a line for each value of these columns
+#: the table has a row for each value of these columns
 KEYS = ["network", "labelled"]
 
 
 class Trial(NamedTuple):
-    """Networks by name, indices of the unlabelled and labelled training images, two views of the former."""
+    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled ones."""
 
     networks: dict[str, nn.Module]
     unlabelled: Tensor

@@ -18,7 +18,7 @@ from it_losses import theory
 
 #: labelled images that the head is fitted to; the rest of the training half is unlabelled
 LABELLED = 400
-#: what varies: fractions of the epochs, VICReg's weights, the dimension of the embeddings
+#: the grid of models: fractions of the epochs, VICReg's weights, the dimension of the embeddings
 SWEEP = {
     "share_of_epochs": (0.1, 0.3, 0.6),
     "invariance_weight": (1.0, 25.0),

@@ -22,7 +22,7 @@ ERRORS = 4
 #: nats that float64 may lose in a density, and difference of two Jacobians that are one
 ROUNDING = 1e-9
 
-#: the table has a line for each value of these columns
+#: the table has a row for each value of these columns
 KEYS = ["noise"]
 
 
@@ -91,7 +91,7 @@ def line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> str:
-    """Are density and bounds exact where no sample leaves its region, and what becomes of them beyond?"""
+    """Are density and bounds exact where no sample leaves its region, and how do they change beyond it?"""
     claim = "Claim: where no sample leaves its linear region, the entropy lies within the bounds and the density is exact."
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
     if affine.empty:

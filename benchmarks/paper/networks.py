@@ -20,7 +20,7 @@ from it_losses import diagnostics
 
 
 def options_of(setup: argparse.Namespace) -> Options:
-    """The options of Table 1 for the settings of the figures; OptionError where one cannot be meant."""
+    """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
     width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
     values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side, "stem": "auto"}
     values |= {"epochs": setup.epochs, "batch-size": setup.batch_size, "seeds": setup.trials, "jobs": 2}
@@ -30,7 +30,7 @@ def options_of(setup: argparse.Namespace) -> Options:
 
 
 class Networks:
-    """Networks by method and trial, and the rows of Table 1 that were asked for since `used` was last cleared."""
+    """Networks by method and trial, and the rows of Table 1 that were requested since `used` was last cleared."""
 
     def __init__(self, setup: argparse.Namespace) -> None:
         self.setup, self.options = setup, options_of(setup)
@@ -56,7 +56,7 @@ class Networks:
         return module.to(self.setup.device).eval()
 
     def facts(self) -> dict[str, Any]:
-        """What numbers depend on beside the settings: the constants of the rows that were asked for, and the machine."""
+        """The facts on which numbers depend beside the settings: the constants of the requested rows, and the machine."""
         used = {name: RECIPES[name] for name in sorted(self.used)}
         recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
         device = self.setup.device
@@ -78,7 +78,7 @@ class Networks:
 
 @torch.no_grad()
 def evaluated_features(module: Pretraining, images: Tensor) -> Tensor:
-    """Penultimate features in evaluation mode; the mode stays what it was: uint8 [images, ...] -> [images, dim]."""
+    """Penultimate features in evaluation mode; the mode of the network is restored: uint8 [images, ...] -> [images, dim]."""
     training = module.training
     result = features(module.eval(), images)
     module.train(training)

@@ -20,7 +20,7 @@ AGREES = 1e-6
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
 
-#: the table has a line for each value of these columns
+#: the table has a row for each value of these columns
 KEYS = ["conditional"]
 
 

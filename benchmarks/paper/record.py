@@ -25,7 +25,7 @@ MODULES: dict[str, ModuleType] = {
 
 
 def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any], command: str) -> str:
-    """Write rows, plot, settings and page; returns what the rows say."""
+    """Write rows, plot, settings and page; return the finding."""
     write_csv(folder / f"{name}.csv", rows)
     if hasattr(MODULES[name], "plot"):
         with figure(folder / f"{name}.png", size=(10, 4)) as drawn:
@@ -39,7 +39,7 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
 
 
 def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
-    """The statement beside the module, filled with its constants; of a theorem a table; and what the rows say of the claim."""
+    """The statement beside the module with its constants, the table of a theorem, and the finding on the claim."""
     parts = [_statement(module)[1].format_map(vars(module))]
     if hasattr(module, "KEYS"):
         parts.append(table(module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False)))
@@ -59,7 +59,7 @@ def sections(folder: Path) -> list[str]:
 
 
 def section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
-    """Command, plot, what the rows say, and their settings."""
+    """The command, the plot, the finding and the settings."""
     module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
     plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
     rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"

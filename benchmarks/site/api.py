@@ -11,9 +11,9 @@ import it_losses
 from benchmarks.site.sources import ROOT
 from it_losses import ESTIMATORS
 
-#: where the package stands as users import it, with `adapters` inside; mkdocs.yml reads it from there
+#: folder of a copy of the package with `adapters` inside, as users import it; mkdocs.yml reads it from there
 PACKAGE = ROOT / "build" / "reference" / "it_losses"
-#: page -> title, first sentence, modules whose public names stand on it
+#: page -> title, first sentence, modules whose public names it shows
 PAGES = {
     "diagnostics": ("Diagnostics", "Measurements of embeddings, without a gradient.", ["diagnostics"]),
     "functional": ("Functions", "The objectives as functions of tensors.", ["functional"]),

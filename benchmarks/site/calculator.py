@@ -20,7 +20,7 @@ OTHERS = {
 
 
 class Factor(NamedTuple):
-    """`times * dim^dim_power * (dim - 1)^less_power`: what turns a weight into that of the authors' code."""
+    """`times * dim^dim_power * (dim - 1)^less_power`, the factor from a weight to that of the authors' code."""
 
     times: float
     dim_power: int

@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site; `mkdocs.yml` names this file."""
+"""The functions that MkDocs calls while it builds the site; `mkdocs.yml` names this file."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in what is made from rows and from the code, and make the links those of the site."""
+    """Fill in the parts that are made from rows and code, and change the links to those of the site."""
     return relinked(made.filled(markdown), page.file.src_uri)

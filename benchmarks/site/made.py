@@ -14,7 +14,7 @@ BLOCK = re.compile(r"<!-- made: (\S+) -->.*?<!-- /made -->", re.DOTALL)
 
 
 class Plot(NamedTuple):
-    """A plot, what it says for those who cannot see it, and its size in inches."""
+    """A plot, its text for readers who cannot see it, and its size in inches."""
 
     draw: Callable[[Figure], None]
     text: str
@@ -29,7 +29,7 @@ PLOTS = {
     "rate": Plot(plots.rate, "Linear probe against the learning rate, for three objectives"),
     "training": Plot(training.healthy_and_collapsing, "Four numbers along a healthy and a collapsing run", (5.6, 4.2)),
 }
-#: name -> what writes that part as Markdown
+#: name -> function that writes that part as Markdown
 MADE: dict[str, Callable[[], str]] = {
     "calculator": calculator.calculator,
     "choice": tables.choice,

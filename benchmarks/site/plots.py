@@ -31,7 +31,7 @@ ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pair
 
 
 def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[str, str]:
-    """{"light" and "dark": SVG} of what is drawn into a figure."""
+    """{"light" and "dark": SVG} of a drawing."""
     return {scheme: _svg(draw, colour, size) for scheme, colour in COLOURS.items()}
 
 

@@ -7,7 +7,7 @@ from html import escape
 from benchmarks.site.sources import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "inequality.svg"
-#: objective -> what estimates the entropy, what measures the agreement of the views
+#: objective -> its estimate of the entropy, its measure of the agreement of the views
 ROWS = [
     ("VICReg", "variance and covariance terms", "squared distance"),
     ('VICRegEntropy("log_det")', "log det of the covariance", "squared distance"),
@@ -29,7 +29,7 @@ SLOTS = [(262, 244, "#2a78d6"), (530, 200, "#c76a00")]
 def text(
     x: float, y: float, words: str, *, size: float = 14, anchor: str = "middle", colour: str = "#222", extra: str = ""
 ) -> str:
-    """Words at a place."""
+    """The text at these coordinates."""
     place = f'x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}"'
     return f"<text {place}{extra}>{escape(words, quote=False)}</text>"
 

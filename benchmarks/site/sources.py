@@ -13,7 +13,7 @@ OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANG
 RESULTS = "benchmarks/results"
 #: files of a folder of results that the site shows or offers
 SHOWN = ("*.md", "*.csv", "*.png")
-#: a Markdown link or image: what stands before its target, the target without its anchor, and the anchor
+#: a Markdown link or image: the part before its target, the target without its anchor, and the anchor
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 

@@ -93,7 +93,7 @@ def _seeds(path: Path) -> int:
 
 
 def cost() -> str:
-    """The time of the three entropies at every shape at which at least two were timed."""
+    """The times of the three entropies, for every shape at which at least two were timed."""
     kinds = {"vicreg": "variance and covariance", "log_det": "`log_det`", "pairwise": "`pairwise`"}
     times = {(kind, tuple(shape)): time for (kind, *shape), time in speed().items()}
     shapes = sorted({shape for _, shape in times})
@@ -107,7 +107,7 @@ def cost() -> str:
 
 
 def step() -> str:
-    """How long a whole training step takes beside its loss, in one sentence."""
+    """One sentence that compares the time of a whole training step with that of its loss."""
     timed = by_case(speed_rows(), metric="time_ms")
     (batch, dim), times = next((key[2:], found) for key, found in timed.items() if key[0] == "step")
     return (
@@ -132,7 +132,7 @@ def ranks() -> str:
 
 
 def described_estimators() -> str:
-    """Every estimator: what it is, its equation, its facts, and where it fails."""
+    """Every estimator with its description, equation, facts and limits."""
     return "\n\n".join(_described(name, kind) for name, kind in ESTIMATORS.items())
 
 

@@ -1,4 +1,4 @@
-"""Two short runs on the digits, one healthy and one that collapses, and what the diagnostics show of them."""
+"""Two short runs on the digits, one healthy and one that collapses, with their diagnostics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from it_losses.diagnostics import measure, sphere_entropy_bounds
 
 #: name of a run -> weight of its entropy; None for the default
 RUNS = {"healthy": None, "collapsing: entropy_weight=0": 0.0}
-#: number -> what its axis says
+#: number -> the text of its axis
 SHOWN = {
     "rank_me": "rank_me",
     "spread": "spread",

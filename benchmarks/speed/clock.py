@@ -49,7 +49,7 @@ def measured(
     for evaluate in implementations.values():
         start = time.monotonic()
         for _ in range(WARM_UP):
-            # as many as fit into half a second
+            # as many calls as fit into half a second
             if time.monotonic() - start < 0.5:
                 evaluate().backward()
     times = {name: Times([], [], []) for name in implementations}

@@ -23,12 +23,12 @@ from benchmarks.speed.objectives import OBJECTIVES, compiled
 Row = dict[str, str]
 Calls = dict[str, Callable[[], Tensor]]
 Implementations = Callable[[int, int], dict[str, Objective]]
-#: of the training step: batch and dim, a model of timm, pixels
+#: the training step: batch and dim, a model of timm, pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 
 class Case(NamedTuple):
-    """What is measured and how: `seconds` for each size, above five rounds of all."""
+    """The subject and the setting of a measurement: `seconds` for each size, and at least five rounds."""
 
     level: str
     objective: str
@@ -49,7 +49,7 @@ class Case(NamedTuple):
         return {name: str(text) for name, text in row.items()}
 
     def views(self) -> list[Tensor]:
-        """Two of normal embeddings."""
+        """Two views of normal random embeddings."""
         generator, dtype = torch.Generator().manual_seed(0), getattr(torch, self.dtype)
         drawn = (torch.randn(self.batch, self.dim, generator=generator) for _ in range(2))
         return [z.to(self.device, dtype).requires_grad_() for z in drawn]

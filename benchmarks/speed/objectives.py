@@ -1,6 +1,6 @@
-"""What is timed: for each objective ours, the others, and the sizes. A new row is one entry of OBJECTIVES.
+"""The objectives that are timed, each with our implementation, those of others, and the sizes: add one to OBJECTIVES.
 
-`tests/test_speed_peers.py` asks that all of its implementations have one gradient and take half precision.
+`tests/test_speed_peers.py` requires that all implementations of an entry have the same gradient and take half precision.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
 
 #: the sizes at which targets are set, then every N, D in these
 TARGETS = (256, 2048), (512, 2048), (1024, 2048), (1024, 512), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
-#: of the other entropies
+#: sizes of the other entropies
 FAMILY = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
 SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
 
@@ -110,7 +110,7 @@ OBJECTIVES = {
     "koleo": Entry(_koleo, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     "quadratic": Entry(_quadratic, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     "renyi": Entry(_renyi, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
-    # lightly's holds 17 tables of [batch, slices]
+    # lightly's loss holds 17 tables of [batch, slices]
     "sigreg": Entry(_sigreg, quick=FAMILY[:3], full=FAMILY[:4], peaks=((256, 128),)),
 }
 
@@ -118,6 +118,6 @@ OBJECTIVES = {
 def compiled(implementations: dict[str, Objective]) -> dict[str, Objective]:
     """The last implementation through torch.compile."""
     name, objective = list(implementations.items())[-1]
-    # one compiled function a size: a function compiled for many ends up eager
+    # one compiled function for each size, because a function that was compiled too often runs eagerly
     torch.compiler.reset()
     return {f"torch.compile({name})": torch.compile(objective, dynamic=False)}

@@ -30,7 +30,7 @@ def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, di
 
 
 def slower(rows: list[Row]) -> list[str]:
-    """Every comparison, of time or memory, that ours loses."""
+    """Every comparison, of time or memory, in which ours is slower or larger."""
     return [
         f"{level} {objective} {batch} x {dim}, {mode}, {metric}: {name} {value:.3g}, ours {found[OURS]:.3g}"
         for metric, mode in (
@@ -47,7 +47,7 @@ def slower(rows: list[Row]) -> list[str]:
 
 
 def readme(rows: list[Row], command: str, notes: str = "") -> str:
-    """The README of a folder of results; notes are what people wrote about it."""
+    """The README of a folder of results; notes are the remarks of people about it."""
     first = rows[0]
     on_cpu = "cpu" in first["clock"].lower()
     commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))

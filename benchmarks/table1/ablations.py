@@ -1,6 +1,6 @@
 """`python -m benchmarks.table1.ablations`: one question a table, each variant against the row it starts from.
 
-What is asked starts from rows of Table 1, whatever their tuned values are: `ablations` has every question with its variants.
+Every question starts from rows of Table 1 with their tuned values: `ablations` has every question with its variants.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.table1.records import Records
 SOURCE = "an ablation"
 BESIDE_BYOL = ("byol_pairdist", "byol_logdet")
 TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
-#: beside the 1 of the row
+#: values beside 1, which is that of the row
 BETAS = (0.1, 10.0, 100.0)
 
 
@@ -41,7 +41,7 @@ class Ablation(NamedTuple):
 
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
-    """All of them, around these rows of Table 1."""
+    """All ablations, around these rows of Table 1."""
     about = partial(_varied, rows)
     weight = rows["vicreg_logdet"].arguments["entropy_weight"]
     pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
@@ -105,7 +105,7 @@ def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
 
 
 def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, changes: Iterable[dict[str, Any]]) -> Ablation:
-    """The row and each change of it; what would not change it is left out."""
+    """The row and each change of it, without changes that leave it as it is."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
@@ -155,7 +155,7 @@ def finding(records: Records, ablation: Ablation) -> str:
 
 
 def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
-    """Of each variant that has runs from the baseline."""
+    """The difference of each variant that has runs from the baseline."""
     base, *variants = ablation.recipes
     linear = {name: records.scores(name, "linear") for name in ablation.recipes}
     return {name: difference(linear[name], linear[base]) for name in variants if linear[name]}

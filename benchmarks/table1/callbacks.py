@@ -21,7 +21,7 @@ from benchmarks.table1.records import writing
 class Stopwatch(L.Callback):
     """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up.
 
-    After the first epoch it tells how long so many `runs` will take.
+    After the first epoch it prints how long that many `runs` will take.
     """
 
     def __init__(self, runs: float = 0.0) -> None:
@@ -37,7 +37,7 @@ class Stopwatch(L.Callback):
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Tell the estimate."""
+        """Print the estimate."""
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
             print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
@@ -91,7 +91,7 @@ class Checkpoint(L.Callback):
 
 @dataclass
 class Evaluation(L.Callback):
-    """At the end of an epoch: entropy and effective rank of the embeddings; at some epochs, the probes too.
+    """Measures entropy and effective rank of the embeddings after each epoch, and the probes after some.
 
     Only rank 0 measures; the others wait for it at their next gradient.
     """
@@ -101,7 +101,7 @@ class Evaluation(L.Callback):
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the epochs measured so far."""
+        """The state in a checkpoint: the epochs measured so far."""
         return {"curve": self.curve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ class Evaluation(L.Callback):
         self.curve = state["curve"]
 
     def on_fit_start(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Measure an epoch whose checkpoint was written before it was measured; it may be the last."""
+        """Measure an epoch, perhaps the last, whose checkpoint was written before its measurement."""
         if module.epoch_losses:
             self.on_train_epoch_end(trainer, module)
 

@@ -18,10 +18,10 @@ from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECA
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, long_runs
 
-#: the smallest values that can be meant
+#: the smallest values that make sense
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "workers": 0, "limit_images": 2}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-#: those that keep the whole network on every process, since the first alone measures it
+#: strategies that keep the whole network on every process, because only the first one measures it
 STRATEGIES = ("auto", "ddp")
 #: the options that a number in the table depends on
 DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
@@ -36,14 +36,14 @@ ABOUT = (
 
 
 class OptionError(Exception):
-    """An option that cannot be meant."""
+    """An option with a value that makes no sense."""
 
 
 class Options(argparse.Namespace):
-    """What the user asked for, complete: the options of `parser` and what `parse` makes of them."""
+    """All settings of a table: the options of `parser`, completed by `parse`."""
 
     def settings(self) -> dict[str, Any]:
-        """All that a number in the table depends on; what may differ when a table is resumed is left out."""
+        """The options on which a number in the table depends, without those that may differ when a table is resumed."""
         table = {name: getattr(self, name) for name in DECISIVE} | {"probe": PROBE}
         table |= {"long": True} if self.long else {}
         table |= {"rates_only": True} if self.is_sweep and self.rates_only else {}
@@ -51,19 +51,19 @@ class Options(argparse.Namespace):
         return table | fingerprint(self.methods, self.recipes)
 
     def replaced(self, **changed: Any) -> Options:
-        """The same options but for these."""
+        """The same options, except for these."""
         return Options(**vars(self) | changed)
 
     def varied(self, variants: Mapping[str, Recipe]) -> Options:
-        """The same options for these variants in the place of the rows."""
+        """The same options, for these variants instead of the rows."""
         return self.replaced(methods=list(variants), recipes=self.recipes | variants)
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Options from the command line, and for the rest what suits the data set; each checked.
+    """Options from the command line, completed by those that suit the data set; each is checked.
 
     Raises:
-        OptionError: with what was needed, what came, what to do.
+        OptionError: an option has a value that makes no sense; the message says what to do.
     """
     command = parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
@@ -75,7 +75,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     own_width = 0.25 if (dataset, given.backbone[:8]) == ("digits", "resnet18") else 1.0
     usual = "gpu" if torch.cuda.is_available() else "cpu"
     accelerator = usual if given.accelerator == "auto" else given.accelerator
-    # as far as the memory of a common machine holds a run for each core
+    # so many that the memory of a common machine holds a run for each core
     cores = min(joblib.cpu_count(), 8) if accelerator == "cpu" and given.devices == 1 else 1
     chosen = vars(given) | {
         "width": own_width if given.width is None else given.width,

@@ -61,12 +61,12 @@ def grid(name: str) -> dict[str, Recipe]:
 
 
 def chosen(tried: Records) -> dict[str, Recipe]:
-    """Every row at its best rate on validation images; of equals at the lower."""
+    """Every row at its best rate on validation images; the lower of two equal ones."""
     return {name: grid(name)[tried.best(grid(name))] for name in ROWS}
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
-    """The criterion of every row; of BYOL the mean negative cosine, without predictor and slow copy."""
+    """The criterion of every row; for BYOL the mean negative cosine, without predictor and slow copy."""
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
@@ -82,7 +82,7 @@ def costs(path: Path) -> pd.DataFrame:
 
 
 def compared(records: Records, score: str) -> dict[str, Difference]:
-    """Each row that has the seeds of VICReg against it, seed by seed; p-values corrected for the number of rows."""
+    """The difference from VICReg, seed by seed, of each row with its seeds; p-values are corrected for the number of rows."""
     base = records.scores(BASE, score)
     runs = {name: records.scores(name, score) for name in ROWS if name != BASE}
     gaps = {name: paired_difference(values, base) for name, values in runs.items() if len(values) == len(base)}
@@ -100,7 +100,7 @@ def page_of_grid(tried: Records, options: Options, images: Images) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The table, what it says of the differences, and the grid."""
+    """The table, a sentence on the differences, and the grid."""
     gaps = {score: compared(records, score) for score in ("linear", "knn")}
     return filled(
         __file__,

@@ -1,4 +1,4 @@
-"""The program behind Table 1 and its sweeps: make the runs that are missing, several at a time, and publish."""
+"""The program behind Table 1 and its sweeps: make the missing runs, several at a time, and write the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
 from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
 
-#: environment variable by which rank 0 tells the processes that Lightning starts which runs are left
+#: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 #: the page of a table from its rows
 Page = Callable[[Records, Options, Images], str]
@@ -67,7 +67,7 @@ def _table(options: Options, images: Images, page: Page, console: Console, error
 
 
 def head(records: Records, options: Options) -> dict[str, object]:
-    """What the page of every sweep says first."""
+    """The first part of the page of every sweep."""
     run = {"command": options.command, "description": describe(options), "commits": records.names("commit")}
     return run | {"share": VALIDATION_SHARE}
 
@@ -101,7 +101,7 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
 
 
 def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
-    """As they end, each in a process and on a core of its own; only the caller writes their results."""
+    """The results of the runs as they end, each in a process and on a core of its own; only the caller writes them."""
     pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
     yield from pool(delayed(_in_worker)(run, options, images, os.getpid()) for run in runs)
 

@@ -1,4 +1,4 @@
-"""What suits each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
+"""Options for each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
 
 The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (`docs/sources.md`
 says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-#: data set -> options of the command line, where neither it nor a preset names others
+#: data set -> options, unless the command line or a preset names others
 DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "digits": {"image_size": 32, "epochs": 8, "batch_size": 64, "stem": "original"},
     "fashion_mnist": {"image_size": 28, "epochs": 20},
@@ -20,14 +20,14 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "image_folder": {"image_size": 64, "epochs": 100},
 }
 
-#: what a recent GPU is fastest with; at these lengths the rows take the constants of `benchmarks.table1.recipes.long_runs`
+#: options with which a recent GPU is fastest; such long rows take the constants of `benchmarks.table1.recipes.long_runs`
 GPU = {"precision": "bf16-mixed", "compile": True, "channels_last": True, "long": True}
 FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
 FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
 COLUMNS = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tiny_imagenet"}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}
 
-#: name -> options of the command line; what is named there beside the preset overrides it
+#: name -> options of the command line; options that the user names beside the preset override it
 PRESETS: dict[str, dict[str, Any]] = {
     f"{column}-{network}": {"dataset": dataset, "backbone": backbone, "epochs": 200, "seeds": 3, **GPU}
     for column, dataset in COLUMNS.items()

@@ -1,4 +1,4 @@
-"""The module that Lightning trains, its batches, and what is measured of its features."""
+"""The module that Lightning trains, its batches, and the measurements of its features."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _as_is(batch: Batch) -> Batch:
 
 
 class Pretraining(L.LightningModule):
-    """Backbone, method and views; AdamW, a linear warm-up and a cosine: the same for every row but for the rate."""
+    """Backbone, method and views, with AdamW, a linear warm-up and a cosine; rows differ only in the learning rate."""
 
     def __init__(self, backbone: nn.Module, method: Method, views: Views, learning_rate: float) -> None:
         super().__init__()
@@ -132,6 +132,6 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
 def features(module: Pretraining, images: Tensor) -> Tensor:
     """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
     batches = images.split(512)
-    # not the compiled call, which odd numbers of images would compile anew
+    # the compiled call would be compiled anew for odd numbers of images
     network = module.backbone.forward
     return torch.cat([network(module.views.standardised(part.to(module.device))).float() for part in batches])

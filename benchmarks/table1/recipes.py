@@ -18,7 +18,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row: what it is called, which of `benchmarks.methods.METHODS` it is, that method's arguments, its learning rate."""
+    """A row: its name, its entry of `benchmarks.methods.METHODS`, the arguments of that method, and its learning rate."""
 
     title: str
     method: str
@@ -153,11 +153,11 @@ RECIPES: dict[str, Recipe] = {
 #: a long run of a whole network takes the papers' constants and solo-learn's in place of what a short run of digits took; none
 #: has been tuned: `python -m benchmarks.table1.tuning --preset NAME` gives each the same search, and `--grid` takes its best
 SOLO = "solo-learn, CIFAR-10"
-#: what several rows take, by the argument's name
+#: values that several rows share, by the name of the argument
 COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
 LONG_WIDE, BYOL_HIDDEN = {"output": Setting(2048, SOLO)}, {"hidden": Setting(4096, SOLO)}
 BYOL_WEIGHT = {"entropy_weight": Setting(0.2, "the middle of the grid")}
-#: what one row takes; for the rest of its arguments the short recipe stands
+#: values of single rows; their other arguments are those of the short recipe
 OWN: dict[str, dict[str, Setting]] = {
     "barlow_twins": LONG_WIDE | {"redundancy_weight": Setting(5e-3, "Barlow Twins (2103.03230), section 2.2, rounded")},
     "swav": {"epsilon": Setting(0.05, "SwAV (2006.09882), appendix")},

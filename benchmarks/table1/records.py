@@ -94,10 +94,10 @@ class Records:
             raise OutputError(f"{self.folder}/{where} is damaged: {problem}. {remedy}") from problem
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Make the folder, and hold it to one set of settings: those of its first run.
+        """Make the folder, or check that its rows have these settings.
 
         Raises:
-            OutputError: it cannot be written, its rows were made otherwise, or a curve is not whole.
+            OutputError: it cannot be written, its rows were made with other settings, or a curve is not whole.
         """
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
@@ -135,7 +135,7 @@ class Records:
         return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
 
     def mean(self, method: str, column: str) -> Statistic:
-        """Of a column of the rows of one method."""
+        """The mean of a column of the rows of one method."""
         return statistic(self.scores(method, column))
 
     def percent(self, method: str) -> dict[str, str]:
@@ -156,6 +156,6 @@ class Records:
             write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def curve(self, method: str, seed: int) -> list[dict[str, float]]:
-        """What a finished run measured, epoch by epoch."""
+        """The measurements of a finished run, epoch by epoch."""
         points = self._curves[method, str(seed)]
         return [{k: float(v) for k, v in point.items() if k not in ("method", "seed") and v != ""} for point in points]

@@ -1,4 +1,4 @@
-"""The runs of a table: which there are, the network of each, and how one goes from its seed to its row."""
+"""The runs of a table: their list, the network of each, and the program from a seed to a row."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Run(NamedTuple):
     seed: int
 
     def label(self, options: Options) -> str:
-        """Its name in messages."""
+        """The name of the run in messages."""
         return f"{title(self.method, options.recipes)}, seed {self.seed}"
 
     def checkpoint(self, options: Options) -> Path:
@@ -64,10 +64,10 @@ def planned(options: Options) -> list[Run]:
 
 
 def loaded(options: Options) -> Images:
-    """The images that the options name; of a sweep, the training half alone, split for validation.
+    """The images that the options name; for a sweep only the training half, split for validation.
 
     Raises:
-        DataError, OptionError, BackboneError: they cannot be had, are too few for a batch, or network and trainer refuse them.
+        DataError, OptionError, BackboneError: they are missing, are too few for a batch, or network and trainer refuse them.
     """
     images = load(options.dataset, options.data_root, options.image_size)
     images = images if options.limit_images is None else images.subset(options.limit_images)
@@ -87,7 +87,7 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities.core.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-    # several runs at a time would each draw a bar
+    # if several runs go on at a time, each would draw a bar
     has_bar = sys.stderr.isatty() and options.jobs == 1
     named = {name: getattr(options, name) for name in ("accelerator", "devices", "strategy", "precision")}
     return L.Trainer(max_epochs=options.epochs, callbacks=callbacks, enable_progress_bar=has_bar, **named, **silent)
@@ -153,13 +153,13 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
     with warnings.catch_warnings():
         # images are in memory: workers would only copy them; steps are counted by this program's own bars
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        # Lightning 2.6 under torch 2.15, in code of its own
+        # Lightning 2.6 gives this warning about its own code under torch 2.15
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         try:
             batch_size = options.batch_size // options.devices
             loop.fit(module, loader(images, batch_size, options.workers), ckpt_path=resumed)
         except SystemExit as stopped:
-            # what Lightning makes of Ctrl-C
+            # Lightning raises this on Ctrl-C
             raise Interrupted from stopped
     if not loop.is_global_zero:
         return {}, []

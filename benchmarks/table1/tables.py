@@ -1,4 +1,4 @@
-"""The table as people want it: a page of Markdown with its verdicts, and a plot, from the rows on disk."""
+"""Make the page of Table 1 in Markdown, with its verdicts and a plot, from the rows on disk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 
 def compared(records: Records) -> list[str]:
-    """For each row with an entropy, a sentence that compares it with its base."""
+    """A sentence for each row with an entropy that compares it with its base."""
     seeds = {name: {row["seed"] for row in records.of(name)} for name in {*BASES, *BASES.values()}}
     pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
     return [f"- {title(name)} against {title(base)}: {_comparison(records, name, base)}." for name, base in pairs]
@@ -71,12 +71,12 @@ def _comparison(records: Records, name: str, base: str) -> str:
 
 
 def _methods(records: Records) -> list[str]:
-    """Those that have runs, in the order of the paper's table."""
+    """The methods that have runs, in the order of the paper's table."""
     return [method for method in ORDER if records.of(method)]
 
 
 def _pixels(images: Images) -> list[dict[str, str]]:
-    """The line of the probes on the images themselves; none where they would take long."""
+    """The row of the probes on the images themselves; none where they would take long."""
     scores = pixel_scores(images)
     return [{"method": "pixels"} | {f"{probe} %": f"{100 * score:.1f}" for probe, score in scores.items()}] if scores else []
 

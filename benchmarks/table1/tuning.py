@@ -17,12 +17,12 @@ from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe, long_runs
 from benchmarks.table1.records import Records
 
-#: for all methods alike, and for those of a long run; with one more here, the same command makes the runs that are missing
+#: learning rates for all methods, of a short and of a long run; if you add one, the same command makes the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: where each run takes minutes: an order of magnitude in three
+#: learning rates where each run takes minutes: an order of magnitude in three values
 FEW_RATES = (1e-3, 3e-3, 9e-3)
-#: method -> its main constant, and the values tried: what an untuned table takes, once lower and once higher
+#: method -> its main constant, and the values tried: a lower one, that of the untuned table, and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
     "barlow_twins": ("redundancy_weight", (1.25e-3, 5e-3, 2e-2)),
@@ -37,19 +37,19 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
     "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
-#: where a long run takes others
+#: the constants that differ for a long run
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
 
 class Search(NamedTuple):
-    """What is tried: learning rates for all methods, and for each method its main constant and the values of that."""
+    """The values that a search tries: learning rates for all methods, and values of the main constant of each."""
 
     rates: tuple[float, ...]
     constants: Mapping[str, tuple[str, tuple[float, ...]]]
 
     @classmethod
     def of(cls, *, long: bool, rates_only: bool) -> Search:
-        """For a short or a long run; `rates_only` leaves each constant as it is in the table without a grid."""
+        """The search for a short or a long run; `rates_only` keeps each constant of the untuned table."""
         if rates_only:
             rows = long_runs("") if long else RECIPES
             return cls(FEW_RATES, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
@@ -57,7 +57,7 @@ class Search(NamedTuple):
 
 
 def searched(records: Records) -> Search:
-    """What was tried for these rows."""
+    """The search of these rows."""
     return Search.of(**{name: bool(records.settings.get(name)) for name in ("long", "rates_only")})
 
 
@@ -114,7 +114,7 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """A line for each method and value, the best in bold, and what was chosen."""
+    """A row for each method and value, with the best in bold, and the chosen settings."""
     found, (rates, constants) = cells(records), searched(records)
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
     return filled(

@@ -50,7 +50,7 @@ def rows(z: Batch) -> Tensor:
 
 
 def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
-    """The batch detached and in float64; ValueError unless it is real, floating-point, dense and has these dimensions."""
+    """The batch, detached and in float64; ValueError unless it is real, floating-point, dense and has these dimensions."""
     tensor = _as_tensor(z)
     if not tensor.is_floating_point():
         raise ValueError(f"embeddings need floating-point numbers, got {tensor.dtype}. {_advice_on_dtype(tensor)}")

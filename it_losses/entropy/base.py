@@ -19,7 +19,7 @@ from it_losses.precision import full_precision, samples
 
 
 def _optional_kernels() -> ModuleType | None:
-    """The package of fused forms, or None if it was deleted: then the reference implementations run, which are slower."""
+    """The package of fused implementations, or None if it was deleted: then the slower reference implementations run."""
     if importlib.util.find_spec("it_losses.kernels") is None:
         return None
     return importlib.import_module("it_losses.kernels")
@@ -29,7 +29,7 @@ kernels = _optional_kernels()
 
 
 def is_fused(form: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
-    """Whether the fused form of that name runs. Only the reference has a derivative with respect to a constant."""
+    """Whether the fused implementation of that name runs. Only the reference has a derivative with respect to a constant."""
     if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
     runs: bool = kernels.is_fused(form, z)
@@ -81,13 +81,13 @@ class EntropyEstimator(Checked, ABC):
     rotation_invariant: bool
     #: whether a translation of Z leaves the value unchanged
     translation_invariant: bool = True
-    #: what a multiplication of Z does: the value "grows", stays ("invariant"), or is largest at one scale ("target")
+    #: the effect of the scale of Z: the value "grows" with it, is "invariant", or is largest at one scale ("target")
     scaling: Literal["grows", "invariant", "target"] = "grows"
     #: whether each call in training draws other random numbers
     is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
-    #: name of the module in `kernels` that is the fused form of this entropy; "" if there is only the reference
+    #: name of the module in `kernels` that is the fused implementation of this entropy; "" if there is only the reference
     fused: ClassVar[str] = ""
     #: how the embeddings are normalized before their entropy is computed; some estimators take it as an argument
     normalize: Normalization = None
@@ -102,11 +102,11 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight] | None:
-        """The constants of the fused form, in its order. None, or a trainable tensor among them, makes the reference run."""
+        """The constants of the fused implementation, in order; the reference runs for None or a trainable tensor among them."""
         return []
 
     def draw(self) -> int | Tensor | None:
-        """How often a random estimator was called before, which determines its random numbers; None for other estimators."""
+        """The number of earlier calls of a random estimator, which determines its random numbers; None for others."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
@@ -116,12 +116,12 @@ class EntropyEstimator(Checked, ABC):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # a subclass that computes another entropy must not inherit the fused form of its parent
+        # a subclass that computes another entropy must not inherit the fused implementation of its parent
         if {"entropy", "mean_entropy", "variances"} & vars(cls).keys() and "fused" not in vars(cls):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if the parts [k] that the fused form returns show that the estimate has no gradient or no digits left."""
+        """Warn if the parts [k] of the fused implementation show that the estimate has no gradient or no digits left."""
 
     def forward(self, z: Tensor) -> Tensor:
         """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.

@@ -42,7 +42,7 @@ class KoLeo(EntropyEstimator):
     high. From 32 dimensions on, compare its values, and do not read them as nats.
 
     Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair: clip it. A pair that coincides has a
-    gradient of 0. Within clusters that are 10,000 times tighter than the distance between them, the fused form in float32 may
+    gradient of 0. Within clusters 10,000 times tighter than the distance between them, the fused implementation in float32 may
     take another near sample for the nearest one. Pass float64 there.
 
     Args:

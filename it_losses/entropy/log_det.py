@@ -97,8 +97,8 @@ class LogDet(EntropyEstimator):
         `beta v` at its value for beta = 1. In the recorded ablation at beta = 100 it loses 7.4 +- 2.3 points, while 400 is
         within the error.
 
-        With the anchor the weight is 400 / beta for every beta, because a larger one holds the covariance at the identity
-        whatever the views say. Then `beta / (1 + beta v) = beta / (1 + beta) + beta r / 4`, so a direction is kept while
+        With the anchor the weight is 400 / beta for every beta, because a larger one would hold the covariance at the identity
+        even against the views. Then `beta / (1 + beta v) = beta / (1 + beta) + beta r / 4`, so a direction is kept while
         `r < 4 beta / (1 + beta)`. For a beta below 1/3 unrelated views collapse: name a larger weight,
         `200 (1 + beta) / beta^2`, which keeps a direction while r < 2.
         """

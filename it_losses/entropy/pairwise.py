@@ -84,8 +84,8 @@ class Pairwise(EntropyEstimator):
             entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
             through it. It shrinks with the spread, so near collapse the gradient grows as 1 / spread: clip it.
         divergence: "kl", "bhattacharyya" (the Chernoff divergence of order 1/2), or the order alpha between 0 and 1.
-        exclude_self: leave out the pair of each sample with itself. The fused form then needs unit vectors and a bandwidth with
-            `4 / (c s^2) <= 70`, because its sums might underflow; otherwise the slower reference implementation runs.
+        exclude_self: leave out the pair of each sample with itself. The fused implementation then needs unit vectors and a
+            bandwidth with `4 / (c s^2) <= 70`, because its sums might underflow; otherwise the slower reference runs.
         pool_views: take the entropy of all views together, instead of the mean of the entropies of the views.
         exclude_positives: leave out all pairs of views of one image, as decoupled contrastive learning does. It needs
             `exclude_self` and `pool_views`.

@@ -66,7 +66,7 @@ class QuadraticRenyi(EntropyEstimator):
         bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
             For several, the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
             without a gradient through it.
-        exclude_self: leave out the pairs (i, i). The fused form then needs unit vectors with `1 / s^2 <= 70`, or "auto".
+        exclude_self: leave out the pairs (i, i). The fused implementation needs unit vectors with `1 / s^2 <= 70`, or "auto".
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
         nats: False to leave out `dim/2 log(4 pi s^2)`.
         spread_fraction: used by "auto".

@@ -42,7 +42,7 @@ class SIGReg(EntropyEstimator):
         H(z) = -T,   T = mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt,   phi(t) = exp(-t^2 / 2)
 
     The mean is over random unit directions a, the slices. It is no entropy in nats and bounds none. T is 0 for N(0, I), about
-    1.05 / batch for so many samples of it, .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
+    1.05 / batch for samples of it, .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
     gradient shrinks with the spread, and at the origin it is zero.
 
     Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
@@ -52,7 +52,7 @@ class SIGReg(EntropyEstimator):
 
     Args:
         convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch. "paper", "lejepa" and
-            "lightly" multiply T by the batch, "stable-pretraining" too, and pools the views. Each gives the value of that
+            "lightly" multiply T by the batch. "stable-pretraining" does too, and pools the views. Each gives the value of that
             source, and its weights by default.
         slices: number of slices; None for that of the convention. A tensor [dim, slices] names their directions, which then
             stay; the reference implementation runs.
@@ -136,7 +136,7 @@ class SIGReg(EntropyEstimator):
         return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
-        """The number of this call; in training the next call has the next number."""
+        """The number of this call; each call in training raises the number of the next."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             self.draws.add_(1)

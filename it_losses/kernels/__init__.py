@@ -1,11 +1,11 @@
-"""Fused forms of the objectives: value and gradient in closed form, on the cheaper of the sides N x N and D x D.
+"""Fused implementations of the objectives: value and gradient in closed form, by the cheaper of the matrices N x N and D x D.
 
 torch_ops    the one op, for eager mode and for compilers
-dispatch     which implementation runs, and on which side
-self_test    whether the products of this GPU are right, before their first use
+dispatch     which implementation runs, and which of the two matrices is formed
+self_test    a test of a GPU's operations before their first use
 batch        own samples, and the ranks that share the batch
-vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    the mathematics, a file each
-products     what the mathematics is made of, on a CPU and on a GPU
+vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    the closed forms, a file each
+products     the operations that they are made of, on a CPU and on a GPU
 """
 
 from it_losses.kernels import self_test

@@ -25,7 +25,7 @@ class Ranks(Protocol):
 
 
 class SingleRank:
-    """One process is one rank: it owns every row, and a sum over the ranks is what it already has."""
+    """One process is one rank: it owns every row, so its collectives return their argument."""
 
     world = 1
 
@@ -82,13 +82,13 @@ class Batch:
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in so many views, in one tensor [count groups, N, dim] if there is one, or in several."""
+        """The samples of all ranks in `count` views, in one tensor [count groups, N, dim] if it exists, or in several."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]
 
     def gathered_rows(self, own: Tensor, dim: int = 1) -> Tensor:
-        """Gather what each rank has of its own rows along `dim`, [..., n, ...] -> [..., N, ...]."""
+        """Gather the rows that each rank owns, along `dim`: [..., n, ...] -> [..., N, ...]."""
         if self.is_whole:
             return own
         (everything,) = self.ranks.gathered([own.movedim(dim, 0)])
@@ -96,9 +96,9 @@ class Batch:
 
 
 class Request(NamedTuple):
-    """What the caller asks for: whether to form a gradient, and the factors of its two terms."""
+    """The request of a caller: whether to form a gradient, and the factors of its two terms."""
 
-    #: factor of `z - z'` in the gradient of the loss, of more than two views of `2 (z - mean view)`; None for the entropy alone
+    #: factor in the gradient of the loss: of `z - z'` for two views, of `2 (z - mean view)` for more; None: no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
@@ -106,7 +106,7 @@ class Request(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What a fused form computes of the batch of all ranks."""
+    """The results of a fused implementation for the batch of all ranks."""
 
     #: mean entropy over views and groups: []
     entropy: Tensor

@@ -1,4 +1,4 @@
-"""The one decision of a call: whether a fused form runs, with whose products, and on which side (N x N or D x D)."""
+"""The one decision of a call: whether a fused implementation runs, on which device, and by which matrix (N x N or D x D)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Plan(NamedTuple):
-    """What was decided: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
+    """The decision: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
 
     products: ModuleType
     by_gram: bool
@@ -33,12 +33,12 @@ class Plan(NamedTuple):
 
 @functools.cache
 def form_named(name: str) -> ModuleType:
-    """The module beside this one that computes an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
+    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
 def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
-    """The products and the side for a batch of N samples on `world` ranks, on that kind of device."""
+    """Which products and which matrix serve a batch of N samples on `world` ranks, on that kind of device."""
     return Plan(products_named(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
 
 
@@ -48,10 +48,10 @@ def gradient_dtype(z: torch.Tensor) -> torch.dtype:
 
 
 def is_fused(form: str, z: torch.Tensor) -> bool:
-    """Whether the fused form runs for views like z; where it does not, the reference does.
+    """Whether the fused implementation runs for views like z; otherwise the reference does.
 
     Raises:
-        ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused form.
+        ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused implementation.
     """
     asked = os.environ.get(VARIABLE, "auto")
     if asked not in BACKENDS:
@@ -65,24 +65,24 @@ def is_fused(form: str, z: torch.Tensor) -> bool:
 
 
 def why_not_fused(form: str, z: torch.Tensor) -> str:
-    """The reason, or an empty string where the fused form can run. The first call for a GPU tests its kernels."""
+    """The reason, or an empty string where the fused implementation can run. The first call for a GPU tests its kernels."""
     if torch.compiler.is_compiling():
         return unsupported(form, z.dtype, z.device) or self_test.seen_before(z)
     return unsupported(form, z.dtype, z.device) or (self_test.failure(form_named(form).PRODUCTS, z) if z.is_cuda else "")
 
 
 def unsupported(form: str, dtype: torch.dtype, device: torch.device) -> str:
-    """The reason why there is no fused form for that device and dtype, or an empty string."""
+    """The reason why there is no fused implementation for that device and dtype, or an empty string."""
     if not form:
-        return "this entropy has no fused form"
+        return "this entropy has no fused implementation"
     if device.type not in ("cpu", "cuda"):
-        return f"fused forms run on cpu and cuda, not on {device.type}"
+        return f"fused implementations run on cpu and cuda, not on {device.type}"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return "torch.func transforms and forward-mode derivatives need an objective made of plain torch operators"
     if dtype not in DTYPES:
-        return f"fused forms take {', '.join(map(str, DTYPES))}, not {dtype}"
+        return f"fused implementations take {', '.join(map(str, DTYPES))}, not {dtype}"
     if device.type == "cuda" and dtype == torch.float64:
-        return "the fused forms of a GPU take no float64"
+        return "on a GPU the fused implementations take no float64"
     if device.type == "cuda" and not HAS_TRITON:
-        return "the fused forms of a GPU need Triton, which is not installed"
+        return "on a GPU the fused implementations need Triton, which is not installed"
     return ""

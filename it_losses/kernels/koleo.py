@@ -24,9 +24,9 @@ from it_losses.precision import accumulated
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy
 PARTS = 0
-#: from so many samples the two smallest distances are searched for in blocks, whose minima take one fast pass
+#: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
-#: multiplications up to which products in float64 take less time than a search for two samples
+#: multiplications up to which float64 products take less time than a search for two candidates
 SMALL = 1 << 24
 
 
@@ -106,7 +106,7 @@ def _scores(x: Tensor, rows: slice, products: ModuleType, norms: Tensor | None =
 
 
 def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
-    """The nearest of the candidates of own rows, by differences, so many numbers at a time: [stacks, n, 2] -> [stacks, n]."""
+    """The nearest of the candidates of own rows, by differences, in blocks: [stacks, n, 2] -> [stacks, n]."""
     stacks, _, dim = z.shape
     strips = _strips(own, numbers // (2 * stacks * dim))
     found = []

@@ -6,8 +6,8 @@
 With a scale anchor H is less beta / (2 (1 + beta)) (tr C - D) + D/2 log(1 + beta), C = Zc^T Zc / N. Its trace is that of either
 matrix, and its gradient is Zc / N times a number.
 
-On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, the smallest of A, and
-A^-1 would amplify that: A is enlarged along the ones before the factorization, and A^-1 is centred after it.
+The vector of ones is an exact null vector of Zc Zc^T, so its eigenvalue is the smallest of the N x N matrix A. Rounding moves
+it, and A^-1 would amplify that. So A is enlarged along the ones before the factorization, and A^-1 is centred after it.
 """
 
 from __future__ import annotations
@@ -57,20 +57,20 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
-    pull = scale / (1 + beta) if anchor else 0.0
+    anchor_scale = scale / (1 + beta) if anchor else 0.0
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
-        slope = rows.new_full((batch.stacks, 1, batch.dim), -pull) if anchor else None
+        slope = rows.new_full((batch.stacks, 1, batch.dim), -anchor_scale) if anchor else None
         distance, gradient = products.gradient(batch, centred, request.difference_weight, left=rows, slope=slope)
     else:
         inverse = products.inverse(factor).mul_(scale)
-        inverse.diagonal(dim1=1, dim2=2).sub_(pull)
+        inverse.diagonal(dim1=1, dim2=2).sub_(anchor_scale)
         distance, gradient = products.gradient(batch, centred, request.difference_weight, right=inverse)
     return Evaluation(entropy, (largest,), distance, gradient)
 
 
 def _anchor(matrix: Tensor, beta: float, dim: int) -> Tensor:
-    """What the anchor subtracts from the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
+    """The term of the anchor in the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * dim / 2 * (math.log1p(beta) - beta / (1 + beta))
     return trace.div_(2 * (1 + beta)).add_(constant)
@@ -95,7 +95,7 @@ def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -
     samples, n = factor.shape[-1], own.stop - own.start
     if 3 * n >= samples:
         return _centre_(products.inverse(factor))[:, own]
-    # fewer rows are cheaper to solve for than to cut out of an inverse
+    # for few rows, solving for them is cheaper than the whole inverse
     right = factor.new_full((samples, n), -1 / samples)
     right[own].diagonal().add_(1)
     rows: Tensor = products.solve(right, factor).mT

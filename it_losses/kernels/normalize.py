@@ -3,9 +3,8 @@
     rows      u = z / |z|               dL/dz = (g - u <u, g>) / |z|
     columns   u = (z - mean) / std      dL/dz = (g - mean(g) - u mean(u g)) / std,   means over the batch of all ranks
 
-where g = dL/du. Of "uncentred_columns" neither mean is removed, and std is the root mean square. A norm of
-zero is replaced by a tiny number, which no gradient passes. A column whose std is within the rounding of its mean is zero and
-gets no gradient.
+where g = dL/du. "uncentred_columns" keep both means, and std is the root mean square. A norm of zero is replaced by a constant
+without a gradient. A column whose std is within the rounding of its mean is zero and gets no gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from it_losses.precision import accumulated
 
 #: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
 SMALLEST = 1e-12
-#: a column counts as constant up to a standard deviation of so many eps times its mean
+#: a column counts as constant up to a standard deviation of ROUNDING times eps times its mean
 ROUNDING = 16
 #: takes the gradient [S, n, dim] with respect to normalized samples to that with respect to the samples, in place
 Derivative = Callable[[Tensor], Tensor]

@@ -4,7 +4,7 @@
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
 With several s, H and rate * W are averaged. Own rows of W need own rows of e and the r of all samples. Where views are pooled,
-N is the number of their rows together. The quadratic entropy has the same form with the mean of r in the place of each r_i.
+N is the number of their rows together. The quadratic entropy has the mean of r in the place of each r_i.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Request
 from it_losses.kernels.dispatch import Plan
 
-#: what is added to the name of a device for that of its products
+#: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
 PARTS = 1

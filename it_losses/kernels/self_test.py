@@ -28,13 +28,13 @@ EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float
 #: the draw of random directions: its key needs all 32 bits
 DRAW = 3
 
-#: products that passed, for each kind of shape; and what was seen of those that failed
+#: products that passed, for each kind of shape; and the fault of those that failed
 _passed: set[tuple[object, ...]] = set()
 _failed: dict[tuple[object, ...], str] = {}
 
 
 def failure(products: str, z: Tensor) -> str:
-    """What is wrong with the GPU products of that name for views like z; empty if they passed or cannot be tested now.
+    """The fault of the GPU products of that name for views like z; empty if they passed or cannot be tested now.
 
     Raises:
         RuntimeError: they fail, and IT_LOSSES_SELF_TEST is "error". ValueError: another unknown value of it.
@@ -50,7 +50,7 @@ def failure(products: str, z: Tensor) -> str:
         return ""
     try:
         rows, dim = ROWS[products] - 7 * (not kind[3]), DIM - 7 * (not kind[4])
-        # products of normalized samples may be those of float32
+        # unit vectors of half precision are multiplied in float32
         dtypes = dict.fromkeys((z.dtype, torch.float32))
         seen = next(filter(None, [fault(products, z.device, dtype, rows=rows, dim=dim) for dtype in dtypes]), "")
     except torch.OutOfMemoryError:
@@ -64,7 +64,7 @@ def failure(products: str, z: Tensor) -> str:
 
 
 def seen_before(z: Tensor) -> str:
-    """What was wrong with any products on that device in that dtype: a compiler can neither test nor import them."""
+    """The fault of any products on that device in that dtype: a compiler can neither test nor import them."""
     return _failed.get(("", z.device, z.dtype)) or _failed.get(("_pairs", z.device, z.dtype), "")
 
 

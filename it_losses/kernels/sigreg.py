@@ -22,7 +22,7 @@ from it_losses.sigreg_conventions import quadrature
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest projection on this rank
 PARTS = 1
-#: cosines and sines of a block: on a CPU they stay in the cache, elsewhere there are to be few launches and few messages
+#: cosines and sines of a block: few on a CPU, to stay in the cache; many elsewhere, for few launches and messages
 BLOCK, LARGE_BLOCK = 1 << 18, 1 << 24
 
 
@@ -59,7 +59,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 class Rule(NamedTuple):
-    """The quadrature, and what the gradient is multiplied by."""
+    """The quadrature, and the factor of the gradient."""
 
     knots: Tensor  # t [K]
     phi: Tensor  # [K]

@@ -3,8 +3,8 @@
     value     H = mean over dimensions of mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = N / (2 m) (x_(i+m) - x_(i-m))
     gradient  dH/ds_i goes to the sample at i + m, and minus it to the one at i - m; indices end at the first and the last
 
-Each rank sorts the columns of all samples that are its part. The samples are gathered (N D numbers), and the gradients of the
-columns are summed over the ranks (2 N D numbers), where an all-to-all would send fewer.
+Each rank sorts its share of the columns, over all samples. The samples are gathered (N D numbers), and the gradients of the
+columns are summed over the ranks (2 N D numbers). An all-to-all would send fewer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one op: `weights[0] * invariance - weights[1] * entropy`, its terms and its gradient, formed in the forward pass.
 
 The backward pass multiplies the gradient by the upstream gradient and rounds it to the dtype of the views. Eager mode calls an
-autograd function and compilers see an op of torch.library, because such an op costs a call 100 us more; both share `evaluate`
-and `_gradients`.
+autograd function. Compilers see an op of torch.library, which would add 100 us to each eager call. Both share `evaluate` and
+`_gradients`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision
 
-#: in the place of a process group's name: the loss of this process's samples
+#: instead of the name of a process group: take the loss of the samples of this process
 NO_GROUP = "-"
-#: forms made of distances to neighbours, which rounded samples would change
+#: the entropies of distances to neighbours, which rounded samples would change
 OF_NEIGHBOURS = ("koleo", "spacings")
 
 
@@ -42,17 +42,17 @@ def loss(
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
     The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
-    `-weights[0] * entropy`, whose invariance is told as 0. `form` names a module of this folder, or is empty where no entropy
-    is asked for. Both terms are those of normalized views. `reduction` is what the training loop does with the gradients of
-    the ranks, "mean" or "sum". `draw` is the number of the draw of a form that draws random numbers, its last constant.
+    `-weights[0] * entropy`, with 0 for the invariance. `form` names a module of this folder; "" leaves the entropy out. Both
+    terms are those of normalized views. `reduction` is what the training loop does with the gradients of the ranks, "mean" or
+    "sum". `draw` is the number of this draw, for an entropy that draws random numbers; it becomes its last constant.
     """
-    gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
+    needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = form, list(constants), list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
-        value, terms, _ = _op(list(views), *arguments, gradient, None if draw is None else torch.as_tensor(draw))
+        value, terms, _ = _op(list(views), *arguments, needs_gradient, None if draw is None else torch.as_tensor(draw))
         return value, terms.detach()
-    if not gradient:
+    if not needs_gradient:
         value, terms, _ = evaluate(views, *arguments, False, draw)
         return value, terms
     value, terms, _ = _Evaluate.apply(*arguments, draw, *views)
@@ -71,7 +71,7 @@ def evaluate(
     gradient: bool,
     draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k] and gradient [V groups, n, dim], empty unless wanted, in `dispatch.gradient_dtype`."""
+    """Loss [], terms [2 + k] and, if `gradient`, the gradient [V groups, n, dim] in `dispatch.gradient_dtype`, else empty."""
     if draw is not None:
         constants = [*constants, float(draw)]
     # kernels are launched on the current device, which need not be that of the views
@@ -82,21 +82,21 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if form == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        # the derivative of standardised columns needs the gradients of all ranks, also of one that wants none itself
+        # standardised columns sum the gradients of all ranks, so a rank that needs no gradient forms its own too
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            # of unit vectors the gradient is what is left without its radial part: rounding grows with the root of the batch
+            # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and form not in OF_NEIGHBOURS)
-        loss, terms, slope = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
+        loss, terms, formed = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
-            slope = derivative(slope).to(dispatch.gradient_dtype(views[0]))
+            formed = derivative(formed).to(dispatch.gradient_dtype(views[0]))
         if not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
             # DDP and FSDP divide the sum of the ranks' gradients by their number
-            slope.mul_(ranks.world)
-        return loss, terms, slope
+            formed.mul_(ranks.world)
+        return loss, terms, formed
 
 
 def _evaluate(

@@ -24,12 +24,12 @@ from it_losses.precision import accumulation_dtype
 PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
-#: up to so many numbers a view, sums come in the order of the authors' code and agree with it to the last bit
+#: numbers in a view up to which sums have the order of the authors' code and agree with it to the last bit
 TINY = 2048
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N side is cheaper: over ranks by what is sent (2 N dim or dim^2), in one process by the products."""
+    """Whether the N x N side is cheaper: over ranks it sends 2 N dim numbers or dim^2, in one process the products count."""
     return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
 
 
@@ -51,7 +51,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
-    # added apart from the product: on the diagonal of its matrix this large term would round away the small ones
+    # not on the diagonal of the matrix in the product, where this large term would round away the small ones
     if plan.by_gram:
         factors = {"left": matrix, "slope": squares.mul_(-of_penalty).addcdiv_(acting, std, value=-of_hinge)}
     else:

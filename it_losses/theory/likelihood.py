@@ -80,6 +80,6 @@ def view_covariance(views: Tensor) -> Tensor:
     It estimates S(x) without derivatives, for any augmentation. Its rank is at most views - 1.
     """
     if views.ndim != 3 or views.shape[1] < 2:
-        raise ValueError(f"needs shape (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")
+        raise ValueError(f"views must be (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")
     centred = views - views.mean(dim=1, keepdim=True)
     return centred.mT @ centred / (views.shape[1] - 1)

@@ -1,18 +1,18 @@
-"""What the mathematics is made of, once for a CPU (`cpu`) and once for a GPU (`cuda`), with the same functions.
+"""The basic operations of the closed forms, once for a CPU (`cpu`) and once for a GPU (`cuda`), with the same functions.
 
 S = views x groups, n = own samples, N = samples of all ranks, Zc = centred samples, or samples as they are without `centre`.
 
     gram             own rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
     covariance       Zc^T Zc of all ranks [S, dim, dim], squared norms of the columns of Zc [S, 1, dim], and own Zc
     gradient         own squared distance of the views [], difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)
-    distance         the squared distance alone, and difference_weight (Z - Z') where it has a place
-    centred          Zc of views as a whole [S, N, dim]
+    distance         the squared distance alone, and difference_weight (Z - Z') if memory for it is given
+    centred          all rows of Zc in one tensor [S, N, dim]
     squared_norm     the sum of all squares []
-    factorize_       lower factor of I + G, what stands for the identity in it, and the largest diagonal element of G
+    factorize_       lower factor of (1 + jitter) I + G, 1 + jitter, and the largest diagonal element of G
     inverse, solve    of a factor
     unit_directions  random directions [count, dim], those of `it_losses.slices`
 
-And of pairs, in `cpu_pairs` and `cuda_pairs`:
+And for pairs, in `cpu_pairs` and `cuda_pairs`:
 
     pair_sums        itself + sum_j exp(-rate |x_i - x_j|^2) for own i and j of other images [K, groups, n], and the pairs
     own_rows         x_i x_j of own i and all j [groups, n, N]
@@ -28,5 +28,5 @@ from types import ModuleType
 
 @functools.cache
 def products_named(name: str) -> ModuleType:
-    """A module of products, imported when it is used: Triton takes a moment that a CPU need not spend."""
+    """A module of products, imported at its first use, because the import of Triton is slow and a CPU does not need it."""
     return importlib.import_module(f"it_losses.kernels.products.{name}")

@@ -28,13 +28,13 @@ TINY_PRODUCT = 400
 
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
-#: what is added to a side that is a multiple of 64: at such strides LAPACK takes four times as long
+#: rows added to a matrix whose side is a multiple of 64, because LAPACK takes four times as long at such strides
 PADDING = 8
 EVERYTHING = slice(None)
 
 
 class Centred(NamedTuple):
-    """Samples V x [groups, N or n, dim], and either all of them centred or where each block is to be centred."""
+    """Samples V x [groups, N or n, dim], and either all of them centred, or the means with which each block is centred."""
 
     views: list[Tensor]
     kept: Tensor | None = None  # [S, N or n, dim]
@@ -82,7 +82,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
-        # what rounding leaves of the mean is subtracted later: it would move all samples alike in the gradient
+        # the rounding error of the mean is subtracted later: it would move all samples alike in the gradient
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
@@ -90,7 +90,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
-        # one collective for all
+        # one all-reduce for all three
         total = ranks.summed(torch.cat((out, remainder, norms), dim=1))()
         out, remainder, norms = total[:, :-2], total[:, -2:-1], total[:, -1:]
     return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
@@ -124,7 +124,7 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
+    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is given."""
     if not _has_differences(batch, difference_weight):
         return batch.own[0].new_zeros((), dtype=gradient_dtype(batch.own[0])) if out is None else _sum([], out.zero_())
     if out is not None:
@@ -143,14 +143,14 @@ def empty_gradient(batch: Batch) -> Tensor:
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: see `cholesky`.
+    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []: see `cholesky`.
 
     G is written over. Reading a number costs nothing here, which saves most of the operators.
     """
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # the bound of the jitter; a NaN fails below
+    # no jitter while this bound on it is below the threshold; a NaN fails in the factorization
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])
@@ -179,7 +179,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
-    """Zc of views as a whole, or Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
+    """All rows of Zc in one tensor, or of Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
     zc = accumulated(views[0] if len(views) == 1 else torch.cat(views))
     if not centre:
         return zc
@@ -189,7 +189,7 @@ def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
-    """Whether the distance of the views is asked for; one view has none."""
+    """Whether the caller wants the distance of the views; one view has none."""
     return difference_weight is not None and len(batch.own) > 1
 
 
@@ -273,7 +273,7 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     stacks, rows, columns = out.shape
     smallest = TINY_PRODUCT if stacks == 1 else 0
     if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
-        # not baddbmm_, which torch's FlopCounterMode does not count
+        # torch's FlopCounterMode does not count baddbmm_
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term

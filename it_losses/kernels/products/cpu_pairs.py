@@ -19,14 +19,14 @@ from it_losses.kernels.products.cpu import add_product_, centred, distance, empt
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
-#: pairs of all views up to which they are computed in one call
+#: number of pairs up to which those of all views are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 20
 #: most rows and numbers of a strip, and rows below which a product runs at a fraction of its speed
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 
 
 class Pairs(NamedTuple):
-    """Samples, own rows, rates, and what is known of their pairs."""
+    """Samples, own rows, rates, and the values of their pairs that are kept."""
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
@@ -128,7 +128,7 @@ def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None
     add_product_(lower, _rows(x, slice(middle, rows.stop)), _rows(x, cols).mT, beta=-1, alpha=2)
     if half:
         out[:, :half, middle:] = lower[:, :, rows.start : middle].mT
-    # a distance is at least zero, whatever rounding says
+    # rounding may make a distance negative
     out.clamp_max_(0)
     return out if len(factors) > 1 else _of_other_images_(out.mul_(factors[0]).exp_(), pairs, rows)
 

@@ -71,12 +71,12 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is there."""
+    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is given."""
     return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
 
 def centred(views: list[Tensor]) -> Tensor:
-    """Zc of views as a whole: V x [groups, N, dim] -> [S, N, dim]."""
+    """All rows of Zc in one tensor: V x [groups, N, dim] -> [S, N, dim]."""
     return _centred(views).zc
 
 
@@ -93,7 +93,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, the identity [S], and the largest diagonal element of G []: see `cholesky`."""
+    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []."""
     return cholesky.factorize_(gram, _one_by_one(torch.linalg.cholesky_ex))
 
 

@@ -4,8 +4,8 @@
     pair_weights      W_ij = sum_k e_kij (weight_ki + weight_kj) in the dtype of x, and its row sums
 
 Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
-Norms come from x as it was rounded, and row sums from W as it was rounded: differences of near points would otherwise be those
-of other points. Every size goes, by masks; offsets of rows are int64 before they meet a stride.
+Norms are those of the rounded x, and row sums those of the rounded W, because differences of near points would otherwise be
+those of other points. Masks allow every size. Offsets of rows are int64 before they meet a stride.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -24,7 +24,7 @@ from it_losses.kernels.products.cuda_passes import OPTIONS
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
-#: pairs of all views up to which they are computed in one call
+#: number of pairs up to which those of all views are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
@@ -125,7 +125,7 @@ def similarity_sums(
         here = products + (group * height + row)[:, None] * samples + col[None, :]
         norm_j = tl.load(norms + group * samples + col, mask=col < samples, other=0.0)
         distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(here, mask=mask, other=0.0)
-        # at least zero, whatever rounding says; written so that NaN stays
+        # rounding may make a distance negative; written so that NaN stays
         distance = tl.where(distance < 0, 0.0, distance)
         counts = mask & (image[:, None] != (col // image_rows)[None, :])
         total += tl.where(counts, tl.exp(-rate * distance), 0.0)

@@ -1,8 +1,8 @@
 """Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
 
-Launches of an evaluation of two views [n, dim]: `column_moments` and `centre` once a view, `differences` once. Every size goes,
-by masks; offsets of rows are int64 before they meet a stride; sums are float32. `normal_numbers` draws directions for SIGReg,
-from the hashes of `it_losses.slices`.
+Launches of an evaluation of two views [n, dim]: `column_moments` and `centre` once a view, `differences` once. Masks
+allow every size. Offsets of rows are int64 before they meet a stride, and sums are float32. `normal_numbers` draws
+directions for SIGReg from the hashes of `it_losses.slices`.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 class Moments(NamedTuple):
-    """Of each chunk of rows and each column: a sample, the mean less that sample, and the squares about the mean."""
+    """For each chunk of rows and each column: a sample, the mean less that sample, and the squares about the mean."""
 
     shifts: Tensor  # [groups, chunks, dim] each
     means: Tensor
