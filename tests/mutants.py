@@ -24,8 +24,10 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "it_losses"
+#: the entropies of the random cases
+FUZZED = ("vicreg", "variance_covariance", "log_det", "pairwise", "quadratic", "renyi", "sigreg", "koleo", "spacings")
 #: seconds after which a mutant that hangs counts as killed
-PATIENCE = 600
+PATIENCE = 1800
 
 FORMS = [
     "test_kernels_dispatch.py",
@@ -34,24 +36,39 @@ FORMS = [
     "test_kernels_precision.py",
     "test_saturation.py",
 ]
-#: file -> the tests that are to notice its mutants, the quick ones first
+#: file -> the tests that are to notice its mutants, the quick ones first; test_fuzz.py follows
 CHECKED_BY = {
     "entropy/base.py": ["test_contract.py", "test_kernels_dispatch.py", "test_criteria.py"],
     "entropy/log_det.py": ["test_closed_forms.py", *FORMS, "test_criteria.py"],
-    "entropy/pairwise.py": ["test_closed_forms.py", *FORMS, "test_criteria.py", "test_fuzz.py"],
+    "entropy/pairwise.py": ["test_closed_forms.py", *FORMS, "test_criteria.py", "test_pairs.py"],
+    "entropy/pairs.py": ["test_pairs.py", "test_closed_forms.py", *FORMS],
     "entropy/variance_covariance.py": ["test_closed_forms.py", *FORMS, "test_criteria.py"],
-    "entropy/saturation.py": ["test_saturation.py"],
+    "entropy/quadratic.py": ["test_pairs.py", "test_identities.py", *FORMS],
+    "entropy/renyi.py": ["test_renyi.py", *FORMS],
+    "entropy/sigreg.py": ["test_sigreg.py", *FORMS],
+    "entropy/koleo.py": ["test_koleo.py", *FORMS],
+    "entropy/spacings.py": ["test_spacings.py", *FORMS],
+    "entropy/saturation.py": ["test_saturation.py", "test_sigreg.py"],
     "bound.py": ["test_criteria.py", "test_likelihood.py", "test_constants.py", "test_contract.py", "test_distributed.py"],
     "likelihood.py": ["test_likelihood.py", "test_criteria.py"],
     "normalize.py": ["test_likelihood.py", "test_contract.py"],
     "vicreg_conventions.py": ["test_criteria.py"],
+    "sigreg_conventions.py": ["test_sigreg.py"],
+    "slices.py": ["test_sigreg.py"],
     "kernels/vicreg.py": ["test_criteria.py", *FORMS, "test_distributed.py"],
     "kernels/log_det.py": [*FORMS, "test_distributed.py"],
-    "kernels/pairwise.py": [*FORMS, "test_fuzz.py", "test_distributed.py"],
+    "kernels/pairwise.py": [*FORMS, "test_pairs.py", "test_distributed.py"],
+    "kernels/quadratic.py": ["test_pairs.py", *FORMS, "test_distributed.py"],
+    "kernels/renyi.py": ["test_renyi.py", *FORMS, "test_distributed.py"],
+    "kernels/sigreg.py": ["test_sigreg.py", *FORMS, "test_distributed.py"],
+    "kernels/koleo.py": ["test_koleo.py", *FORMS, "test_distributed.py"],
+    "kernels/spacings.py": ["test_spacings.py", *FORMS, "test_distributed.py"],
     "kernels/normalize.py": ["test_likelihood.py", "test_contract.py", "test_distributed.py"],
+    "kernels/batch.py": [*FORMS, "test_distributed.py"],
+    "kernels/dispatch.py": [*FORMS, "test_distributed.py"],
     "kernels/torch_ops.py": ["test_likelihood.py", *FORMS, "test_kernels_torch_ops.py", "test_distributed.py"],
     "kernels/products/cpu.py": [*FORMS, "test_distributed.py"],
-    "kernels/products/cpu_pairs.py": [*FORMS, "test_distributed.py"],
+    "kernels/products/cpu_pairs.py": [*FORMS, "test_pairs.py", "test_koleo.py", "test_distributed.py"],
     "kernels/products/cholesky.py": FORMS,
     "kernels/self_test.py": ["test_self_test.py"],
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
@@ -169,19 +186,9 @@ def run_tests(folder: str, tests: list[str]) -> int:
     signal.alarm(PATIENCE)
     sys.path.insert(0, folder)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            "-m",
-            "not slow",
-            "-c",
-            str(TESTS.parent / "pyproject.toml"),
-        ]
-        return int(pytest.main([*options, *(str(TESTS / test) for test in tests)]))
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
+        failed = pytest.main([*options, "-m", "not slow", *(str(TESTS / test) for test in tests)])
+        return int(failed or pytest.main([*options, str(TESTS / "test_fuzz.py")]))
 
 
 def main() -> None:
@@ -193,7 +200,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "FUZZ_CASES": "200", "FUZZ_SEED": "0"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "FUZZ_CASES": "900", "FUZZ_SEED": "0", "FUZZ_NAMES": " ".join(FUZZED)}
     import hypothesis  # noqa: F401
     import torch
 
