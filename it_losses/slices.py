@@ -38,7 +38,8 @@ def key_of(seed: int, draw: int | Tensor) -> Any:
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
     radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
-    angle = (bits & 0xFFFF).to(dtype).mul_(2 * math.pi * 2.0**-16)
+    # half a step beside the axes, where the one number of a direction in one dimension would be zero
+    angle = (bits & 0xFFFF).to(dtype).add_(0.5).mul_(2 * math.pi * 2.0**-16)
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 
 

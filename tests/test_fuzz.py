@@ -63,13 +63,14 @@ def objectives(name: str) -> list[tuple[str, Objective]]:
         return [(f"VICReg, {name}", VICReg(convention=name)) for name in CONVENTIONS]
     found = []
     for options in [{}, *OPTIONS.get(name, [])]:
-        estimator = ESTIMATORS[name](**options)
+        # evaluation mode: implementation and definition take the same random slices
+        estimator = ESTIMATORS[name](**options).eval()
         weights = {"invariance_weight": 25.0, "entropy_weight": 1.0}
         found += [
             (f"{estimator} alone", lambda *views, alone=estimator: torch.stack([alone(z) for z in accepted(*views)]).mean()),
-            (f"regularizer, {estimator}", EntropyRegularizer(estimator)),
-            (f"criterion, {estimator}", VICRegEntropy(estimator, **weights)),
-            (f"cosine, {estimator}", VICRegEntropy(estimator, invariance="von_mises_fisher", **weights)),
+            (f"regularizer, {estimator}", EntropyRegularizer(estimator).eval()),
+            (f"criterion, {estimator}", VICRegEntropy(estimator, **weights).eval()),
+            (f"cosine, {estimator}", VICRegEntropy(estimator, invariance="von_mises_fisher", **weights).eval()),
         ]
     return found
 

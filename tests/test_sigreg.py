@@ -205,6 +205,12 @@ def test_slices_are_unit_vectors_without_a_preferred_direction():
     assert a.pow(4).mean() == pytest.approx(3 / 99, rel=0.01)
 
 
+def test_a_direction_in_one_dimension_is_one_or_minus_one():
+    # cos(pi / 2) is 6e-17 in float64, which a norm of at least 1e-12 left far below 1
+    a = unit_directions(1 << 17, 1, seed=0, draw=0, like=torch.zeros((), dtype=F64))
+    assert torch.equal(a.abs(), torch.ones_like(a))
+
+
 @pytest.mark.parametrize("draw", range(4))
 def test_slices_are_no_symmetric_matrix(draw):
     a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))

@@ -208,7 +208,7 @@ def normal_numbers(out, key, count, dim, half, FIRST_COLUMN: tl.constexpr, TILE_
     of_row = hashed(row.to(tl.uint32) ^ key.to(tl.uint32))
     bits = hashed(of_row[:, None] ^ hashed((FIRST_COLUMN + col).to(tl.uint32))[None, :])
     radius = tl.sqrt(-2 * tl.log(((bits >> 16).to(tl.float32) + 0.5) / 65536))
-    angle = (bits & 0xFFFF).to(tl.float32) * (6.283185307179586 / 65536)
+    angle = ((bits & 0xFFFF).to(tl.float32) + 0.5) * (6.283185307179586 / 65536)
     place = out + row.to(tl.int64)[:, None] * dim + col[None, :]
     mask = (row < count)[:, None] & (col < half)[None, :]
     tl.store(place, radius * tl.cos(angle), mask=mask)
