@@ -25,7 +25,7 @@ REPOSITORY ?=
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
-SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested
+SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested --seconds 0.5
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -83,8 +83,8 @@ test-gpu: $(GPU_READY)  ## tests and speed on a GPU, 10 minutes; PYTHON=python3 
 
 test-gpu-full: $(GPU_READY)  ## the same with the speed at every size: an hour
 	$(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py
-	$(SPEED) --full --out $(OUT)/float32
-	$(SPEED) --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
+	$(SPEED) --seconds 2 --full --out $(OUT)/float32
+	$(SPEED) --seconds 2 --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
 
 table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
 	$(BIN)/python -m benchmarks.table1 $(TABLE)
