@@ -1,4 +1,4 @@
-"""What "SIGReg" means in five published sources and here, as options of one statistic.
+"""What "SIGReg" means in five published sources, as options of one statistic.
 
 Every source compares the projections x = a^T z on random unit directions a with N(0, 1), by
 
@@ -30,7 +30,7 @@ class SIGRegConvention(NamedTuple):
     pooled: bool
     #: weights of the mean squared distance of two views and of the statistic
     weights: tuple[float, float]
-    #: random directions for each dimension of the embeddings, where they are more than `slices`
+    #: those for each dimension, if more
     slices_per_dim: int = 0
 
 
@@ -48,7 +48,7 @@ CONVENTIONS = {
     "lightly": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "stable-pretraining": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=True, weights=(1 / 4, 0.02)),
     "eb_jepa": _EB_JEPA,
-    # the gradient of a step lies in the span of the directions, which should be the whole space
+    # gradients lie in the span of directions
     "it_losses": _EB_JEPA._replace(slices_per_dim=2),
 }
 

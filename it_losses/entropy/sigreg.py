@@ -47,14 +47,12 @@ class SIGReg(EntropyEstimator):
 
     Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
     so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
-    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`. torch's own
-    random numbers are left as they were.
+    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`.
 
     Args:
-        convention: whose SIGReg this is. "it_losses" is "eb_jepa" with two slices for each dimension where these are more than
-            256: the loss has the same mean and less noise. Neither has a factor, so that one weight suits every batch. "paper",
-            "lejepa" and "lightly" multiply T by the batch, "stable-pretraining" too, and pools the views. Each gives the value
-            of that source, and its weights by default.
+        convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch; "it_losses" is the same
+            with at least two slices for each dimension. "paper", "lejepa" and "lightly" multiply T by the batch,
+            "stable-pretraining" too, and pools the views. Each gives the value of that source, and its weights by default.
         slices: number of slices; None for that of the convention. A tensor [dim, slices] names their directions, which then
             stay; the reference implementation runs.
         seed: a run with the same seed draws the same slices.
@@ -99,7 +97,7 @@ class SIGReg(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The weights of the source, for two views: 1 and 10 for "it_losses" and "eb_jepa", without a factor.
+        """The weights of the source, for two views: 1 and 10 without a factor.
 
         Take embeddings of variance v in every direction, in which the views differ by `2 r v` in the mean square (r = 1 for
         independent views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
@@ -120,19 +118,15 @@ class SIGReg(EntropyEstimator):
     def _directions(self, z: Tensor) -> Tensor:
         """The directions of the next draw, or those that were named: -> [dim, slices]."""
         if self.directions is None:
-            count = max(self._count(), self._count_per_dim() * z.shape[-1])
-            return unit_directions(count, z.shape[-1], seed=self.seed, draw=self._number(), like=z).mT
+            (least, per_dim), dim = self._counts(), z.shape[-1]
+            return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
         if len(self.directions) != z.shape[-1]:
             raise ValueError(f"slices are for {len(self.directions)} dimensions, got embeddings of {z.shape[-1]}.")
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
-    def _count(self) -> int:
-        """How many slices there are at least."""
-        return self.numbers.slices if self.slices is None else self.slices
-
-    def _count_per_dim(self) -> int:
-        """How many slices there are at least for each dimension."""
-        return self.numbers.slices_per_dim if self.slices is None else 0
+    def _counts(self) -> tuple[int, int]:
+        """How many slices there are at least, and for each dimension."""
+        return (self.numbers.slices, self.numbers.slices_per_dim) if self.slices is None else (self.slices, 0)
 
     def _number(self) -> int | Tensor:
         # compiled code reads the number at every call, and FakeTensors and transforms of older torch cannot read it here
@@ -155,15 +149,11 @@ class SIGReg(EntropyEstimator):
         return entropy
 
     def constants(self) -> list[Weight]:
-        """Slices, at least and for each dimension, points and range of the rule, factor N, pooled, seed.
-
-        Or the named directions, which need the reference.
-        """
+        """Those of the fused form but the draw; or the named directions."""
         if self.directions is not None:
             return [self.directions]
         points, largest, _, times_batch, pooled, *_ = self.numbers
-        slices = self._count(), self._count_per_dim()
-        return [float(number) for number in (*slices, points, largest, times_batch, pooled, self.seed)]
+        return [float(number) for number in (*self._counts(), points, largest, times_batch, pooled, self.seed)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if float32 has no digits left. `parts[0]` is the largest projection."""

@@ -3,8 +3,8 @@
     value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
     gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
-With a scale anchor H is less beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t), C = Zc^T Zc / N, where k is the largest
-rank that C can have and t = D / k. Its trace is that of either matrix, and its gradient is Zc / N times a number.
+With a scale anchor H is less beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t), C = Zc^T Zc / N, k = min(N - 1, D),
+t = D / k. Its trace is that of either matrix, and its gradient is Zc / N times a number.
 
 On the N x N side the vector of ones is an exact null vector of Zc Zc^T. Rounding moves its eigenvalue, the smallest of A, and
 A^-1 would amplify that: A is enlarged along the ones before the factorization, and A^-1 is centred after it.
@@ -44,7 +44,8 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         matrix, _, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
     rank = min(batch.samples - 1, batch.dim)
-    anchored = _anchor(matrix, beta, batch.dim, rank) if anchor else None
+    most = beta * batch.dim / rank
+    anchored = _anchor(matrix, most, rank) if anchor else None
     if plan.by_gram:
         added = _enlarge_along_ones_(matrix)
     factor, identity, largest = products.factorize_(matrix)
@@ -58,7 +59,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
-    pull = scale / (1 + beta * batch.dim / rank) if anchor else 0.0
+    pull = scale / (1 + most) if anchor else 0.0
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
         slope = rows.new_full((batch.stacks, 1, batch.dim), -pull) if anchor else None
@@ -70,9 +71,9 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     return Evaluation(entropy, (largest,), distance, gradient)
 
 
-def _anchor(matrix: Tensor, beta: float, dim: int, rank: int) -> Tensor:
+def _anchor(matrix: Tensor, most: float, rank: int) -> Tensor:
     """What the anchor subtracts from the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
-    trace, most = matrix.diagonal(dim1=1, dim2=2).sum(), beta * dim / rank
+    trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * rank / 2 * (math.log1p(most) - most / (1 + most))
     return trace.div_(2 * (1 + most)).add_(constant)
 
