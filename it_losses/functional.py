@@ -94,7 +94,7 @@ def spacings_entropy(
     return entropy
 
 
-def sigreg_entropy(z: Tensor, *, convention: str = "eb_jepa", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
+def sigreg_entropy(z: Tensor, *, convention: str = "it_losses", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
     """Minus the distance of the embeddings from N(0, I) on random slices: [batch, ..., dim] -> []. See SIGReg.
 
     The same seed draws the same slices at every call.

@@ -30,6 +30,8 @@ class SIGRegConvention(NamedTuple):
     pooled: bool
     #: weights of the mean squared distance of two views and of the statistic
     weights: tuple[float, float]
+    #: those for each dimension, if more
+    slices_per_dim: int = 0
 
 
 def _le_jepa(trade_off: float) -> tuple[float, float]:
@@ -37,13 +39,17 @@ def _le_jepa(trade_off: float) -> tuple[float, float]:
     return (1 - trade_off) / 4, trade_off
 
 
+_EB_JEPA = SIGRegConvention(10, 3.0, 256, times_batch=False, pooled=False, weights=(1.0, 10.0))
+
 #: name -> convention; 17 points on [0, 3], doubled by symmetry, are 33 points on [-3, 3]
 CONVENTIONS = {
     "paper": SIGRegConvention(17, 5.0, 256, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "lejepa": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.02)),
     "lightly": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "stable-pretraining": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=True, weights=(1 / 4, 0.02)),
-    "eb_jepa": SIGRegConvention(10, 3.0, 256, times_batch=False, pooled=False, weights=(1.0, 10.0)),
+    "eb_jepa": _EB_JEPA,
+    # the gradient of a step lies in the span of its slices
+    "it_losses": _EB_JEPA._replace(slices_per_dim=2),
 }
 
 

@@ -50,11 +50,12 @@ def log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
-    """`-KL(N(0, C + I / beta) || N(0, (1 + 1 / beta) I))` with log-det's D x D definition."""
-    dim, variance = z.shape[1], 1 + 1 / beta
-    trace = z.var(dim=0, unbiased=False).sum() + dim / beta
-    log_det_of_sum = 2 * log_det(z, beta=beta) - dim * math.log(beta)
-    return -(trace / variance - dim + dim * math.log(variance) - log_det_of_sum) / 2
+    """`-KL(N(0, C + I / beta) || N(0, (D / k + 1 / beta) I))` in the k directions of C, with log-det's D x D definition."""
+    rank = min(len(z) - 1, z.shape[1])
+    variance = z.shape[1] / rank + 1 / beta
+    trace = z.var(dim=0, unbiased=False).sum() + rank / beta
+    log_det_of_sum = 2 * log_det(z, beta=beta) - rank * math.log(beta)
+    return -(trace / variance - rank + rank * math.log(variance) - log_det_of_sum) / 2
 
 
 def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:

@@ -211,7 +211,7 @@ OBJECTIVES = {
     "pairwise, pooled without positives": (pairwise, (2.0, 0.2, 2.0**28, 1.0, 2.0, 4.0, 9.0)),
     "quadratic": (quadratic, (0.2, 0.0, 0.0, 1.0, 4.0)),
     "quadratic without self": (quadratic, (0.2, 2.0**28, 1.0, 0.0)),
-    "sigreg": (sigreg, (30.0, 10.0, 3.0, 0.0, 0.0, 0.0, 5.0)),
+    "sigreg": (sigreg, (30.0, 0.0, 10.0, 3.0, 0.0, 0.0, 0.0, 5.0)),
 }
 
 

@@ -36,12 +36,13 @@ def test_log_det_of_an_exact_covariance(beta, rows):
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40)], ids=str)
 def test_anchored_log_det_is_minus_a_divergence_from_the_round_gaussian(shape, beta, backend, monkeypatch):
     monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
-    z, identity = torch.randn(shape, dtype=F64) * 1.5 + 1, torch.eye(shape[1], dtype=F64)
-    z.requires_grad_()
-    centre = torch.zeros(shape[1], dtype=F64)
-    covariance = (z - z.mean(dim=0)).T @ (z - z.mean(dim=0)) / len(z)
-    smoothed = MultivariateNormal(centre, covariance + identity / beta)
-    expected = -kl_divergence(smoothed, MultivariateNormal(centre, (1 + 1 / beta) * identity))
+    z = (torch.randn(shape, dtype=F64) * 1.5 + 1).requires_grad_()
+    # the directions that the samples span, and the variance of each where the mean over all dimensions is 1
+    spanned = torch.linalg.svd((z - z.mean(dim=0)).detach(), full_matrices=False).Vh[: min(len(z) - 1, shape[1])].T
+    target, identity = shape[1] / spanned.shape[1], torch.eye(spanned.shape[1], dtype=F64)
+    centre, within = torch.zeros(spanned.shape[1], dtype=F64), (z - z.mean(dim=0)) @ spanned
+    smoothed = MultivariateNormal(centre, within.T @ within / len(z) + identity / beta)
+    expected = -kl_divergence(smoothed, MultivariateNormal(centre, (target + 1 / beta) * identity))
     for value, factor in ((LogDet(beta, per_dimension=False, anchor=True)(z), 1), (LogDet(beta, anchor=True)(z), shape[1])):
         torch.testing.assert_close(factor * value, expected, rtol=1e-11, atol=1e-11)
         slopes = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in (factor * value, expected)]
@@ -56,6 +57,21 @@ def test_anchored_log_det_is_zero_and_stationary_at_the_identity_covariance(beta
     (slope,) = torch.autograd.grad(value, z)
     assert value.abs() < 1e-14 and slope.abs().max() < 1e-14
     assert LogDet(beta, anchor=True).scaling == "target" and LogDet(beta).scaling == "grows"
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize("beta", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("shape", [(6, 40), (12, 12), (40, 6)], ids=str)
+def test_anchored_log_det_is_largest_at_a_mean_variance_of_one_for_every_batch(shape, beta, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+    centred = torch.randn(shape, dtype=F64)
+    left, _, right = torch.linalg.svd(centred - centred.mean(dim=0), full_matrices=False)
+    rank = min(shape[0] - 1, shape[1])
+    z = ((shape[0] * shape[1] / rank) ** 0.5 * left[:, :rank] @ right[:rank]).requires_grad_()
+    assert abs(z.detach().var(dim=0, unbiased=False).mean() - 1) < 1e-12
+    value = LogDet(beta, anchor=True)(z)
+    (slope,) = torch.autograd.grad(value, z)
+    assert value.abs() < 1e-12 and slope.abs().max() < 1e-12
 
 
 def test_both_sides_of_log_det_agree():

@@ -177,11 +177,15 @@ def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(b
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 30.0])
 @pytest.mark.parametrize("difference", [0.05, 0.5, 1.0])
-def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta, difference):
+@pytest.mark.parametrize("dim", [6, 100])
+def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta, difference, dim):
     shared = torch.linalg.qr(torch.randn(40, 12, dtype=F64)).Q
     shared, noise = (torch.linalg.qr(shared - shared.mean(dim=0)).Q * 40**0.5).chunk(2, dim=1)
+    # dimensions beyond 6 are constant
+    shared, noise = (torch.nn.functional.pad(part, (0, dim - 6)) for part in (shared, noise))
     shared, noise = (1 - difference / 2) ** 0.5 * shared, (difference / 2) ** 0.5 * noise
-    variance = 1 / (beta / (1 + beta) + difference * beta / 4) - 1 / beta
+    target = dim / min(39, dim)
+    variance = 1 / (beta / (1 + beta * target) + difference * beta / 4) - 1 / beta
     scale = torch.tensor(variance**0.5, dtype=F64, requires_grad=True)
     VICRegEntropy("log_det", beta=beta, anchor=True)(scale * (shared + noise), scale * (shared - noise)).backward()
     assert scale.grad.abs() < 1e-9

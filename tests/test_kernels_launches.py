@@ -27,7 +27,7 @@ OBJECTIVES = {
     "log_det": (log_det, (10.0, 1.0, 1.0)),
     "koleo": (koleo, (1e-8,)),
     "spacings": (spacings, (0.25, 0.0, 1e-8)),
-    "sigreg": (sigreg, (16.0, 10.0, 3.0, 0.0, 0.0, 0.0, 5.0)),
+    "sigreg": (sigreg, (16.0, 0.0, 10.0, 3.0, 0.0, 0.0, 0.0, 5.0)),
     "renyi": (renyi, (2.0, 0.0)),
     "renyi, centred": (renyi, (2.0, 1.0)),
     "pairwise": (pairwise, (2.0, 0.2, 2.0**28, 0.0, 0.0)),

@@ -71,9 +71,9 @@ def slope(variance, convention):
 
 @every_convention
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
-    *_, times_batch, _, (invariance, entropy) = CONVENTIONS[convention]
+    invariance, entropy = CONVENTIONS[convention].weights
     # views that are independent, and a batch of 64 where the statistic is multiplied by it
-    pull, push = 2 * invariance, entropy * (64 if times_batch else 1)
+    pull, push = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
     assert pull + push * slope(0.0, convention) < 0 < pull + push * slope(0.999, convention)
 
 
@@ -160,6 +160,8 @@ SOURCES = {
     "lightly": lambda views, a: lightly(views, a, half_rule_tables()),
     "stable-pretraining": stable_pretraining,
     "eb_jepa": eb_jepa,
+    # the same loss with other slices
+    "it_losses": eb_jepa,
 }
 
 
@@ -175,6 +177,16 @@ def test_a_convention_with_its_default_weights_is_the_loss_of_that_source(conven
     named = VICRegEntropy("sigreg", convention=convention, slices=3 * a)
     monkeypatch.setenv("IT_LOSSES_BACKEND", "auto")
     assert_near(evaluated(named, views), ours, 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize(("options", "count"), [({}, 600), ({"convention": "eb_jepa"}, 256), ({"slices": 20}, 20)], ids=str)
+def test_the_default_has_two_slices_for_each_dimension_unless_their_number_is_named(options, count, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+    views = two_views(12, 300)
+    a = unit_directions(count, 300, seed=0, draw=0, like=views[0]).mT
+    ours = evaluated(VICRegEntropy("sigreg", **options), views)
+    assert_near(ours, evaluated(lambda *views: eb_jepa(views, a), views), 1e-12)
 
 
 def test_lightly_itself_differs_by_the_rounding_of_its_float32_tables():
@@ -281,7 +293,7 @@ def test_compiled_code_counts_its_calls_in_one_graph(backend, monkeypatch):
 
 def test_the_op_that_compilers_see_takes_the_draw():
     views = [z.detach() for z in two_views(12, 5)]
-    constants = [8.0, 10.0, 3.0, 0.0, 0.0, 0.0]
+    constants = [8.0, 2.0, 10.0, 3.0, 0.0, 0.0, 0.0]
     arguments = (views, "sigreg", constants, [1.0, 3.0], None, "gaussian", "-", "mean", False, torch.tensor(4))
     torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments)
     loss = torch.ops.it_losses.evaluate(*arguments)[0]

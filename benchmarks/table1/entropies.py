@@ -47,6 +47,7 @@ ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byo
     "renyi_2": _entropy("MatrixRenyi, order 2 of columns (FroSSL)", "renyi"),
     "renyi_1": _entropy("MatrixRenyi, order 1 of rows (I-VNE)", "renyi", order=1.0, normalize="rows"),
     "sigreg": _entropy("SIGReg", "sigreg"),
+    "sigreg_256": _entropy("SIGReg, 256 slices (eb_jepa)", "sigreg", convention="eb_jepa"),
     "koleo": _entropy("KoLeo", "koleo"),
     "spacings": _entropy("Spacings", "spacings"),
 }

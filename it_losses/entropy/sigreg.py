@@ -47,13 +47,12 @@ class SIGReg(EntropyEstimator):
 
     Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
     so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
-    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`. torch's own
-    random numbers are left as they were.
+    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`.
 
     Args:
-        convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch. "paper", "lejepa" and
-            "lightly" multiply T by the batch. "stable-pretraining" does too, and pools the views. Each gives the value of that
-            source, and its weights by default.
+        convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch; "it_losses" is the same
+            with at least two slices for each dimension. "paper", "lejepa" and "lightly" multiply T by the batch,
+            "stable-pretraining" too, and pools the views. Each gives the value of that source, and its weights by default.
         slices: number of slices; None for that of the convention. A tensor [dim, slices] names their directions, which then
             stay; the reference implementation runs.
         seed: a run with the same seed draws the same slices.
@@ -77,7 +76,7 @@ class SIGReg(EntropyEstimator):
     #: how many calls drew slices so far, []; set it with `draws.fill_(number)` to go on where another run ended
     draws: Tensor
 
-    def __init__(self, convention: str = "eb_jepa", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
+    def __init__(self, convention: str = "it_losses", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
         super().__init__()
         self.convention = convention
         directions = check_matrix("slices", slices).detach() if isinstance(slices, Tensor) and slices.ndim else None
@@ -98,7 +97,7 @@ class SIGReg(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The weights of the source, for two views: 1 and 10 for "eb_jepa", without a factor.
+        """The weights of the source, for two views: 1 and 10 without a factor.
 
         Take embeddings of variance v in every direction, in which the views differ by `2 r v` in the mean square (r = 1 for
         independent views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
@@ -119,14 +118,15 @@ class SIGReg(EntropyEstimator):
     def _directions(self, z: Tensor) -> Tensor:
         """The directions of the next draw, or those that were named: -> [dim, slices]."""
         if self.directions is None:
-            return unit_directions(self._count(), z.shape[-1], seed=self.seed, draw=self._number(), like=z).mT
+            (least, per_dim), dim = self._counts(), z.shape[-1]
+            return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
         if len(self.directions) != z.shape[-1]:
             raise ValueError(f"slices are for {len(self.directions)} dimensions, got embeddings of {z.shape[-1]}.")
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
-    def _count(self) -> int:
-        """How many slices there are."""
-        return self.numbers.slices if self.slices is None else self.slices
+    def _counts(self) -> tuple[int, int]:
+        """How many slices there are at least, and for each dimension."""
+        return (self.numbers.slices, self.numbers.slices_per_dim) if self.slices is None else (self.slices, 0)
 
     def _number(self) -> int | Tensor:
         # compiled code reads the number at every call, and FakeTensors and transforms of older torch cannot read it here
@@ -149,11 +149,11 @@ class SIGReg(EntropyEstimator):
         return entropy
 
     def constants(self) -> list[Weight]:
-        """Slices, points and range of the rule, factor N, pooled, seed; or the named directions, which need the reference."""
+        """Those of the fused implementation but the draw; or the named directions."""
         if self.directions is not None:
             return [self.directions]
-        points, largest, _, times_batch, pooled, _ = self.numbers
-        return [float(number) for number in (self._count(), points, largest, times_batch, pooled, self.seed)]
+        points, largest, _, times_batch, pooled, *_ = self.numbers
+        return [float(number) for number in (*self._counts(), points, largest, times_batch, pooled, self.seed)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if float32 has no digits left. `parts[0]` is the largest projection."""

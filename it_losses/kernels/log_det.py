@@ -3,8 +3,8 @@
     value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
     gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
-With a scale anchor H is less beta / (2 (1 + beta)) (tr C - D) + D/2 log(1 + beta), C = Zc^T Zc / N. Its trace is that of either
-matrix, and its gradient is Zc / N times a number.
+With a scale anchor H is less beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t), C = Zc^T Zc / N, k = min(N - 1, D),
+t = D / k. Its trace is that of either matrix, and its gradient is Zc / N times a number.
 
 The vector of ones is an exact null vector of Zc Zc^T, so its eigenvalue is the smallest of the N x N matrix A. Rounding moves
 it, and A^-1 would amplify that. So A is enlarged along the ones before the factorization, and A^-1 is centred after it.
@@ -43,7 +43,10 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     else:
         matrix, _, centred = products.covariance(batch)
         matrix.mul_(beta / batch.samples)
-    anchored = _anchor(matrix, beta, batch.dim) if anchor else None
+    rank = min(batch.samples - 1, batch.dim)
+    # beta t
+    target = beta * batch.dim / rank
+    anchored = _anchor(matrix, target, rank) if anchor else None
     if plan.by_gram:
         added = _enlarge_along_ones_(matrix)
     factor, identity, largest = products.factorize_(matrix)
@@ -57,7 +60,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
-    anchor_scale = scale / (1 + beta) if anchor else 0.0
+    anchor_scale = scale / (1 + target) if anchor else 0.0
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
         slope = rows.new_full((batch.stacks, 1, batch.dim), -anchor_scale) if anchor else None
@@ -69,11 +72,11 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     return Evaluation(entropy, (largest,), distance, gradient)
 
 
-def _anchor(matrix: Tensor, beta: float, dim: int) -> Tensor:
+def _anchor(matrix: Tensor, target: float, rank: int) -> Tensor:
     """The term of the anchor in the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
-    constant = len(matrix) * dim / 2 * (math.log1p(beta) - beta / (1 + beta))
-    return trace.div_(2 * (1 + beta)).add_(constant)
+    constant = len(matrix) * rank / 2 * (math.log1p(target) - target / (1 + target))
+    return trace.div_(2 * (1 + target)).add_(constant)
 
 
 def _centre_(matrix: Tensor) -> Tensor:

@@ -32,12 +32,13 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: slices, points, range of t, 1 for a factor N, 1 for pooled views, seed, draw."""
-    slices, points, largest, times_batch, pooled, seed, draw = constants
+    """Entropy and gradient; constants: slices, and per dim, points, range of t, 1 for a factor N, 1 if pooled, seed, draw."""
+    least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
+    slices = int(max(least, per_dim * batch.dim))
     gradient = plan.products.empty_gradient(batch) if request.needs_gradient else None
     distance = plan.products.distance(batch, request.difference_weight, out=gradient)
     z = torch.cat(batch.own).to(accumulation_dtype(batch.own[0].dtype))  # [S, n, dim]
-    directions = plan.products.unit_directions(int(slices), batch.dim, seed=int(seed), draw=int(draw), like=z)
+    directions = plan.products.unit_directions(slices, batch.dim, seed=int(seed), draw=int(draw), like=z)
     x = torch.matmul(directions, z.mT)  # [S, slices, n]
     smallest_x, largest_x = x.aminmax()
     views = len(batch.own) if pooled else 1
