@@ -54,15 +54,15 @@ def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[l
     """The cost of every scheme at every (global samples, dim) on each rank, and the constants of the model there."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
-        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
-    return [row for rows, _ in found for row in rows], [constants for _, constants in found]
+        found = [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+    return [row for rows, _ in found for row in rows], [Constants(*constants) for _, constants in found]
 
 
 def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     rows = [row for samples, dim in shapes for row in _case(samples, dim, repeats)]
-    torch.save((rows, _constants()), Path(folder) / f"{rank}.pt")
+    torch.save((rows, tuple(_constants())), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
