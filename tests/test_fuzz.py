@@ -216,9 +216,14 @@ def assert_exact(
 def allowance(objective: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, reach: float) -> float:
     """The error that the model allows, but for the rounding of a gradient to the dtype of its view."""
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
+    # below the smallest normal number rounding no longer shrinks
+    least = eps * torch.finfo(widest).smallest_normal
     with reference():
         for _ in range(4):
-            near = [(z + eps * z.abs().max() * torch.randn_like(z)).to(widest) for z in (z.double() for z in views)]
+            near = [
+                (z + (eps * z.abs().max()).clamp_min(least) * torch.randn_like(z)).to(widest)
+                for z in map(torch.Tensor.double, views)
+            ]
             exactly = evaluated(objective, [z.double() for z in near])[i]
             moves.append(largest(exactly - f))
             losses.append(largest(evaluated(objective, near)[i] - exactly))
