@@ -86,6 +86,9 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    if any(map(math.isnan, p_values)):
+        # a single seed has no p-value
+        return list(p_values)
     ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
     scaled = [min(1.0, (len(p_values) - rank) * p_values[index]) for rank, index in enumerate(ascending)]
     corrected = dict(zip(ascending, accumulate(scaled, max), strict=True))

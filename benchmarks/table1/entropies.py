@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import filled, page, table, write_csv
+from benchmarks.pages import filled, notes, page, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
 from benchmarks.speed.measure import Case, peak_row, time_rows
@@ -106,6 +106,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     return filled(
         __file__,
         **head(records, options),
+        notes=notes(records.folder),
         seeds=len(records.of(BASE)),
         table=table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
         compared=len(gaps["linear"]),

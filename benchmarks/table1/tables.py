@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.data import Images
 from benchmarks.pages import figure, notes, page, table
 from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.statistics import LEVEL, paired_difference
+from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
 from benchmarks.table1.cli import Options, describe
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import BASES, RECIPES, SUPERVISED, UNTRAINED, title
@@ -29,8 +29,8 @@ NOTE = (
 )
 VERDICTS = (
     "Do the entropies help? Each row is compared with its base seed by seed, since a seed gives both the same initial weights "
-    f"and the same images in the same order. It beats its base where p < {LEVEL:g} in Student's paired test, and is within the "
-    "error elsewhere. Differences with their standard errors:"
+    f"and the same images in the same order. It beats its base where p < {LEVEL:g} in Student's paired test, corrected for the "
+    "number of rows (Holm), and is within the error elsewhere. Differences with their standard errors:"
 )
 
 
@@ -57,17 +57,27 @@ def compared(records: Records) -> list[str]:
     """A sentence for each row with an entropy that compares it with its base."""
     seeds = {name: {row["seed"] for row in records.of(name)} for name in {*BASES, *BASES.values()}}
     pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
-    return [f"- {title(name)} against {title(base)}: {_comparison(records, name, base)}." for name, base in pairs]
+    linear, knn = (_differences(records, pairs, score) for score in ("linear", "knn"))
+    return [
+        f"- {title(name)} against {title(base)}: by the linear probe it {_said(a)}; by the kNN probe it {_said(b)}."
+        for (name, base), a, b in zip(pairs, linear, knn, strict=True)
+    ]
 
 
-def _comparison(records: Records, name: str, base: str) -> str:
-    sides, said = [{row["seed"]: row for row in records.of(method)} for method in (name, base)], []
-    seeds = sorted(sides[0].keys() & sides[1].keys())
-    for score, word in (("linear", "linear"), ("knn", "kNN")):
-        gap = paired_difference(*([side[seed][score] for seed in seeds] for side in sides))
-        chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
-        said.append(f"by the {word} probe it {gap.verdict} ({gap.text()} points{chance})")
-    return "; ".join(said)
+def _differences(records: Records, pairs: list[tuple[str, str]], score: str) -> list[Difference]:
+    """Each row less its base at their common seeds; p-values corrected for the number of pairs."""
+    gaps = []
+    for pair in pairs:
+        row, base = ({run["seed"]: run[score] for run in records.of(method)} for method in pair)
+        seeds = sorted(row.keys() & base.keys())
+        gaps.append(paired_difference([row[seed] for seed in seeds], [base[seed] for seed in seeds]))
+    corrected = holm([gap.p_value for gap in gaps])
+    return [gap._replace(p_value=p) for gap, p in zip(gaps, corrected, strict=True)]
+
+
+def _said(gap: Difference) -> str:
+    chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
+    return f"{gap.verdict} ({gap.text()} points{chance})"
 
 
 def _methods(records: Records) -> list[str]:
