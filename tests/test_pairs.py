@@ -189,6 +189,9 @@ def test_default_weights_of_unit_vectors_are_those_of_one_minus_the_cosine():
     weights = Pairwise(0.5**0.5, normalize="rows").default_weights
     assert (weights.likelihood, weights.entropy) == ("von_mises_fisher", 1.0)
     assert weights.invariance == pytest.approx(2.0)
+    # the inverse temperature 2 / (c s^2): its mean over several s, and 1 / spread_fraction where s follows the batch
+    assert Pairwise((1.0, 2.0), normalize="rows").default_weights.invariance == pytest.approx((2 / 2 + 2 / 8) / 2)
+    assert Pairwise(normalize="rows", spread_fraction=0.1).default_weights.invariance == pytest.approx(10.0)
     assert QuadraticRenyi().default_weights.invariance == pytest.approx(2.0)
     assert VICRegEntropy("quadratic").invariance == "von_mises_fisher"
     assert Pairwise().default_weights == (2.5, 1.0, "gaussian") == QuadraticRenyi("auto", normalize=None).default_weights
