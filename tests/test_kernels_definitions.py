@@ -116,10 +116,13 @@ def test_a_bad_input_gives_a_bad_value_and_a_gradient_that_shows_it(name, bad, s
     assert not gradients[0].isfinite().all()
 
 
+# another order of operations gives the same bits for about two of three draws
+@pytest.mark.parametrize("draw", range(5))
 @pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
-def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, many_blocks):
+def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, draw, many_blocks):
     if vicreg.TINY == 0:
         pytest.skip("the order of the authors is what is turned off")
+    torch.manual_seed(draw)
     z_a, z_b = correlated_views(2, (batch, dim), torch.float32)
     invariance = torch.nn.functional.mse_loss(z_a, z_b)
     stds, energies = [], []
