@@ -64,7 +64,7 @@ CHECKED_BY = {
     "kernels/spacings.py": ["test_spacings.py", *FORMS, "test_distributed.py"],
     "kernels/normalize.py": ["test_likelihood.py", "test_contract.py", "test_distributed.py"],
     "kernels/batch.py": [*FORMS, "test_distributed.py"],
-    "kernels/dispatch.py": [*FORMS, "test_distributed.py"],
+    "kernels/dispatch.py": ["test_entrance.py", *FORMS, "test_distributed.py"],
     "kernels/torch_ops.py": ["test_likelihood.py", *FORMS, "test_kernels_torch_ops.py", "test_distributed.py"],
     "kernels/products/cpu.py": [*FORMS, "test_distributed.py"],
     "kernels/products/cpu_pairs.py": [*FORMS, "test_pairs.py", "test_koleo.py", "test_distributed.py"],

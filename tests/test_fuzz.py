@@ -250,6 +250,9 @@ def have_equals(z: Tensor) -> bool:
 
 def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, squares: float) -> bool:
     """Whether docs/limits.md says that digits are lost, or the definition itself loses them in float64."""
+    if "LogDet" in title and widest == torch.float64 and torch.finfo(widest).eps * squares**0.5 > 1e-3:
+        # the rounding of the mean is a spread to the definition
+        return True
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
         # rounding moves the eigenvalue of the ones, which the fused implementation takes out
         return squares > 1e3
