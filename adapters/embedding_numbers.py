@@ -1,15 +1,21 @@
-"""The numbers that are logged for the embeddings of a step: entropies, ranks, spread, and the collapse alarm."""
+"""Numbers and a plot of the embeddings of a step: entropies, ranks, spread, the collapse alarm, and the spectrum."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from it_losses import diagnostics
+from it_losses.adapters import framework
 from it_losses.diagnostics.inputs import rows as in_float64
 from it_losses.diagnostics.summary import alarm_of
+
+INSTALL = "pip install matplotlib"
 
 
 def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, float], str | None]:
@@ -36,3 +42,33 @@ def _numbers_of_view(z: Tensor, beta: float) -> dict[str, float]:
 def mean_spectrum(views: Sequence[Tensor]) -> Tensor:
     """Eigenvalues of the covariance, largest first, averaged over the views: V x [rows, dim] -> [dim]."""
     return torch.stack([diagnostics.spectrum(z) for z in views]).mean(dim=0)
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def spectrum_figure(eigenvalues: Tensor) -> Any:
+    """Eigenvalues of a covariance against their rank, logarithmic: [dim] -> matplotlib Figure."""
+    framework("matplotlib", install=INSTALL)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="rank", ylabel="eigenvalue of the covariance", yscale="log")
+    positive = eigenvalues[eigenvalues > 0].cpu()
+    axes.plot(range(1, len(positive) + 1), positive)
+    return figure
+
+
+def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
+    """Functions that give a figure to the loggers of TensorBoard and W&B; none on other ranks or without matplotlib."""
+    if not trainer.is_global_zero or not can_plot():
+        return []
+    sinks: list[Callable[[Any], None]] = []
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):
+            sinks.append(lambda figure, logger=logger: logger.log_image(name, [figure], step=trainer.global_step))
+        elif hasattr(logger.experiment, "add_figure"):
+            sinks.append(partial(logger.experiment.add_figure, name, global_step=trainer.global_step))
+    return sinks

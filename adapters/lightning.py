@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from it_losses.adapters import framework
-from it_losses.adapters.embedding_numbers import mean_spectrum, numbers
+from it_losses.adapters.embedding_numbers import INSTALL, figure_sinks, mean_spectrum, numbers, spectrum_figure
 from it_losses.adapters.measured_step import MeasuredStep
-from it_losses.adapters.spectrum_plot import INSTALL, figure_sinks, spectrum_figure
 
 
 def _lightning() -> Any:

@@ -660,7 +660,7 @@ def test_the_spectrum_is_plotted_to_files_and_to_loggers(tmp_path):
 
 
 def test_a_logger_with_figures_needs_no_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr("it_losses.adapters.spectrum_plot.can_plot", lambda: False)
+    monkeypatch.setattr("it_losses.adapters.embedding_numbers.can_plot", lambda: False)
     logger = Figures(tmp_path)
     logger.names = []
     fit(Plain(), monitor.EmbeddingMonitor(every_n_steps=1), logger=logger)

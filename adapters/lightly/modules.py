@@ -14,7 +14,6 @@ from it_losses import EntropyRegularizer
 from it_losses.adapters import framework
 from it_losses.adapters.lightly.criteria import LogDetLoss, PairwiseLoss, VICRegLoss
 from it_losses.adapters.lightly.patch import PIP
-from it_losses.adapters.lightly.schedule import total_steps
 
 framework("lightly", install=PIP)
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss  # noqa: E402
@@ -22,7 +21,7 @@ from lightly.models.modules import heads  # noqa: E402
 from lightly.models.utils import update_momentum  # noqa: E402
 from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
-from it_losses.adapters.lightly.pretraining import Pretraining  # noqa: E402
+from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402, total_steps
 
 #: entropies of l2-normalised embeddings, by their dim
 REGULARIZERS = {

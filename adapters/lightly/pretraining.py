@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from it_losses.adapters import framework
 from it_losses.adapters.backbones import timm_backbone
 from it_losses.adapters.lightly.patch import PIP
-from it_losses.adapters.lightly.schedule import total_steps, warmup_steps
 
 framework("lightly", install=PIP)
 from lightly.models.utils import get_weight_decay_parameters  # noqa: E402
@@ -116,3 +116,33 @@ class Pretraining(LightningModule):
         steps, warmup = total_steps(self.trainer), warmup_steps(self.trainer, options.warmup_epochs)
         scheduler = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=steps, end_value=self.end_value)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+
+def total_steps(trainer: Any) -> int:
+    """Optimizer steps of the whole run; ValueError if the trainer does not know when it ends."""
+    # with no batches allowed, Lightning never reads the loader and treats its length as unknown
+    steps = 0 if trainer.limit_train_batches == 0 else trainer.estimated_stepping_batches
+    # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
+    if not 0 <= steps < math.inf:
+        raise ValueError(
+            f"the schedule needs the number of steps of the run, got {steps} from Lightning, because the epochs or the "
+            "loader have no end. Pass Trainer(max_steps=...)."
+        )
+    return int(steps)
+
+
+def warmup_steps(trainer: Any, epochs: float) -> int:
+    """Optimizer steps in that many epochs, at most a tenth of the run."""
+    most = total_steps(trainer) / 10
+    if epochs <= 0:
+        return 0
+    return int(min(epochs * _steps_per_epoch(trainer), most))
+
+
+def _steps_per_epoch(trainer: Any) -> float:
+    """Optimizer steps in one epoch; inf if the loader has no length."""
+    if trainer.train_dataloader is None:
+        # not from max_epochs, which is -1 if max_steps ends the run, perhaps within an epoch
+        trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)
