@@ -62,22 +62,26 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
     ended(started(program, folder / "whole"))
     seconds, whole, killed = time.monotonic() - start, numbers(folder / "whole"), folder / "killed"
     before: dict[tuple[str, int], list[float]] = {}
-    for number in range(kills):
-        if len(before) == len(whole):
-            # nothing is left to be killed in
-            killed, before = folder / f"killed{number}", {}
+    done = again = 0
+    while done < kills:
         process, with_workers = started(program, killed), draw.random() < 0.5
         after = draw.uniform(0, seconds)
         try:
             process.wait(after)
-            ended(process)
         except subprocess.TimeoutExpired:
             kill(process, with_workers)
+            done += 1
+        else:
+            ended(process)
         kept = numbers(killed)
         assert before.items() <= kept.items(), "a finished run was lost or changed"
         assert kept.items() <= whole.items(), "a run ended otherwise than the undisturbed one"
-        print(f"{program}: kill {number + 1} after {after:.1f} s, {len(kept)} of {len(whole)} runs kept", flush=True)
+        print(f"{program}: {done} kills, now after {after:.1f} s, {len(kept)} of {len(whole)} runs kept", flush=True)
         before = kept
+        if len(kept) == len(whole):
+            # nothing is left to be killed in
+            again += 1
+            killed, before = folder / f"killed{again}", {}
     ended(started(program, killed))
     assert numbers(killed) == whole and not list((killed / "unfinished").glob("*.ckpt"))
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in (folder / "whole").iterdir())
