@@ -34,7 +34,9 @@ NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_fea
 
 def started(program: str, output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"benchmarks.{program}", *PROGRAMS[program], *TINY, "--output", str(output)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # no pipe: idle workers of a killed program hold it open for minutes
+    with (output.parent / "stderr").open("wb") as said:
+        return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=said)
 
 
 def numbers(folder: Path) -> dict[tuple[str, int], list[float]]:
@@ -44,14 +46,13 @@ def numbers(folder: Path) -> dict[tuple[str, int], list[float]]:
     return {run: [curve, *(row[name] for name in NUMBERS)] for (run, curve), row in zip(curves.items(), kept.rows, strict=True)}
 
 
-def ended(process: subprocess.Popen[bytes]) -> None:
-    _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+def ended(process: subprocess.Popen[bytes], folder: Path) -> None:
+    assert process.wait() == 0, (folder / "stderr").read_text()
 
 
 def kill(process: subprocess.Popen[bytes], with_workers: bool) -> None:
     (os.killpg if with_workers else os.kill)(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     # workers notice within a second that their program is gone
     time.sleep(2)
 
@@ -59,7 +60,7 @@ def kill(process: subprocess.Popen[bytes], with_workers: bool) -> None:
 def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
     """Kill the program so many times, then let it end."""
     start = time.monotonic()
-    ended(started(program, folder / "whole"))
+    ended(started(program, folder / "whole"), folder)
     seconds, whole, killed = time.monotonic() - start, numbers(folder / "whole"), folder / "killed"
     before: dict[tuple[str, int], list[float]] = {}
     done = again = 0
@@ -72,7 +73,7 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
             kill(process, with_workers)
             done += 1
         else:
-            ended(process)
+            ended(process, folder)
         kept = numbers(killed)
         assert before.items() <= kept.items(), "a finished run was lost or changed"
         assert kept.items() <= whole.items(), "a run ended otherwise than the undisturbed one"
@@ -82,7 +83,7 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
             # nothing is left to be killed in
             again += 1
             killed, before = folder / f"killed{again}", {}
-    ended(started(program, killed))
+    ended(started(program, killed), folder)
     assert numbers(killed) == whole and not list((killed / "unfinished").glob("*.ckpt"))
     assert sorted(path.name for path in killed.iterdir()) == sorted(path.name for path in (folder / "whole").iterdir())
 
