@@ -30,7 +30,7 @@ class SIGRegConvention(NamedTuple):
     pooled: bool
     #: weights of the mean squared distance of two views and of the statistic
     weights: tuple[float, float]
-    #: those for each dimension, if more
+    #: slices for each dimension, if these are more
     slices_per_dim: int = 0
 
 

@@ -42,7 +42,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Keep other programs out of the folder until the block or the process ends, and remove what a killed one half wrote.
+    """Keep other programs out of the folder until the block or the process ends, and remove half-written files of killed ones.
 
     Raises:
         OutputError: another program has reserved it, or it cannot be written.

@@ -59,7 +59,7 @@ def compared(records: Records) -> list[str]:
     pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
     linear, knn = (_differences(records, pairs, score) for score in ("linear", "knn"))
     return [
-        f"- {title(name)} against {title(base)}: by the linear probe it {_said(a)}; by the kNN probe it {_said(b)}."
+        f"- {title(name)} against {title(base)}: by the linear probe it {_in_words(a)}; by the kNN probe it {_in_words(b)}."
         for (name, base), a, b in zip(pairs, linear, knn, strict=True)
     ]
 
@@ -75,7 +75,7 @@ def _differences(records: Records, pairs: list[tuple[str, str]], score: str) -> 
     return [gap._replace(p_value=p) for gap, p in zip(gaps, corrected, strict=True)]
 
 
-def _said(gap: Difference) -> str:
+def _in_words(gap: Difference) -> str:
     chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
     return f"{gap.verdict} ({gap.text()} points{chance})"
 

@@ -149,7 +149,7 @@ class SIGReg(EntropyEstimator):
         return entropy
 
     def constants(self) -> list[Weight]:
-        """Those of the fused implementation but the draw; or the named directions."""
+        """The constants of the fused implementation, without the draw; or the named directions."""
         if self.directions is not None:
             return [self.directions]
         points, largest, _, times_batch, pooled, *_ = self.numbers
