@@ -20,8 +20,9 @@ from benchmarks.table1.records import Records
 #: learning rates for all methods, of a short and of a long run; if you add one, the same command makes the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: learning rates where each run takes minutes: an order of magnitude in three values
-FEW_RATES = (1e-3, 3e-3, 9e-3)
+#: learning rates where each run takes minutes, an order of magnitude in three values, by the backbone's family: transformers, and
+#: ConvNeXts which are built like them, train at lower ones
+FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "": (2e-4, 6e-4, 2e-3)}
 #: method -> its main constant, and the values tried: a lower one, that of the untuned table, and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
@@ -48,17 +49,19 @@ class Search(NamedTuple):
     constants: Mapping[str, tuple[str, tuple[float, ...]]]
 
     @classmethod
-    def of(cls, *, long: bool, rates_only: bool) -> Search:
+    def of(cls, *, long: bool, rates_only: bool, backbone: str) -> Search:
         """The search for a short or a long run; `rates_only` keeps each constant of the untuned table."""
         if rates_only:
             rows = long_runs("") if long else RECIPES
-            return cls(FEW_RATES, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
+            rates = next(rates for family, rates in FEW_RATES.items() if backbone.startswith(family))
+            return cls(rates, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
         return cls(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else cls(LEARNING_RATES, CONSTANTS)
 
 
 def searched(records: Records) -> Search:
     """The search of these rows."""
-    return Search.of(**{name: bool(records.settings.get(name)) for name in ("long", "rates_only")})
+    flags = {name: bool(records.settings.get(name)) for name in ("long", "rates_only")}
+    return Search.of(**flags, backbone=str(records.settings.get("backbone")))
 
 
 def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
@@ -74,7 +77,7 @@ def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
 
 def grid(options: Options) -> dict[str, Recipe]:
     """The recipe of every setting."""
-    tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only))
+    tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only, backbone=options.backbone))
 
     def recipe(method: str, constant: str, value: float, rate: float) -> Recipe:
         row = options.recipes[method]
