@@ -20,8 +20,8 @@ from benchmarks.table1.records import Records
 #: learning rates for all methods, of a short and of a long run; if you add one, the same command makes the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: learning rates where each run takes minutes, an order of magnitude in three values, by the backbone's family: transformers, and
-#: ConvNeXts which are built like them, train at lower ones
+#: learning rates where each run takes minutes, an order of magnitude in three values, by the backbone's family: transformers
+#: and ConvNeXts like them, train at lower ones
 FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "": (2e-4, 6e-4, 2e-3)}
 #: method -> its main constant, and the values tried: a lower one, that of the untuned table, and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
