@@ -7,6 +7,8 @@ batches are slices, and augmentation runs on the device.
 from __future__ import annotations
 
 import gzip
+import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,6 +26,9 @@ from torch import Tensor
 from torchvision import datasets
 
 LARGEST_GIB = 16
+LEAST_OF_A_CLASS = 100
+# Pillow takes large pictures for an attack, but these files are the user's own
+Image.MAX_IMAGE_PIXELS = None
 #: paths of images and their classes
 Files = list[tuple[str, int]]
 
@@ -116,7 +121,12 @@ def imagenette(root: Path, side: int) -> Images:
 
 
 def image_folder(root: Path, side: int) -> Images:
-    """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), cut to a square and resized."""
+    """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), or in `<class>/`, cut to a square and resized.
+
+    Without `train`, classes of fewer than 100 images are left out, and so are links; every fifth image, by class, is held out.
+    """
+    if not (root / "train").is_dir():
+        return _one_folder(root, side)
     held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
     train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
     unknown = set(test.classes) - set(train.classes)
@@ -145,6 +155,23 @@ def load(name: str, root: Path | None, side: int) -> Images:
     except (OSError, ValueError, RuntimeError) as problem:
         expected = " ".join(str(DATASETS[name].__doc__).split())
         raise DataError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
+
+
+def _one_folder(root: Path, side: int) -> Images:
+    """All images in `<class>/`, split by class."""
+    found = datasets.ImageFolder(root, is_valid_file=_is_picture, allow_empty=True)
+    counts = Counter(label for _, label in found.samples)
+    kept = [label for label, count in sorted(counts.items()) if count >= LEAST_OF_A_CLASS]
+    if not kept:
+        raise ValueError(f"no folder in {root} has {LEAST_OF_A_CLASS} images, and there is no folder train")
+    files = [(path, kept.index(label)) for path, label in found.samples if label in kept]
+    train, test = train_test_split(files, test_size=0.2, random_state=0, stratify=[label for _, label in files])
+    return _from_files(train, test, side)
+
+
+def _is_picture(path: str) -> bool:
+    # a picture that is linked into a second class would have two labels
+    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not Path(path).is_symlink()
 
 
 def _images(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Images:
@@ -187,15 +214,20 @@ def _from_files(train: Files, test: Files, side: int) -> Images:
 
 
 def _read_images(paths: list[str], side: int) -> Tensor:
-    """RGB pixels, the middle square scaled to `side`: [images, 3, side, side], uint8."""
-    with ThreadPoolExecutor() as pool:
+    """RGB pixels on white, the middle square scaled to `side`: [images, 3, side, side], uint8."""
+    # few at a time, because a large picture takes gigabytes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = np.fromiter(pool.map(partial(_square, side), paths), np.dtype((np.uint8, (side, side, 3))), len(paths))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
 
 def _square(side: int, path: str) -> np.ndarray:
     with Image.open(path) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BILINEAR))
+        pixels = image.convert("RGBA") if image.has_transparency_data else image.convert("RGB")
+        fitted = ImageOps.fit(pixels, (side, side), Image.Resampling.BILINEAR)
+    if fitted.mode == "RGBA":
+        fitted = Image.alpha_composite(Image.new("RGBA", fitted.size, "white"), fitted).convert("RGB")
+    return np.asarray(fitted)
 
 
 def _resize(images: Tensor, side: int) -> Tensor:

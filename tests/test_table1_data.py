@@ -103,6 +103,18 @@ def test_imagenette_is_found_by_its_folder_or_the_one_around_it(tmp_path, inside
     assert images.test.float().mean() == pytest.approx(60, abs=2)
 
 
+def test_a_folder_of_classes_is_split_by_class_on_white_without_links_and_small_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "LEAST_OF_A_CLASS", 10)
+    write_pictures(tmp_path, {f"{kind}/{i}": 9 for kind, count in (("ant", 3), ("bee", 10), ("cow", 20)) for i in range(count)})
+    for i in range(5):
+        Image.new("RGBA", (20, 20), (200, 0, 0, 0)).save(tmp_path / "cow" / f"clear{i}.png")
+        (tmp_path / "bee" / f"link{i}.JPEG").symlink_to(tmp_path / "cow" / f"{i}.JPEG")
+    images = data.load("image_folder", tmp_path, 16)
+    assert images.train_labels.bincount().tolist() == [8, 20] and images.test_labels.bincount().tolist() == [2, 5]
+    levels = torch.cat([images.train, images.test]).float().mean(dim=(1, 2, 3))
+    assert (levels == 255).sum() == 5 and ((levels - 9).abs() < 2).sum() == 30
+
+
 def test_what_is_not_there_and_a_class_that_was_never_trained_on_are_errors_that_say_what_is_expected(tmp_path):
     write_pictures(tmp_path, {"train/cat/0": 1, "val/cow/0": 1})
     with pytest.raises(data.DataError, match=r"classes that .* does not have: cow"):
@@ -111,8 +123,12 @@ def test_what_is_not_there_and_a_class_that_was_never_trained_on_are_errors_that
     (tmp_path / "val" / "cow").rename(tmp_path / "val" / "cat")
     with pytest.raises(data.DataError, match=r"cannot identify image file .*0\.JPEG"):
         data.load("image_folder", tmp_path, 16)
-    for name in ("tiny_imagenet", "imagenette", "image_folder"):
-        with pytest.raises(data.DataError, match=r"No such file.*train.* Expected: .*`"):
+    with pytest.raises(data.DataError, match=r"No such file.*train.* Expected: .*`"):
+        data.load("tiny_imagenet", tmp_path / "val", 16)
+    for name in ("imagenette", "image_folder"):
+        with pytest.raises(
+            data.DataError, match=r"no folder in .* has 100 images, and there is no folder train. Expected: .*`"
+        ):
             data.load(name, tmp_path / "val", 16)
 
 
