@@ -100,7 +100,7 @@ def _entropy(
             weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(sums)) * rates
             weights = sums.reciprocal_().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
             own = gradient[first * groups : (first + views_at_once) * groups] if views_at_once < len(batch.own) else gradient
-            products.add_pair_gradient_(own, pairs, weights.expand(-1, -1, batch.samples))
+            products.add_pair_gradient_(own, pairs, weights)
         # the pairs of one view are freed before those of the next are formed
         del pairs
     logarithm = logarithms[0] if len(logarithms) == 1 else torch.cat(logarithms, dim=1)  # N times that of r, [K, stacks]

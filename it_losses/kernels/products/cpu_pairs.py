@@ -64,7 +64,7 @@ def pair_sums(
     """
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
     factors, scratch = pairs.factors(), None
-    sums = x.new_full((len(factors), len(x), own.stop - own.start), itself)
+    sums = x.new_empty(len(factors), len(x), own.stop - own.start)
     for rows, cols in pairs.strips():
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
@@ -72,25 +72,25 @@ def pair_sums(
         known = _strip_values(pairs, rows, cols, scratch)
         for total, factor in zip(sums.unbind(), factors, strict=True):
             e = known if len(factors) == 1 else _similarities(known, pairs, rows, factor)
-            _rows(total, rows, own.start).add_(e.sum(dim=2))
+            torch.sum(e, dim=2, out=_rows(total, rows, own.start))
             if pairs.is_triangle and rows.start:
                 total[:, : rows.start].add_(e[:, :, : rows.start].sum(dim=1))
         if scratch is None:
             pairs.kept.append(known)
-    return sums, pairs
+    return sums.add_(itself) if itself else sums, pairs
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
-    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N], or [K, groups, 1] for all samples."""
     x, own, strips = pairs.x, pairs.own, pairs.strips()
-    total = x.new_zeros(len(x), own.stop - own.start, 1)
+    total = x.new_empty(len(x), own.stop - own.start, 1)
     # one strip alone needs no memory to use again
     scratch = _scratch(x, strips) if len(strips) > 1 else None
     again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
     for i, (rows, cols) in enumerate(strips):
         known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
         w = _strip_weights(pairs, weights, rows, cols, known, _block(x, known.shape, scratch))
-        _rows(total, rows, own.start).add_(w.sum(dim=2, keepdim=True))
+        torch.sum(w, dim=2, keepdim=True, out=_rows(total, rows, own.start))
         add_product_(_rows(out, rows, own.start), w, _rows(x, cols), alpha=-1)
         if pairs.is_triangle and rows.start:
             before = slice(0, rows.start)
@@ -138,6 +138,9 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
     factors = pairs.factors()
     if len(factors) > 1:
         out.zero_()
+    if weights.shape == (1, len(known), 1):
+        return torch.mul(known, 2 * weights[0, :, :, None], out=out)
+    weights = weights.expand(-1, -1, pairs.x.shape[1])
     for weight, factor in zip(weights.unbind(), factors, strict=True):
         of_rows, of_columns = _rows(weight, rows).unsqueeze(2), _rows(weight, cols).unsqueeze(1)
         if len(factors) == 1:

@@ -78,9 +78,10 @@ def pair_sums(
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
-    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N]."""
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N], or [K, groups, 1] for all samples."""
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
+    weights = weights.expand(-1, -1, samples)
     # in float16 the largest weight of each group becomes 1, and is multiplied in float32
     unit = largest_magnitude(weights, dim=(0, 2)) if x.dtype == torch.float16 else None  # [1, groups, 1]
     weights = (weights if unit is None else weights / unit).contiguous()
