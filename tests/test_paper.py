@@ -16,9 +16,7 @@ from benchmarks.paper.__main__ import main
 from benchmarks.statistics import over_trials
 
 SHOWS, DOES_NOT = "The claim shows", "The claim does NOT show"
-SMALLEST = (
-    "--images 64 --epochs 1 --trials 1 --models 2 --width 0.125 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
-)
+SMALLEST = "--images 64 --epochs 1 --trials 1 --models 2 --width 0.25 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
 
 
 def says(module, rows):
@@ -55,7 +53,7 @@ def left(**shares):
 
 
 def models(sign):
-    noise, facts = random.Random(0), dict.fromkeys((*correlation.TERMS, "test_loss", "labelled"), 1)
+    noise, facts = random.Random(0), dict.fromkeys((*correlation.TERMS, "test_loss", "train_loss", "labelled"), 1)
     return [facts | {"gap": g, "core": sign * g, "norm_bound": noise.random(), "count_bound": 1.0} for g in range(20)]
 
 
@@ -181,6 +179,7 @@ def test_numbers_follow_from_the_seed():
         (["figures", "1", "--copies", "5"], "at least 20"),
         (["figures", "5", "--models", "100"], "invalid choice: 100"),
         (["figures", "5", "--width", "0.06"], "--width must be at least 0.125"),
+        (["figures", "5", "--width", "0.2"], "--width, which must be at least 0.25"),
         (["figures", "1", "--dataset", "fashion_mnist"], "needs --data-root"),
         (["figures", "1", "--backbone", "resnet0"], "timm has no model"),
         (["theorems", "4"], "no theorem 4"),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.backbones import BackboneError
+from benchmarks.backbones import STEMS, BackboneError
 from benchmarks.data import DataError
 from benchmarks.pages import COMMIT
 from benchmarks.paper import correlation
 from benchmarks.paper.networks import Networks
 from benchmarks.paper.record import MODULES, save
-from benchmarks.table1.cli import OptionError
+from benchmarks.table1.cli import PRECISIONS, OptionError
 
 LEAST = {"trials": 1, "noisy_images": 1, "copies": 20, "samples": 2}
 MODELS = len(correlation.sweep(1000))
@@ -70,7 +70,9 @@ def _figures(command: argparse.ArgumentParser) -> None:
     add("--side", type=int, default=8, help="pixels")
     add("--backbone", default="resnet18", help="a timm model")
     add("--width", type=float, help="factor on the channels of a ResNet; 0.25 for resnet18")
-    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; at most .6 of it in 5")
+    add("--stem", choices=STEMS, default="auto", help="of the network, as in benchmarks.table1")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of training")
+    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; at most so many in 5")
     add("--batch-size", type=int, default=128, help="images a step")
     add("--trials", type=int, default=5, help="seeds, figures 1 to 4")
     add("--models", type=int, default=MODELS, choices=range(1, MODELS + 1), metavar="MODELS", help="models of figure 5")

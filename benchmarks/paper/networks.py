@@ -22,8 +22,15 @@ from it_losses import diagnostics
 def options_of(setup: argparse.Namespace) -> Options:
     """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
     width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
-    values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side, "stem": "auto"}
-    values |= {"epochs": setup.epochs, "batch-size": setup.batch_size, "seeds": setup.trials, "jobs": 2}
+    values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side}
+    values |= {
+        "stem": setup.stem,
+        "precision": setup.precision,
+        "epochs": setup.epochs,
+        "batch-size": setup.batch_size,
+        "seeds": setup.trials,
+        "jobs": 2,
+    }
     values |= {"data-root": setup.data_root, "limit-images": setup.images}
     values |= {"accelerator": "cpu" if setup.device == "cpu" else "gpu"}
     return parse([word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))])
@@ -48,11 +55,12 @@ class Networks:
         self.used.add(method)
         return self._trained[method, trial]
 
-    def untrained(self, method: str, trial: int, **changed: float) -> Pretraining:
-        """The same network before training; `changed` hyper-parameters take the place of the row's."""
+    def untrained(self, method: str, trial: int, *, width: float = 1.0, **changed: float) -> Pretraining:
+        """The same network before training; `changed` hyper-parameters take the place of the row's, `width` is relative."""
         self.used.add(method)
         recipes = {method: RECIPES[method].varied(method, "a figure", **changed)}
-        module = module_for(Run(method, self.setup.seed + trial), self.options.replaced(recipes=recipes), self.images)
+        options = self.options.replaced(recipes=recipes, width=self.options.width * width)
+        module = module_for(Run(method, self.setup.seed + trial), options, self.images)
         return module.to(self.setup.device).eval()
 
     def facts(self) -> dict[str, Any]:
