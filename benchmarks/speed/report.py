@@ -46,12 +46,13 @@ def _slower(rows: list[Row]) -> dict[str, list[str]]:
     """{what was compared: a line for each comparison in which ours is slower or larger}."""
     found = {
         what: [
-            f"{_label(key)} {key[2]} x {key[3]}: `{name}` takes {value:.3g} {METRICS[metric][1]}, ours {numbers[OURS]:.3g}"
+            f"{_label(key)} {key[2]} x {key[3]}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
             for key, numbers in by_case(rows, metric=metric, mode=mode).items()
             for name, value in numbers.items()
             if value < numbers[OURS] and not name.startswith(OURS)
         ]
         for (metric, mode), what in COMPARED.items()
+        for unit in [METRICS[metric][1]]
     }
     return {what: lines for what, lines in found.items() if lines}
 
