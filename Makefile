@@ -104,8 +104,9 @@ figures: $(READY)  ## recompute the paper's figures; FIGURES='1 --help' for its 
 theorems: $(READY)  ## recompute the paper's theorems on small networks: a minute; THEOREMS='1 --help' for its options
 	$(BIN)/python -m benchmarks.paper theorems $(THEOREMS)
 
-report: $(READY)  ## write docs/report.md from the newest folders in benchmarks/results
+report: $(READY)  ## write docs/report.md, and the tables in docs/, from the newest folders in benchmarks/results
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.site.made
 
 bench: $(READY)  ## time and memory beside lightly and others; BENCH='--full' for every size
 	$(BIN)/python -m benchmarks.speed $(BENCH)

@@ -52,7 +52,7 @@ def _section(folder: Path, results: Path, beside: Path) -> list[str]:
     if folder in newest(results, "table1"):
         same = ("dataset", "backbone", "width")
         grids = [grid for grid in newest(results, "tuning") if _settings(grid, *same) == _settings(folder, *same)]
-        untuned = "No equal grid is recorded for this data set and network."
+        untuned = "No search of the settings is recorded for this data set and network."
         parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
     return parts
 
@@ -73,8 +73,9 @@ def tuned(table: Records, grid: Records) -> str:
         used = {"learning_rate": table.settings["budget"].get("learning_rate")} | table.settings["rows"][cell.method]
         if (used["learning_rate"], used.get(cell.constant)) != (cell.rate, cell.value):
             others.append(title(cell.method))
-    said = f"{len(chosen) - len(others)} of {len(chosen)} rows have the settings that the equal grid of this page chose"
-    return f"{said}; not so: {', '.join(others)}." if others else f"{said}."
+    same = "All" if not others else f"{len(chosen) - len(others)} of"
+    said = f"{same} {len(chosen)} rows use the settings that the search on this page chose."
+    return f"{said} These rows use others: {', '.join(others)}." if others else said
 
 
 def _age(folder: Path) -> tuple[str, str, str]:

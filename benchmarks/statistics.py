@@ -12,7 +12,7 @@ import pandas as pd
 
 #: a difference is reported if it exceeds this many of its standard errors
 STANDARD_ERRORS = 2.0
-#: one row beats another if the p-value is below this; with three pairs that takes 4.3 standard errors, with five 2.8
+#: a difference is significant if its p-value is below this; with three pairs that takes 4.3 standard errors, with five 2.8
 LEVEL = 0.05
 
 
@@ -42,12 +42,12 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In words: a beats b, or does not."""
+        """In words: whether a is significantly better or worse than b."""
         if math.isnan(self.p_value):
-            return "has one seed, which cannot tell"
+            return "has one seed, which is too few for a comparison"
         if self.p_value >= LEVEL:
-            return "is within the error"
-        return "beats it" if self.mean > 0 else "does not beat it, but is worse"
+            return "is not significantly different"
+        return "is significantly better" if self.mean > 0 else "is significantly worse"
 
     def text(self) -> str:
         """The difference and its error as text, in points."""

@@ -68,10 +68,12 @@ def test_each_entropy_is_held_against_its_base(tmp_path):
     # the fourth seed of one row has no partner
     scores = {"vicreg": low, "vicreg_logdet": [*high, 0.1], "vicreg_pairdist": low, "byol": high, "byol_logdet": low}
     lines = tables.compared(Records(folder(tmp_path, "a", rows(**scores)[::-1])))
-    assert lines[0].startswith("- VICReg+LogDet against VICReg: by the linear probe it beats it (+5.3 ± 0.3 points, p = 0.012")
-    assert lines[1].startswith("- VICReg+PairDist against VICReg: by the linear probe it is within the error (+0.0")
-    assert lines[2].startswith("- BYOL+LogDet against BYOL: by the linear probe it does not beat it, but is worse (-5.3")
-    assert len(lines) == 3 and all("by the kNN probe it is within the error" in line for line in lines)
+    assert lines[0].startswith(
+        "- VICReg+LogDet against VICReg. Linear probe: it is significantly better (+5.3 ± 0.3 points, p = 0.012"
+    )
+    assert lines[1].startswith("- VICReg+PairDist against VICReg. Linear probe: it is not significantly different (+0.0")
+    assert lines[2].startswith("- BYOL+LogDet against BYOL. Linear probe: it is significantly worse (-5.3")
+    assert len(lines) == 3 and all("kNN probe: it is not significantly different" in line for line in lines)
 
 
 def test_rows_that_the_grid_did_not_choose_are_named(tmp_path):
@@ -79,10 +81,10 @@ def test_rows_that_the_grid_did_not_choose_are_named(tmp_path):
     settings["rows"]["byol"] = {"learning_rate": 4e-3, "momentum": 0.9}
     folder(tmp_path, "2026-01-02-cpu-table1", rows(vicreg=[0.5], byol=[0.5]), **settings)
     folder(tmp_path, "2025-12-31-cpu-tuning-wide", rows(**{"byol-rate0.004-momentum0.9": [0.9]}), width=0.5)
-    assert "No equal grid is recorded for this data set and network" in report.page(tmp_path, tmp_path)
+    assert "No search of the settings is recorded for this data set and network" in report.page(tmp_path, tmp_path)
     grid = {"byol-rate0.004-momentum0.9": [0.9], "byol-rate0.001-momentum0.9": [0.8]}
     folder(tmp_path, "2026-01-01-cpu-tuning", rows(**grid, **{"vicreg-rate0.004-covariance_weight1": [0.7]}))
-    said = "1 of 2 rows have the settings that the equal grid of this page chose; not so: VICReg."
+    said = "1 of 2 rows use the settings that the search on this page chose. These rows use others: VICReg."
     assert said in report.page(tmp_path, tmp_path)
 
 

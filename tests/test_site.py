@@ -38,7 +38,8 @@ def test_a_link_to_a_folder_leads_to_its_page():
 
 
 def test_a_made_part_replaces_what_stands_in_its_place():
-    assert "placeholder" not in made.filled("<!-- made: estimators -->\nplaceholder\n<!-- /made -->")
+    assert "placeholder" not in made.written("<!-- made: estimators -->\nplaceholder\n<!-- /made -->")
+    assert "placeholder" not in made.filled("<!-- made: calculator -->\nplaceholder\n<!-- /made -->")
     with pytest.raises(KeyError):
         made.filled("<!-- made: nothing -->\n<!-- /made -->")
 
@@ -46,8 +47,13 @@ def test_a_made_part_replaces_what_stands_in_its_place():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_made_part_of_a_page_is_made(page):
     names = [block[1] for block in made.BLOCK.finditer(page.read_text())]
-    assert set(names) <= made.MADE.keys() | made.PLOTS.keys()
+    assert set(names) <= made.MADE.keys() | made.PLOTS.keys() | made.IN_THE_SITE.keys()
     assert page.read_text().count("<!-- made:") == page.read_text().count("<!-- /made -->") == len(names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_made_parts_of_a_page_are_up_to_date(page):
+    assert page.read_text() == made.written(page.read_text()), "run `make report`"
 
 
 @pytest.mark.parametrize("name", made.MADE)

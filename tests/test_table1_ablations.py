@@ -43,13 +43,13 @@ def test_a_difference_counts_beyond_two_standard_errors():
         assert not difference(a, b).counts
 
 
-def test_a_row_beats_another_where_welchs_test_says_so():
+def test_a_row_is_significantly_better_where_welchs_test_says_so():
     low, high = [0.49, 0.50, 0.51], [0.53, 0.54, 0.55]
-    assert difference(high, low).verdict == difference([0.5, 0.5], [0.4, 0.4]).verdict == "beats it"
-    assert "worse" in difference(low, high).verdict and "cannot tell" in difference([0.5], [0.6, 0.7]).verdict
+    assert difference(high, low).verdict == difference([0.5, 0.5], [0.4, 0.4]).verdict == "is significantly better"
+    assert "worse" in difference(low, high).verdict and "one seed" in difference([0.5], [0.6, 0.7]).verdict
     # more than two standard errors, but with two seeds a side that is no proof
     few = difference([0.52, 0.54], [0.49, 0.51])
-    assert few.counts and few.verdict == difference([0.5, 0.5], [0.5, 0.5]).verdict == "is within the error"
+    assert few.counts and few.verdict == difference([0.5, 0.5], [0.5, 0.5]).verdict == "is not significantly different"
 
 
 def test_a_diverged_run_shows_in_the_mean_and_in_its_error():
@@ -85,8 +85,8 @@ def test_a_long_run_asks_the_same_of_its_own_rows():
         assert all(recipe.learning_rate.value == 1e-3 for recipe in ablation.recipes.values())
 
 
-def test_one_window_gives_both_divergences_the_same_criterion_but_for_the_name():
-    ablation = next(a for a in ablations() if a.question.startswith("KL or Bhattacharyya, with one window"))
+def test_one_spread_fraction_gives_both_divergences_the_same_criterion_but_for_the_name():
+    ablation = next(a for a in ablations() if a.question.startswith("KL or Bhattacharyya at the same spread_fraction"))
     kl, same_window, same_component = criteria(ablation.recipes).values()
     assert kl.invariance_weight == same_window.invariance_weight == same_component.invariance_weight
     assert same_component.entropy.spread_fraction == 4 * kl.entropy.spread_fraction
@@ -107,10 +107,10 @@ def test_the_variants_of_one_row_are_those_that_start_from_it():
 def test_findings_follow_from_the_rows():
     asked = Ablation("a question", {name: RECIPES[name] for name in ("vicreg", "byol", "simclr")})
     found = program.finding(recorded(vicreg=[0.80, 0.82], byol=[0.90, 0.92], simclr=[0.70, 0.72]), asked)
-    assert found.startswith("Better than VICReg by more than 2 standard errors: BYOL (+10.0 ± 1.4 points)")
-    assert "worse than VICReg by more than 2 standard errors: SimCLR (-10.0 ± 1.4 points)" in found
+    assert found.startswith("This variant is better than VICReg by more than 2 standard errors: BYOL (+10.0 ± 1.4 points).")
+    assert "This variant is worse than VICReg by more than 2 standard errors: SimCLR (-10.0 ± 1.4 points)." in found
     assert program.finding(recorded(vicreg=[0.80, 0.82], byol=[0.81, 0.82]), asked) == (
-        "No variant differs from VICReg by more than 2 standard errors; the largest difference is +0.5 ± 1.1 points, BYOL."
+        "No variant differs from VICReg by more than 2 standard errors. The largest difference is +0.5 ± 1.1 points (BYOL)."
     )
     assert "One seed cannot tell" in program.finding(recorded(vicreg=[0.8], byol=[0.9]), asked)
     assert "Nothing to compare" in program.finding(recorded(vicreg=[0.8]), asked)

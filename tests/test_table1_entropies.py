@@ -95,7 +95,7 @@ def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, c
     assert (
         "| KoLeo |" in (tmp_path / "grid" / "README.md").read_text()
         and "| KoLeo |" in page
-        and "| rate 0.001 | rate 1e+30 |" in page
+        and "| learning rate 0.001 | learning rate 1e+30 |" in page
     )
 
 

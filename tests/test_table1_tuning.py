@@ -92,7 +92,7 @@ def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid(tmp_path):
     said = page((1e-3, 1, 0.7), (2e-3, 1, 0.8))
     assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in said and "edge" not in said
     said = page((1e-3, 1, 0.9), (2e-3, 1, 0.8))
-    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the rate at the edge of the grid" in said
+    assert "learning rate 0.001, covariance_weight 1, 90.0 %; the chosen learning rate is at the edge of the grid" in said
     said = page((3e-3, 4, 0.8), rates_only=True, backbone="resnet18")
     assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in said and "edge" not in said
 

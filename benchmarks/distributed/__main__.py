@@ -82,11 +82,12 @@ def main() -> None:
     constants = "\n".join(f"- {world} ranks: {machine}" for world, machine in machines.items())
     text = page(
         "CPU time and bytes of VICReg's global loss on gloo ranks",
-        "Forward and backward, float32, one thread a rank; medians and quartiles over interleaved repeats, mean over ranks; "
-        "bytes as the kernel counted them.\nMade by `python -m benchmarks.distributed --out ...`.",
+        "`python -m benchmarks.distributed --out ...` measures forward and backward in float32, with one thread for each rank. "
+        "The values are medians and quartiles over interleaved repeats, averaged over the ranks. The Linux kernel counted the "
+        "bytes. The column *of ours* has the time divided by ours.",
         table(lines, left=4),
         f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}",
-        "Constants of the model, in CPU time of one thread:",
+        "The constants of the model, for one thread:",
         constants,
         "![model](model.png)",
     )

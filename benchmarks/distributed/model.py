@@ -33,8 +33,8 @@ class Constants(NamedTuple):
     latency: float
 
     def __str__(self) -> str:
-        memory = f"{self.memory_bytes / 1e9:.1f} GB/s of memory, {self.fresh_bytes / 1e9:.1f} GB/s of fresh memory"
-        link = f"{self.link_bytes / 1e9:.2f} GB sent a second, {1e6 * self.latency:.0f} us a collective"
+        memory = f"memory {self.memory_bytes / 1e9:.1f} GB/s, newly allocated memory {self.fresh_bytes / 1e9:.1f} GB/s"
+        link = f"link {self.link_bytes / 1e9:.2f} GB/s, {1e6 * self.latency:.0f} us per collective"
         return f"{self.flops / 1e9:.1f} GFLOP/s, {memory}, {link}"
 
 

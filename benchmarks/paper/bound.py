@@ -105,18 +105,18 @@ def finding(frame: pd.DataFrame) -> str:
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
     said = [
-        f"Claim: the sum of the computed terms alone is at least the test loss. {verdict(missed.empty)} It is in "
+        f"Claim: the sum of the computed terms alone is at least the test loss. {verdict(missed.empty)} It holds in "
         f"{len(bounded)} of {len(frame)} cases."
     ]
     if not missed.empty:
         sizes, lacking = ", ".join(map(str, sorted(set(missed.labelled)))), (missed.test_loss - missed["sum"]).max()
         said.append(
-            f"It falls short for n = {sizes}, by up to {lacking:.2g}, which Q_mn, left out here, would have to make up for."
+            f"The sum is too small for n = {sizes}, by up to {lacking:.2g}. Q_mn, which is left out, would have to be so large."
         )
     if not bounded.empty:
         ratio, useful = (bounded["sum"] / bounded.test_loss).mean(), (bounded["sum"] < 1).sum()
         said.append(
-            f"Where it is, it is {ratio:.1f} times the loss on average, and in {useful} of these cases below 1, the loss of a "
-            "head that predicts 0 for every class."
+            f"Where the claim holds, the sum is {ratio:.1f} times the loss on average. A head that predicts 0 for every class "
+            f"has the loss 1. The sum is below 1 in {useful} of the cases where the claim holds."
         )
     return " ".join(said)

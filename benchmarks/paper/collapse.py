@@ -78,9 +78,11 @@ def finding(frame: pd.DataFrame) -> str:
     above_point = means - math.log(2 * math.pi * math.e * BANDWIDTH**2)
     kept = (above_point.iloc[:, -1] / above_point.iloc[:, 0]).unstack()
     shows = kept.index[(kept.trainable <= COLLAPSED) & (kept.fixed > KEPT)]
-    only = f" Only with component std {', '.join(map(str, shows))}:" if 0 < len(shows) < len(kept) else ""
-    said = "; ".join(
-        f"component std {std}: {left.fixed:.0%} of it left with fixed inputs, {left.trainable:.0%} with trainable"
+    sizes = " and ".join(map(str, shows))
+    only = f" It shows only for components of standard deviation {sizes}." if 0 < len(shows) < len(kept) else ""
+    said = " ".join(
+        f"With standard deviation {std}, {left.fixed:.0%} of the entropy remains with fixed inputs and {left.trainable:.0%} "
+        "with trainable ones."
         for std, left in kept.iterrows()
     )
-    return f"{verdict(len(shows) > 0)}{only} {said}."
+    return f"{verdict(len(shows) > 0)}{only} {said}"

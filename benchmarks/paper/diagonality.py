@@ -60,13 +60,16 @@ def finding(frame: pd.DataFrame) -> str:
     """Is the optimum diagonal for small perturbations?"""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     crossed = means.index[means["mean"] > DIAGONAL]
-    until = f"It passes {DIAGONAL} at scale {crossed.min()}." if len(crossed) else f"It stays below {DIAGONAL} at every scale."
+    until = f"first exceeds {DIAGONAL} at scale {crossed.min()}" if len(crossed) else f"stays below {DIAGONAL} at every scale"
     shows = verdict(means["mean"].iloc[0] < DIAGONAL)
-    return f"{shows} {_ends(means)}. {until} The mean conditional covariance's own is {_ends(alone)}."
+    return (
+        f"{shows} The distance of the optimum is {_ends(means)}. It {until}. The distance of the mean conditional covariance "
+        f"alone is {_ends(alone)}."
+    )
 
 
 def _ends(means: pd.DataFrame) -> str:
     """The values at the smallest and at the largest scale."""
     first, last = means.iloc[0], means.iloc[-1]
-    smallest = f"{first['mean']:.2g} +- {first.error:.1g} at scale {first.name}"
-    return f"{smallest}, {last['mean']:.2g} +- {last.error:.1g} at {last.name}"
+    smallest = f"{first['mean']:.2g} ± {first.error:.1g} at scale {first.name}"
+    return f"{smallest} and {last['mean']:.2g} ± {last.error:.1g} at scale {last.name}"

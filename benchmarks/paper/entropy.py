@@ -50,8 +50,10 @@ def finding(frame: pd.DataFrame) -> str:
     difference, spread = vicreg["mean"] - best["mean"], math.hypot(vicreg.error, best.error)
     beyond = "more than two standard errors" if abs(difference) > 2 * spread else "within two standard errors"
     certain = beyond if last.trial.nunique() > 1 else "one trial, so no standard error is known"
-    said = "; ".join(f"{method} {row['mean']:.3f} +- {row.error:.3f}" for method, row in final.iterrows())
+    said = "; ".join(f"{method} {row['mean']:.3f} ± {row.error:.3f}" for method, row in final.iterrows())
+    other = others.index[0]
+    order = f"VICReg exceeds {other}, the next highest," if difference > 0 else f"{other} is the highest and exceeds VICReg"
     return (
-        f"{verdict(difference > 0)} VICReg less {others.index[0]}, the highest other: {difference:+.3f} +- {spread:.3f} nats "
-        f"({certain}). At the last epoch: {said}."
+        f"{verdict(difference > 0)} {order} by {abs(difference):.3f} ± {spread:.3f} nats ({certain}). The entropies at the "
+        f"last epoch are: {said}."
     )

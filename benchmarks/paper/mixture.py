@@ -98,13 +98,14 @@ def finding(frame: pd.DataFrame) -> str:
         return f"{claim} {verdict(False)} Some sample leaves it at every noise level."
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
     said = (
-        f"{claim} {verdict(held == len(affine) and gap <= ROUNDING)} There (noise up to {affine.noise.max():g}) the entropy "
-        f"lies within them in {held} of {len(affine)} cases, and the densities differ by at most {gap:.1g} nats."
+        f"{claim} {verdict(held == len(affine) and gap <= ROUNDING)} In these cases (noise up to {affine.noise.max():g}) the "
+        f"entropy lies within the bounds in {held} of {len(affine)}. The densities differ by at most {gap:.1g} nats."
     )
     if beyond.empty:
         return said
     worst = beyond.loc[beyond.gap.idxmax()]
     return (
-        f"{said} Beyond, of which the theorem says nothing, it does in {beyond.within.sum()} of {len(beyond)}, and the density "
-        f"gap is at most {worst.gap:.2g} ± {worst.gap_error:.1g} nats, at noise {worst.noise:g}."
+        f"{said} The theorem says nothing about the other cases. There the entropy lies within the bounds in "
+        f"{beyond.within.sum()} of {len(beyond)}. The density gap is at most {worst.gap:.2g} ± {worst.gap_error:.1g} nats, at "
+        f"noise {worst.noise:g}."
     )

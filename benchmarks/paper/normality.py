@@ -74,10 +74,11 @@ def finding(frame: pd.DataFrame) -> str:
     p_values = frame[frame.panel == "p-value"]
     means = over_trials(p_values, "p_value", "network", "noise")["mean"].unstack(sort=False)
     first, last = means.iloc[:, 0], means.iloc[:, -1]
-    falls = "; ".join(f"{network} {first[network]:.3f} to {last[network]:.3f}" for network in means.index)
+    falls = "; ".join(f"{network} {first[network]:.3f} and {last[network]:.3f}" for network in means.index)
     pairs = frame[frame.panel == "distance"].drop_duplicates("network")
     gaps = "; ".join(f"{row.network}: smallest {row.smallest:.3f}, median {row.median:.3f}" for row in pairs.itertuples())
     return (
-        f"Left: {verdict(bool(((last < first) & (first > LINE)).all()))} From noise {p_values.noise.min()} to "
-        f"{p_values.noise.max()}: {falls}. Right: {verdict(bool((pairs.smallest > 0.05 * pairs['median']).all()))} {gaps}."
+        f"Left: {verdict(bool(((last < first) & (first > LINE)).all()))} The mean p-values at noise {p_values.noise.min()} and "
+        f"{p_values.noise.max()} are: {falls}. Right: {verdict(bool((pairs.smallest > 0.05 * pairs['median']).all()))} The "
+        f"distances are: {gaps}."
     )

@@ -88,7 +88,7 @@ def line(name: str, lines: pd.DataFrame) -> dict[str, str]:
         "closed form": f"{mean.closed_form:.4f}",
         "distance": f"{lines.distance.max():.1e}",
         "off diagonal": f"{mean.off_diagonal:.2g}",
-        "conditional's own": f"{mean.conditional_off_diagonal:.2g}",
+        "off diagonal, N alone": f"{mean.conditional_off_diagonal:.2g}",
     }
 
 
@@ -98,10 +98,11 @@ def finding(frame: pd.DataFrame) -> str:
     shows = bool(((frame.distance <= AGREES) & (excess <= AGREES)).all())
     kinds = frame.drop_duplicates("conditional")
     full = kinds.conditional[kinds.off_diagonal >= DIAGONAL]
-    exceptions = f", not for: {'; '.join(full)}" if len(full) else ""
+    exceptions = f" It is not diagonal for: {'; '.join(full)}." if len(full) else ""
     furthest, diagonal = frame.distance.max(), len(kinds) - len(full)
     return (
-        f"Claim: every ascent ends at the closed form, none above it. {verdict(shows)} The furthest of {len(frame)} ends at a "
-        f"distance of {furthest:.1g}, the highest {max(excess.max(), 0):.1g} nats above it. The optimum is diagonal (below "
-        f"{DIAGONAL}) for {diagonal} of {len(kinds)} kinds of conditional covariances{exceptions}."
+        f"Claim: every ascent ends at the closed form, and none ends above it. {verdict(shows)} The largest distance of "
+        f"{len(frame)} ascents is {furthest:.1g}. The objective exceeds that of the closed form by at most "
+        f"{max(excess.max(), 0):.1g} nats. The optimum is diagonal (off diagonal below {DIAGONAL}) for {diagonal} of "
+        f"{len(kinds)} kinds of conditional covariances.{exceptions}"
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.pages import figure, page, table, write, write_csv
+from benchmarks.pages import figure, notes, page, table, write, write_csv
 from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
 
 MODULES: dict[str, ModuleType] = {
@@ -34,8 +34,15 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
     recorded = json.loads(path.read_text()) if path.exists() else {}
     recorded[name] = {"command": command} | settings
     write(path, json.dumps(recorded, indent=2, sort_keys=True) + "\n")
-    write(folder / "README.md", page("Recomputed from arXiv 2303.00633", *sections(folder)))
+    write(folder / "README.md", page_of(folder))
     return "\n\n".join(said(MODULES[name], pd.DataFrame(rows)))
+
+
+def page_of(folder: Path) -> str:
+    """The page of a folder, with the remarks about it from its notes."""
+    recorded = json.loads((folder / "settings.json").read_text())
+    kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in sorted(recorded))
+    return page(f"{' and '.join(kinds)} of arXiv 2303.00633, recomputed", notes(folder), *sections(folder))
 
 
 def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
@@ -47,9 +54,10 @@ def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
 
 
 def _statement(module: ModuleType) -> tuple[str, str]:
-    """Title and text, without line breaks, of the page that is written by hand."""
+    """Title and text, a line for each paragraph, of the page that is written by hand."""
     heading, _, text = Path(str(module.__file__)).with_suffix(".md").read_text().partition("\n")
-    return heading.removeprefix("# "), " ".join(text.split())
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
+    return heading.removeprefix("# "), "\n\n".join(paragraphs)
 
 
 def sections(folder: Path) -> list[str]:

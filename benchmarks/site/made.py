@@ -1,16 +1,24 @@
-"""The parts of a page that are made: `<!-- made: name -->` to `<!-- /made -->` is replaced when the site is built."""
+"""The parts of a page between `<!-- made: name -->` and `<!-- /made -->`, which follow from the code or from recorded rows.
+
+`python -m benchmarks.site.made` writes the tables into the pages. The plots and the calculator are in the built site alone.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from benchmarks.pages import write
 from benchmarks.site import calculator, plots, tables, training
+from benchmarks.site.sources import ROOT
 
-BLOCK = re.compile(r"<!-- made: (\S+) -->.*?<!-- /made -->", re.DOTALL)
+BLOCK = re.compile(r"<!-- made: (\S+) -->\n(.*?)<!-- /made -->", re.DOTALL)
+WIDTH = 128
 
 
 class Plot(NamedTuple):
@@ -29,9 +37,8 @@ PLOTS = {
     "rate": Plot(plots.rate, "Linear probe against the learning rate, for three objectives"),
     "training": Plot(training.healthy_and_collapsing, "Four numbers along a healthy and a collapsing run", (5.6, 4.2)),
 }
-#: name -> function that writes that part as Markdown
+#: name -> function that writes that part as Markdown, into the page itself
 MADE: dict[str, Callable[[], str]] = {
-    "calculator": calculator.calculator,
     "choice": tables.choice,
     "choice-setting": tables.choice_setting,
     "conventions": calculator.conventions,
@@ -42,11 +49,38 @@ MADE: dict[str, Callable[[], str]] = {
     "step": tables.step,
     "weights": tables.weights,
 }
+#: the same for parts that need the built site
+IN_THE_SITE: dict[str, Callable[[], str]] = {"calculator": calculator.calculator}
+
+
+def written(markdown: str) -> str:
+    """The page of the repository, with its made parts up to date."""
+
+    def part(block: re.Match[str]) -> str:
+        name = block[1]
+        return f"<!-- made: {name} -->\n\n{_wrapped(MADE[name]())}\n\n<!-- /made -->" if name in MADE else block[0]
+
+    return BLOCK.sub(part, markdown)
 
 
 def filled(markdown: str) -> str:
-    """The page with every made part in its place; KeyError for a name that nothing makes."""
-    return BLOCK.sub(lambda block: _images(block[1]) if block[1] in PLOTS else MADE[block[1]](), markdown)
+    """The page of the site, with its plots and the calculator too; KeyError for a name that nothing makes."""
+
+    def part(block: re.Match[str]) -> str:
+        name = block[1]
+        return block[2].strip("\n") if name in MADE else _images(name) if name in PLOTS else IN_THE_SITE[name]()
+
+    return BLOCK.sub(part, markdown)
+
+
+def _wrapped(text: str) -> str:
+    """The text with its long lines broken, apart from tables, headings and equations."""
+    return "\n".join(line if line.startswith(("|", "#", " ")) else _broken(line) for line in text.split("\n"))
+
+
+def _broken(line: str) -> str:
+    indent = "  " * line.startswith("- ")
+    return textwrap.fill(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _images(name: str) -> str:
@@ -58,3 +92,17 @@ def plot_files() -> dict[str, str]:
     """{path in the site: SVG}."""
     drawn = {name: plots.drawn(plot.draw, size=plot.size) for name, plot in PLOTS.items()}
     return {f"plots/{name}-{scheme}.svg": svg for name, schemes in drawn.items() for scheme, svg in schemes.items()}
+
+
+def main() -> int:
+    """Write the made parts of every page of docs/."""
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        before = path.read_text()
+        if written(before) != before:
+            write(path, written(before))
+            print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -73,7 +73,7 @@ def choice_setting() -> str:
     return "\n".join(
         [
             f"- *loss*: time of forward and backward, two views of {batch} x {dim}, float32, one CPU thread "
-            f"({_linked(folder('speed'))}). `VICReg()` was timed whole; of the others the entropy of both views was timed.",
+            f"({_linked(folder('speed'))}). `VICReg()` was timed whole. For the others the entropy of both views was timed.",
             f"- *digits*: {_training(digits)} ({_linked(digits)}).",
             f"- *Fashion-MNIST*: {_training(fashion)} ({_linked(fashion)}).",
             f"- *{WIDE} dimensions*: change of the linear probe on digits from 512 dimensions of the projection to {WIDE}, "
@@ -103,7 +103,8 @@ def cost() -> str:
         | {f"{name}, ms": f"{times[kind, shape]:.3g}" if (kind, shape) in times else "" for kind, name in kinds.items()}
         for shape in several
     ]
-    return f"{table(lines)}\n\nfloat32, two views, forward and backward, one CPU thread ({_linked(folder('speed'))})."
+    setting = "These are the times of forward and backward of two views in float32 on one CPU thread"
+    return f"{table(lines)}\n\n{setting} ({_linked(folder('speed'))})."
 
 
 def step() -> str:
@@ -127,8 +128,10 @@ def ranks() -> str:
         for row in read(path / "rows.csv")
         if int(row["dim"]) == WIDE
     ]
-    setting = "VICReg, float32, forward and backward, one thread a rank, gloo on one machine of two cores"
-    return f"{table(lines, left=3)}\n\n{setting} ({_linked(path)})."
+    setting = (
+        "The rows have forward and backward of VICReg in float32, with one thread for each rank (gloo, one machine of 2 cores"
+    )
+    return f"{table(lines, left=3)}\n\n{setting}, {_linked(path)})."
 
 
 def described_estimators() -> str:

@@ -18,6 +18,14 @@ METRICS = {
     "launches": ("Launches of kernels", ""),
     "peak_mib": ("Peak memory above the inputs", "MiB"),
 }
+#: metric and mode -> how a comparison of them is called
+COMPARED = {
+    ("time_ms", "forward"): "Forward pass",
+    ("time_ms", "backward"): "Backward pass",
+    ("time_ms", "both"): "Forward and backward",
+    ("device_ms", "both"): "The GPU's kernels alone",
+    ("peak_mib", "both"): "Peak memory",
+}
 
 
 def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, dict[str, float]]:
@@ -31,19 +39,22 @@ def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, di
 
 def slower(rows: list[Row]) -> list[str]:
     """Every comparison, of time or memory, in which ours is slower or larger."""
-    return [
-        f"{level} {objective} {batch} x {dim}, {mode}, {metric}: {name} {value:.3g}, ours {found[OURS]:.3g}"
-        for metric, mode in (
-            ("time_ms", "forward"),
-            ("time_ms", "backward"),
-            ("time_ms", "both"),
-            ("device_ms", "both"),
-            ("peak_mib", "both"),
-        )
-        for (level, objective, batch, dim), found in by_case(rows, metric=metric, mode=mode).items()
-        for name, value in found.items()
-        if value < found[OURS] and not name.startswith(OURS)
-    ]
+    return [f"{what}, {line}" for what, lines in _slower(rows).items() for line in lines]
+
+
+def _slower(rows: list[Row]) -> dict[str, list[str]]:
+    """{what was compared: a line for each comparison in which ours is slower or larger}."""
+    found = {
+        what: [
+            f"{_label(key)} {key[2]} x {key[3]}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
+            for key, numbers in by_case(rows, metric=metric, mode=mode).items()
+            for name, value in numbers.items()
+            if value < numbers[OURS] and not name.startswith(OURS)
+        ]
+        for (metric, mode), what in COMPARED.items()
+        for unit in [METRICS[metric][1]]
+    }
+    return {what: lines for what, lines in found.items() if lines}
 
 
 def readme(rows: list[Row], command: str, notes: str = "") -> str:
@@ -63,15 +74,23 @@ def readme(rows: list[Row], command: str, notes: str = "") -> str:
         notes=notes,
         place="" if on_cpu else f" on {first['device']}, {first['dtype']}",
         tables="\n\n".join(parts),
-        slower="\n".join(f"- {line}" for line in slower(rows) or ["nowhere in this run"]),
+        slower="\n\n".join(_listed(what, lines) for what, lines in _slower(rows).items()) or "Nowhere in this run.",
     )
 
 
+def _listed(what: str, lines: list[str]) -> str:
+    return "\n".join([f"{what}:\n", *(f"- {line}" for line in lines)])
+
+
+def _label(key: Key) -> str:
+    level, objective, *_ = key
+    return objective if level == "op" else f"{objective}, training step"
+
+
 def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
-    level, objective, batch, dim = key
-    label = objective if level == "op" else f"{objective}, training step"
+    *_, batch, dim = key
     ratios = {name: f"{value / found[OURS]:.2f}x" for name, value in found.items() if name != OURS}
-    return {"": label, "N x D": f"{batch} x {dim}", f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
+    return {"": _label(key), "N x D": f"{batch} x {dim}", f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import filled, table
+from benchmarks.pages import filled, notes, table
 from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.launch import head, launch
@@ -46,26 +46,26 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     weight = rows["vicreg_logdet"].arguments["entropy_weight"]
     pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
     same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
-    # the two divergences differ by a factor of 4 in what they take for the component's variance
+    # at 4 times the fraction, both divergences assume the same variance of a component
     wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * pairwise.entropy.spread_fraction}
     wider_beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
     in_proportion = [{"beta": beta, "entropy_weight": weight / beta} for beta in BETAS]
     fixed = [{"beta": beta, "entropy_weight": weight} for beta in BETAS]
-    one_window = "KL or Bhattacharyya, with one window (the same gradient) or one component"
-    byol_betas = "beta of LogDet beside BYOL, from a quarter of the dimension to four times"
-    spreads = "bandwidth of PairDist as a share of the total variance, weights by the default law"
+    divergences = "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it"
+    byol_betas = "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension"
+    spreads = "spread_fraction of PairDist, with the default weights"
     return [
-        about("beta of LogDet, entropy weight in proportion to 1 / beta", "vicreg_logdet", in_proportion),
-        about("beta of LogDet, weights fixed", "vicreg_logdet", fixed),
+        about("beta of LogDet, with the entropy weight in proportion to 1 / beta", "vicreg_logdet", in_proportion),
+        about("beta of LogDet, with fixed weights", "vicreg_logdet", fixed),
         about(spreads, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)),
-        about(one_window, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
-        about("KL or Bhattacharyya with one component, beside BYOL", "byol_pairdist", [wider_beside_byol]),
+        about(divergences, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
+        about("KL, or Bhattacharyya at four times the spread_fraction, with BYOL", "byol_pairdist", [wider_beside_byol]),
         _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
         _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
         *(_projected(rows, name) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
         *(_beside_byol(rows, name) for name in BESIDE_BYOL),
         *(
-            about(f"{rows[name].title}: which tensor's entropy, on the unit sphere or not", name, TENSORS)
+            about(f"{rows[name].title}: which tensor is regularized, and whether it is normalised", name, TENSORS)
             for name in BESIDE_BYOL
         ),
         about(byol_betas, "byol_logdet", _each("beta", 64.0, 256.0, 1024.0)),
@@ -131,6 +131,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     return filled(
         __file__,
         **head(records, options),
+        notes=notes(records.folder),
         questions="\n\n".join(chain.from_iterable(parts)),
     )
 
@@ -147,11 +148,11 @@ def finding(records: Records, ablation: Ablation) -> str:
     for word, sign in (("better", 1), ("worse", -1)):
         named = [f"{title} ({gap.text()} points)" for title, gap in gaps.items() if gap.counts and sign * gap.mean > 0]
         if named:
-            said.append(f"{word} than {base} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}")
+            these = "This variant is" if len(named) == 1 else "These variants are"
+            said.append(f"{these} {word} than {base} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}.")
     title, largest = max(gaps.items(), key=lambda pair: abs(pair[1].mean))
-    no_variant = f"no variant differs from {base} by more than {STANDARD_ERRORS:g} standard errors; the largest difference is "
-    sentence = "; ".join(said or [f"{no_variant}{largest.text()} points, {title}"]) + "."
-    return sentence[0].upper() + sentence[1:]
+    no_variant = f"No variant differs from {base} by more than {STANDARD_ERRORS:g} standard errors."
+    return " ".join(said or [no_variant, f"The largest difference is {largest.text()} points ({title})."])
 
 
 def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
@@ -165,7 +166,11 @@ def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
     gaps, lines = _differences(records, ablation), []
     for name in (ablation.baseline, *gaps):
         recipe = ablation.recipes[name]
-        line = {"variant": recipe.title, "rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
+        line = {
+            "variant": recipe.title,
+            "learning rate": f"{recipe.learning_rate.value:g}",
+            "seeds": str(len(records.of(name))),
+        }
         line |= records.percent(name) | {"difference": "baseline", "p": ""}
         if name in gaps:
             line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}

@@ -94,8 +94,8 @@ def compared(records: Records, score: str) -> dict[str, Difference]:
 def page_of_grid(tried: Records, options: Options, images: Images) -> str:
     """The accuracy of each row at each rate."""
     return page(
-        "The grid of the entropies",
-        "Linear probe %; the best of each row in bold.",
+        "Learning rates of the entropies",
+        "The table has the accuracy of the linear probe in %. The best of each row is in bold.",
         table(map(partial(_grid_line, tried), ROWS)),
     )
 
@@ -130,14 +130,16 @@ def _lines(records: Records, gaps: dict[str, Difference], cost: pd.DataFrame) ->
 def _finding(score: str, gaps: dict[str, Difference]) -> str:
     beyond = [f"{ROWS[name].title} {gap.text()}" for name, gap in gaps.items() if gap.p_value < LEVEL]
     probe = {"linear": "linear", "knn": "kNN"}[score]
-    counted = f"{len(beyond)} of {len(gaps)} rows differ from VICReg beyond the error (p < {LEVEL:g})"
-    return f"- By the {probe} probe {counted}{': ' * bool(beyond)}{'; '.join(beyond)}."
+    counted = f"finds a significant difference from VICReg in {len(beyond)} of {len(gaps)} rows (p < {LEVEL:g})"
+    return f"- The {probe} probe {counted}{': ' * bool(beyond)}{'; '.join(beyond)}."
 
 
 def _grid_line(tried: Records, name: str) -> dict[str, str]:
     texts = {setting: tried.mean(setting, "linear").text(100) for setting in grid(name)}
     texts[tried.best(texts)] = f"**{texts[tried.best(texts)]}**"
-    return {"entropy": ROWS[name].title} | {f"rate {rate:g}": text for rate, text in zip(RATES, texts.values(), strict=True)}
+    return {"entropy": ROWS[name].title} | {
+        f"learning rate {rate:g}": text for rate, text in zip(RATES, texts.values(), strict=True)
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:

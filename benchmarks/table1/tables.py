@@ -20,17 +20,19 @@ from benchmarks.table1.runs import pixel_scores
 REFERENCES = (UNTRAINED, SUPERVISED)
 ORDER = [UNTRAINED, *RECIPES]
 NOTE = (
-    f"Linear: logistic regression on frozen, standardised features (weight decay {PROBE_WEIGHT_DECAY:g}, L-BFGS). kNN: "
-    f"{KNN_NEIGHBOURS} neighbours, cosine, temperature {KNN_TEMPERATURE:g}. Both are fitted on the training images and scored "
-    "on the held-out ones, at the last epoch; (best) is the best epoch probed, chosen on the held-out images, hence "
-    "optimistic. Entropy: pairwise (KL) bound for held-out embeddings on the unit sphere, each a Gaussian of standard "
-    f"deviation {ENTROPY_BANDWIDTH:g}, in nats above that of one point: 0 at collapse, at most the logarithm of the number of "
-    "images. RankMe: effective rank of the embeddings. s: seconds a run, probes included."
+    "The linear probe is a logistic regression on frozen, standardised features (weight decay "
+    f"{PROBE_WEIGHT_DECAY:g}, L-BFGS). The kNN probe takes {KNN_NEIGHBOURS} neighbours by cosine similarity, with temperature "
+    f"{KNN_TEMPERATURE:g}. Both are fitted on the training images and scored on the held-out ones at the last epoch. The "
+    "columns (best) have the best epoch that was probed. It is chosen on the held-out images, so these columns are optimistic. "
+    "The entropy is the pairwise (KL) bound of the held-out embeddings on the unit sphere, where each is the centre of a "
+    f"Gaussian of standard deviation {ENTROPY_BANDWIDTH:g}. It is in nats relative to one point: 0 at collapse, and at most "
+    "the logarithm of the number of images. RankMe is the effective rank of the embeddings. The column s has the seconds of a "
+    "run with its probes."
 )
 VERDICTS = (
-    "Do the entropies help? Each row is compared with its base seed by seed, since a seed gives both the same initial weights "
-    f"and the same images in the same order. It beats its base where p < {LEVEL:g} in Student's paired test, corrected for the "
-    "number of rows (Holm), and is within the error elsewhere. Differences with their standard errors:"
+    "Do the entropies help? Each row is compared with its base at the same seeds, because a seed gives both the same initial "
+    f"weights and the same images in the same order. A difference is significant if p < {LEVEL:g} in Student's paired test, "
+    "after Holm's correction for the number of rows. The differences have their standard errors:"
 )
 
 
@@ -49,7 +51,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
         table([*_pixels(images), *(_line(records, method) for method in _methods(records))]),
         NOTE,
         VERDICTS,
-        "\n".join(compared(records) or ["- No row with an entropy has its base beside it yet."]),
+        "\n".join(compared(records) or ["- No row with an entropy can be compared yet, because its base has no runs."]),
     )
 
 
@@ -59,13 +61,13 @@ def compared(records: Records) -> list[str]:
     pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
     linear, knn = (_differences(records, pairs, score) for score in ("linear", "knn"))
     return [
-        f"- {title(name)} against {title(base)}: by the linear probe it {_in_words(a)}; by the kNN probe it {_in_words(b)}."
+        f"- {title(name)} against {title(base)}. Linear probe: it {_in_words(a)}. kNN probe: it {_in_words(b)}."
         for (name, base), a, b in zip(pairs, linear, knn, strict=True)
     ]
 
 
 def _differences(records: Records, pairs: list[tuple[str, str]], score: str) -> list[Difference]:
-    """Each row less its base at their common seeds; p-values corrected for the number of pairs."""
+    """Each row minus its base at their common seeds; p-values corrected for the number of pairs."""
     gaps = []
     for pair in pairs:
         row, base = ({run["seed"]: run[score] for run in records.of(method)} for method in pair)

@@ -38,6 +38,8 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
     "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
+#: data set -> its name on the page, where they differ
+NAMES = {"fashion_mnist": "Fashion-MNIST"}
 #: the constants that differ for a long run
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
 
@@ -120,11 +122,13 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     """A row for each method and value, with the best in bold, and the chosen settings."""
     found, (rates, constants) = cells(records), searched(records)
     found["text"] = found.text.mask(found.best, "**" + found.text + "**")
+    seeds = sorted(set(found.seeds))
     return filled(
         __file__,
         **head(records, options),
+        dataset=NAMES.get(options.dataset, options.dataset),
         notes=notes(records.folder),
-        seeds=" or ".join(map(str, sorted(set(found.seeds)))),
+        over=f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "accuracy of one seed",
         grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
         chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
     )
@@ -132,14 +136,16 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
     texts = dict(zip(line.rate, line.text, strict=True))
-    cells = {f"rate {rate:g}": texts.get(rate, "") for rate in rates}
-    return {"method": RECIPES[method].title, "constant": f"{line.constant.iloc[0]} {value:g}", **cells}
+    cells = {f"learning rate {rate:g}": texts.get(rate, "") for rate in rates}
+    return {"method": RECIPES[method].title, "setting": f"{line.constant.iloc[0]} {value:g}", **cells}
 
 
 def _choice(cell: Any, rates: tuple[float, ...], values: tuple[float, ...]) -> str:
-    tried = {"rate": (cell.rate, rates), cell.constant: (cell.value, values)}
-    edges = " and the ".join(name for name, (own, all_) in tried.items() if len(all_) > 1 and own in (all_[0], all_[-1]))
-    at_edge = f"; the {edges} at the edge of the grid" if edges else ""
+    tried = {"learning rate": (cell.rate, rates), cell.constant: (cell.value, values)}
+    edges = [name for name, (own, all_) in tried.items() if len(all_) > 1 and own in (all_[0], all_[-1])]
+    at_edge = (
+        f"; the chosen {' and '.join(edges)} {'is' if len(edges) == 1 else 'are'} at the edge of the grid" if edges else ""
+    )
     setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text.strip('*')} %"
     return f"- {RECIPES[cell.method].title}: {setting}{at_edge}"
 
