@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, write
+from benchmarks.pages import RESULTS, ROOT, table, write
 from benchmarks.table1 import tuning
 from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
+from benchmarks.table1.tables import ORDER
 
 PAGE = ROOT / "docs" / "report.md"
 #: the head of the page, which is written by hand
@@ -36,14 +38,15 @@ def page(results: Path, beside: Path) -> str:
     for content, command in CONTENTS.items():
         folders = newest(results, content)
         parts += [part for folder in folders for part in _section(folder, results, beside)]
+        parts += _by_network(folders) if content == "table1" else []
         parts += [] if folders else [f"## {content.capitalize()}", f"Not recorded yet: `{command}`."]
     return "\n\n".join(parts) + "\n"
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest folder with that content, for each device and data set; a folder has a page once its rows are complete."""
+    """The newest folder with that content, for each device, data set and network; a folder has a page once it is complete."""
     found = sorted((page.parent for page in results.glob(f"????-??-??-*-{content}*/README.md")), key=_age)
-    return list({(folder.name.split("-")[3], *_settings(folder, "dataset")): folder for folder in found}.values())
+    return list({(folder.name.split("-")[3], *_settings(folder, "dataset", "backbone")): folder for folder in found}.values())
 
 
 def _section(folder: Path, results: Path, beside: Path) -> list[str]:
@@ -55,6 +58,24 @@ def _section(folder: Path, results: Path, beside: Path) -> list[str]:
         untuned = "No search of the settings is recorded for this data set and network."
         parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
     return parts
+
+
+def _by_network(folders: list[Path]) -> list[str]:
+    """The linear probe of every row by network, for the data sets that several networks were trained on."""
+    tables: dict[str, dict[str, Records]] = defaultdict(dict)
+    for folder in folders:
+        dataset, network = _settings(folder, "dataset", "backbone")
+        tables[dataset][network] = Records(folder)
+    parts = []
+    for dataset, columns in tables.items():
+        lines = ({"linear %": title(row)} | {name: _linear(at, row) for name, at in columns.items()} for row in ORDER)
+        made = [line for line in lines if any(list(line.values())[1:])]
+        parts += [f"## Table 1: {dataset}, by network", table(made)] if len(columns) > 1 else []
+    return parts
+
+
+def _linear(records: Records, method: str) -> str:
+    return records.mean(method, "linear").text(100) if records.of(method) else ""
 
 
 def embedded(path: Path, beside: Path) -> tuple[str, str]:

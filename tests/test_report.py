@@ -63,6 +63,14 @@ def test_the_newest_rows_of_each_data_set_and_device_are_shown(tmp_path):
     assert found == {"2026-01-02-cpu-table1-again", "2026-01-01-gpu-table1", "2026-01-01-cpu-table1-fashion"}
 
 
+def test_networks_on_one_data_set_are_columns_of_one_table(tmp_path):
+    folder(tmp_path, "2026-01-01-cpu-table1", rows(vicreg=[0.5], byol=[0.25]), backbone="resnet18")
+    assert "by network" not in report.page(tmp_path, tmp_path)
+    folder(tmp_path, "2026-01-01-cpu-table1-vit", rows(vicreg=[0.75, 0.75]), backbone="vit_tiny")
+    assert "| linear % | resnet18 | vit_tiny |" in (page := report.page(tmp_path, tmp_path))
+    assert "| VICReg | 50.0 | 75.0 ± 0.0 |" in page and "SimCLR" not in page
+
+
 def test_each_entropy_is_held_against_its_base(tmp_path):
     high, low = [0.93, 0.95, 0.95], [0.88, 0.89, 0.90]
     # the fourth seed of one row has no partner

@@ -17,9 +17,13 @@ from benchmarks.table1.records import Records
 
 
 def folder(content: str, dataset: str | None = None) -> Path:
-    """The newest folder of a CPU with that content, of a data set if it is named."""
+    """The newest folder of a CPU with that content, of a ResNet on a data set if it is named."""
     found = [path for path in newest(RESULTS, content) if "-cpu-" in path.name]
-    return next(path for path in found if dataset is None or records(path).settings["dataset"] == dataset)
+    return next(path for path in found if dataset is None or _is_resnet(records(path).settings, dataset))
+
+
+def _is_resnet(settings: dict[str, Any], dataset: str) -> bool:
+    return settings["dataset"] == dataset and settings["backbone"].startswith("resnet")
 
 
 @cache

@@ -43,7 +43,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     over = f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
     origin = f"{records.names('device')}, commit {records.names('commit')}"
     return page(
-        f"Table 1: {records.settings['dataset']}",
+        f"Table 1: {records.settings['dataset']}, {records.settings['backbone']}",
         f"    {options.command}",
         notes(records.folder),
         f"{describe(options)}; {origin}; {over}.",
