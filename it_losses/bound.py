@@ -213,7 +213,7 @@ def _has_ranks(distributed: DistributedOptions) -> bool:
 
 
 def _is_fused(
-    form: str,
+    fused: str,
     constants: Sequence[Weight] | None,
     views: Sequence[Tensor],
     distributed: DistributedOptions,
@@ -223,15 +223,15 @@ def _is_fused(
     """Check the views of one process, then return whether the fused implementation runs. It has no derivative by a constant."""
     if not _has_ranks(distributed):
         check_views(views, at_least=at_least)
-    if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
+    if kernels is None or not fused or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, views[0])
+    runs: bool = kernels.is_fused(fused, views[0])
     return runs
 
 
 def _fused_loss(
     views: Sequence[Tensor],
-    form: str,
+    fused: str,
     constants: Sequence[Weight] | None,
     weights: Sequence[float],
     distributed: DistributedOptions,
@@ -248,7 +248,7 @@ def _fused_loss(
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
     loss, terms = kernels.loss(
         views,
-        form,
+        fused,
         constants,
         weights,
         normalize=normalize,

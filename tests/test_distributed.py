@@ -47,7 +47,7 @@ OBJECTIVES = {
     "decoupled contrastive learning": functools.partial(
         VICRegEntropy, "pairwise", bandwidth=0.7, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=True
     ),
-    "an estimator without a form": functools.partial(VICRegEntropy, Stranger()),
+    "an estimator without kernels": functools.partial(VICRegEntropy, Stranger()),
 }
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
@@ -62,7 +62,7 @@ SOME = [
     "sigreg, one draw",
     "VICRegEntropy, renyi",
     "decoupled contrastive learning",
-    "an estimator without a form",
+    "an estimator without kernels",
 ]
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 two_and_four = pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -245,7 +245,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
-@pytest.mark.parametrize("objective", ["VICReg, official", "an estimator without a form"])
+@pytest.mark.parametrize("objective", ["VICReg, official", "an estimator without kernels"])
 def test_a_rank_that_brings_something_else_makes_every_rank_raise(objective, odd):
     first, last = ranks.run(2, refusals, OBJECTIVES[objective], odd)
     assert ODD[odd] in first
@@ -362,7 +362,9 @@ def test_low_precision_and_autocast_cost_the_rounding_of_the_gradient_alone(obje
 def difference_when_compiled(objective):
     torch._dynamo.reset()
     criterion, found = OBJECTIVES[objective](), []
-    compiled = torch.compile(criterion, fullgraph=objective != "an estimator without a form", dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        criterion, fullgraph=objective != "an estimator without kernels", dynamic=True, backend="aot_eager"
+    )
     for rows in ((3, 8), (9, 4), (2, 5)):
         _, mine = batches(rows, (6,))
         terms, gradients = evaluated(criterion, mine)

@@ -98,8 +98,8 @@ def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_implem
 def test_every_estimator_finds_its_form_through_its_class():
     assert [kind.fused for kind in ESTIMATORS.values()] == ["vicreg", *list(ESTIMATORS)[1:]]
     for kind in ESTIMATORS.values():
-        form = dispatch.form_named(kind.fused)
-        assert callable(form.evaluate) and callable(form.prefers_gram) and form.PARTS >= 0
+        module = dispatch.module_named(kind.fused)
+        assert callable(module.evaluate) and callable(module.prefers_gram) and module.PARTS >= 0
 
 
 EVERYTHING = """

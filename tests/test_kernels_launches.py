@@ -49,23 +49,23 @@ class NoWaits(TorchDispatchMode):
 def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
     launches = record_launches(monkeypatch)
     stand_in_for_gpu(monkeypatch)
-    form, constants = OBJECTIVES[name]
+    module, constants = OBJECTIVES[name]
     batch = Batch(list(torch.randn(2, 1, *shape).to(dtype)), SingleRank(shape[0]))
     with NoWaits():
-        form.evaluate(
+        module.evaluate(
             batch,
-            Plan(products_named("cuda" + form.PRODUCTS), form.prefers_gram(*shape, 1)),
+            Plan(products_named("cuda" + module.PRODUCTS), module.prefers_gram(*shape, 1)),
             constants,
             Request(0.1, 1.0, needs_gradient=True),
         )
     expected = {"differences": 1}
     # samples that are not centred meet one kernel alone
-    if form not in (koleo, sigreg) and name != "renyi":
+    if module not in (koleo, sigreg) and name != "renyi":
         batches = 1 if "pooled" in name else 2
         expected |= {"column_moments": batches, "centre": batches}
-    if form is sigreg:
+    if module is sigreg:
         expected["normal_numbers"] = 1
-    if form in (pairwise, quadratic):
+    if module in (pairwise, quadratic):
         # of both views at once
         strips = -(-2 * shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         # small views are computed together

@@ -17,7 +17,7 @@ from it_losses import ESTIMATORS, EntropyRegularizer, LogDet, Pairwise, VICReg, 
 from it_losses.kernels import torch_ops
 from it_losses.kernels.products import cholesky, cpu
 
-FORMS = {
+ENTROPIES = {
     "vicreg": (25.0, 1.0, 1.0, 1e-4),
     "log_det": (2.0, 1.0, 1.0),
     "koleo": (1e-8,),
@@ -36,7 +36,7 @@ CALLS = {
     **{f"EntropyRegularizer, {name}": EntropyRegularizer(name).eval() for name in ESTIMATORS},
     **{f"{name} alone": build().eval() for name, build in ESTIMATORS.items()},
 }
-every_form = pytest.mark.parametrize("form", FORMS)
+every_entropy = pytest.mark.parametrize("fused", ENTROPIES)
 every_call = pytest.mark.parametrize("name", CALLS)
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 SIZES = pytest.mark.parametrize("shape", [(8, 16), (40, 100), (100, 40)], ids=str)
@@ -59,20 +59,20 @@ def called(name: str, views: list) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # opcheck itself looks at .grad of tensors that are no leaves
-@every_form
+@every_entropy
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [((4, 6), torch.float64), ((40, 60), torch.float32), ((60, 40), torch.bfloat16), ((5, 2, 3, 7), torch.float16)],
 )
-def test_the_op_is_well_formed(form, shape, dtype):
+def test_the_op_is_well_formed(fused, shape, dtype):
     for count, gradient, normalize in ((1, True, None), (2, True, "columns"), (3, True, "rows"), (2, False, None)):
         views = correlated_views(count, shape, dtype)
         if not gradient:
             views = [z.detach() for z in views]
         arguments = (
             views,
-            form,
-            list(FORMS[form]),
+            fused,
+            list(ENTROPIES[fused]),
             [25.0, 3.0],
             normalize,
             "gaussian",
@@ -86,9 +86,9 @@ def test_the_op_is_well_formed(form, shape, dtype):
         torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments, test_utils=checks)
 
 
-@every_form
-def test_the_op_is_the_autograd_function_of_eager_mode(form):
-    views, arguments = correlated_views(3, (20, 2, 7)), (form, list(FORMS[form]), [25.0, 3.0])
+@every_entropy
+def test_the_op_is_the_autograd_function_of_eager_mode(fused):
+    views, arguments = correlated_views(3, (20, 2, 7)), (fused, list(ENTROPIES[fused]), [25.0, 3.0])
     eager = evaluated(lambda *views: kernels.loss(views, *arguments)[0], views, -1.7)
     op = evaluated(
         lambda *v: torch.ops.it_losses.evaluate(list(v), *arguments, None, "gaussian", kernels.NO_GROUP, "mean", True, None)[0],

@@ -55,8 +55,8 @@ def test_right_products_are_tested_once_for_each_kind_of_shape(products, dtype, 
 
 
 def test_the_products_of_every_estimator_have_a_self_test():
-    forms = [dispatch.form_named(kind.fused) for kind in ESTIMATORS.values() if kind.fused]
-    assert {form.PRODUCTS for form in forms} == self_test.ROWS.keys()
+    modules = [dispatch.module_named(kind.fused) for kind in ESTIMATORS.values() if kind.fused]
+    assert {module.PRODUCTS for module in modules} == self_test.ROWS.keys()
 
 
 def without_last_row(batch, **options):

@@ -28,11 +28,11 @@ def _optional_kernels() -> ModuleType | None:
 kernels = _optional_kernels()
 
 
-def is_fused(form: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
+def is_fused(fused: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
     """Whether the fused implementation of that name runs. Only the reference has a derivative with respect to a constant."""
-    if kernels is None or not form or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
+    if kernels is None or not fused or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
         return False
-    runs: bool = kernels.is_fused(form, z)
+    runs: bool = kernels.is_fused(fused, z)
     return runs
 
 

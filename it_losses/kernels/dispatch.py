@@ -32,14 +32,14 @@ class Plan(NamedTuple):
 
 
 @functools.cache
-def form_named(name: str) -> ModuleType:
+def module_named(name: str) -> ModuleType:
     """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
-def plan(form: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
+def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
     """Which products and which matrix serve a batch of N samples on `world` ranks, on that kind of device."""
-    return Plan(products_named(device + form.PRODUCTS), form.prefers_gram(samples, dim, world))
+    return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
 def gradient_dtype(z: torch.Tensor) -> torch.dtype:
@@ -47,7 +47,7 @@ def gradient_dtype(z: torch.Tensor) -> torch.dtype:
     return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)
 
 
-def is_fused(form: str, z: torch.Tensor) -> bool:
+def is_fused(name: str, z: torch.Tensor) -> bool:
     """Whether the fused implementation runs for views like z; otherwise the reference does.
 
     Raises:
@@ -58,22 +58,22 @@ def is_fused(form: str, z: torch.Tensor) -> bool:
         raise ValueError(f"{VARIABLE} must be one of {list(BACKENDS)}, got {asked!r}. Unset it for the default.")
     if asked == "reference":
         return False
-    reason = why_not_fused(form, z)
+    reason = why_not_fused(name, z)
     if reason and asked == "fused":
         raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to let the reference take over.")
     return not reason
 
 
-def why_not_fused(form: str, z: torch.Tensor) -> str:
+def why_not_fused(name: str, z: torch.Tensor) -> str:
     """The reason, or an empty string where the fused implementation can run. The first call for a GPU tests its kernels."""
     if torch.compiler.is_compiling():
-        return unsupported(form, z.dtype, z.device) or self_test.seen_before(z)
-    return unsupported(form, z.dtype, z.device) or (self_test.failure(form_named(form).PRODUCTS, z) if z.is_cuda else "")
+        return unsupported(name, z.dtype, z.device) or self_test.seen_before(z)
+    return unsupported(name, z.dtype, z.device) or (self_test.failure(module_named(name).PRODUCTS, z) if z.is_cuda else "")
 
 
-def unsupported(form: str, dtype: torch.dtype, device: torch.device) -> str:
+def unsupported(name: str, dtype: torch.dtype, device: torch.device) -> str:
     """The reason why there is no fused implementation for that device and dtype, or an empty string."""
-    if not form:
+    if not name:
         return "this entropy has no fused implementation"
     if device.type not in ("cpu", "cuda"):
         return f"fused implementations run on cpu and cuda, not on {device.type}"

@@ -29,7 +29,7 @@ OF_NEIGHBOURS = ("koleo", "spacings")
 
 def loss(
     views: Sequence[Tensor],
-    form: str,
+    fused: str,
     constants: Sequence[float],
     weights: Sequence[float],
     *,
@@ -42,12 +42,12 @@ def loss(
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
     The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
-    `-weights[0] * entropy`, with 0 for the invariance. `form` names a module of this folder; "" leaves the entropy out. Both
+    `-weights[0] * entropy`, with 0 for the invariance. `fused` names a module of this folder; "" leaves the entropy out. Both
     terms are those of normalized views. `reduction` is what the training loop does with the gradients of the ranks, "mean" or
     "sum". `draw` is the number of this draw, for an entropy that draws random numbers; it becomes its last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    arguments = form, list(constants), list(weights), normalize, likelihood, group, reduction
+    arguments = fused, list(constants), list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
         value, terms, _ = _op(list(views), *arguments, needs_gradient, None if draw is None else torch.as_tensor(draw))
@@ -61,7 +61,7 @@ def loss(
 
 def evaluate(
     views: Sequence[Tensor],
-    form: str,
+    fused: str,
     constants: Sequence[float],
     weights: Sequence[float],
     normalize: str | None,
@@ -77,18 +77,18 @@ def evaluate(
     # kernels are launched on the current device, which need not be that of the views
     device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
     with full_precision(views[0]), device:
-        objective = (form, *constants, *weights, normalize, likelihood)
+        objective = (fused, *constants, *weights, normalize, likelihood)
         ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
-        if form == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
+        if fused == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
         # standardised columns sum the gradients of all ranks, so a rank that needs no gradient forms its own too
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
             # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
-            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and form not in OF_NEIGHBOURS)
-        loss, terms, formed = _evaluate(form, batch, constants, weights, likelihood, forms_gradient)
+            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and fused not in OF_NEIGHBOURS)
+        loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
             formed = derivative(formed).to(dispatch.gradient_dtype(views[0]))
         if not gradient:
@@ -100,14 +100,14 @@ def evaluate(
 
 
 def _evaluate(
-    form: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
+    fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     # the invariance is a mean over pairs of views, groups, samples and, of a Gaussian, dimensions
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
     difference_weight = 2 * distance_scale * invariance_weight[0] if invariance_weight else None
-    result = _result(form, batch, constants, Request(difference_weight, entropy_weight, gradient))
+    result = _result(fused, batch, constants, Request(difference_weight, entropy_weight, gradient))
     if not invariance_weight:
         return -entropy_weight * result.entropy, torch.stack((result.distance, result.entropy, *result.parts)), result.gradient
     invariance = batch.ranks.summed(result.distance)().mul_(distance_scale)
@@ -115,10 +115,10 @@ def _evaluate(
     return loss, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
 
 
-def _result(form: str, batch: Batch, constants: Sequence[float], request: Request) -> Evaluation:
+def _result(fused: str, batch: Batch, constants: Sequence[float], request: Request) -> Evaluation:
     device = batch.own[0].device.type
-    if form:
-        module = dispatch.form_named(form)
+    if fused:
+        module = dispatch.module_named(fused)
         plan = dispatch.plan(module, device, samples=batch.samples, dim=batch.dim, world=batch.ranks.world)
         result: Evaluation = module.evaluate(batch, plan, constants, request)
         return result
@@ -171,7 +171,7 @@ class _Evaluate(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        form: str,
+        fused: str,
         constants: Sequence[float],
         weights: Sequence[float],
         normalize: str | None,
@@ -181,7 +181,7 @@ class _Evaluate(torch.autograd.Function):
         draw: int | Tensor | None,
         *views: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        value, terms, gradient = evaluate(views, form, constants, weights, normalize, likelihood, group, reduction, True, draw)
+        value, terms, gradient = evaluate(views, fused, constants, weights, normalize, likelihood, group, reduction, True, draw)
         _save(ctx, views[0], gradient)
         ctx.mark_non_differentiable(terms)
         return value, terms, gradient
@@ -196,15 +196,15 @@ _op = torch.library.custom_op(
     evaluate,
     mutates_args=(),
     # spelled out: older torch cannot read a schema from postponed annotations
-    schema="(Tensor[] views, str form, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
+    schema="(Tensor[] views, str fused, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
     " str reduction, bool gradient, Tensor? draw) -> (Tensor, Tensor, Tensor)",
 )
 
 
 @_op.register_fake
-def _(views, form, constants, weights, normalize, likelihood, group, reduction, gradient, draw):  # type: ignore[no-untyped-def]
+def _(views, fused, constants, weights, normalize, likelihood, group, reduction, gradient, draw):  # type: ignore[no-untyped-def]
     n, *groups, dim = views[0].shape
-    parts = dispatch.form_named(form).PARTS if form else 0
+    parts = dispatch.module_named(fused).PARTS if fused else 0
     value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
     shape = (len(views) * math.prod(groups), n, dim) if gradient else (0,)
     return value, terms, views[0].new_empty(shape, dtype=dispatch.gradient_dtype(views[0]) if gradient else value.dtype)
