@@ -22,7 +22,7 @@ from benchmarks.pages import write
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options, describe
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
-from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
+from benchmarks.table1.runs import Run, is_first_process, loaded, made, planned
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
@@ -54,7 +54,7 @@ def _table(options: Options, images: Images, page: Page, console: Console, error
     records.open(options.settings())
     try:
         _make(options, images, records, console)
-    except (Interrupted, KeyboardInterrupt):
+    except KeyboardInterrupt:
         errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
         return 130
     if is_first_process():
