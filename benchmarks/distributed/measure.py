@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from lightly.utils.dist import gather
 from torch import Tensor
 
 from benchmarks.distributed.model import Constants
@@ -21,27 +22,14 @@ from benchmarks.peers import Objective, from_lightly, official_vicreg, solo_lear
 from it_losses import VICReg
 
 
-class GatherBothWays(torch.autograd.Function):
-    """All-gather the samples forward; backward, all-reduce the gradients and keep those of the own samples."""
-
-    @staticmethod
-    def forward(ctx: object, own: Tensor) -> Tensor:
-        """[own samples, dim] -> [samples of all ranks, dim]."""
-        all_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(all_ranks, own.contiguous())
-        return torch.cat(all_ranks)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """The gradient of the own samples, summed over the ranks."""
-        total = gradient.contiguous()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+def gathered(own: Tensor) -> Tensor:
+    """The samples of all ranks, by solo-learn's and the authors' function, which all-reduces the gradients of all samples."""
+    return torch.cat(gather(own))
 
 
 #: VICReg (25, 25, 1) of the batch of all ranks as other projects compute it; solo-learn's weight of 12.5 is the authors' 25
-official = partial(official_vicreg, gather=GatherBothWays.apply)
-solo_learn = partial(solo_learn_vicreg, gather=GatherBothWays.apply, variance_weight=12.5)
+official = partial(official_vicreg, gather=gathered)
+solo_learn = partial(solo_learn_vicreg, gather=gathered, variance_weight=12.5)
 
 
 def schemes() -> dict[str, Objective]:
