@@ -164,9 +164,3 @@ def test_the_reference_has_every_public_name():
     for module, names in ((name, value.__all__) for name, value in modules.items()):
         described = {"ESTIMATORS", "diagnostics", "functional", "theory"} if module == "it_losses" else set()
         assert {f"{module}.{name}" for name in set(names) - described} <= set(listed)
-
-
-def test_a_public_name_without_a_docstring_stops_the_build():
-    class_ = api.griffe.Class("Undocumented")
-    with pytest.raises(LookupError, match="Undocumented"):
-        api.check_documented(class_)
