@@ -43,26 +43,21 @@ def launch(read: Callable[[], Options], page: Page) -> int:
         images = loaded(options)
         # the first process reserves it for all
         with reserved(options.output) if is_first_process() else nullcontext():
-            return _table(options, images, page, console, errors)
+            records = Records(options.output)
+            records.open(options.settings())
+            _make(options, images, records, console)
+            if is_first_process():
+                text = page(records, options, images)
+                with writing(options.output):
+                    write(options.output / "README.md", text)
+                console.print(Markdown(text))
+                console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     except (OptionError, DataError, OutputError, BackboneError) as problem:
         errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 1
-
-
-def _table(options: Options, images: Images, page: Page, console: Console, errors: Console) -> int:
-    records = Records(options.output)
-    records.open(options.settings())
-    try:
-        _make(options, images, records, console)
     except KeyboardInterrupt:
-        errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
+        errors.print("stopped; finished rows are kept: the same command goes on from there", soft_wrap=True)
         return 130
-    if is_first_process():
-        text = page(records, options, images)
-        with writing(options.output):
-            write(options.output / "README.md", text)
-        console.print(Markdown(text))
-        console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     return 0
 
 
