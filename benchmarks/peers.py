@@ -93,17 +93,11 @@ def wide(z: Tensor) -> Tensor:
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
-def from_lightly(
-    name: str,
-    call: Callable[..., Tensor] = lambda loss, *views: loss(*views),
-    *,
-    module: str = "lightly.loss",
-    **options: object,
-) -> dict[str, Objective]:
+def from_lightly(name: str, call: Callable[..., Tensor], module: str = "lightly.loss") -> dict[str, Objective]:
     """{"lightly": its loss of that name}, or nothing where it is not installed; `call(loss, z_a, z_b)` calls it."""
     if not is_installed("lightly"):
         return {}
-    return {"lightly": partial(call, getattr(importlib.import_module(module), name)(**options))}
+    return {"lightly": partial(call, getattr(importlib.import_module(module), name)())}
 
 
 #: library -> module with its VICReg, and the command that installs it

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from lightly.loss import VICRegLoss
 from lightly.utils.dist import gather
 from torch import Tensor
 
 from benchmarks.distributed.model import Constants
 from benchmarks.machine import peak_mib, written_bytes
-from benchmarks.peers import Objective, from_lightly, official_vicreg, solo_learn_vicreg
+from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
 
 
@@ -30,12 +31,9 @@ def gathered(own: Tensor) -> Tensor:
 #: VICReg (25, 25, 1) of the batch of all ranks as other projects compute it; solo-learn's weight of 12.5 is the authors' 25
 official = partial(official_vicreg, gather=gathered)
 solo_learn = partial(solo_learn_vicreg, gather=gathered, variance_weight=12.5)
-
-
-def schemes() -> dict[str, Objective]:
-    """Name -> loss, for every scheme that can run here. Ours is the first."""
-    lightly = from_lightly("VICRegLoss", gather_distributed=True)
-    return {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, **lightly}
+lightly = VICRegLoss(gather_distributed=True)
+#: name -> loss; ours is the first
+SCHEMES = {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, "lightly": lightly}
 
 
 def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[dict[str, Any]], list[Constants]]:
@@ -59,7 +57,7 @@ def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
-    steps = {name: partial(_gradient, loss, own) for name, loss in schemes().items()}
+    steps = {name: partial(_gradient, loss, own) for name, loss in SCHEMES.items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
         # a scheme with a wrong gradient is not timed

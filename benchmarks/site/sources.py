@@ -34,15 +34,10 @@ def site_path(path: str) -> str:
     return path.removeprefix("docs/")
 
 
-def repository_path(page: str) -> str:
-    """The path in the repository of a page of the site."""
-    outside = {site: path for path, site in collected().items()}
-    return outside.get(page, f"docs/{page}")
-
-
 def relinked(text: str, page: str) -> str:
     """The text of a page with every relative link, which is right in the repository, made right in the site."""
-    folder = posixpath.dirname(repository_path(page))
+    outside = {site: path for path, site in collected().items()}
+    folder = posixpath.dirname(outside.get(page, f"docs/{page}"))
 
     def target(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(folder, link[2]))

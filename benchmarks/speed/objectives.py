@@ -43,7 +43,7 @@ class Entry:
 def _vicreg(batch: int, dim: int) -> dict[str, Objective]:
     gram = {SMALLER: peers.gram_vicreg} if batch < dim else {}
     others = {"solo-learn": peers.solo_learn_vicreg, "official": peers.official_vicreg}
-    return {OURS: VICReg(), **from_lightly("VICRegLoss"), **gram, **others}
+    return {OURS: VICReg(), **from_lightly("VICRegLoss", lambda loss, *views: loss(*views)), **gram, **others}
 
 
 def _log_det(batch: int, dim: int) -> dict[str, Objective]:
@@ -66,7 +66,7 @@ def _koleo(batch: int, dim: int) -> dict[str, Objective]:
 def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
     # torch.pdist takes no half precision
     module = "lightly.loss.hypersphere_loss"
-    lightly = from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(peers.wide, views)), module=module)
+    lightly = from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(peers.wide, views)), module)
     ours = VICRegEntropy(QuadraticRenyi.of_uniformity(1.0), invariance_weight=2.0, entropy_weight=1.0)
     return {OURS: ours, **lightly}
 
