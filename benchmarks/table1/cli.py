@@ -139,6 +139,7 @@ def _recipes(options: Options) -> Mapping[str, Recipe]:
 
 def _check(options: Options) -> None:
     batch, devices, root = options.batch_size, options.devices, options.data_root
+    precision = options.precision if options.accelerator == "cpu" else ""
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -148,12 +149,9 @@ def _check(options: Options) -> None:
         (options.width < 0.125, f"--width must be at least 0.125, got {options.width}."),
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
+        (precision == "16-mixed", "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that."),
         (
-            options.precision == "16-mixed" and options.accelerator == "cpu",
-            "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that.",
-        ),
-        (
-            options.precision == "bf16-mixed" and options.accelerator == "cpu" and options.image_size <= 16,
+            precision == "bf16-mixed" and options.image_size <= 16,
             # its convolution of one pixel with stride 2 reads memory that nothing has written: NaN now and then
             f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),

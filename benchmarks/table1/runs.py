@@ -54,11 +54,6 @@ class Run(NamedTuple):
         return options.output / "unfinished" / f"{self.method}-seed{self.seed}.ckpt"
 
 
-def planned(options: Options) -> list[Run]:
-    """All runs, seed by seed, so that the table of one seed is complete early."""
-    return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
-
-
 def loaded(options: Options) -> Images:
     """The images that the options name; for a sweep only the training half, split for validation.
 
