@@ -34,11 +34,6 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 Cell = dict[str, Any]
 
 
-def pages() -> list[Path]:
-    """The tutorials."""
-    return sorted(FOLDER.glob("*.md"))
-
-
 def cells(page: Path) -> list[Cell]:
     """The cells of a page: with the outputs of the notebook beside it, or run now if there is none."""
     record = page.with_suffix(".ipynb")
