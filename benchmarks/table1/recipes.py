@@ -175,12 +175,11 @@ RATES = {
 def long_runs(backbone: str) -> dict[str, Recipe]:
     """Every row with the constants of a long run, at a learning rate for this family of timm's networks."""
     rate = next(rate for family, rate in RATES.items() if backbone.startswith(family))
-    return {name: _long(recipe, OWN.get(name, {}), rate) for name, recipe in RECIPES.items()}
-
-
-def _long(recipe: Recipe, own: dict[str, Setting], rate: Setting) -> Recipe:
-    common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
-    return replace(recipe, settings=recipe.settings | common | own, learning_rate=rate)
+    rows = {}
+    for name, recipe in RECIPES.items():
+        common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
+        rows[name] = replace(recipe, settings=recipe.settings | common | OWN.get(name, {}), learning_rate=rate)
+    return rows
 
 
 #: each row with an entropy, and the row without it that it is compared with
