@@ -44,7 +44,7 @@ def row(library: str, options: argparse.Namespace) -> dict[str, str]:
     times = clock.measured(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
     cells = {"library": library, "batch x dim": f"{options.batch} x {options.dim}"}
     for name, series in times.items():
-        low, median, high = clock.percentiles(series.both)
+        low, median, high = clock.percentiles(series["both"])
         cells[f"{name}, ms"] = f"{median:.2f} ({low:.2f} to {high:.2f})"
     cells |= {f"{name}, MiB": f"{in_fresh_process(peak_of, case, name, of_library):.0f}" for name in criteria}
     return cells | {f"{name}, value": f"{step().item():.6g}" for name, step in steps.items()}

@@ -12,7 +12,7 @@ class Views(nn.Module):
 
     def __init__(self, recipe: str, side: int, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.draw = RECIPES[recipe](side)
+        self.draw = K.AugmentationSequential(*RECIPES[recipe](side), data_keys=["input"])
         self.register_buffer("mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
 
@@ -40,14 +40,10 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().clamp_min(1e-3).float()
 
 
-def _augmentations(*parts: nn.Module) -> nn.Module:
-    return K.AugmentationSequential(*parts, data_keys=["input"])
-
-
-#: name -> function that returns the augmentation for images of that side
+#: name -> function that returns the augmentations for images of that side, one after another
 RECIPES = {
     # flips are left out, because a mirrored 2 is no digit; rotations are small, because a turned 6 is a 9
-    "digits": lambda side: _augmentations(
+    "digits": lambda side: (
         K.RandomAffine(degrees=15.0, translate=(0.12, 0.12), scale=(0.75, 1.2), shear=(-12.0, 12.0), p=1.0),
         K.RandomBrightness((0.7, 1.3), p=0.8),
         K.RandomContrast((0.6, 1.4), p=0.8),
@@ -55,7 +51,7 @@ RECIPES = {
         K.RandomErasing(scale=(0.02, 0.12), p=0.3),
     ),
     # the parts of SimCLR's recipe that grey images allow
-    "grey": lambda side: _augmentations(
+    "grey": lambda side: (
         K.RandomResizedCrop((side, side), scale=(0.3, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
         K.RandomBrightness((0.6, 1.4), p=0.8),
@@ -63,7 +59,7 @@ RECIPES = {
         K.RandomGaussianBlur((3, 3), (0.1, 1.0), p=0.2),
     ),
     # solo-learn's recipe for CIFAR
-    "colour": lambda side: _augmentations(
+    "colour": lambda side: (
         K.RandomResizedCrop((side, side), scale=(0.2, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
         K.ColorJiggle(0.4, 0.4, 0.2, 0.1, p=0.8),

@@ -97,11 +97,31 @@ class SwAV(Method):
 
 
 class Momentum(Method):
-    """A method with a slow copy of backbone and projector, made at the first step."""
+    """Agreement with the embeddings of a slow copy of backbone and projector, symmetric in the views: MoCo, and BYOL.
 
-    def __init__(self, projector: nn.Module, momentum: float) -> None:
+    Args:
+        projector: from features to embeddings.
+        predictor: from embeddings to those of the slow copy; the identity for MoCo.
+        criterion: of the prediction of one view and the slow copy's embedding of the other.
+        momentum: of the slow copy, at the first step; it rises to 1 along a cosine, as in BYOL.
+        regularizer: a weighted entropy that is added; None for MoCo and BYOL themselves.
+        regularized: the tensor whose entropy is taken: "features" of the backbone, "projection" or "prediction".
+        normalized: whether the tensor is l2-normalised first, as in BYOL's own loss.
+    """
+
+    def __init__(
+        self,
+        projector: nn.Module,
+        predictor: nn.Module,
+        criterion: nn.Module,
+        momentum: float,
+        regularizer: EntropyRegularizer | None = None,
+        regularized: str = "projection",
+        normalized: bool = True,
+    ) -> None:
         super().__init__()
-        self.projector, self.momentum = projector, momentum
+        self.projector, self.predictor, self.criterion, self.momentum = projector, predictor, criterion, momentum
+        self.regularizer, self.regularized, self.normalized = regularizer, regularized, normalized
         self.target: nn.Module | None = None
 
     def begin(self, backbone: nn.Module) -> None:
@@ -111,56 +131,14 @@ class Momentum(Method):
 
     @torch.no_grad()
     def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Embeddings by the slow copy, after its update. Its momentum rises to 1 along a cosine, as in BYOL."""
+        """Embeddings by the slow copy, after its update."""
         momentum = cosine_schedule(step.number, step.steps, self.momentum, 1.0)
         update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
         z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
         return z_a, z_b
 
-
-class MoCo(Momentum):
-    """InfoNCE against a queue of keys that the slow copy made, symmetric in the views."""
-
-    def __init__(self, projector: nn.Module, momentum: float, criterion: NTXentLoss) -> None:
-        super().__init__(projector, momentum)
-        self.criterion = criterion
-
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """Mean of both directions."""
-        key_a, key_b = self.targets(backbone, view_a, view_b, step)
-        query_a, query_b = self.embeddings(backbone, view_a, view_b)
-        return (self.criterion(query_a, key_b) + self.criterion(query_b, key_a)) / 2
-
-
-class BYOL(Momentum):
-    """Prediction of the slow copy's embeddings; an entropy of the online network may be added.
-
-    Args:
-        projector: from features to embeddings.
-        predictor: from embeddings to those of the slow copy.
-        momentum: of the slow copy, at the first step.
-        regularizer: the weighted entropy; None for BYOL itself.
-        regularized: the tensor whose entropy is taken: "features" of the backbone, "projection" or "prediction".
-        normalized: whether the tensor is l2-normalised first, as in BYOL's own loss.
-    """
-
-    def __init__(
-        self,
-        projector: nn.Module,
-        predictor: nn.Module,
-        momentum: float,
-        regularizer: EntropyRegularizer | None = None,
-        *,
-        regularized: str = "projection",
-        normalized: bool = True,
-    ) -> None:
-        super().__init__(projector, momentum)
-        self.predictor, self.regularizer = predictor, regularizer
-        self.regularized, self.normalized = regularized, normalized
-        self.criterion = NegativeCosineSimilarity()
-
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """The mean negative cosine of both directions, minus the weighted entropy of the regularized tensor."""
+        """The mean criterion of both directions, minus the weighted entropy of the regularized tensor."""
         target_a, target_b = self.targets(backbone, view_a, view_b, step)
         features = backbone(torch.cat([view_a, view_b]))
         projection = self.projector(features)
@@ -183,7 +161,7 @@ def _byol(
 ) -> Method:  # fmt: skip
     regularizer = EntropyRegularizer(entropy, entropy_weight, **options) if entropy else None
     projector, predictor = heads.BYOLProjectionHead(width, hidden, output), heads.BYOLPredictionHead(output, hidden, output)
-    return BYOL(projector, predictor, momentum, regularizer, regularized=regularized, normalized=normalized)
+    return Momentum(projector, predictor, NegativeCosineSimilarity(), momentum, regularizer, regularized, normalized)
 
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -202,10 +180,11 @@ METHODS: dict[str, Callable[..., Method]] = {
         SwaVLoss(temperature, sinkhorn_epsilon=epsilon, sinkhorn_gather_distributed=True),
     ),
     # v2 (arXiv 2003.04297), symmetric and with batch norm in the head as in v3 (arXiv 2104.02057)
-    "moco": lambda width, hidden, output, temperature, queue, momentum: MoCo(
+    "moco": lambda width, hidden, output, temperature, queue, momentum: Momentum(
         heads.MoCoProjectionHead(width, hidden, output, batch_norm=True),
-        momentum,
+        nn.Identity(),
         NTXentLoss(temperature, memory_bank_size=(queue, output), gather_distributed=True),
+        momentum,
     ),
     # arXiv 2105.04906
     "vicreg": lambda width, hidden, output, **weights: _vicreg(width, hidden, output, VICReg(**weights)),

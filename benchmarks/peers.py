@@ -72,58 +72,32 @@ def over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
 
 def covariance_log_det(z: Tensor) -> Tensor:
     """`1/2 log det(I + Cov)` on the D x D side; torch.logdet takes no half precision."""
-    centred = _wide(z) - _wide(z).mean(dim=0)
+    centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=centred.dtype, device=z.device) + centred.T @ centred / len(z)) / 2
 
 
 def gram_log_det(z: Tensor) -> Tensor:
     """The same on the N x N side: our own two lines."""
-    centred = _wide(z) - _wide(z).mean(dim=0)
+    centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(len(z), dtype=centred.dtype, device=z.device) + centred @ centred.T / len(z)) / 2
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
     """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances; torch.cdist takes no half precision."""
-    distance = torch.cdist(_wide(z), _wide(z)).square()
+    distance = torch.cdist(wide(z), wide(z)).square()
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 
 
-def _wide(z: Tensor) -> Tensor:
+def wide(z: Tensor) -> Tensor:
+    """The samples in float32 or more, for operations that take no half precision."""
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
-def from_lightly(
-    name: str,
-    call: Callable[..., Tensor] = lambda loss, *views: loss(*views),
-    *,
-    module: str = "lightly.loss",
-    **options: object,
-) -> dict[str, Objective]:
+def from_lightly(name: str, call: Callable[..., Tensor], module: str = "lightly.loss") -> dict[str, Objective]:
     """{"lightly": its loss of that name}, or nothing where it is not installed; `call(loss, z_a, z_b)` calls it."""
     if not is_installed("lightly"):
         return {}
-    return {"lightly": partial(call, getattr(importlib.import_module(module), name)(**options))}
-
-
-def koleo_of_lightly() -> dict[str, Objective]:
-    """The objective of lightly's KoLeoLoss, which takes one view."""
-    return from_lightly("KoLeoLoss", lambda loss, z_a, z_b: loss(z_a) + loss(z_b))
-
-
-def hypersphere_of_lightly() -> dict[str, Objective]:
-    """The objective of lightly's HypersphereLoss, alignment and uniformity; torch.pdist takes no half precision."""
-    module = "lightly.loss.hypersphere_loss"
-    return from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(_wide, views)), module=module)
-
-
-def frossl_of_lightly() -> dict[str, Objective]:
-    """The objective of lightly's FroSSLLoss, which takes a list of views."""
-    return from_lightly("FroSSLLoss", lambda loss, *views: loss(views))
-
-
-def sigreg_of_lightly() -> dict[str, Objective]:
-    """The objective of lightly's SIGReg, which takes stacked views and draws its own slices."""
-    return from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))
+    return {"lightly": partial(call, getattr(importlib.import_module(module), name)())}
 
 
 #: library -> module with its VICReg, and the command that installs it

@@ -12,21 +12,16 @@ import it_losses
 from benchmarks.pages import ROOT
 from benchmarks.site.sources import LINK
 
-#: the sources of the distributions
-FILES = ("it_losses", "adapters", "pyproject.toml", "README.md", "LICENSE")
 DIST, TREE = ROOT / "dist", ROOT / "build" / "release"
 
 
 def lay_out(tree: Path, address: str) -> None:
     """Copy the sources into an empty folder, with the address of the repository in their links and metadata."""
     shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir(parents=True)
-    for name in FILES:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, tree / name)
+    for name in ("it_losses", "adapters"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
     (tree / "README.md").write_text(absolute((ROOT / "README.md").read_text(), address))
     with (tree / "pyproject.toml").open("a") as file:
         file.write(f'\n[project.urls]\nRepository = "{address}"\n')

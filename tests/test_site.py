@@ -107,7 +107,7 @@ def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
         tutorials.pyplot.figure()
     cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")
     files = tutorials.files("name", cells)
-    assert files["tutorials/name-1-0.png"].startswith(b"\x89PNG")
+    assert files["tutorials/name-0.png"].startswith(b"\x89PNG")
     assert "```text\n42\n```\n\n![" in files["tutorials/name.md"]
     cells = json.loads(files["tutorials/name.ipynb"])["cells"]
     assert [cell["cell_type"] for cell in cells] == ["markdown", "code", "markdown"]
@@ -126,7 +126,8 @@ def test_a_recorded_tutorial_is_shown_as_it_ran_until_its_programs_change():
 
 @pytest.mark.parametrize("record", sorted(tutorials.FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_recorded_tutorials_are_up_to_date_with_their_pages(record):
-    assert any(cell.plots for cell in tutorials.cells(record.with_suffix(".md")))
+    files = tutorials.files(record.stem, tutorials.cells(record.with_suffix(".md")))
+    assert any(name.endswith(".png") for name in files)
 
 
 def test_a_tutorial_that_fails_stops_the_build():
@@ -169,9 +170,3 @@ def test_the_reference_has_every_public_name():
     for module, names in ((name, value.__all__) for name, value in modules.items()):
         described = {"ESTIMATORS", "diagnostics", "functional", "theory"} if module == "it_losses" else set()
         assert {f"{module}.{name}" for name in set(names) - described} <= set(listed)
-
-
-def test_a_public_name_without_a_docstring_stops_the_build():
-    class_ = api.griffe.Class("Undocumented")
-    with pytest.raises(LookupError, match="Undocumented"):
-        api.check_documented(class_)

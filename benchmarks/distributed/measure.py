@@ -13,41 +13,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from lightly.loss import VICRegLoss
+from lightly.utils.dist import gather
 from torch import Tensor
 
 from benchmarks.distributed.model import Constants
 from benchmarks.machine import peak_mib, written_bytes
-from benchmarks.peers import Objective, from_lightly, official_vicreg, solo_learn_vicreg
+from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
 
 
-class GatherBothWays(torch.autograd.Function):
-    """All-gather the samples forward; backward, all-reduce the gradients and keep those of the own samples."""
-
-    @staticmethod
-    def forward(ctx: object, own: Tensor) -> Tensor:
-        """[own samples, dim] -> [samples of all ranks, dim]."""
-        all_ranks = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-        dist.all_gather(all_ranks, own.contiguous())
-        return torch.cat(all_ranks)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        """The gradient of the own samples, summed over the ranks."""
-        total = gradient.contiguous()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+def gathered(own: Tensor) -> Tensor:
+    """The samples of all ranks, by solo-learn's and the authors' function, which all-reduces the gradients of all samples."""
+    return torch.cat(gather(own))
 
 
 #: VICReg (25, 25, 1) of the batch of all ranks as other projects compute it; solo-learn's weight of 12.5 is the authors' 25
-official = partial(official_vicreg, gather=GatherBothWays.apply)
-solo_learn = partial(solo_learn_vicreg, gather=GatherBothWays.apply, variance_weight=12.5)
-
-
-def schemes() -> dict[str, Objective]:
-    """Name -> loss, for every scheme that can run here. Ours is the first."""
-    lightly = from_lightly("VICRegLoss", gather_distributed=True)
-    return {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, **lightly}
+official = partial(official_vicreg, gather=gathered)
+solo_learn = partial(solo_learn_vicreg, gather=gathered, variance_weight=12.5)
+lightly = VICRegLoss(gather_distributed=True)
+#: name -> loss; ours is the first
+SCHEMES = {"it-losses": VICReg(), "official": official, "solo-learn": solo_learn, "lightly": lightly}
 
 
 def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> tuple[list[dict[str, Any]], list[Constants]]:
@@ -71,7 +57,7 @@ def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
-    steps = {name: partial(_gradient, loss, own) for name, loss in schemes().items()}
+    steps = {name: partial(_gradient, loss, own) for name, loss in SCHEMES.items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
         # a scheme with a wrong gradient is not timed

@@ -1,4 +1,4 @@
-"""The API reference: a page a module, with every public name. A name without a docstring stops the build."""
+"""The API reference: a page a module, with every public name; `make check` refuses a name without a docstring."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 import griffe
 
 import it_losses
+from benchmarks.pages import page
 from benchmarks.site.sources import ROOT
 from it_losses import ESTIMATORS
 
@@ -39,65 +40,36 @@ CRITERIA = ["VICRegEntropy", "VICReg", "EntropyRegularizer"]
 
 def pages() -> dict[str, str]:
     """{path in the site: Markdown}."""
-    listed = {
-        page: _page(title, sentence, [path for module in modules for path in public_names(module)])
-        for page, (title, sentence, modules) in PAGES.items()
-    }
-    core = {
-        "criteria": _page("Criteria", "The modules that a training loop calls.", criteria()),
-        "estimators": _page("Estimators", "Estimates of the entropy, by name in `it_losses.ESTIMATORS`.", estimators()),
-    }
-    return {f"api/{page}.md": text for page, text in (core | listed).items()}
-
-
-def criteria() -> list[str]:
-    """The criteria, then every other public class that is no estimator."""
+    estimators = [*(kind.__name__ for kind in ESTIMATORS.values()), "EntropyEstimator", "BoundWeights"]
     classes = [name for name in it_losses.__all__ if isinstance(getattr(it_losses, name), type)]
-    return [*CRITERIA, *(name for name in classes if name not in {*CRITERIA, *estimators()})]
-
-
-def estimators() -> list[str]:
-    """Every estimator, then what you need to write another."""
-    return [*(kind.__name__ for kind in ESTIMATORS.values()), "EntropyEstimator", "BoundWeights"]
+    criteria = [*CRITERIA, *(name for name in classes if name not in {*CRITERIA, *estimators})]
+    listed = {
+        "criteria": ("Criteria", "The modules that a training loop calls.", criteria),
+        "estimators": ("Estimators", "Estimates of the entropy, by name in `it_losses.ESTIMATORS`.", estimators),
+    }
+    for name, (title, sentence, modules) in PAGES.items():
+        listed[name] = title, sentence, [path for module in modules for path in public_names(module)]
+    return {
+        f"api/{name}.md": page(title, sentence, *(f"::: it_losses.{path}" for path in paths))
+        for name, (title, sentence, paths) in listed.items()
+    }
 
 
 def public_names(module: str) -> list[str]:
     """The public classes and functions of a module of the package, as `module.name`."""
     found = package()[module]
-    names = found.exports or [name for name, member in found.members.items() if not member.is_alias and _is_listed(member)]
+    members = [member for member in found.members.values() if not member.is_alias and not member.name.startswith("_")]
+    names = found.exports or [member.name for member in members if member.is_class or member.is_function]
     return [f"{module}.{name}" for name in names]
 
 
 @cache
 def package() -> griffe.Module:
-    """The package as its source text says, so that no framework has to be installed."""
-    copy_package()
+    """The package as its source text says, so that no framework has to be installed; a copy is laid where users import it."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    shutil.copytree(ROOT / "it_losses", PACKAGE)
+    shutil.copytree(ROOT / "adapters", PACKAGE / "adapters")
     loader = griffe.GriffeLoader(search_paths=[PACKAGE.parent])
     loaded = loader.load("it_losses", try_relative_path=False)
     loader.resolve_aliases()
     return loaded
-
-
-def copy_package() -> None:
-    """Lay a copy of the source where the package has the form that users import."""
-    shutil.rmtree(PACKAGE, ignore_errors=True)
-    shutil.copytree(ROOT / "it_losses", PACKAGE)
-    shutil.copytree(ROOT / "adapters", PACKAGE / "adapters")
-
-
-def _is_listed(member: griffe.Object) -> bool:
-    return (member.is_class or member.is_function) and not member.name.startswith("_")
-
-
-def _page(title: str, sentence: str, paths: list[str]) -> str:
-    for path in paths:
-        check_documented(package()[path])
-    return "\n\n".join([f"# {title}", sentence, *(f"::: it_losses.{path}" for path in paths)]) + "\n"
-
-
-def check_documented(found: griffe.Object | griffe.Alias) -> None:
-    """LookupError unless the object and its own public methods have docstrings."""
-    members = [member for member in found.members.values() if found.is_class and not member.is_alias and _is_listed(member)]
-    missing = [member.path for member in (found, *members) if _is_listed(member) and not member.docstring]
-    if missing:
-        raise LookupError(f"no docstring of {', '.join(missing)}")

@@ -53,19 +53,15 @@ def factors(convention: str) -> list[Factor]:
 
 def libraries() -> dict[str, dict[str, object]]:
     """{library: names of its three weights, None for one that it fixes at 1, and their factors}."""
-    found = {
-        library: (str(DEFAULTS[library].get("convention", "official")), _names(arguments))
-        for library, arguments in ARGUMENTS.items()
-    }
+    named = {}
+    for library, arguments in ARGUMENTS.items():
+        theirs = {ours: name for name, ours in arguments.items()}
+        names = tuple(theirs.get(f"{term}_weight") for term in VICRegWeights._fields)
+        named[library] = str(DEFAULTS[library].get("convention", "official")), names
     return {
         library: {"convention": convention, "names": names, "factors": factors(convention)}
-        for library, (convention, names) in (found | OTHERS).items()
+        for library, (convention, names) in (named | OTHERS).items()
     }
-
-
-def _names(arguments: dict[str, str]) -> tuple[str | None, ...]:
-    theirs = {ours: name for name, ours in arguments.items()}
-    return tuple(theirs.get(f"{term}_weight") for term in VICRegWeights._fields)
 
 
 def calculator() -> str:

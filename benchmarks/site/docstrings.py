@@ -11,15 +11,10 @@ import griffe
 EXAMPLE = re.compile(r"^>>> .+(?:\n.+)*", re.MULTILINE)
 
 
-def with_blocks(docstring: str) -> str:
-    """The docstring with a fence around each example."""
-    return EXAMPLE.sub(lambda example: f"```pycon\n{example[0]}\n```", docstring)
-
-
 class Examples(griffe.Extension):
     """Puts a fence around each example."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the docstring of an object that was loaded."""
         if obj.docstring:
-            obj.docstring.value = with_blocks(obj.docstring.value)
+            obj.docstring.value = EXAMPLE.sub(lambda example: f"```pycon\n{example[0]}\n```", obj.docstring.value)

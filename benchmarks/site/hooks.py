@@ -19,15 +19,14 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages outside docs/, the API reference, the plots, and the tutorials with their outputs."""
     for path, page in collected().items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / path)))
-    for page, text in api.pages().items():
-        files.append(File.generated(config, page, content=text))
-    for name, plot in made.plot_files().items():
-        files.append(File.generated(config, name, content=plot))
-    for path in tutorials.pages():
-        for name, content in tutorials.files(path.stem, tutorials.cells(path)).items():
-            if source := files.get_file_from_path(name):
-                files.remove(source)
-            files.append(File.generated(config, name, content=content))
+    generated = api.pages() | made.plot_files()
+    for path in sorted(tutorials.FOLDER.glob("*.md")):
+        generated |= tutorials.files(path.stem, tutorials.cells(path))
+    for name, content in generated.items():
+        # a tutorial is in docs/ without its outputs
+        if source := files.get_file_from_path(name):
+            files.remove(source)
+        files.append(File.generated(config, name, content=content))
     return files
 
 

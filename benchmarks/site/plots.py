@@ -16,15 +16,17 @@ from benchmarks.table1 import tuning
 
 #: colours of text and lines on a light and on a dark page
 COLOURS = {"light": "#333333", "dark": "#d0d0d0"}
+#: colours of lines that can be told apart on both backgrounds, also by colour-blind readers
+CYCLE = ["#2a78d6", "#e07b00", "#2f9e5f", "#b84fb0", "#c23b3b", "#7f7f7f"]
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "it-losses",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
 }
-#: colours of lines that can be told apart on both backgrounds, also by colour-blind readers
-CYCLE = ["#2a78d6", "#e07b00", "#2f9e5f", "#b84fb0", "#c23b3b", "#7f7f7f"]
+COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
 #: row of Table 1 -> how its line is called
 ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pairwise"}
@@ -32,17 +34,14 @@ ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pair
 
 def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[str, str]:
     """{"light" and "dark": SVG} of a drawing."""
-    return {scheme: _svg(draw, colour, size) for scheme, colour in COLOURS.items()}
-
-
-def _svg(draw: Callable[[Figure], None], colour: str, size: tuple[float, float]) -> str:
-    named = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    with matplotlib.rc_context(STYLE | dict.fromkeys(named, colour) | {"axes.prop_cycle": matplotlib.cycler(color=CYCLE)}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()
+    found = {}
+    for scheme, colour in COLOURS.items():
+        with matplotlib.rc_context(STYLE | dict.fromkeys(COLOURED, colour)):
+            figure, file = Figure(figsize=size, layout="constrained"), io.StringIO()
+            draw(figure)
+            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+            found[scheme] = file.getvalue()
+    return found
 
 
 def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]], *, log: int | None = 10) -> Axes:

@@ -26,12 +26,10 @@ WIDTH, TOP, STEP = 760, 150, 34
 SLOTS = [(262, 244, "#2a78d6"), (530, 200, "#c76a00")]
 
 
-def text(
-    x: float, y: float, words: str, *, size: float = 14, anchor: str = "middle", colour: str = "#222", extra: str = ""
-) -> str:
+def text(x: float, y: float, words: str, *, size: float = 14, anchor: str = "middle", colour: str = "#222") -> str:
     """The text at these coordinates."""
     place = f'x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{colour}"'
-    return f"<text {place}{extra}>{escape(words, quote=False)}</text>"
+    return f"<text {place}>{escape(words, quote=False)}</text>"
 
 
 def box(x: float, y: float, width: float, height: float, colour: str, *, opacity: float) -> str:

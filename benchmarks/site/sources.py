@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.pages import ROOT
+
 #: pages of the site that lie outside docs/
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LICENSE": "LICENSE"}
 RESULTS = "benchmarks/results"
@@ -19,8 +19,9 @@ LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 def collected() -> dict[str, str]:
     """Files outside docs/ that the site takes in: {path in the repository: path in the site}."""
-    results = [path.relative_to(ROOT) for pattern in SHOWN for path in sorted((ROOT / RESULTS).glob(f"*/{pattern}"))]
-    return OUTSIDE | {path.as_posix(): site_path(path.as_posix()) for path in results}
+    shown = [path for pattern in SHOWN for path in sorted((ROOT / RESULTS).glob(f"*/{pattern}"))]
+    results = [path.relative_to(ROOT).as_posix() for path in shown]
+    return OUTSIDE | {path: site_path(path) for path in results}
 
 
 def site_path(path: str) -> str:
@@ -34,15 +35,10 @@ def site_path(path: str) -> str:
     return path.removeprefix("docs/")
 
 
-def repository_path(page: str) -> str:
-    """The path in the repository of a page of the site."""
-    outside = {site: path for path, site in collected().items()}
-    return outside.get(page, f"docs/{page}")
-
-
 def relinked(text: str, page: str) -> str:
     """The text of a page with every relative link, which is right in the repository, made right in the site."""
-    folder = posixpath.dirname(repository_path(page))
+    outside = {site: path for path, site in collected().items()}
+    folder = posixpath.dirname(outside.get(page, f"docs/{page}"))
 
     def target(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(folder, link[2]))

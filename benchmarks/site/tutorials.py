@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib import pyplot
 
@@ -30,18 +30,8 @@ FOLDER = ROOT / "docs" / "tutorials"
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 
 
-class Cell(NamedTuple):
-    """A block of a page: its text, whether it is a program, and what the program printed and plotted."""
-
-    source: str
-    is_code: bool
-    printed: str = ""
-    plots: tuple[bytes, ...] = ()
-
-
-def pages() -> list[Path]:
-    """The tutorials."""
-    return sorted(FOLDER.glob("*.md"))
+#: a cell of a notebook, as Jupyter writes it
+Cell = dict[str, Any]
 
 
 def cells(page: Path) -> list[Cell]:
@@ -52,44 +42,53 @@ def cells(page: Path) -> list[Cell]:
 
 def recorded(text: str, record: str) -> list[Cell]:
     """The cells of a page with the outputs that a notebook holds. ValueError if the programs differ from the notebook's."""
-    parts = BLOCK.split(text)
-    ran = [cell for cell in json.loads(record)["cells"] if cell["cell_type"] == "code"]
-    if [cell["source"] for cell in ran] != [program.strip() for program in parts[1::2]]:
+    found, ran = _parts(text), [cell for cell in json.loads(record)["cells"] if _is_code(cell)]
+    if [cell["source"] for cell in ran] != [cell["source"] for cell in found if _is_code(cell)]:
         raise ValueError(
             "a tutorial has changed since it was recorded: run `python -m benchmarks.site.tutorials` with its path"
         )
     outputs = iter(ran)
-    return [_recorded(part, next(outputs)["outputs"]) if i % 2 else Cell(part, False) for i, part in enumerate(parts)]
-
-
-def _recorded(program: str, outputs: list[dict[str, Any]]) -> Cell:
-    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
-    plots = [output["data"]["image/png"] for output in outputs if output["output_type"] == "display_data"]
-    return Cell(program, True, printed, tuple(map(base64.b64decode, plots)))
+    return [next(outputs) if _is_code(cell) else cell for cell in found]
 
 
 def run(text: str) -> list[Cell]:
     """The cells of a page, each program with its output. They share a namespace and a folder that is deleted."""
-    parts = BLOCK.split(text)
-    namespace: dict[str, Any] = {"__name__": "tutorial"}
+    found, namespace = _parts(text), {"__name__": "tutorial"}
     with _quiet_folder():
-        return [_ran(part, namespace) if i % 2 else Cell(part, False) for i, part in enumerate(parts)]
+        for cell in filter(_is_code, found):
+            cell["outputs"] = _outputs(cell["source"], namespace)
+    return found
 
 
-def _ran(program: str, namespace: dict[str, Any]) -> Cell:
+def _parts(text: str) -> list[Cell]:
+    """The cells of a page before its programs are run."""
+    found = []
+    for i, part in enumerate(BLOCK.split(text)):
+        # every other part is a program
+        kind, ran = ("code", {"execution_count": None, "outputs": []}) if i % 2 else ("markdown", {})
+        found.append({"cell_type": kind, "id": f"cell-{i}", "metadata": {}, "source": part.strip()} | ran)
+    return [cell for cell in found if cell["source"]]
+
+
+def _is_code(cell: Cell) -> bool:
+    return cell["cell_type"] == "code"
+
+
+def _outputs(program: str, namespace: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a program prints and plots."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         exec(compile(program, "tutorial", "exec"), namespace)
-    figures = [pyplot.figure(number) for number in pyplot.get_fignums()]
-    plots = tuple(_png(figure) for figure in figures)
+    printed = {"output_type": "stream", "name": "stdout", "text": shown.getvalue()}
+    plots = [_plot(pyplot.figure(number)) for number in pyplot.get_fignums()]
     pyplot.close("all")
-    return Cell(program, True, shown.getvalue(), plots)
+    return [printed, *plots] if printed["text"] else plots
 
 
-def _png(figure: Any) -> bytes:
+def _plot(figure: Any) -> dict[str, Any]:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130, bbox_inches="tight", metadata={"Software": None})
-    return file.getvalue()
+    return {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(file.getvalue()).decode()}}
 
 
 @contextlib.contextmanager
@@ -112,38 +111,26 @@ def _quiet_folder() -> Iterator[None]:
 
 def files(name: str, cells: list[Cell]) -> dict[str, str | bytes]:
     """{path in the site: content} of the page with its outputs, of its plots and of its notebook."""
-    plots = {f"tutorials/{name}-{i}-{j}.png": plot for i, cell in enumerate(cells) for j, plot in enumerate(cell.plots)}
-    title, _, text = "".join(_shown(cell, name, i) for i, cell in enumerate(cells)).partition("\n")
-    page = f"{title}\n\n[The same as a notebook]({name}.ipynb), with its outputs.\n{text}"
+    plots: dict[str, str | bytes] = {}
+    parts = []
+    for cell in cells:
+        parts.append(f"```python\n{cell['source']}\n```" if _is_code(cell) else cell["source"])
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{output['text']}```")
+            else:
+                plot = f"{name}-{len(plots)}.png"
+                plots[f"tutorials/{plot}"] = base64.b64decode(output["data"]["image/png"])
+                parts.append(f"![The plot that this block draws]({plot})")
+    title, _, text = "\n\n".join(parts).partition("\n")
+    page = f"{title}\n\n[The same as a notebook]({name}.ipynb), with its outputs.\n{text}\n"
     return {f"tutorials/{name}.md": page, f"tutorials/{name}.ipynb": notebook(cells)} | plots
-
-
-def _shown(cell: Cell, name: str, number: int) -> str:
-    if not cell.is_code:
-        return cell.source
-    output = f"\n```text\n{cell.printed}```\n" if cell.printed else ""
-    images = "".join(f"\n![The plot that this block draws]({name}-{number}-{i}.png)\n" for i in range(len(cell.plots)))
-    return f"```python\n{cell.source}```\n{output}{images}"
 
 
 def notebook(cells: list[Cell]) -> str:
     """The cells as a notebook of Jupyter."""
-    written = [_cell(cell, i) for i, cell in enumerate(cells) if cell.source.strip()]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"cells": written, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1)
-
-
-def _cell(cell: Cell, number: int) -> dict[str, Any]:
-    common = {"id": f"cell-{number}", "metadata": {}, "source": cell.source.strip()}
-    if not cell.is_code:
-        return {"cell_type": "markdown", **common}
-    outputs: list[dict[str, Any]] = []
-    if cell.printed:
-        outputs.append({"output_type": "stream", "name": "stdout", "text": cell.printed})
-    for plot in cell.plots:
-        data = {"image/png": base64.b64encode(plot).decode()}
-        outputs.append({"output_type": "display_data", "metadata": {}, "data": data})
-    return {"cell_type": "code", **common, "execution_count": None, "outputs": outputs}
+    return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}, indent=1)
 
 
 if __name__ == "__main__":

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 WARM_UP = 3
+#: the clock that is read before and after a call; others lengthen wall-clock time, but not the CPU time of this thread
+CLOCKS = {"cpu": "CPU time of the thread", "cuda": "CUDA events"}
 #: milliseconds up to which a call is preceded by one that is not timed
 SHORT = 2000.0
-
-
-class Times(NamedTuple):
-    """Milliseconds of every repetition."""
-
-    forward: list[float]
-    backward: list[float]
-    both: list[float]
-
-
-def name_of_clock(device: torch.device) -> str:
-    """The clock that is read before and after a call."""
-    # other processes on the machine lengthen wall-clock time, but not the CPU time of this thread
-    return "CUDA events" if device.type == "cuda" else "CPU time of the thread"
 
 
 def measured(
@@ -35,11 +22,12 @@ def measured(
     seconds: float,
     repetitions: tuple[int, int],
     inputs: Sequence[Tensor] = (),
-) -> dict[str, Times]:
-    """Name -> times, of functions that return a loss; a new round starts while there is time, within the repetitions.
+) -> dict[str, dict[str, list[float]]]:
+    """Name -> milliseconds of every "forward", "backward" and "both", of functions that return a loss.
 
-    Gradients of the inputs are freed before each call, outside the timed part, because freeing the memory of one implementation
-    can take longer than the next one. For the same reason each runs once untimed before it is timed, unless it takes long.
+    A new round starts while there is time, within the repetitions. Gradients of the inputs are freed before each call, outside
+    the timed part, because freeing the memory of one implementation can take longer than the next one. For the same reason
+    each runs once untimed before it is timed, unless it takes long.
     """
 
     def clear() -> None:
@@ -52,7 +40,7 @@ def measured(
             # as many calls as fit into half a second
             if time.monotonic() - start < 0.5:
                 evaluate().backward()
-    times = {name: Times([], [], []) for name in implementations}
+    times = {name: {"forward": [], "backward": [], "both": []} for name in implementations}
     least, most = repetitions
     start = time.monotonic()
     for round_ in range(most):
@@ -60,11 +48,11 @@ def measured(
             break
         for name, evaluate in implementations.items():
             clear()
-            if not times[name].both or times[name].both[-1] < SHORT:
+            if not times[name]["both"] or times[name]["both"][-1] < SHORT:
                 evaluate().backward()
                 clear()
             forward, backward = (_cuda if device.type == "cuda" else _cpu)(evaluate)
-            for series, value in zip(times[name], (forward, backward, forward + backward), strict=True):
+            for series, value in zip(times[name].values(), (forward, backward, forward + backward), strict=True):
                 series.append(value)
     return times
 

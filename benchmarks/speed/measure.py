@@ -21,7 +21,6 @@ from benchmarks.speed import clock
 from benchmarks.speed.objectives import OBJECTIVES, compiled
 
 Row = dict[str, str]
-Calls = dict[str, Callable[[], Tensor]]
 Implementations = Callable[[int, int], dict[str, Objective]]
 #: the training step: batch and dim, a model of timm, pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
@@ -44,7 +43,7 @@ class Case(NamedTuple):
         p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
         case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
         number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
-        measured = {"repetitions": len(values), "clock": clock.name_of_clock(self.device)}
+        measured = {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type]}
         row = case | number | measured | {"device": device_name(self.device)} | versions()
         return {name: str(text) for name, text in row.items()}
 
@@ -125,12 +124,12 @@ def step_rows(case: Case) -> list[Row]:
     return time_rows(case, {name: partial(step, criterion) for name, criterion in criteria.items()})
 
 
-def time_rows(case: Case, calls: Calls, views: Sequence[Tensor] = ()) -> list[Row]:
+def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
     """Time of forward, of backward and of both of each implementation, which are also printed."""
     times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
-    medians = {name: clock.percentiles(series.both)[1] for name, series in times.items()}
+    medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
     print(f"{case.level} {case.objective} {case.batch} x {case.dim}: {said}", flush=True)
-    modes = ((name, mode, values) for name, series in times.items() for mode, values in series._asdict().items())
+    modes = ((name, mode, values) for name, series in times.items() for mode, values in series.items())
     return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 
 from benchmarks import peers
-from benchmarks.peers import Objective, over_views
+from benchmarks.peers import Objective, from_lightly, over_views
 from it_losses import EntropyRegularizer, QuadraticRenyi, VICReg, VICRegEntropy
 
 OURS = "it-losses"
@@ -43,7 +43,7 @@ class Entry:
 def _vicreg(batch: int, dim: int) -> dict[str, Objective]:
     gram = {SMALLER: peers.gram_vicreg} if batch < dim else {}
     others = {"solo-learn": peers.solo_learn_vicreg, "official": peers.official_vicreg}
-    return {OURS: VICReg(), **peers.from_lightly("VICRegLoss"), **gram, **others}
+    return {OURS: VICReg(), **from_lightly("VICRegLoss", lambda loss, *views: loss(*views)), **gram, **others}
 
 
 def _log_det(batch: int, dim: int) -> dict[str, Objective]:
@@ -59,21 +59,27 @@ def _pairwise(batch: int, dim: int) -> dict[str, Objective]:
 
 
 def _koleo(batch: int, dim: int) -> dict[str, Objective]:
-    return {OURS: EntropyRegularizer("koleo", weight=2.0), **peers.koleo_of_lightly()}
+    lightly = from_lightly("KoLeoLoss", lambda loss, z_a, z_b: loss(z_a) + loss(z_b))
+    return {OURS: EntropyRegularizer("koleo", weight=2.0), **lightly}
 
 
 def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
+    # torch.pdist takes no half precision
+    module = "lightly.loss.hypersphere_loss"
+    lightly = from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(peers.wide, views)), module)
     ours = VICRegEntropy(QuadraticRenyi.of_uniformity(1.0), invariance_weight=2.0, entropy_weight=1.0)
-    return {OURS: ours, **peers.hypersphere_of_lightly()}
+    return {OURS: ours, **lightly}
 
 
 def _renyi(batch: int, dim: int) -> dict[str, Objective]:
     weights = {"invariance_weight": dim / batch, "entropy_weight": 2.0}
-    return {OURS: VICRegEntropy("renyi", normalize="uncentred_columns", **weights), **peers.frossl_of_lightly()}
+    ours = VICRegEntropy("renyi", normalize="uncentred_columns", **weights)
+    return {OURS: ours, **from_lightly("FroSSLLoss", lambda loss, *views: loss(views))}
 
 
 def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
-    return {OURS: EntropyRegularizer("sigreg", convention="lightly"), **peers.sigreg_of_lightly()}
+    ours = EntropyRegularizer("sigreg", convention="lightly")
+    return {OURS: ours, **from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))}
 
 
 #: the sizes at which targets are set, then every N, D in these

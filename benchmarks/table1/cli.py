@@ -70,25 +70,18 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     command.set_defaults(**preset)
     dataset = command.parse_known_args(arguments)[0].dataset
     command.set_defaults(**DATASET_OPTIONS[dataset] | preset)
-    given = command.parse_args(arguments)
-    given.methods = [name for name in RECIPES if name in given.methods or "all" in given.methods]
-    own_width = 0.25 if (dataset, given.backbone[:8]) == ("digits", "resnet18") else 1.0
-    usual = "gpu" if torch.cuda.is_available() else "cpu"
-    accelerator = usual if given.accelerator == "auto" else given.accelerator
-    # so many that the memory of a common machine holds a run for each core
-    cores = min(joblib.cpu_count(), 8) if accelerator == "cpu" and given.devices == 1 else 1
-    chosen = vars(given) | {
-        "width": own_width if given.width is None else given.width,
-        "accelerator": accelerator,
-        "jobs": cores if given.jobs is None else given.jobs,
-        "methods": [UNTRAINED, *given.methods],
-        "recipes": _recipes(given),
-        "output": given.output or Path("runs") / f"{sweep or 'table1'}-{given.preset or dataset}",
-        "is_sweep": bool(sweep),
-        "to_train": [],
-        "command": " ".join([command.prog, *(sys.argv[1:] if arguments is None else arguments)]),
-    }
-    options = Options(**chosen)
+    options = command.parse_args(arguments, Options(is_sweep=bool(sweep), to_train=[]))
+    options.command = " ".join([command.prog, *(sys.argv[1:] if arguments is None else arguments)])
+    options.output = options.output or Path("runs") / f"{sweep or 'table1'}-{options.preset or dataset}"
+    options.methods = [UNTRAINED, *(name for name in RECIPES if name in options.methods or "all" in options.methods)]
+    options.recipes = _recipes(options)
+    if options.width is None:
+        options.width = 0.25 if (dataset, options.backbone[:8]) == ("digits", "resnet18") else 1.0
+    if options.accelerator == "auto":
+        options.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
+    if options.jobs is None:
+        # so many that the memory of a common machine holds a run for each core
+        options.jobs = min(joblib.cpu_count(), 8) if options.accelerator == "cpu" and options.devices == 1 else 1
     _check(options)
     return options
 
@@ -130,20 +123,23 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     return parser
 
 
-def _recipes(given: argparse.Namespace) -> Mapping[str, Recipe]:
-    rows = long_runs(given.backbone) if given.long else RECIPES
-    if given.grid is None:
+def _recipes(options: Options) -> Mapping[str, Recipe]:
+    rows = long_runs(options.backbone) if options.long else RECIPES
+    if options.grid is None:
         return rows
     from benchmarks.table1.tuning import chosen
 
     try:
-        return rows | chosen({name: rows[name] for name in given.methods}, given.grid)
+        return rows | chosen({name: rows[name] for name in options.methods if name in rows}, options.grid)
     except (OSError, ValueError) as problem:
-        raise OptionError(f"--grid {given.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to.") from problem
+        raise OptionError(
+            f"--grid {options.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to."
+        ) from problem
 
 
 def _check(options: Options) -> None:
     batch, devices, root = options.batch_size, options.devices, options.data_root
+    precision = options.precision if options.accelerator == "cpu" else ""
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -153,12 +149,9 @@ def _check(options: Options) -> None:
         (options.width < 0.125, f"--width must be at least 0.125, got {options.width}."),
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
+        (precision == "16-mixed", "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that."),
         (
-            options.precision == "16-mixed" and options.accelerator == "cpu",
-            "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that.",
-        ),
-        (
-            options.precision == "bf16-mixed" and options.accelerator == "cpu" and options.image_size <= 16,
+            precision == "bf16-mixed" and options.image_size <= 16,
             # its convolution of one pixel with stride 2 reads memory that nothing has written: NaN now and then
             f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),

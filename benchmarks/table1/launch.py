@@ -22,7 +22,7 @@ from benchmarks.pages import write
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options, describe
 from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
-from benchmarks.table1.runs import Interrupted, Run, is_first_process, loaded, made, planned
+from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
@@ -43,26 +43,21 @@ def launch(read: Callable[[], Options], page: Page) -> int:
         images = loaded(options)
         # the first process reserves it for all
         with reserved(options.output) if is_first_process() else nullcontext():
-            return _table(options, images, page, console, errors)
+            records = Records(options.output)
+            records.open(options.settings())
+            _make(options, images, records, console)
+            if is_first_process():
+                text = page(records, options, images)
+                with writing(options.output):
+                    write(options.output / "README.md", text)
+                console.print(Markdown(text))
+                console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     except (OptionError, DataError, OutputError, BackboneError) as problem:
         errors.print(f"error: {problem}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         return 1
-
-
-def _table(options: Options, images: Images, page: Page, console: Console, errors: Console) -> int:
-    records = Records(options.output)
-    records.open(options.settings())
-    try:
-        _make(options, images, records, console)
-    except (Interrupted, KeyboardInterrupt):
-        errors.print(f"stopped; finished rows are in {options.output}: the same command goes on from there", soft_wrap=True)
+    except KeyboardInterrupt:
+        errors.print("stopped; finished rows are kept: the same command goes on from there", soft_wrap=True)
         return 130
-    if is_first_process():
-        text = page(records, options, images)
-        with writing(options.output):
-            write(options.output / "README.md", text)
-        console.print(Markdown(text))
-        console.print(f"written: {options.output}/README.md, rows.jsonl, curves.csv", soft_wrap=True)
     return 0
 
 
@@ -73,7 +68,8 @@ def head(records: Records, options: Options) -> dict[str, object]:
 
 
 def _make(options: Options, images: Images, records: Records, console: Console) -> None:
-    all_runs = planned(options)
+    # seed by seed, so that the table of one seed is complete early
+    all_runs = [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
     if is_first_process():
         # by the time that another process starts, the first may have added rows
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
@@ -87,8 +83,7 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         lines += [f"going on: {done} of {len(all_runs)} runs are on disk already"] if done else []
         console.print("\n".join(lines), highlight=False)
     options = options.replaced(to_train=[run for run in pending if run.method != UNTRAINED])
-    in_turn = (made(run, options, images) for run in pending)
-    for row, curve in in_turn if options.jobs == 1 else _from_workers(pending, options, images):
+    for row, curve in _results(pending, options, images):
         # only the first process has rows
         if not row:
             continue
@@ -100,10 +95,12 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         console.print(f"{run.label(options)}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
 
 
-def _from_workers(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
-    """The results of the runs as they end, each in a process and on a core of its own; only the caller writes them."""
+def _results(runs: list[Run], options: Options, images: Images) -> Iterator[tuple[Row, list[Row]]]:
+    """Row and curve of each run as it ends; several jobs are processes on a core of their own, and only the caller writes."""
+    if options.jobs == 1:
+        return (made(run, options, images) for run in runs)
     pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
-    yield from pool(delayed(_in_worker)(run, options, images, os.getpid()) for run in runs)
+    return pool(delayed(_in_worker)(run, options, images, os.getpid()) for run in runs)
 
 
 def _in_worker(run: Run, options: Options, images: Images, parent: int) -> tuple[Row, list[Row]]:

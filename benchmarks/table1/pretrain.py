@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from lightly.models.utils import get_weight_decay_parameters
 from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.augment import Views
 from benchmarks.data import Images
@@ -25,34 +25,22 @@ from it_losses import diagnostics
 ENTROPY_BANDWIDTH = 0.5
 #: embeddings that entropy and rank are measured on; all pairs of them are formed
 MEASURED_IMAGES = 2048
-
-#: the measurements of a network with values that are no longer finite
-DIVERGED = dict.fromkeys(("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features"), math.nan)
-
+#: what is measured of embeddings and features; NaN where values are no longer finite
+MEASURES = ("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features")
 
 Batch = tuple[Tensor, Tensor]
 
 
-class Batches(Dataset[Batch]):
-    """Training images and labels, fetched a batch at a time: `__getitems__` is one index operation instead of a loop."""
+class Batches(TensorDataset):
+    """Images and labels in memory, fetched a batch at a time by one index operation instead of a loop."""
 
-    def __init__(self, images: Images) -> None:
-        self.images, self.labels = images.train, images.train_labels
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return self.images[indices], self.labels[indices]
+    __getitems__ = TensorDataset.__getitem__
 
 
 def loader(images: Images, batch_size: int, workers: int) -> DataLoader[Batch]:
     """Shuffled training batches of one size; Lightning distributes them over the ranks."""
-    return DataLoader(Batches(images), batch_size, shuffle=True, drop_last=True, collate_fn=_as_is, num_workers=workers)
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch
+    batches = Batches(images.train, images.train_labels)
+    return DataLoader(batches, batch_size, shuffle=True, drop_last=True, collate_fn=tuple, num_workers=workers)
 
 
 class Pretraining(L.LightningModule):
@@ -92,12 +80,12 @@ class Pretraining(L.LightningModule):
         """AdamW without decay of biases and norms; the schedule advances every step."""
         decayed, free = get_weight_decay_parameters([self.backbone, self.method])
         groups = [
-            {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET.weight_decay},
+            {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET["weight_decay"]},
             {"params": [p for p in free if p.requires_grad], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, fused=True)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = CosineWarmupScheduler(optimizer, int(BUDGET.warmup * steps), steps)
+        schedule = CosineWarmupScheduler(optimizer, int(BUDGET["warmup"] * steps), steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
@@ -110,7 +98,7 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
     embeddings = module.method.projector(test[:MEASURED_IMAGES]).float()
     if not (test.isfinite().all() and embeddings.isfinite().all()):
         module.train(training)
-        return DIVERGED | ({"linear": 0.0, "knn": 0.0} if probes else {})
+        return dict.fromkeys(MEASURES, math.nan) | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
     # minus the entropy of one Gaussian, a constant: the result is 0 at collapse and at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)

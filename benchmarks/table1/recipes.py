@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from benchmarks.methods import METHODS
@@ -37,20 +37,16 @@ class Recipe:
         return Recipe(title, self.method, self.settings | changed, rate)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The settings that are the same for every row; only epochs and batch size are command line options."""
-
-    optimizer: str = "AdamW"
+#: the settings that are the same for every row; only epochs and batch size are command line options
+BUDGET = {
+    "optimizer": "AdamW",
     # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
-    weight_decay: float = 1e-4
+    "weight_decay": 1e-4,
     # fraction of the steps that warm up linearly; the rest follow a cosine to 0
-    warmup: float = 0.1
+    "warmup": 0.1,
     # the networks see both views of a batch as one batch
-    views: int = 2
-
-
-BUDGET = Budget()
+    "views": 2,
+}
 
 
 def tuned(value: float) -> Setting:
@@ -179,12 +175,11 @@ RATES = {
 def long_runs(backbone: str) -> dict[str, Recipe]:
     """Every row with the constants of a long run, at a learning rate for this family of timm's networks."""
     rate = next(rate for family, rate in RATES.items() if backbone.startswith(family))
-    return {name: _long(recipe, OWN.get(name, {}), rate) for name, recipe in RECIPES.items()}
-
-
-def _long(recipe: Recipe, own: dict[str, Setting], rate: Setting) -> Recipe:
-    common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
-    return replace(recipe, settings=recipe.settings | common | own, learning_rate=rate)
+    rows = {}
+    for name, recipe in RECIPES.items():
+        common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
+        rows[name] = replace(recipe, settings=recipe.settings | common | OWN.get(name, {}), learning_rate=rate)
+    return rows
 
 
 #: each row with an entropy, and the row without it that it is compared with
@@ -198,7 +193,7 @@ def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
     """Everything above that these rows depend on, for JSON, including the defaults of criteria."""
-    return {"budget": asdict(BUDGET), "rows": {name: _printed(recipes[name]) for name in names if name != UNTRAINED}}
+    return {"budget": BUDGET, "rows": {name: _printed(recipes[name]) for name in names if name != UNTRAINED}}
 
 
 def _printed(recipe: Recipe) -> dict[str, Any]:

@@ -34,10 +34,8 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        remedy = (
-            "What was finished is kept: make room or give access, and run the same command again; or choose another --output."
-        )
-        raise OutputError(f"{folder} cannot be written: {problem}. {remedy}") from problem
+        remedy = "make room or give access, and run the same command again; or choose another --output"
+        raise OutputError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
 
 
 @contextmanager
@@ -110,11 +108,9 @@ class Records:
         for row in self.rows:
             last = self._curves[row["method"], str(row["seed"])][-1:]
             if [point["linear"] for point in last] != [str(row["linear"])]:
-                run, remedy = (
-                    f"{row['method']}, seed {row['seed']}",
-                    "Remove its line from rows.jsonl: the run is then made again.",
-                )
-                raise OutputError(f"{self.folder}/curves.csv is damaged: it lacks the last epoch of {run}. {remedy}")
+                lacks = f"it lacks the last epoch of {row['method']}, seed {row['seed']}"
+                remedy = "Remove its line from rows.jsonl: the run is then made again."
+                raise OutputError(f"{self.folder}/curves.csv is damaged: {lacks}. {remedy}")
         with writing(self.folder):
             write(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
 

@@ -27,7 +27,7 @@ from benchmarks.pages import COMMIT, write
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
 from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
-from benchmarks.table1.pretrain import Pretraining, loader, measure
+from benchmarks.table1.pretrain import MEASURES, Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Row, writing
 
@@ -37,10 +37,6 @@ PROBES_PER_RUN = 5
 COMPILER = "inductor"
 #: numbers in the training images beyond which they are not probed themselves
 LARGEST_PIXEL_PROBE = 100_000_000
-
-
-class Interrupted(Exception):
-    """The user stopped the run."""
 
 
 class Run(NamedTuple):
@@ -56,11 +52,6 @@ class Run(NamedTuple):
     def checkpoint(self, options: Options) -> Path:
         """Where its state is while it is not finished."""
         return options.output / "unfinished" / f"{self.method}-seed{self.seed}.ckpt"
-
-
-def planned(options: Options) -> list[Run]:
-    """All runs, seed by seed, so that the table of one seed is complete early."""
-    return [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
 
 
 def loaded(options: Options) -> Images:
@@ -160,7 +151,7 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
             loop.fit(module, loader(images, batch_size, options.workers), ckpt_path=resumed)
         except SystemExit as stopped:
             # Lightning raises this on Ctrl-C
-            raise Interrupted from stopped
+            raise KeyboardInterrupt from stopped
     if not loop.is_global_zero:
         return {}, []
     row = _row(run, evaluation.curve, stopwatch, loop.strategy.root_device)
@@ -194,7 +185,6 @@ def pixel_scores(images: Images) -> dict[str, float] | None:
 def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
     probed = [point for point in curve if "linear" in point]
     last, best = probed[-1], max(probed, key=lambda point: point["linear"])
-    same = ("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features")
     return {
         "method": run.method,
         "seed": run.seed,
@@ -203,7 +193,7 @@ def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device)
         "best_epoch": best["epoch"],
         "knn": last["knn"],
         "knn_best": max(point["knn"] for point in probed),
-        **{name: last[name] for name in same},
+        **{name: last[name] for name in MEASURES},
         "loss": last.get("loss"),
         **stopwatch.state_dict(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
