@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 
+import griffe
 import pytest
 import torch
 
@@ -170,3 +171,8 @@ def test_the_reference_has_every_public_name():
     for module, names in ((name, value.__all__) for name, value in modules.items()):
         described = {"ESTIMATORS", "diagnostics", "functional", "theory"} if module == "it_losses" else set()
         assert {f"{module}.{name}" for name in set(names) - described} <= set(listed)
+
+
+def test_a_public_name_without_a_docstring_stops_the_build():
+    with pytest.raises(LookupError, match="no docstring of Undocumented"):
+        api.check_documented([griffe.Class("Undocumented")])
