@@ -42,9 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     kind += "" if options.dtype == "float32" else f"_{options.dtype}"
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     words = sys.argv[1:] if arguments is None else arguments
-    rows = [row for row in read(folder / "rows.csv") if row["objective"] not in options.objectives]
+    rows = read(folder / "rows.csv")
     for more in _measured(options, device):
-        rows += more
+        rows = merged(rows, more)
         # written after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
         write(folder / "README.md", report.readme(rows, " ".join(["python -m benchmarks.speed", *words]), notes(folder)))
@@ -59,15 +59,27 @@ def read(path: Path) -> list[Row]:
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
+def merged(rows: list[Row], more: list[Row]) -> list[Row]:
+    """The rows, with `more` in the place of those of the same objective and size."""
+
+    def case(row: Row) -> tuple[str, ...]:
+        return row["level"], row["objective"], row["batch"], row["dim"]
+
+    cases = [case(row) for row in rows]
+    place = cases.index(case(more[0])) if case(more[0]) in cases else len(rows)
+    kept = [row for row in rows if case(row) != case(more[0])]
+    return kept[:place] + more + kept[place:]
+
+
 def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
     """The rows of each size, then those of the training step."""
     for objective in options.objectives:
         entry = OBJECTIVES[objective]
         quick = entry.quick + (entry.large if device.type == "cuda" else ())
-        for size in entry.full + entry.untimed if options.full else quick:
+        for size in options.sizes or (entry.full + entry.untimed if options.full else quick):
             is_compiled = options.full and size in entry.compiled
             yield measure.op_rows(Case("op", objective, *size, device, options.dtype, options.seconds, is_compiled))
-    if options.step and "vicreg" in options.objectives and is_installed("timm"):
+    if options.step and not options.sizes and "vicreg" in options.objectives and is_installed("timm"):
         yield measure.step_rows(Case("step", "vicreg", *measure.STEP, device, "float32", options.seconds))
 
 
@@ -81,11 +93,17 @@ def _tests_pass(device: torch.device) -> bool:
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
+def _size(text: str) -> tuple[int, int]:
+    batch, dim = text.split("x")
+    return int(batch), int(dim)
+
+
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     add, names = parser.add_argument, list(OBJECTIVES)
     add("--full", action="store_true", help="every size at which a target is set; tens of minutes")
-    add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its others")
+    add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
+    add("--sizes", nargs="+", type=_size, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
     add("--no-step", dest="step", action="store_false", help="leave the training step out")
     add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
     add("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
