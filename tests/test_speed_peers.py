@@ -129,6 +129,17 @@ def test_it_measures_what_is_there_where_every_other_package_is_missing(monkeypa
     assert all(f"{package} is not installed" in told for package in program.OPTIONAL)
 
 
+def test_sizes_that_are_not_measured_again_keep_their_rows_and_places(tmp_path):
+    def measured(*sizes):
+        options = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", "log_det", "--out", str(tmp_path)]
+        program.main([*options, "--sizes", *sizes])
+        return [(row["batch"], row["dim"], row["value"]) for row in program.read(tmp_path / "rows.csv")]
+
+    first, again = measured("16x8", "24x8"), measured("16x8")
+    assert [row[:2] for row in first] == [row[:2] for row in again] and {row[:2] for row in first} == {("16", "8"), ("24", "8")}
+    assert [a == b for a, b in zip(first, again, strict=True)] == [row[0] == "24" for row in first]
+
+
 def test_without_pytest_nothing_is_timed_untested_and_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "is_installed", lambda package: package != "pytest")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
