@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import peers
 from benchmarks.peers import Objective, from_lightly, over_views
-from it_losses import EntropyRegularizer, QuadraticRenyi, VICReg, VICRegEntropy
+from it_losses import EntropyRegularizer, QuadraticRenyi, VICReg, VICRegEntropy, functional
 
 OURS = "it-losses"
 #: our pairwise entropy with no memory for pairs
@@ -61,6 +61,11 @@ def _pairwise(batch: int, dim: int) -> dict[str, Objective]:
 def _koleo(batch: int, dim: int) -> dict[str, Objective]:
     lightly = from_lightly("KoLeoLoss", lambda loss, z_a, z_b: loss(z_a) + loss(z_b))
     return {OURS: EntropyRegularizer("koleo", weight=2.0), **lightly}
+
+
+def _nt_xent(batch: int, dim: int) -> dict[str, Objective]:
+    # both have the temperature 0.5
+    return {OURS: functional.nt_xent, **from_lightly("NTXentLoss", lambda loss, *views: loss(*views))}
 
 
 def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
@@ -114,6 +119,7 @@ OBJECTIVES = {
         peaks=((2048, 128), (8192, 128)),
     ),
     "koleo": Entry(_koleo, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
+    "nt_xent": Entry(_nt_xent, quick=FAMILY[:3], full=FAMILY, peaks=((1024, 512),)),
     "quadratic": Entry(_quadratic, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     "renyi": Entry(_renyi, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
     # lightly's loss holds 17 tables of [batch, slices]
