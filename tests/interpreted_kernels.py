@@ -13,10 +13,9 @@ from launches import stand_in_for_gpu
 from torch import Tensor
 
 from it_losses import EntropyRegularizer
-from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, vicreg
-from it_losses.kernels.batch import Batch, Request, SingleRank
-from it_losses.kernels.dispatch import Plan, products_named
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
+from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, torch_ops, vicreg
+from it_losses.kernels.batch import Batch, Plan, Request, SingleRank
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, products_named
 from it_losses.slices import unit_directions
 
 
@@ -275,7 +274,7 @@ def test_two_ranks(sizes, dim, dtype, views, name):
 
 @pytest.mark.parametrize("entropy", ["quadratic", "koleo"])
 def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, monkeypatch):
-    for module in (normalize, dispatch):
+    for module in (normalize, torch_ops):
         monkeypatch.setattr(module, "gradient_dtype", cuda.gradient_dtype)
     monkeypatch.setattr(dispatch, "plan", lambda form, *_, **__: Plan(products_named("cuda" + form.PRODUCTS), by_gram=True))
     criterion = EntropyRegularizer(entropy)

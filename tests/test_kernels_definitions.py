@@ -8,7 +8,7 @@ from definitions import LAYOUTS, OBJECTIVES, assert_near, correlated_views, eval
 from torch import Tensor
 
 from it_losses import LogDet, Pairwise, VICReg
-from it_losses.kernels import sigreg, vicreg
+from it_losses.kernels import vicreg
 from it_losses.kernels.products import cholesky, cpu, cpu_pairs
 
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (12, 3, 2, 5)]
@@ -28,7 +28,7 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
-        small[sigreg] = {"BLOCK": 1 << 10}
+        small[cpu]["MOST_COSINES_AT_ONCE"] = 1 << 10
         small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}
         for module, constants in small.items():
             for constant, value in constants.items():

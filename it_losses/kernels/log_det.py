@@ -18,8 +18,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""

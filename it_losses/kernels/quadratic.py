@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.kernels.pairwise import PARTS, PRODUCTS, Mixture, evaluate_mixture, prefers_gram
 
 __all__ = ["PARTS", "PRODUCTS", "evaluate", "prefers_gram"]

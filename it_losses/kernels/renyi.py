@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""

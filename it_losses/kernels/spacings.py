@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels import vicreg
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py

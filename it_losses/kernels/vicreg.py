@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py
@@ -73,11 +72,6 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
         matrix.diagonal(dim1=1, dim2=2).zero_()
         total = products.squared_norm(matrix)
     return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
-
-
-def is_tiny(batch: Batch) -> bool:
-    """Whether two views of one process are small enough for the order of the authors' code."""
-    return batch.ranks.world == 1 and batch.stacks == len(batch.own) == 2 and batch.own[0].numel() <= TINY
 
 
 def evaluate_tiny(
