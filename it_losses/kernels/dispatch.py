@@ -25,7 +25,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @functools.cache
 def module_named(name: str) -> ModuleType:
-    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
+    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, and constants."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 

@@ -23,6 +23,8 @@ from it_losses.precision import accumulated
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy
 PARTS = 0
+#: standardised samples stay as they are: rounding would change distances to neighbours
+ROUNDS_SAMPLES = False
 #: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
 #: multiplications up to which float64 products take less time than a search for two candidates

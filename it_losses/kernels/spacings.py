@@ -23,6 +23,8 @@ from it_losses.precision import accumulation_dtype
 PRODUCTS = vicreg.PRODUCTS
 #: numbers for warnings beside the entropy
 PARTS = 0
+#: standardised samples stay as they are: rounding would change distances to neighbours
+ROUNDS_SAMPLES = False
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:

@@ -23,8 +23,6 @@ from it_losses.precision import accumulation_dtype, full_precision, gradient_dty
 
 #: instead of the name of a process group: take the loss of the samples of this process
 NO_GROUP = "-"
-#: the entropies of distances to neighbours, which rounded samples would change
-OF_NEIGHBOURS = ("koleo", "spacings")
 
 
 def loss(
@@ -87,7 +85,8 @@ def evaluate(
         derivative = None
         if normalize is not None:
             # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
-            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and fused not in OF_NEIGHBOURS)
+            may_round = not fused or dispatch.module_named(fused).ROUNDS_SAMPLES
+            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
             formed = derivative(formed).to(gradient_dtype(views[0]))

@@ -23,6 +23,8 @@ from it_losses.precision import accumulation_dtype
 PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
 #: numbers in a view up to which sums have the order of the authors' code and agree with it to the last bit
 TINY = 2048
 
@@ -77,7 +79,10 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
 def evaluate_tiny(
     views: Sequence[Tensor], constants: Sequence[float], weights: Sequence[float], gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
+    """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums.
+
+    The loss is summed here, term by term: `invariance - entropy`, as the op sums it, differs in the last bit.
+    """
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
     mse_weight, hinge_weight, penalty_weight = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight
