@@ -176,14 +176,14 @@ def test_a_factorization_is_right_and_one_that_fails_gives_nan_in_its_own_group_
     assert diagonal[0].isnan().all() and diagonal[1].isfinite().all()
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 5.0, 500.0])
+@pytest.mark.parametrize("enlargement", [0.05, 0.5, 5.0, 500.0])
 @pytest.mark.parametrize("shape", [(150, 140), (500, 64), (64, 500)], ids=str)
-def test_singular_data_stay_definite_though_rounding_exceeds_the_smallest_eigenvalue(shape, share):
+def test_singular_data_stay_definite_though_rounding_exceeds_the_smallest_eigenvalue(shape, enlargement):
     batch, dim = shape
     for z in (torch.randn(batch, 1).expand(batch, dim), torch.randn(3, dim)[torch.randint(3, (batch,))]):
         zc = z - z.mean(dim=0)
         rounding = 8 * torch.finfo(z.dtype).eps * torch.linalg.matrix_norm(zc.T @ zc / batch)
-        assert LogDet(share / float(rounding))(z).isfinite()
+        assert LogDet(enlargement / float(rounding))(z).isfinite()
 
 
 def test_several_bandwidths_are_the_mean_of_each():

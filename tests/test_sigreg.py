@@ -74,8 +74,8 @@ def slope(variance, convention):
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
     invariance, entropy = CONVENTIONS[convention].weights
     # views that are independent, and a batch of 64 where the statistic is multiplied by it
-    pull, push = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
-    assert pull + push * slope(0.0, convention) < 0 < pull + push * slope(0.999, convention)
+    attraction, repulsion = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
+    assert attraction + repulsion * slope(0.0, convention) < 0 < attraction + repulsion * slope(0.999, convention)
 
 
 @pytest.mark.parametrize(("disagreement", "variance"), [(1.0, 0.56), (0.1, 0.93)])
