@@ -32,3 +32,8 @@ def accumulated(z: Tensor) -> Tensor:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which sums are accumulated: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def gradient_dtype(z: Tensor) -> torch.dtype:
+    """The dtype in which the forward pass forms the gradient: on a GPU bfloat16 stays, all else is float32 at least."""
+    return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)

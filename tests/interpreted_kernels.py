@@ -13,10 +13,9 @@ from launches import stand_in_for_gpu
 from torch import Tensor
 
 from it_losses import EntropyRegularizer
-from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, vicreg
-from it_losses.kernels.batch import Batch, Request, SingleRank
-from it_losses.kernels.dispatch import Plan, products_named
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
+from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, torch_ops, vicreg
+from it_losses.kernels.batch import Batch, Plan, Request, SingleRank
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, products_named
 from it_losses.slices import unit_directions
 
 
@@ -34,7 +33,7 @@ except triton.runtime.errors.InterpreterError as error:
 #: relative rounding of one element; the interpreter cuts bfloat16 off where a GPU rounds it to nearest
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
 #: error of an entropy, and of the largest element of a gradient
-FORMS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
+ERRORS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
 LAYOUTS = {
     "rows": lambda z: z,
     "columns": lambda z: z.mT.contiguous().mT,
@@ -217,19 +216,19 @@ OBJECTIVES = {
 
 def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: torch.dtype) -> None:
     """Products of a GPU against those of a CPU in float64 on the samples of all ranks."""
-    form, constants = OBJECTIVES[name]
+    module, constants = OBJECTIVES[name]
     wanted = Request(0.01, 1.7, needs_gradient=True)
-    by_gram = form.prefers_gram(batch.samples, batch.dim, 1)
-    got = form.evaluate(batch, Plan(products_named("cuda" + form.PRODUCTS), by_gram), constants, wanted)
-    truth = form.evaluate(exact, Plan(products_named("cpu" + form.PRODUCTS), by_gram), constants, wanted)
+    by_gram = module.prefers_gram(batch.samples, batch.dim, 1)
+    got = module.evaluate(batch, Plan(products_named("cuda" + module.PRODUCTS), by_gram), constants, wanted)
+    truth = module.evaluate(exact, Plan(products_named("cpu" + module.PRODUCTS), by_gram), constants, wanted)
     assert got.gradient.dtype == (dtype if dtype == torch.bfloat16 else torch.float32)
-    assert_close(got.entropy, truth.entropy, FORMS[dtype][0])
+    assert_close(got.entropy, truth.entropy, ERRORS[dtype][0])
     # eigenvalues have the rounding of the largest one, which the logarithm of a small one multiplies by their ratio
-    assert_close(got.gradient, truth.gradient[:, own], FORMS[dtype][1] * (4 if "order 1" in name else 1))
+    assert_close(got.gradient, truth.gradient[:, own], ERRORS[dtype][1] * (4 if "order 1" in name else 1))
     # the largest projection is told of own samples
-    if batch.is_whole or form is not sigreg:
+    if batch.is_whole or module is not sigreg:
         for ours, right in zip(got.parts, truth.parts, strict=True):
-            assert_close(ours, right, 4 * FORMS[dtype][0])
+            assert_close(ours, right, 4 * ERRORS[dtype][0])
     views = [z[:, own] for z in exact.own]
     distance = sum((z - sum(views) / len(views)).square().sum() for z in views) * (2 if len(views) > 2 else len(views))
     assert_close(1 + got.distance, torch.as_tensor(1 + distance), ROUNDING[dtype])
@@ -275,9 +274,9 @@ def test_two_ranks(sizes, dim, dtype, views, name):
 
 @pytest.mark.parametrize("entropy", ["quadratic", "koleo"])
 def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, monkeypatch):
-    for module in (normalize, dispatch):
+    for module in (normalize, torch_ops):
         monkeypatch.setattr(module, "gradient_dtype", cuda.gradient_dtype)
-    monkeypatch.setattr(dispatch, "plan", lambda form, *_, **__: Plan(products_named("cuda" + form.PRODUCTS), by_gram=True))
+    monkeypatch.setattr(dispatch, "plan", lambda module, *_, **__: Plan(products_named("cuda" + module.PRODUCTS), by_gram=True))
     criterion = EntropyRegularizer(entropy)
     views = [torch.randn(60, 40).bfloat16() for _ in range(2)]
     gradients = []

@@ -144,7 +144,7 @@ def test_log_det_and_pairwise_are_the_criteria_of_the_same_name():
     assert ours.PairwiseLoss(bandwidth=2.0)(z_a, z_b) == VICRegEntropy(Pairwise(2.0))(z_a, z_b)
 
 
-def test_entropy_beside_a_criterion_pushes_a_collapsed_batch_apart():
+def test_entropy_beside_a_criterion_spreads_a_collapsed_batch():
     torch.manual_seed(0)
     direction = torch.randn(8, dtype=torch.float64)
     z = (direction + 1e-3 * torch.randn(16, 8, dtype=torch.float64)).requires_grad_()

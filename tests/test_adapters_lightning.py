@@ -208,7 +208,7 @@ def test_calls_beyond_the_eighth_are_not_kept():
     assert names == {"criterion", *(f"criterion-{call}" for call in range(2, 9))}
 
 
-def test_it_watches_a_named_module_of_a_model_without_our_criteria():
+def test_a_named_module_is_measured_in_a_model_without_our_criteria():
     module = Plain(nn.MSELoss())
     found = logged(module, monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="z"))
     assert found["z/projector/rank_me"] == pytest.approx(mean_over(module.seen, diagnostics.rank_me), rel=1e-5)
@@ -496,8 +496,8 @@ def test_a_step_that_nobody_keeps_closes_itself():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["copy", "pickle"])
-@pytest.mark.parametrize("watched", [None, "projector"])
-def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, watched):
+@pytest.mark.parametrize("measured_name", [None, "projector"])
+def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, measured_name):
     copies = []
 
     class Copying(Plain):
@@ -507,20 +507,20 @@ def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, watc
         def training_step(self, batch, batch_idx):
             z_a, z_b = self.views(batch)
             copies.extend([copied(self.projector), copied(self.criterion), copied(self.trainer.callbacks[0])])
-            # a copy is not the module that is watched
+            # a copy is not measured
             copies[-2](copies[-3](batch[0][:, 0]), z_b)
             copy.deepcopy(self).training_step_of_copy(batch)
             return self.criterion(z_a, z_b)
 
-    module, callback = Copying(), monitor.EmbeddingMonitor(watched, every_n_steps=1)
+    module, callback = Copying(), monitor.EmbeddingMonitor(measured_name, every_n_steps=1)
     found = logged(module, callback)
     expected = mean_over(module.seen, diagnostics.rank_me)
-    assert found[f"embeddings/{watched or 'criterion'}/rank_me"] == pytest.approx(expected, rel=1e-5)
+    assert found[f"embeddings/{measured_name or 'criterion'}/rank_me"] == pytest.approx(expected, rel=1e-5)
     assert all(step_owner._step is None for step_owner in copies[2::3])
     assert_clean(module, callback)
 
 
-def test_a_copy_of_a_watched_module_is_not_taken_for_it():
+def test_a_copy_of_a_measured_module_is_not_measured():
     module = Plain(nn.MSELoss())
     step = monitor.MeasuredStep(module, "projector", rows=8)
     for copied in (copy.deepcopy(module.projector), pickle.loads(pickle.dumps(module.projector))):

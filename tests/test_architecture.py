@@ -3,9 +3,12 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from it_losses import ESTIMATORS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,9 +17,11 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = sorted((ROOT / "it_losses").rglob("*.py"))
+PACKAGES = {".".join(path.parent.relative_to(ROOT).parts) for path in CORE}
+KERNELS = ROOT / "it_losses" / "kernels"
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
-#: what a layer of it_losses may import of it_losses; who stands above a layer may import it, never the reverse
+#: the layers of it_losses that each layer imports, all of them above it in this list
 BELOW = {
     "checks": set(),
     "constants": {"checks"},
@@ -28,13 +33,32 @@ BELOW = {
     "slices": set(),
     "kernels": {"distributed", "precision", "sigreg_conventions", "slices"},
     "normalize": set(),
-    "likelihood": {"normalize"},
-    "entropy": {"checks", "constants", "kernels", "normalize", "precision", "sigreg_conventions", "slices"},
+    "likelihood": set(),
+    "entropy": {"checks", "constants", "normalize", "precision", "sigreg_conventions", "slices"},
     "bound": {"checks", "constants", "distributed", "entropy", "likelihood", "normalize", "precision", "vicreg_conventions"},
     "criteria": {"bound", "checks", "constants", "distributed", "entropy", "likelihood", "observe", "vicreg_conventions"},
-    "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "normalize", "precision", "vicreg_conventions"},
-    "diagnostics": {"checks", "entropy", "functional"},
-    "theory": {"checks", "diagnostics", "functional"},
+    "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "normalize", "precision"},
+    "diagnostics": {"checks", "entropy"},
+    "theory": {"checks", "diagnostics"},
+}
+
+#: the same of the files in it_losses/kernels; those that are not listed, most entropies, import `batch` alone
+BELOW_IN_KERNELS = {
+    "__init__": {"dispatch", "self_test", "torch_ops"},
+    "torch_ops": {"batch", "dispatch", "normalize", "vicreg"},
+    "dispatch": {"batch", "products", "self_test", "vicreg"},
+    "self_test": {"batch", "products"},
+    "quadratic": {"batch", "pairwise"},
+    "spacings": {"batch", "vicreg"},
+    "products": {"batch"},
+    "batch": set(),
+}
+
+#: the modules that a file imports with importlib: one may be missing, one of several is chosen by its name
+DYNAMIC = {
+    "entropy/base.py": ["'it_losses.kernels'"],
+    "kernels/dispatch.py": ["f'it_losses.kernels.{name}'"],
+    "kernels/products/__init__.py": ["f'it_losses.kernels.products.{name}'"],
 }
 
 #: the one file that may touch each optional package, as a prefix of its path
@@ -46,15 +70,15 @@ def layer(path):
 
 
 def imports(path):
-    """Every module name that a file imports, at its top or inside a function."""
+    """Every module name that a file imports, at its top or inside a function, and names that may be modules of a package."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
             yield node.module
-            if node.module == "it_losses":
-                yield from (f"it_losses.{alias.name}" for alias in node.names)
+            if node.module in PACKAGES:
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def ids(paths):
@@ -64,10 +88,47 @@ def ids(paths):
 LAYERED = [path for path in CORE if layer(path) not in ("__init__", "__main__")]
 
 
-@pytest.mark.parametrize("path", LAYERED, ids=ids(LAYERED))
-def test_imports_point_one_way(path):
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("it_losses.")}
-    assert ours <= BELOW[layer(path)] | {layer(path)}
+def edges(paths, package, part):
+    """What the files import of the package, by its parts, other than themselves; part: path -> the part that it belongs to."""
+    found = {}
+    for path in paths:
+        names = {name.removeprefix(package + ".").split(".")[0] for name in imports(path) if name.startswith(package + ".")}
+        found.setdefault(part(path), set()).update(names - {part(path)})
+    return found
+
+
+def test_layers_import_those_that_are_listed_and_no_others():
+    assert edges(LAYERED, "it_losses", layer) == BELOW
+
+
+def kernel(path):
+    return path.relative_to(KERNELS).parts[0].removesuffix(".py")
+
+
+def test_files_of_kernels_import_those_that_are_listed_and_no_others():
+    found = edges(sorted(KERNELS.rglob("*.py")), "it_losses.kernels", kernel)
+    assert found == {name: BELOW_IN_KERNELS.get(name, {"batch"}) for name in found}
+
+
+def test_imports_point_one_way():
+    # the two edges that `imports` does not see: see DYNAMIC
+    layers = {**BELOW, "entropy": BELOW["entropy"] | {"kernels"}}
+    files = {**BELOW_IN_KERNELS, "dispatch": BELOW_IN_KERNELS["dispatch"] | {kind.fused for kind in ESTIMATORS.values()}}
+    for graph in (layers, files):
+        assert tuple(TopologicalSorter(graph).static_order()), "a circle raises CycleError"
+
+
+@pytest.mark.parametrize("path", CORE, ids=ids(CORE))
+def test_imports_by_a_computed_name_are_listed(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    computed = [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func).endswith(("import_module", "__import__"))]
+    assert computed == DYNAMIC.get(path.relative_to(ROOT / "it_losses").as_posix(), [])
+
+
+@pytest.mark.parametrize("path", CORE, ids=ids(CORE))
+def test_only_files_of_a_gpu_import_files_of_a_gpu_or_triton(path):
+    of_gpu = {name for name in imports(path) if "cuda" in name.split(".")[-1] or name.split(".")[0] == "triton"}
+    assert path.name.startswith("cuda") or not of_gpu
 
 
 @pytest.mark.parametrize("path", CORE, ids=ids(CORE))

@@ -409,6 +409,6 @@ def gradient_of_a_constant(reduction):
 def test_a_constant_of_an_estimator_trains_as_on_one_process(reduction):
     constant, rows = gradient_of_a_constant(reduction)
     found = ranks.run(2, gradient_of_a_constant, reduction)
-    share = 2 if reduction == "mean" else 1
-    assert sum(one for one, _ in found) / share == pytest.approx(constant)
-    torch.testing.assert_close(torch.cat([own for _, own in found]) / share, rows)
+    divisor = 2 if reduction == "mean" else 1
+    assert sum(one for one, _ in found) / divisor == pytest.approx(constant)
+    torch.testing.assert_close(torch.cat([own for _, own in found]) / divisor, rows)

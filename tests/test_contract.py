@@ -114,7 +114,7 @@ def test_exact_collapse_is_finite(name, dtype):
 
 @every_estimator
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
-def test_gradient_pushes_a_nearly_collapsed_batch_apart(name, spread):
+def test_gradient_spreads_a_nearly_collapsed_batch(name, spread):
     z, estimator = 5 + spread * batch(16, 6), build(name)
     ascent = gradient(estimator, z)
     outward = z - z.mean(dim=0)

@@ -8,7 +8,7 @@ from definitions import LAYOUTS, OBJECTIVES, assert_near, correlated_views, eval
 from torch import Tensor
 
 from it_losses import LogDet, Pairwise, VICReg
-from it_losses.kernels import sigreg, vicreg
+from it_losses.kernels import vicreg
 from it_losses.kernels.products import cholesky, cpu, cpu_pairs
 
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (12, 3, 2, 5)]
@@ -28,7 +28,7 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
-        small[sigreg] = {"BLOCK": 1 << 10}
+        small[cpu]["MOST_COSINES_AT_ONCE"] = 1 << 10
         small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}
         for module, constants in small.items():
             for constant, value in constants.items():
@@ -176,14 +176,14 @@ def test_a_factorization_is_right_and_one_that_fails_gives_nan_in_its_own_group_
     assert diagonal[0].isnan().all() and diagonal[1].isfinite().all()
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 5.0, 500.0])
+@pytest.mark.parametrize("enlargement", [0.05, 0.5, 5.0, 500.0])
 @pytest.mark.parametrize("shape", [(150, 140), (500, 64), (64, 500)], ids=str)
-def test_singular_data_stay_definite_though_rounding_exceeds_the_smallest_eigenvalue(shape, share):
+def test_singular_data_stay_definite_though_rounding_exceeds_the_smallest_eigenvalue(shape, enlargement):
     batch, dim = shape
     for z in (torch.randn(batch, 1).expand(batch, dim), torch.randn(3, dim)[torch.randint(3, (batch,))]):
         zc = z - z.mean(dim=0)
         rounding = 8 * torch.finfo(z.dtype).eps * torch.linalg.matrix_norm(zc.T @ zc / batch)
-        assert LogDet(share / float(rounding))(z).isfinite()
+        assert LogDet(enlargement / float(rounding))(z).isfinite()
 
 
 def test_several_bandwidths_are_the_mean_of_each():

@@ -16,9 +16,8 @@ pytest.importorskip("triton")
 from launches import KERNELS, MODULES, record_launches, stand_in_for_gpu
 
 from it_losses.kernels import koleo, log_det, pairwise, quadratic, renyi, sigreg, spacings, vicreg
-from it_losses.kernels.batch import Batch, Request, SingleRank
-from it_losses.kernels.dispatch import Plan, products_named
-from it_losses.kernels.products import cuda_pairs
+from it_losses.kernels.batch import Batch, Plan, Request, SingleRank
+from it_losses.kernels.products import cuda_pairs, products_named
 
 #: operators at which a host waits for its device
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}

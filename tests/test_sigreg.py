@@ -15,6 +15,7 @@ from it_losses import SIGReg, VICRegEntropy, diagnostics, functional
 from it_losses.checks import ViewError
 from it_losses.entropy.sigreg import epps_pulley
 from it_losses.kernels import sigreg
+from it_losses.kernels.products import cpu
 from it_losses.sigreg_conventions import CONVENTIONS, quadrature
 from it_losses.slices import unit_directions
 
@@ -73,8 +74,8 @@ def slope(variance, convention):
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
     invariance, entropy = CONVENTIONS[convention].weights
     # views that are independent, and a batch of 64 where the statistic is multiplied by it
-    pull, push = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
-    assert pull + push * slope(0.0, convention) < 0 < pull + push * slope(0.999, convention)
+    attraction, repulsion = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
+    assert attraction + repulsion * slope(0.0, convention) < 0 < attraction + repulsion * slope(0.999, convention)
 
 
 @pytest.mark.parametrize(("disagreement", "variance"), [(1.0, 0.56), (0.1, 0.93)])
@@ -341,7 +342,7 @@ def test_ranks_of_any_size_make_as_many_blocks(world):
 
     batch, rule = type("Batch", (), {"ranks": Ranks()}), sigreg._rule(10, 3.0, torch.zeros(()), 2000, 1.0)
     Ranks.world = world
-    at_once = {sigreg._slices_at_once(torch.empty(2, 64, rows, device="meta"), batch, rule) for rows in (1, 500, 2000)}
+    at_once = {sigreg._slices_at_once(torch.empty(2, 64, rows, device="meta"), batch, rule, cpu) for rows in (1, 500, 2000)}
     assert len(at_once) == 1
 
 

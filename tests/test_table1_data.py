@@ -42,8 +42,8 @@ def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two
     assert len(torch.cat([split.train, split.test, images.test]).flatten(1).unique(dim=0)) == 1797
     assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8) and images.train.max() == 255
     for half in (images, split):
-        share = half.test_labels.bincount() / (half.train_labels.bincount() + half.test_labels.bincount())
-        assert ((share - 0.2).abs() < 0.01).all()
+        fraction = half.test_labels.bincount() / (half.train_labels.bincount() + half.test_labels.bincount())
+        assert ((fraction - 0.2).abs() < 0.01).all()
     assert torch.equal(split.test, images.validation().test)
     with pytest.raises(data.DataError, match="cannot be split by class"):
         images.subset(8).validation()

@@ -65,8 +65,8 @@ def test_the_slow_copy_follows_the_network_and_gets_no_gradient():
         next(backbone.parameters()).add_(1.0)
     method.loss(backbone, *torch.randn(2, 32, 1, 8, 8), Step(0, 10)).backward()
     moved = next(method.target.parameters())
-    share = 1 - RECIPES["byol"].arguments["momentum"]
-    torch.testing.assert_close(moved - before, torch.full_like(before, share))
+    step = 1 - RECIPES["byol"].arguments["momentum"]
+    torch.testing.assert_close(moved - before, torch.full_like(before, step))
     assert moved.grad is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -93,6 +94,13 @@ class Batch:
             return own
         (everything,) = self.ranks.gathered([own.movedim(dim, 0)])
         return everything.movedim(0, dim)
+
+
+class Plan(NamedTuple):
+    """The decision: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
+
+    products: ModuleType
+    by_gram: bool
 
 
 class Request(NamedTuple):

@@ -7,14 +7,13 @@ import importlib
 import importlib.util
 import os
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch.autograd import forward_ad
 
-from it_losses.kernels import self_test
+from it_losses.kernels import self_test, vicreg
+from it_losses.kernels.batch import Batch, Plan
 from it_losses.kernels.products import products_named as products_named
-from it_losses.precision import accumulation_dtype
 
 #: environment variable that overrides the rule, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
@@ -24,16 +23,9 @@ HAS_TRITON = importlib.util.find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Plan(NamedTuple):
-    """The decision: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
-
-    products: ModuleType
-    by_gram: bool
-
-
 @functools.cache
 def module_named(name: str) -> ModuleType:
-    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, PARTS, PRODUCTS."""
+    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, and constants."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
@@ -42,9 +34,12 @@ def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int)
     return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
-def gradient_dtype(z: torch.Tensor) -> torch.dtype:
-    """The dtype in which the forward pass forms the gradient: on a GPU bfloat16 stays, all else is float32 at least."""
-    return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)
+def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms: int) -> bool:
+    """Whether VICReg's terms are summed as its authors sum them: two views of few numbers, in one process, on a CPU."""
+    if fused != "vicreg" or normalize is not None or terms < 2 or batch.ranks.world > 1:
+        return False
+    first = batch.own[0]
+    return batch.stacks == len(batch.own) == 2 and not first.is_cuda and first.numel() <= vicreg.TINY
 
 
 def is_fused(name: str, z: torch.Tensor) -> bool:

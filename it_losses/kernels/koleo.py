@@ -16,14 +16,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulated
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy
 PARTS = 0
+#: standardised samples stay as they are: rounding would change distances to neighbours
+ROUNDS_SAMPLES = False
 #: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
 #: multiplications up to which float64 products take less time than a search for two candidates
@@ -78,9 +79,9 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, sca
 def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
     """The nearest other sample of own rows, as a row of all stacks: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
-    if z.dtype == torch.float32 and samples < MANY and stacks * samples**2 * dim <= SMALL:
+    if samples < MANY and stacks * samples**2 * dim <= SMALL:
         # differences from a sample: products of nearly equal samples have no digits for their distances, even in float64
-        nearest = _scores(z.double().sub_(z[:, :1]), own, products).min(dim=2).indices
+        nearest = _scores(z.double() - z[:, :1], own, products).min(dim=2).indices
         return nearest if stacks == 1 else nearest.add_(_first_rows(z))
     # distances do not depend on the place, but their rounding does
     x = z - z.mean(dim=1, keepdim=True)

@@ -18,13 +18,14 @@ from types import ModuleType
 
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:

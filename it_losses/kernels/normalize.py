@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch
-from it_losses.kernels.dispatch import gradient_dtype
-from it_losses.precision import accumulated
+from it_losses.precision import accumulated, gradient_dtype
 
 #: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
 SMALLEST = 1e-12

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
 PARTS = 1
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
 #: pairs that do not count: those of all rows of an image
 OF_AN_IMAGE = 2
 

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: there are no numbers for warnings beside the entropy
 PARTS = 0
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
 #: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
 ROUNDING = 8
 

@@ -8,13 +8,13 @@ Only a block of slices at a time has its cosines and sines in memory, where they
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 
@@ -22,8 +22,10 @@ from it_losses.sigreg_conventions import quadrature
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest projection on this rank
 PARTS = 1
-#: cosines and sines of a block: few on a CPU, to stay in the cache; many elsewhere, for few launches and messages
-BLOCK, LARGE_BLOCK = 1 << 18, 1 << 24
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
+#: over ranks, cosines and sines that are in memory at a time: many, for few messages
+MOST_OVER_RANKS = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
@@ -47,7 +49,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         x = torch.cat(x.chunk(views), dim=2)  # [groups, slices, views n]
     scale = (samples if times_batch else 1) / (len(x) * slices)
     rule = _rule(int(points), largest, x, samples, 2 * request.entropy_weight * scale / samples)
-    blocks = torch.split(x, _slices_at_once(x, batch, rule), dim=1)
+    blocks = torch.split(x, _slices_at_once(x, batch, rule, plan.products), dim=1)
     scratch = x.new_empty(2 * len(rule.knots) * blocks[0].numel())
     statistics = [_statistic(block, batch, rule, scratch, request.needs_gradient) for block in blocks]
     entropy = sum(statistics[1:], statistics[0]).mul_(-scale)
@@ -74,9 +76,9 @@ def _rule(points: int, largest: float, like: Tensor, samples: int, slope: float)
     return Rule(knots, phi, weights, weights * knots * slope, samples)
 
 
-def _slices_at_once(x: Tensor, batch: Batch, rule: Rule) -> int:
+def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, products: ModuleType) -> int:
     """The slices of a block: a number on which all ranks agree, whatever rows they own."""
-    numbers = BLOCK if batch.ranks.world == 1 and not x.is_cuda else LARGE_BLOCK
+    numbers = products.MOST_COSINES_AT_ONCE if batch.ranks.world == 1 else MOST_OVER_RANKS
     each = 2 * len(rule.knots) * len(x) * -(-rule.samples // batch.ranks.world)
     return max(numbers // each, 1)
 

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels import vicreg
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = vicreg.PRODUCTS
 #: numbers for warnings beside the entropy
 PARTS = 0
+#: standardised samples stay as they are: rounding would change distances to neighbours
+ROUNDS_SAMPLES = False
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:

@@ -19,12 +19,10 @@ from it_losses.distributed import check_ranks_agree
 from it_losses.kernels import dispatch, vicreg
 from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
-from it_losses.precision import accumulation_dtype, full_precision
+from it_losses.precision import accumulation_dtype, full_precision, gradient_dtype
 
 #: instead of the name of a process group: take the loss of the samples of this process
 NO_GROUP = "-"
-#: the entropies of distances to neighbours, which rounded samples would change
-OF_NEIGHBOURS = ("koleo", "spacings")
 
 
 def loss(
@@ -71,7 +69,7 @@ def evaluate(
     gradient: bool,
     draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k] and, if `gradient`, the gradient [V groups, n, dim] in `dispatch.gradient_dtype`, else empty."""
+    """Loss [], terms [2 + k] and, if `gradient`, the gradient [V groups, n, dim] in `gradient_dtype`, else empty."""
     if draw is not None:
         constants = [*constants, float(draw)]
     # kernels are launched on the current device, which need not be that of the views
@@ -80,17 +78,18 @@ def evaluate(
         objective = (fused, *constants, *weights, normalize, likelihood)
         ranks = SingleRank(views[0].shape[0]) if group == NO_GROUP else check_ranks_agree(views, group, objective=objective)
         batch = Batch([_grouped(z) for z in views], ranks)
-        if fused == "vicreg" and normalize is None and len(weights) == 2 and not views[0].is_cuda and vicreg.is_tiny(batch):
+        if dispatch.takes_published_order(fused, batch, normalize, len(weights)):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
         # standardised columns sum the gradients of all ranks, so a rank that needs no gradient forms its own too
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
             # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
-            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and fused not in OF_NEIGHBOURS)
+            may_round = not fused or dispatch.module_named(fused).ROUNDS_SAMPLES
+            batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:
-            formed = derivative(formed).to(dispatch.gradient_dtype(views[0]))
+            formed = derivative(formed).to(gradient_dtype(views[0]))
         if not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
@@ -207,7 +206,7 @@ def _(views, fused, constants, weights, normalize, likelihood, group, reduction,
     parts = dispatch.module_named(fused).PARTS if fused else 0
     value, terms = (views[0].new_empty(shape, dtype=accumulation_dtype(views[0].dtype)) for shape in ((), (2 + parts,)))
     shape = (len(views) * math.prod(groups), n, dim) if gradient else (0,)
-    return value, terms, views[0].new_empty(shape, dtype=dispatch.gradient_dtype(views[0]) if gradient else value.dtype)
+    return value, terms, views[0].new_empty(shape, dtype=gradient_dtype(views[0]) if gradient else value.dtype)
 
 
 _op.register_autograd(

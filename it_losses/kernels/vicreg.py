@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Evaluation, Request
-from it_losses.kernels.dispatch import Plan
+from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
+#: standardised samples may be rounded to the dtype of the gradient
+ROUNDS_SAMPLES = True
 #: numbers in a view up to which sums have the order of the authors' code and agree with it to the last bit
 TINY = 2048
 
@@ -75,15 +76,13 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
     return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
 
 
-def is_tiny(batch: Batch) -> bool:
-    """Whether two views of one process are small enough for the order of the authors' code."""
-    return batch.ranks.world == 1 and batch.stacks == len(batch.own) == 2 and batch.own[0].numel() <= TINY
-
-
 def evaluate_tiny(
     views: Sequence[Tensor], constants: Sequence[float], weights: Sequence[float], gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums."""
+    """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums.
+
+    The loss is summed here, term by term: `invariance - entropy`, as the op sums it, differs in the last bit.
+    """
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
     mse_weight, hinge_weight, penalty_weight = weights[0], weights[1] * variance_weight, weights[1] * covariance_weight

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch
-from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products.cholesky import jitter
-from it_losses.precision import accumulated, accumulation_dtype
+from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
 from it_losses.slices import unit_directions as unit_directions
 
 #: rows from which a strip of a symmetric product runs at the full speed of the matrix library
@@ -25,11 +24,12 @@ STRIP_SIDE = 128
 LARGE_PRODUCT = 1 << 24
 #: multiplications below which torch sums a batch of one term by term, which loses digits
 TINY_PRODUCT = 400
-
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
 #: rows added to a matrix whose side is a multiple of 64, because LAPACK takes four times as long at such strides
 PADDING = 8
+#: cosines and sines of SIGReg that are in memory at a time: they stay in the cache
+MOST_COSINES_AT_ONCE = 1 << 18
 EVERYTHING = slice(None)
 
 

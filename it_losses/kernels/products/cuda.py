@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Ranks
-from it_losses.kernels.dispatch import gradient_dtype
 from it_losses.kernels.products import cholesky
 from it_losses.kernels.products import cuda_passes as passes
 from it_losses.kernels.products.cuda_passes import unit_directions as unit_directions
+from it_losses.precision import gradient_dtype
+
+#: cosines and sines of SIGReg that are in memory at a time: many, for few launches
+MOST_COSINES_AT_ONCE = 1 << 24
 
 
 class Centred(NamedTuple):

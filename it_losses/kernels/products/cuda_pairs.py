@@ -113,10 +113,10 @@ def similarity_sums(
     """sum_j exp(-rate |x_i - x_j|^2), j of other images, for one rate; products has x_i x_j of rows first..first + height."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
-    line = tl.program_id(2) * tl.num_programs(1) + group
+    rate_index = tl.program_id(2) * tl.num_programs(1) + group
     own = first + row
     image = own // image_rows
-    rate = tl.load(rates + line)
+    rate = tl.load(rates + rate_index)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
     # summed over the columns of a tile at the end: threads need not wait for each other before
     total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
@@ -130,7 +130,7 @@ def similarity_sums(
         distance = tl.where(distance < 0, 0.0, distance)
         counts = mask & (image[:, None] != (col // image_rows)[None, :])
         total += tl.where(counts, tl.exp(-rate * distance), 0.0)
-    tl.store(sums + line * own_rows + own - own_start, tl.sum(total, axis=1), mask=row < height)
+    tl.store(sums + rate_index * own_rows + own - own_start, tl.sum(total, axis=1), mask=row < height)
 
 
 @triton.jit
@@ -156,9 +156,9 @@ def pair_weights(
         w = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
         for scale in range(scales):
             rate = tl.load(rates + scale * groups + group)
-            line = weights + (scale * groups + group) * samples
-            weight_i = tl.load(line + own, mask=row < height, other=0.0)
-            weight_j = tl.load(line + col, mask=col < samples, other=0.0)
+            group_weights = weights + (scale * groups + group) * samples
+            weight_i = tl.load(group_weights + own, mask=row < height, other=0.0)
+            weight_j = tl.load(group_weights + col, mask=col < samples, other=0.0)
             w += tl.exp(-rate * distance) * (weight_i[:, None] + weight_j[None, :])
         # the pair (i, i) has no gradient and would drown all others in the difference
         counts = mask & (image[:, None] != (col // image_rows)[None, :])

@@ -176,10 +176,10 @@ def differences(
     group = tl.program_id(2).to(tl.int64)
     in_cols = col < cols
     mask = (row < rows)[:, None] & in_cols[None, :]
-    line = row.to(tl.int64)[:, None]
-    here = line * cols + col[None, :]
-    tile_a = tl.load(a + group * a_group + line * a_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
-    tile_b = tl.load(b + group * b_group + line * b_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
+    row_64 = row.to(tl.int64)[:, None]
+    here = row_64 * cols + col[None, :]
+    tile_a = tl.load(a + group * a_group + row_64 * a_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
+    tile_b = tl.load(b + group * b_group + row_64 * b_row + col[None, :], mask=mask, other=0.0).to(tl.float32)
     difference = tile_a - tile_b
     place = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
     tl.store(distances + place, tl.sum(tl.sum(difference * difference, axis=1), axis=0))
