@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import types
+import warnings
 from importlib import metadata
 from pathlib import Path
 
@@ -217,6 +218,36 @@ def test_a_plugin_that_fails_warns_and_lets_the_program_go_on(solo):
     make_old(solo)
     with pytest.warns(UserWarning, match="old release"):
         plugin()
+
+
+@pytest.mark.parametrize("solo_learn_is_loaded", [False, True])
+def test_a_plugin_whose_adapter_cannot_be_imported_lets_hydra_compose(monkeypatch, solo_learn_is_loaded):
+    monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
+    if solo_learn_is_loaded:
+        monkeypatch.setitem(sys.modules, "solo.methods", types.ModuleType("solo.methods"))
+    # the planted fault: an import of this module raises
+    monkeypatch.setitem(sys.modules, "it_losses.adapters.solo_learn", None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        composed_with(plugin().ItLossesConfigs, monkeypatch)
+    said = [str(warning.message) for warning in caught if "it-losses" in str(warning.message)]
+    assert [message.partition(":")[0] for message in said] == [
+        "the methods of it-losses are not registered with solo-learn",
+        "the configs of it-losses are not found by Hydra",
+    ][: 2 * solo_learn_is_loaded]
+
+
+def composed_with(search_path_plugin, monkeypatch):
+    """Compose a config in a program whose one plugin for search paths is this one."""
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    discover = Plugins.discover
+    monkeypatch.setattr(
+        Plugins, "discover", lambda self, kind=None: [search_path_plugin] if kind is SearchPathPlugin else discover(self, kind)
+    )
+    with hydra.initialize(version_base=None, config_path=None):
+        assert hydra.compose(overrides=["+a=1"]) == {"a": 1}
 
 
 # from here on, the real solo-learn

@@ -13,14 +13,16 @@ import it_losses
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [name for _, name, _ in pkgutil.walk_packages(it_losses.__path__, "it_losses.") if not name.endswith("__main__")]
-CORE = [name for name in MODULES if not name.startswith("it_losses.adapters")]
+#: adapters with examples; the other adapters need a library
+ADAPTERS = ["it_losses.adapters.conventions"]
+EXAMPLES = [name for name in MODULES if not name.startswith("it_losses.adapters")] + ADAPTERS
 
 
 def public_names():
     return {"torch": torch, "it_losses": it_losses, **{name: getattr(it_losses, name) for name in it_losses.__all__}}
 
 
-@pytest.mark.parametrize("name", CORE)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_docstring_examples_run(name):
     try:
         module = importlib.import_module(name)

@@ -20,10 +20,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import it_losses
 from it_losses import ESTIMATORS, EntropyRegularizer, VICReg, VICRegEntropy, diagnostics, functional
+from it_losses.checks import check_weight
 
 WEIGHTS = {"invariance_weight": 2.0, "entropy_weight": 3.0}
 #: calls of the test of memory; `make fuzz` asks for 10,000
-CALLS = int(os.environ.get("FUZZ_CALLS", 300))
+CALLS = int(os.environ.get("FUZZ_CALLS", 100))
 
 MODULES: dict[str, nn.Module] = {"VICReg": VICReg()}
 for _name, _kind in ESTIMATORS.items():
@@ -46,6 +47,7 @@ MEASUREMENTS = {
 
 every_module = pytest.mark.parametrize("name", MODULES)
 every_loss = pytest.mark.parametrize("name", LOSSES)
+every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
 
 
 def views_of(call: Callable[..., object]) -> int:
@@ -93,7 +95,7 @@ def test_what_is_no_batch_is_refused_with_a_message(name, bad):
         LOSSES[name](*views)
 
 
-@pytest.mark.parametrize("name", MEASUREMENTS)
+@every_measurement
 @pytest.mark.parametrize("bad", ["text", "a number", "complex", "a scalar", "no samples", "no dimensions"])
 def test_a_measurement_refuses_what_is_no_batch(name, bad):
     views = [BAD[bad]] * views_of(MEASUREMENTS[name])
@@ -196,11 +198,24 @@ def fake_samples(call: Callable[..., object]) -> list[Tensor]:
     return [torch.empty(12, 5, requires_grad=True) for _ in range(views_of(call))]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("VICReg")])
-def test_a_criterion_is_exported(name):
-    views = tuple(z.detach() for z in samples_for(MODULES[name]))
-    exported = torch.export.export(MODULES[name], views, strict=False).module()
-    torch.testing.assert_close(exported(*views), MODULES[name](*views))
+class Called(nn.Module):
+    """A module that calls a function, because only modules are exported."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *views: Tensor) -> Tensor:
+        return self.function(*views)
+
+
+@every_loss
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["not strict", "strict"])
+def test_an_exported_objective_has_the_same_value(name, strict):
+    call, views = LOSSES[name], tuple(z.detach() for z in samples_for(LOSSES[name]))
+    module = call if isinstance(call, nn.Module) else Called(call)
+    exported = torch.export.export(module, views, strict=strict).module()
+    torch.testing.assert_close(exported(*views), call(*views))
 
 
 @every_loss
@@ -232,29 +247,125 @@ def test_zero_weights_give_zero(name):
     assert value == 0 and not torch.stack(gradients(value, views)).any()
 
 
+def weights_of(name: str) -> list[str]:
+    """The weights of an objective: its own, and those of its estimator after "entropy."."""
+    call = LOSSES[name]
+    if not isinstance(call, nn.Module):
+        return [parameter for parameter in inspect.signature(call).parameters if parameter.endswith("_weight")]
+    own = [weight for weight, check in type(call).checks.items() if check is check_weight]
+    entropy = getattr(call, "entropy", None)
+    inner = type(entropy).checks.items() if isinstance(entropy, nn.Module) else ()
+    return own + [f"entropy.{weight}" for weight, check in inner if check is check_weight]
+
+
+def with_weight(name: str, weight: str, value: float) -> Callable[..., Tensor]:
+    """The objective with one of its weights set."""
+    if not isinstance(LOSSES[name], nn.Module):
+        return partial(LOSSES[name], **{weight: value})
+    module = copy.deepcopy(LOSSES[name])
+    owner, _, attribute = weight.rpartition(".")
+    setattr(module.get_submodule(owner), attribute, value)
+    return module
+
+
+@pytest.mark.parametrize(("name", "weight"), [(name, weight) for name in LOSSES for weight in weights_of(name)])
+def test_a_weight_of_zero_takes_away_its_term_and_no_other(name, weight):
+    def step(value: float) -> Tensor:
+        views = [z.detach().double().requires_grad_() for z in samples_for(LOSSES[name])]
+        loss = with_weight(name, weight, value)(*views)
+        return torch.cat([loss.detach()[None], *(g.flatten() for g in gradients(loss, views))])
+
+    # each objective is linear in each of its weights
+    none, one, two = step(0.0), step(1.0), step(2.0)
+    torch.testing.assert_close(none, 2 * one - two)
+    assert none.isfinite().all() and not torch.equal(none, one)
+
+
+def test_weights_of_zero_are_tested_for_each_objective_that_has_weights():
+    without = {name for name in LOSSES if not weights_of(name)}
+    estimators = {kind.__name__ for kind in ESTIMATORS.values()} - {"VarianceCovariance", "Spacings"}
+    functions = {f"functional.{name}" for name in FUNCTIONS} - {"functional.vicreg", "functional.spacings_entropy"}
+    assert without == estimators | functions
+
+
 def memory_in_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a process from Linux")
-@pytest.mark.parametrize("name", ["VICReg", *[name for name in MODULES if name.startswith("VICRegEntropy")]])
+@every_loss
 def test_memory_does_not_grow_with_the_number_of_calls(name):
     def calls(count: int) -> tuple[float, int]:
         for _ in range(count):
             views = [z.detach().requires_grad_() for z in samples]
-            MODULES[name](*views).backward()
+            LOSSES[name](*views).backward()
         gc.collect()
         return memory_in_mib(), len(gc.get_objects())
 
-    samples = samples_for(MODULES[name])
-    calls(100)
+    samples = samples_for(LOSSES[name])
+    calls(50)
     # what is there already need not be looked at again
     gc.freeze()
     try:
-        before, objects = calls(50)
+        before, objects = calls(30)
         after, more = calls(CALLS)
     finally:
         gc.unfreeze()
     # what every call leaves behind is seen as an object, and after 10,000 calls as memory
     assert more - objects < CALLS / 10 and after - before < 3
+
+
+def embeddings_for(name: str) -> list[Tensor]:
+    """What a measurement takes: 40 samples of 24 dimensions, or 40 images of 2 views of them."""
+    shape = (40, 2, 24) if name == "lidar" else (40, 24)
+    return [torch.randn(shape) for _ in range(views_of(MEASUREMENTS[name]))]
+
+
+def assert_same(measured: object, expected: object) -> None:
+    assert type(measured) is type(expected)
+    if isinstance(expected, str | None):
+        assert measured == expected
+    else:
+        torch.testing.assert_close(measured, expected, rtol=0, atol=0)
+
+
+@every_measurement
+def test_a_measurement_is_the_same_in_inference_mode(name):
+    views = embeddings_for(name)
+    expected = MEASUREMENTS[name](*views)
+    with torch.inference_mode():
+        assert_same(MEASUREMENTS[name](*views), expected)
+        assert_same(MEASUREMENTS[name](*[z.clone() for z in views]), expected)
+
+
+@every_measurement
+def test_each_thread_has_its_own_measurement(name):
+    batches = [embeddings_for(name) for _ in range(2)]
+    expected = [MEASUREMENTS[name](*batch) for batch in batches]
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(3):
+            for measured, own in zip(threads.map(lambda batch: MEASUREMENTS[name](*batch), batches), expected, strict=True):
+                assert_same(measured, own)
+
+
+@every_measurement
+def test_a_measurement_survives_a_pickle(name):
+    measured = MEASUREMENTS[name](*embeddings_for(name))
+    assert_same(pickle.loads(pickle.dumps(measured)), measured)
+
+
+def test_moments_survive_copies_and_pickles_and_go_on():
+    first, second = torch.randn(2, 40, 24)
+    expected = diagnostics.Moments().update(first).update(second)
+    moments = diagnostics.Moments().update(first)
+    for other in (copy.deepcopy(moments), pickle.loads(pickle.dumps(moments))):
+        other.update(second)
+        assert other.count == 80 and torch.equal(other.covariance, expected.covariance)
+    assert moments.count == 40
+
+
+@every_measurement
+def test_a_measurement_refuses_tensors_without_numbers(name):
+    with pytest.raises(ValueError, match="meta device, which has none"):
+        MEASUREMENTS[name](*[z.to("meta") for z in embeddings_for(name)])

@@ -104,6 +104,37 @@ def test_a_disk_that_cannot_be_written_keeps_what_is_finished(folder, monkeypatc
         assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(before)
 
 
+@pytest.fixture
+def no_removal(monkeypatch):
+    """A file system that turns read-only as our programs remove a file; root may write to folders without the permission."""
+
+    def refused(path, missing_ok=False):
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+
+
+def test_a_half_written_file_that_cannot_be_removed_is_told_with_the_remedy(folder, no_removal):
+    (folder / ".rows.jsonl.123").write_text("half")
+    message = r"cannot be written: .*Read-only file system.*run the same command again"
+    with pytest.raises(OutputError, match=message), reserved(folder):
+        raise AssertionError("the folder cannot be written")
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_the_program_with_the_remedy(tmp_path, monkeypatch, capsys, no_removal):
+    monkeypatch.setattr(launch, "_results", lambda runs, *_: ((row_of(run), [{"epoch": 1, "linear": 0.5}]) for run in runs))
+    arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path / "table")]
+    assert main(arguments) == 1
+    said = told(capsys.readouterr().err)
+    assert "cannot be written: [Errno 30] Read-only file system" in said and "run the same command again" in said
+    # the run whose checkpoint stayed is finished
+    assert len(Records(tmp_path / "table").rows) == 1
+
+
+def row_of(run):
+    return {"method": run.method, "seed": run.seed, "linear": 0.5, "knn": 0.5, "seconds": 1.0}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [200, 30_000], ids=["rows", "checkpoints"])
 def test_a_table_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path, size):

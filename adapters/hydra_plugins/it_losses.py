@@ -6,9 +6,20 @@ become warnings.
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+@contextmanager
+def warned(consequence: str) -> Iterator[None]:
+    """Turn an error of the block into a warning that says what does not work."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"{consequence}: {error}", stacklevel=1)
 
 
 class ItLossesConfigs(SearchPathPlugin):
@@ -17,15 +28,14 @@ class ItLossesConfigs(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folder of our configs in programs of solo-learn."""
         if "solo.methods" in sys.modules:
-            from it_losses.adapters.solo_learn import CONFIGS
+            with warned("the configs of it-losses are not found by Hydra"):
+                from it_losses.adapters.solo_learn import CONFIGS
 
-            search_path.append("it_losses", f"file://{CONFIGS}")
+                search_path.append("it_losses", f"file://{CONFIGS}")
 
 
 if "solo.methods" in sys.modules:
-    try:
+    with warned("the methods of it-losses are not registered with solo-learn"):
         from it_losses.adapters.solo_learn import register
 
         register()
-    except Exception as error:
-        warnings.warn(f"the methods of it-losses are not registered with solo-learn: {error}", stacklevel=1)

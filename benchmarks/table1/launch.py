@@ -90,7 +90,8 @@ def _make(options: Options, images: Images, records: Records, console: Console) 
         records.add(row, curve)
         run, left = Run(row["method"], row["seed"]), len(all_runs) - len(records.rows)
         # not before its row is on disk
-        run.checkpoint(options).unlink(missing_ok=True)
+        with writing(options.output):
+            run.checkpoint(options).unlink(missing_ok=True)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
         console.print(f"{run.label(options)}: {scores}, {row['seconds']:.0f} s; {left} runs left", highlight=False)
 

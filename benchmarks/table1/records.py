@@ -54,11 +54,16 @@ def reserved(folder: Path) -> Iterator[None]:
         except Timeout:
             raise OutputError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
     with lock:
-        half_written = [path for name in (*FILES, "README.md") for path in folder.glob(f".{name}.*")]
-        half_written += [path for path in unfinished.iterdir() if path.suffix != ".ckpt" and path.name != "lock"]
-        for path in half_written:
-            path.unlink()
+        with writing(folder):
+            _remove_half_written(folder)
         yield
+
+
+def _remove_half_written(folder: Path) -> None:
+    half_written = [path for name in (*FILES, "README.md") for path in folder.glob(f".{name}.*")]
+    half_written += [path for path in (folder / "unfinished").iterdir() if path.suffix != ".ckpt" and path.name != "lock"]
+    for path in half_written:
+        path.unlink()
 
 
 class Records:
