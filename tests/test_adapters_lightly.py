@@ -362,6 +362,26 @@ def test_the_runner_says_what_it_needs(monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size_per_device": 0},
+        {"num_classes": 0},
+        {"projector_dim": 0},
+        {"base_lr": "x"},
+        {"weight_decay": "1e-4"},
+        {"warmup_epochs": "ten"},
+    ],
+    ids=str,
+)
+def test_a_module_checks_its_constants(bad):
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        modules.VICReg(**{"batch_size_per_device": 4, "num_classes": 5, "backbone": "test_resnet"} | bad)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, monkeypatch):
     pytest.importorskip("lightly")
     pytest.importorskip("timm")
