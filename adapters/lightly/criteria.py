@@ -134,7 +134,7 @@ class EntropyRegularized(nn.Module):
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy.
+        weight: weight of the entropy. The default was not measured.
         gather_distributed: whether the entropy is that of the batch of all ranks.
         options: arguments of the estimator if `entropy` is a name.
     """
