@@ -64,7 +64,7 @@ class HostNames(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *options)
 
 
-def in_host_dtype(value: Tensor, *views: Tensor) -> Tensor:
+def in_host_dtype(value: Tensor, *views: Any) -> Tensor:
     """The value in the dtype that the host would return: float32 under autocast, else the widest dtype of the views."""
     kind = views[0].device.type
     # devices are listed, because older compilers cannot trace a query for those that have autocast

@@ -37,7 +37,7 @@ class VICRegLoss(HostNames, VICReg):
         theirs = translated("eb_jepa", std_coeff=std_coeff, cov_coeff=cov_coeff)
         super().__init__(**theirs | {"gather_distributed": gather_distributed})  # type: ignore[arg-type]
 
-    def forward(self, z1: Tensor, z2: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+    def forward(self, z1: Tensor, z2: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
         """2 x [batch, dim] -> 4 x [], by name."""
         terms = self.terms(z1, z2)
         named = {
@@ -62,7 +62,7 @@ class EntropyLoss(nn.Module):
         super().__init__()
         self.criterion = VICRegEntropy(entropy, **options)  # type: ignore[arg-type]
 
-    def forward(self, z1: Tensor, z2: Tensor, *more_views: Tensor) -> dict[str, Tensor]:
+    def forward(self, z1: Tensor, z2: Tensor | None = None, *more_views: Tensor) -> dict[str, Tensor]:
         """V x [batch, dim] -> 3 x [], by name."""
         terms = self.criterion.terms(z1, z2, *more_views)
         return {"loss": terms.loss, "invariance_loss": terms.invariance, "entropy": terms.entropy}

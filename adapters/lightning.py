@@ -9,6 +9,7 @@ warns if the embeddings have collapsed.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from it_losses.adapters import framework
 from it_losses.adapters.embedding_numbers import INSTALL, figure_sinks, mean_spectrum, numbers, spectrum_figure
 from it_losses.adapters.measured_step import MeasuredStep
+from it_losses.checks import Check, check_count, check_name
 
 
 def _lightning() -> Any:
@@ -28,7 +30,20 @@ def _lightning() -> Any:
         return framework("pytorch_lightning", install="pip install lightning")
 
 
+def _check_folder(name: str, folder: str | Path | None) -> Path | None:
+    if folder is not None:
+        framework("matplotlib", install=INSTALL)
+    return None if folder is None else Path(folder)
+
+
 lightning = _lightning()
+#: constant -> its check, whenever it is set
+CHECKS: dict[str, Check] = {
+    "every_n_steps": check_count,
+    "rows": partial(check_count, at_least=2),
+    "spectrum_to": _check_folder,
+    "on_collapse": check_name("warn", "stop", "raise"),
+}
 
 
 class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
@@ -70,20 +85,15 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         prefix: str = "embeddings",
     ) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}.")
-        if rows < 2:
-            raise ValueError(f"rows must be at least 2, got {rows}.")
-        if on_collapse not in ("warn", "stop", "raise"):
-            raise ValueError(f'on_collapse must be "warn", "stop" or "raise", got {on_collapse!r}.')
-        if spectrum_to is not None:
-            framework("matplotlib", install=INSTALL)
         self.module, self.every_n_steps, self.rows, self.prefix = module, every_n_steps, rows, prefix
-        self.spectrum_to = None if spectrum_to is None else Path(spectrum_to)
+        self.spectrum_to = spectrum_to
         self.on_collapse = on_collapse
         self._step: MeasuredStep | None = None
         self._batches = 0
         self._warned: set[str] = set()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start to observe criteria and modules if this step is to be measured."""

@@ -41,7 +41,7 @@ class VICRegLoss(HostNames, VICReg):
         theirs = {"sim_coeff": sim_coeff, "std_coeff": std_coeff, "cov_coeff": cov_coeff, "epsilon": epsilon}
         super().__init__(**translated("stable-pretraining", **theirs))  # type: ignore[arg-type]
 
-    def forward(self, z_i: Tensor, z_j: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_i: Tensor, z_j: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, dim] -> []."""
         return in_host_dtype(self.terms(z_i, z_j, *more_views).loss, z_i, z_j, *more_views)
 

@@ -21,11 +21,14 @@ from torch import Tensor
 
 import it_losses
 from it_losses import ESTIMATORS
+from it_losses.checks import check_name
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.base import kernels
 
 #: environment variable that chooses the implementation: auto | reference | fused
 VARIABLE = "IT_LOSSES_BACKEND"
+#: the environment variables and their values
+VARIABLES = {VARIABLE: ("auto", "reference", "fused"), "IT_LOSSES_SELF_TEST": ("auto", "off", "error")}
 #: packages whose versions are reported; all but torch are optional
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
 #: older names under which a package may be installed
@@ -39,7 +42,7 @@ def estimator_table() -> str:
     """The declared facts of every estimator, as a Markdown table."""
     rows = ["| entropy | class | unit | direction | rotation invariant | cost |", "|---|---|---|---|---|---|"]
     for name, kind in ESTIMATORS.items():
-        invariant = "yes" if kind.rotation_invariant else "no"
+        invariant = "yes" if kind().rotation_invariant else "no"
         rows.append(f"| `{name}` | `{kind.__name__}` | {kind.unit} | {kind.direction} | {invariant} | {kind.cost} |")
     return "\n".join(rows)
 
@@ -166,6 +169,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--self-test", action="store_true", help="test the GPU kernels and every estimator in every dtype too")
     options = parser.parse_args(arguments)
     try:
+        for variable, names in VARIABLES.items():
+            check_name(*names)(variable, os.environ.get(variable, "auto"))
         print(estimator_table() if options.estimators else report())
         if options.self_test:
             print("", self_test(), sep="\n")

@@ -14,6 +14,7 @@ from it_losses.constants import factor
 from it_losses.distributed import (
     LOCAL,
     DistributedOptions,
+    evaluating,
     gathered_views,
     is_initialized,
     process_group,
@@ -103,7 +104,7 @@ def _fused_bound(
         return Terms(loss, terms[0], terms[1])
     # the two terms see views that are normalized in different ways
     invariance, (distance, _) = _fused_loss(
-        views, "", (), (weights[0], 0.0), distributed, normalize=normalize, likelihood=likelihood
+        views, "", (), (weights[0], 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood
     )
     minus_entropy, terms = _fused_entropy(views, estimator, weights[1:], distributed)
     return Terms(invariance + minus_entropy, distance, terms[1])
@@ -126,7 +127,15 @@ def _fused_entropy(
     constants, normalize = estimator.constants(), estimator.normalize
     draw = estimator.draw() if estimator.is_random else None
     loss, terms = _fused_loss(
-        views, estimator.fused, constants, weights, distributed, normalize=normalize, likelihood=likelihood, draw=draw
+        views,
+        estimator.fused,
+        constants,
+        weights,
+        distributed,
+        estimator,
+        normalize=normalize,
+        likelihood=likelihood,
+        draw=draw,
     )
     if len(terms) > 2:
         estimator.warn_if_saturated(terms[2:])
@@ -162,7 +171,7 @@ def _vicreg_bound(
     if _is_fused(VarianceCovariance.fused, (), views, distributed, at_least=2):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         constants = weights.variance, weights.covariance, margin, epsilon
-        loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed)
+        loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed, "VICReg")
         return VICRegTerms(loss, *terms.unbind())
     views = gathered_views(views, distributed, "VICReg")
     check_views(views, at_least=2)
@@ -235,6 +244,7 @@ def _fused_loss(
     constants: Sequence[Weight] | None,
     weights: Sequence[float],
     distributed: DistributedOptions,
+    objective: object,
     *,
     normalize: Normalization = None,
     likelihood: str = "gaussian",
@@ -242,11 +252,12 @@ def _fused_loss(
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
 
-    With one weight it is `-weights[0] * entropy`.
+    With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg".
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
-    loss, terms = kernels.loss(
+    evaluated = partial(
+        kernels.loss,
         views,
         fused,
         constants,
@@ -257,7 +268,13 @@ def _fused_loss(
         reduction=distributed.gradient_reduction,
         draw=draw,
     )
-    return loss, terms
+    loss: tuple[Tensor, Tensor]
+    if group == kernels.NO_GROUP or torch.compiler.is_compiling():
+        loss = evaluated()
+    else:
+        with evaluating(objective):
+            loss = evaluated()
+    return loss
 
 
 def _bound_with_trainable_weights(

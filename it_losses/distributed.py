@@ -11,6 +11,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,10 @@ _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
 #: the message of a rank whose views no objective accepts
 _REFUSED = (0, 0, 0, 0, 0, 0)
+#: bytes of the description of an objective that ranks exchange when they disagree
+_LONGEST = 400
+#: the criterion or estimator that is evaluated, for messages; "" in compiled code, which keeps no context
+_evaluated: ContextVar[object] = ContextVar("evaluated", default="")
 _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
@@ -59,10 +64,20 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
     return DistributedOptions(check_flag("gather_distributed", gather_distributed), process_group or "", gradient_reduction)
 
 
+@contextmanager
+def evaluating(objective: object) -> Iterator[None]:
+    """Let messages about collectives inside the context name this criterion or estimator."""
+    token = _evaluated.set(objective)
+    try:
+        yield
+    finally:
+        _evaluated.reset(token)
+
+
 class Ranks:
     """The ranks that hold one batch together, and their collectives; see `kernels.batch.Ranks`."""
 
-    def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: tuple[object, ...] = ()) -> None:
+    def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: str = "") -> None:
         self._group, self._rows, self._objective = group, tuple(rows), objective
         start = sum(self._rows[: group.rank()])
         self.samples = sum(self._rows)
@@ -86,7 +101,7 @@ class Ranks:
             # a collective needs equal sizes: pad to the largest, and cut the padding off afterwards
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         all_ranks = own.new_empty(len(self._rows) * largest, *own.shape[1:])
-        wait = self._start(_all_gather, all_ranks, own.contiguous())
+        wait = self._start(all_gather_single, all_ranks, own.contiguous())
         return lambda: self._without_padding(wait_for(wait, all_ranks), largest)
 
     def _start(self, collective: Callable[..., Any], *tensors: Tensor) -> Callable[[], None]:
@@ -106,7 +121,7 @@ class Ranks:
         return torch.cat([part[:n] for part, n in zip(torch.split(all_ranks, largest), self._rows, strict=True)])
 
 
-def _all_gather(out: Tensor, own: Tensor, *, group: dist.ProcessGroup, async_op: bool = False) -> Any:
+def all_gather_single(out: Tensor, own: Tensor, *, group: dist.ProcessGroup | None = None, async_op: bool = False) -> Any:
     """All-gather into one tensor, by the newest name that the installed torch has for it."""
     newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     return newest(out, own, group=group, async_op=async_op)
@@ -119,16 +134,15 @@ def wait_for(wait: Callable[[], None], result: Tensor) -> Tensor:
 
 
 @contextmanager
-def explained(group: dist.ProcessGroup, objective: tuple[object, ...]) -> Iterator[None]:
+def explained(group: dist.ProcessGroup, objective: str) -> Iterator[None]:
     """Replace the error of a collective that failed or timed out by one that names the objective and the remedy."""
     try:
         yield
     except RuntimeError as error:
-        name = repr(objective[0]) if objective else "a criterion"
         raise RuntimeError(
-            f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {name} for the batch of "
-            f"all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give all ranks as "
-            "many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
+            f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {objective or 'a criterion'} "
+            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give "
+            "all ranks as many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
             "If another rank failed first, the error on that rank says why."
         ) from error
 
@@ -149,7 +163,9 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
     """The ranks and how many samples each holds; ViewError on every rank if their views differ in anything else."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
-    with explained(group, objective):
+    evaluated = _evaluated.get() or str(objective[0])
+    name = evaluated if isinstance(evaluated, str) else type(evaluated).__name__
+    with explained(group, name):
         all_ranks = gather_sizes(traits, group)
     if refusal is not None:
         raise refusal
@@ -159,21 +175,26 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
             f"ranks {refused} of the group passed views that no objective accepts. The errors on those ranks say why."
         )
     if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
-        brought = [f"{v} views [{n}, {g}, {d}] of {_DTYPES[t]}, objective {o:08x}" for n, v, g, d, t, o in all_ranks]
+        objectives = _gather_text(f"{evaluated} with constants and weights {objective[1:]}", group)
+        brought = [
+            f"rank {rank}: {v} views [{n}, {g}, {d}] of {_DTYPES[t]} to {objectives[rank]}"
+            for rank, (n, v, g, d, t, _) in enumerate(all_ranks)
+        ]
         raise ViewError(
-            "all ranks must call one objective with the same number of views, dim and dtype. "
-            f"In rank order they passed: {brought}."
+            "all ranks must call one objective with the same number of views, dim and dtype, but they passed:\n"
+            + "\n".join(brought)
+            + "\nBuild the same model and criterion on every rank, and set its constants on all of them at the same step."
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
         raise ViewError(f"the objective needs a global batch size > 1 for its statistics, got {rows} samples on the ranks.")
-    return Ranks(group, rows, objective)
+    return Ranks(group, rows, name)
 
 
 def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
     """Tell the other ranks that the views of this one are refused, so that they raise an error instead of waiting."""
     group = process_group(distributed.process_group)
-    with explained(group, ()):
+    with explained(group, ""):
         gather_sizes(_REFUSED, group)
 
 
@@ -219,8 +240,14 @@ def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[
     """All-gather these numbers on the host: those of every rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
-    _all_gather(all_ranks, mine, group=cpu_group(group))
+    all_gather_single(all_ranks, mine, group=cpu_group(group))
     return all_ranks.view(group.size(), -1).tolist()
+
+
+def _gather_text(text: str, group: dist.ProcessGroup) -> list[str]:
+    """All-gather the beginning of a text on the host: that of every rank, in rank order."""
+    own = text.encode()[:_LONGEST].ljust(_LONGEST)
+    return [bytes(numbers).decode(errors="replace").strip() for numbers in gather_sizes(list(own), group)]
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:

@@ -325,6 +325,18 @@ def test_vicreg_is_trained_as_in_lightlys_own_script():
     assert widths == [8192, 8192]
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "weight"), [("BYOLLogDet", 0.8), ("BYOLPairDist", 0.05), ("SimCLREntropy", 0.2), ("SimSiamEntropy", 0.2)]
+)
+def test_the_entropies_beside_a_method_have_the_weights_of_the_page(name, weight):
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    regularizer = getattr(modules, name)(4, 5, backbone="test_resnet", projector_dim=24).regularizer
+    assert regularizer.weight == weight
+    assert getattr(regularizer.entropy, "beta", 24.0) == 24.0
+
+
 def test_a_missing_lightly_gives_the_line_to_install_it(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "lightly"]:
         monkeypatch.delitem(sys.modules, name)
@@ -359,6 +371,26 @@ def test_the_runner_says_what_it_needs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module("it_losses.adapters.lightly.__main__").main()
     assert "benchmark script of lightly" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"batch_size_per_device": 0},
+        {"num_classes": 0},
+        {"projector_dim": 0},
+        {"base_lr": "x"},
+        {"weight_decay": "1e-4"},
+        {"warmup_epochs": "ten"},
+    ],
+    ids=str,
+)
+def test_a_module_checks_its_constants(bad):
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        modules.VICReg(**{"batch_size_per_device": 4, "num_classes": 5, "backbone": "test_resnet"} | bad)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -80,7 +80,11 @@ def assert_same(name, mine, other, z, tolerance):
 def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(name):
     for function in ("__init__", "forward"):
         mine, other = (inspect.signature(getattr(cls, function)).parameters for cls in (getattr(ours, name), theirs(name)))
-        shape = [[(p.name, p.kind, p.default) for p in parameters.values()] for parameters in (mine, other)]
+        # a call without the second view gets the message of the criteria, not that of Python
+        missing = {"z_b": None} if function == "forward" else {}
+        shape = [
+            [(p.name, p.kind, missing.get(p.name, p.default)) for p in parameters.values()] for parameters in (mine, other)
+        ]
         assert shape[0] == shape[1]
 
 

@@ -700,6 +700,18 @@ def test_an_unknown_reaction_to_collapse_is_refused():
         monitor.EmbeddingMonitor(on_collapse="panic")
 
 
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [("every_n_steps", 0), ("every_n_steps", 1.5), ("every_n_steps", "10"), ("rows", 1), ("on_collapse", "panic")],
+)
+def test_constants_are_checked_whenever_they_are_set(name, bad):
+    callback = monitor.EmbeddingMonitor()
+    before = getattr(callback, name)
+    with pytest.raises(ValueError, match=name):
+        setattr(callback, name, bad)
+    assert getattr(callback, name) == before
+
+
 @pytest.mark.parametrize("criterion", [nn.MSELoss(), VICReg()], ids=repr)
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(criterion):
     module = Plain(criterion)

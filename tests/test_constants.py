@@ -13,7 +13,20 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from it_losses import EntropyRegularizer, LogDet, Pairwise, VarianceCovariance, VICReg, VICRegEntropy, functional
+from it_losses import (
+    EntropyRegularizer,
+    KoLeo,
+    LogDet,
+    MatrixRenyi,
+    Pairwise,
+    QuadraticRenyi,
+    SIGReg,
+    Spacings,
+    VarianceCovariance,
+    VICReg,
+    VICRegEntropy,
+    functional,
+)
 from it_losses.adapters.lightly.criteria import VICRegLoss
 from it_losses.checks import check_count, check_positive
 from it_losses.constants import Checked
@@ -412,3 +425,43 @@ def test_a_constant_of_an_estimator_trains_as_on_one_process(reduction):
     divisor = 2 if reduction == "mean" else 1
     assert sum(one for one, _ in found) / divisor == pytest.approx(constant)
     torch.testing.assert_close(torch.cat([own for _, own in found]) / divisor, rows)
+
+
+@pytest.mark.parametrize("name", ["exclude_self", "pool_views", "exclude_positives"])
+def test_flags_that_need_each_other_are_checked_when_one_is_set(name):
+    decoupled = {"exclude_self": True, "pool_views": True, "exclude_positives": True}
+    estimator = Pairwise(**decoupled) if name != "exclude_positives" else Pairwise(exclude_self=True)
+    before = getattr(estimator, name)
+    with pytest.raises(ValueError, match="exclude_positives needs"):
+        setattr(estimator, name, not before)
+    assert getattr(estimator, name) is before
+    estimator.exclude_positives = False
+    estimator.exclude_self = estimator.pool_views = False
+
+
+def test_the_number_of_draws_is_a_whole_number():
+    estimator = SIGReg()
+    for bad in ("x", -1, 1.5, torch.zeros(2)):
+        with pytest.raises(ValueError, match="draws"):
+            estimator.draws = bad
+    estimator.draws = 7
+    assert estimator.draws.dtype == torch.int64 and estimator.draw() == 7 and estimator.draw() == 8
+
+
+@pytest.mark.parametrize("build", [Pairwise, QuadraticRenyi, KoLeo, MatrixRenyi])
+@pytest.mark.parametrize("normalize", [None, "rows", "columns", "uncentred_columns"])
+def test_facts_follow_a_normalization_that_is_set_later(build, normalize):
+    later, z = build(), torch.randn(20, 4, dtype=F64) * torch.tensor([3.0, 1.0, 0.5, 0.2])
+    later.normalize = normalize
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=F64)).Q
+    facts = later.rotation_invariant, later.translation_invariant, later.scaling == "invariant"
+    for fact, moved in zip(facts, (z @ rotation, z + 0.7, 3 * z), strict=True):
+        assert torch.allclose(later(moved), later(z), rtol=1e-10) == fact
+
+
+def test_the_scaling_follows_constants_that_are_set_later():
+    estimator, spacings = LogDet(), Spacings()
+    estimator.anchor, spacings.covariance_weight = True, 0.0
+    assert (estimator.scaling, spacings.scaling) == ("target", "grows")
+    estimator.anchor, spacings.covariance_weight = False, parameter(0.0)
+    assert (estimator.scaling, spacings.scaling) == ("grows", "target")

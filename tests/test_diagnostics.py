@@ -420,6 +420,8 @@ def test_what_is_no_batch_is_named(z):
         (diagnostics.uniformity, "t"),
         (lambda z, power: diagnostics.alignment(z, z, power=power), "power"),
         (lambda z, ridge: diagnostics.lidar(_two_views(z), ridge=ridge), "ridge"),
+        (diagnostics.alpha_req, "first"),
+        (diagnostics.alpha_req, "last"),
         (diagnostics.measure, "ridge"),
         (diagnostics.measure, "beta"),
         (diagnostics.collapse_alarm, "least_spread"),
@@ -429,6 +431,14 @@ def test_what_is_no_batch_is_named(z):
 def test_constants_are_checked(measured, name, bad):
     with pytest.raises(ValueError, match=name):
         measured(torch.randn(8, 3), **{name: bad})
+
+
+@pytest.mark.parametrize("bad", [True, 0, 2.5])
+@pytest.mark.parametrize("name", ["first", "last"])
+def test_the_ranks_of_alpha_req_are_whole_numbers(name, bad):
+    for z in (torch.randn(64, 8), torch.full((64, 8), math.nan)):
+        with pytest.raises(ValueError, match=name):
+            diagnostics.alpha_req(z, **{name: bad})
 
 
 def test_a_single_row_has_no_data_driven_bandwidth_and_no_collapse():

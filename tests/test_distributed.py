@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import pickle
+import re
 import warnings
 from unittest.mock import patch
 
@@ -252,13 +253,29 @@ def test_a_rank_that_brings_something_else_makes_every_rank_raise(objective, odd
     assert last != "no error"
 
 
-def refusals_of_other_objectives():
-    weight = float(dist.get_rank())
-    return refusals(functools.partial(VICReg, 25.0, weight), list)
+def refusals_of_other_objectives(name):
+    return refusals(OTHERS[name][dist.get_rank()], list)
 
 
-def test_ranks_that_minimise_different_objectives_are_told_so():
-    assert all("objective" in told for told in ranks.run(2, refusals_of_other_objectives))
+#: name -> (criterion of the first rank, criterion of the second, what both are told of each)
+OTHERS = {
+    "weights": (lambda: VICReg(25.0, 7.0), lambda: VICReg(25.0, 8.0), "to VICReg with .*7.0", "to VICReg with .*8.0"),
+    "constants": (
+        lambda: VICRegEntropy("log_det", beta=3.0),
+        lambda: VICRegEntropy("log_det", beta=4.0),
+        r"to LogDet\(beta=3.0, ",
+        r"to LogDet\(beta=4.0, ",
+    ),
+    "classes": (VICReg, lambda: VICRegEntropy("pairwise"), "to VICReg with", r"to Pairwise\("),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_ranks_that_minimise_different_objectives_are_told_so(name):
+    for told in ranks.run(2, refusals_of_other_objectives, name):
+        for rank, words in enumerate(OTHERS[name][2:]):
+            assert re.search(rf"\nrank {rank}: 2 views .* of torch.float32 {words}", told)
+        assert "Build the same model and criterion on every rank" in told
 
 
 def test_one_sample_in_all_is_an_error_on_every_rank():

@@ -1,16 +1,18 @@
 """The cost model of many ranks says of bytes what the kernel counts."""
 
+import warnings
+
 import pytest
 import ranks
 import torch
 import torch.distributed as dist
 
-from benchmarks.distributed import model
+from benchmarks.distributed import measure, model
 from benchmarks.distributed.measure import official, sent_mb
 from benchmarks.machine import can_count
 from it_losses import VICReg
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")]
+counts_bytes = pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 
 
 def both_sent(samples, dim):
@@ -22,8 +24,21 @@ def both_sent(samples, dim):
     return found
 
 
+@pytest.mark.slow
+@counts_bytes
 @pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
 def test_a_rank_sends_the_bytes_of_the_model(world, samples, dim):
     for ours, theirs in ranks.run(world, both_sent, samples, dim):
         assert ours == pytest.approx(model.ours(world, samples, dim, payload=4).sent / 1e6, rel=0.02)
         assert theirs == pytest.approx(model.gather_and_repeat(world, samples, dim, payload=4).sent / 1e6, rel=0.02)
+
+
+def constants_without_warnings():
+    # torch attributes the warning to itself, so the filter looks for its words
+    warnings.filterwarnings("error", message=".*torch.* is deprecated")
+    return list(measure._constants())
+
+
+def test_the_constants_are_measured_without_deprecated_calls():
+    for constants in ranks.run(2, constants_without_warnings):
+        assert min(constants) > 0

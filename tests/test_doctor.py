@@ -6,15 +6,22 @@ import pytest
 import torch
 
 from it_losses import ESTIMATORS
-from it_losses.__main__ import VARIABLE, _kernel_faults, main, report
-from it_losses.kernels import self_test
+from it_losses.__main__ import VARIABLES, _kernel_faults, main, report
+from it_losses.kernels import dispatch, self_test
 
 
-def test_an_unknown_backend_is_refused_in_one_line(monkeypatch, capsys):
-    monkeypatch.setenv(VARIABLE, "fastest")
-    with pytest.raises(SystemExit):
-        main([])
-    assert f"{VARIABLE} must be one of" in capsys.readouterr().err
+@pytest.mark.parametrize("variable", VARIABLES)
+@pytest.mark.parametrize("arguments", [[], ["--estimators"], ["--self-test"]])
+def test_an_unknown_value_of_a_variable_is_refused_in_one_line(variable, arguments, monkeypatch, capsys):
+    monkeypatch.setenv(variable, "fastest")
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    said = capsys.readouterr()
+    assert f"{variable} must be one of" in said.err and not said.out and stopped.value.code == 2
+
+
+def test_the_values_of_the_variables_are_those_that_the_implementations_know():
+    assert list(VARIABLES.values()) == [dispatch.BACKENDS, self_test.MODES]
 
 
 @pytest.mark.parametrize(

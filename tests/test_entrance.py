@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy, functional
+from it_losses.adapters import eb_jepa, lightly, stable_pretraining
 from it_losses.checks import ViewError, accepted, check_views
 
 F64 = torch.float64
@@ -61,6 +62,13 @@ BAD = {
     "numbers": (GOOD.tolist(), r"torch\.as_tensor", torch.as_tensor),
     "a string": ("z", "got str", None),
 }
+
+
+def stacked(z):
+    """The tensor as one view [1, batch, dim]; anything else unchanged."""
+    return z[None] if type(z) is torch.Tensor and z.layout is torch.strided and not z.is_nested else z
+
+
 CALLS = {
     "VICReg": VICReg(),
     "VICRegEntropy": VICRegEntropy("log_det"),
@@ -70,6 +78,22 @@ CALLS = {
     "functional.vicreg": functional.vicreg,
     "functional.invariance": functional.invariance,
     "functional.global_entropy": lambda *z: functional.global_entropy(*z, entropy="log_det"),
+    "lightly VICRegLoss": lightly.VICRegLoss(),
+    "lightly LogDetLoss": lightly.LogDetLoss(),
+    "lightly EntropyRegularized": lightly.EntropyRegularized(VICReg()),
+    "lightly HypersphereLoss": lightly.HypersphereLoss(),
+    "lightly KoLeoLoss": lambda *z: [lightly.KoLeoLoss()(view) for view in z],
+    "lightly FroSSLLoss": lambda *z: lightly.FroSSLLoss()([*z, z[0]]),
+    "lightly SIGReg": lambda *z: [lightly.SIGReg()(view) for view in z],
+    "lightly LeJEPALoss": lambda *z: lightly.LeJEPALoss()(local_proj=stacked(z[-1]), global_proj=stacked(z[0])),
+    "lightly lejepa_invariance_loss": lambda *z: lightly.lejepa_invariance_loss(all_proj=z[-1], global_proj=z[0]),
+    "lightly invariance_loss": lightly.invariance_loss,
+    "lightly variance_loss": lambda *z: [lightly.variance_loss(view) for view in z],
+    "lightly covariance_loss": lambda *z: [lightly.covariance_loss(view) for view in z],
+    "stable-pretraining VICRegLoss": stable_pretraining.VICRegLoss(),
+    "stable-pretraining SlicedEppsPulley": stable_pretraining.SlicedEppsPulley(),
+    "eb_jepa VICRegLoss": eb_jepa.VICRegLoss(),
+    "eb_jepa EntropyLoss": eb_jepa.EntropyLoss(),
 }
 every_call = pytest.mark.parametrize("call", CALLS)
 
@@ -127,6 +151,19 @@ def test_a_sharded_tensor_is_refused_and_both_remedies_are_the_global_batch():
     for gathered, whole in ranks.run(2, refused_shards):
         torch.testing.assert_close(gathered, VICReg()(GOOD, GOOD))
         torch.testing.assert_close(whole, VICReg()(GOOD, GOOD))
+
+
+@pytest.mark.parametrize("views", [None, 3, (GOOD for _ in range(2)), {"a": GOOD, "b": GOOD}, [GOOD], [], GOOD.to_sparse()])
+def test_frossl_takes_a_list_of_two_views_or_more(views):
+    with pytest.raises(ViewError, match=r"criterion\(\[z_a, z_b\]\)|to_dense"):
+        lightly.FroSSLLoss()(views)
+
+
+@pytest.mark.parametrize("term", [lightly.variance_loss, lightly.covariance_loss])
+@pytest.mark.parametrize(("z", "message"), [(GOOD[:1], "batch size"), (GOOD[0], r"\(batch, \.\.\., dim\)")])
+def test_a_term_refuses_one_sample(term, z, message):
+    with pytest.raises(ViewError, match=message):
+        term(z)
 
 
 @pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det")], ids=["VICReg", "VICRegEntropy"])

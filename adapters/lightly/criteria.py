@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, functional
 from it_losses.adapters.conventions import ARGUMENTS, translated
 from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_host_dtype
+from it_losses.bound import accepted_views
+from it_losses.checks import check_views
 from it_losses.entropy.variance_covariance import covariance_penalty, variance_hinge
 from it_losses.precision import samples
 
@@ -51,7 +53,7 @@ class VICRegLoss(HostNames, VICReg):
         theirs = {"lambda_param": lambda_param, "mu_param": mu_param, "nu_param": nu_param, "eps": eps}
         super().__init__(**translated("lightly", **theirs, gather_distributed=gather_distributed))  # type: ignore[arg-type]
 
-    def forward(self, z_a: Tensor, z_b: Tensor, *more_views: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
         """V x [batch, ..., dim] -> []."""
         return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
 
@@ -132,7 +134,7 @@ class EntropyRegularized(nn.Module):
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy.
+        weight: weight of the entropy. The default was not measured.
         gather_distributed: whether the entropy is that of the batch of all ranks.
         options: arguments of the estimator if `entropy` is a name.
     """
@@ -149,22 +151,25 @@ class EntropyRegularized(nn.Module):
         self.criterion = criterion
         self.regularizer = EntropyRegularizer(entropy, weight, gather_distributed=gather_distributed, **options)
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:
         """2 x [batch, dim] -> []."""
+        z_a, z_b = accepted_views((z_a, z_b), self.regularizer.distributed)
         loss: Tensor = self.criterion(z_a, z_b)
         return loss + self.regularizer(*(nn.functional.normalize(z, dim=-1) for z in (z_a, z_b)))
 
 
-def invariance_loss(x: Tensor, y: Tensor) -> Tensor:
+def invariance_loss(x: Tensor, y: Tensor | None = None) -> Tensor:
     """The term of lightly's VICReg, `mean (x - y)^2`: [batch, ..., dim] x 2 -> []."""
     return in_host_dtype(functional.invariance(x, y), x, y)
 
 
 def variance_loss(x: Tensor, eps: float = 0.0001) -> Tensor:
     """The term of lightly's VICReg, `mean_j max(0, 1 - sqrt(Var x_j + eps))`: [batch, ..., dim] -> []."""
+    check_views([x])
     return in_host_dtype(variance_hinge(samples(x), margin=1.0, epsilon=eps).mean(), x)
 
 
 def covariance_loss(x: Tensor) -> Tensor:
     """The term of lightly's VICReg, `sum_{i != j} Cov(x)_ij^2 / dim`, mean over groups: [batch, ..., dim] -> []."""
+    check_views([x])
     return in_host_dtype(covariance_penalty(samples(x)).mean(), x)

@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses import MatrixRenyi, VICRegEntropy
 from it_losses.adapters.drop_in import as_ours, in_host_dtype
 from it_losses.bound import Terms
-from it_losses.checks import Weight
+from it_losses.checks import ViewError, Weight, accepted
 
 
 class FroSSLLoss(VICRegEntropy):
@@ -35,14 +35,18 @@ class FroSSLLoss(VICRegEntropy):
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
         """The weights of lightly, for the mean distance of columns of norm `sqrt(batch)` and for the mean entropy."""
-        count, (batch, dim) = len(views), views[0].shape
+        count, batch, dim = len(views), len(views[0]), views[0].shape[-1]
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight
 
     def terms(self, z_views: Sequence[Tensor]) -> Terms:  # type: ignore[override]
         """The loss, and for logging the distance of the views and the mean of their entropies, unweighted and detached."""
+        if isinstance(z_views, Tensor):
+            accepted(z_views)
+        elif not isinstance(z_views, Sequence):
+            raise ViewError(f"z_views must be a list of views, got {type(z_views).__name__}. Call criterion([z_a, z_b]).")
         if len(z_views) < 2:
-            raise ValueError(f"z_views must hold at least two views, got {len(z_views)}.")
+            raise ViewError(f"z_views must hold at least two views, got {len(z_views)}. Call criterion([z_a, z_b]).")
         return super().terms(*z_views)
 
     def forward(self, z_views: Sequence[Tensor]) -> Tensor:  # type: ignore[override]

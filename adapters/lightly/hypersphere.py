@@ -57,7 +57,7 @@ class HypersphereLoss(HostNames, VICRegEntropy):
         if value != 2:
             raise ValueError(f"alpha must be 2, got {value!r}. For another power keep lightly's own class.")
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """2 x [batch, dim] -> []."""
         return in_host_dtype(self.terms(z_a, z_b).loss, z_a, z_b)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from it_losses import EntropyRegularizer, KoLeo
 from it_losses.adapters.drop_in import as_ours, in_host_dtype
-from it_losses.checks import check_positive
+from it_losses.checks import accepted, check_positive
 
 
 class KoLeoLoss(EntropyRegularizer):
@@ -56,6 +56,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """[batch, dim] -> []."""
+        (x,) = accepted(x)
         # in lightly a sample that is alone is its own neighbour
         rows = x.expand(2, -1) if len(x) == 1 else x
         return in_host_dtype(super().forward(rows), x)

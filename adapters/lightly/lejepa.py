@@ -11,7 +11,8 @@ from torch import Tensor
 from it_losses import EntropyRegularizer
 from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_host_dtype
 from it_losses.adapters.epps_pulley import EppsPulley
-from it_losses.checks import Check, check_not_negative
+from it_losses.bound import accepted_views
+from it_losses.checks import Check, accepted, check_not_negative
 from it_losses.constants import Checked
 from it_losses.precision import accumulation_dtype, full_precision
 
@@ -64,6 +65,7 @@ class SIGReg(HostNames, EntropyRegularizer):
 
     def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
         """[..., batch, dim] -> [], float32 (float64 for float64)."""
+        (proj,) = accepted_views((proj,), self.distributed)
         return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -83,9 +85,10 @@ class SIGReg(HostNames, EntropyRegularizer):
 
 def lejepa_invariance_loss(*, all_proj: Tensor, global_proj: Tensor) -> Tensor:
     """The term of lightly, the mean squared distance of views to the mean of the global ones: [V, batch, dim] x 2 -> []."""
-    dtype = accumulation_dtype(torch.promote_types(all_proj.dtype, global_proj.dtype))
-    with full_precision(all_proj):
-        distance = (global_proj.to(dtype).mean(dim=0) - all_proj.to(dtype)).square().mean()
+    views, centres = accepted(all_proj, global_proj)
+    dtype = accumulation_dtype(views.dtype)
+    with full_precision(views):
+        distance = (centres.to(dtype).mean(dim=0) - views.to(dtype)).square().mean()
     return in_host_dtype(distance, all_proj, global_proj)
 
 
@@ -134,6 +137,7 @@ class LeJEPALoss(Checked):
 
     def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
         """[V_local, batch, dim] and [V_global, batch, dim] -> []."""
+        local_proj, global_proj = accepted_views((local_proj, global_proj), self.sigreg.distributed)
         for name, views in (("local_proj", local_proj), ("global_proj", global_proj)):
             if views.ndim != 3 or len(views) == 0 or views.shape[1:] != global_proj.shape[1:]:
                 raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from it_losses.adapters import framework
 from it_losses.adapters.backbones import timm_backbone
 from it_losses.adapters.lightly.patch import PIP
+from it_losses.checks import check_count, check_not_negative, check_positive
 
 framework("lightly", install=PIP)
 from lightly.models.utils import get_weight_decay_parameters  # noqa: E402
@@ -51,12 +52,20 @@ class Pretraining(LightningModule):
         warmup_epochs: float = 10.0,
     ) -> None:
         super().__init__()
+        check_count("batch_size_per_device", batch_size_per_device)
+        check_count("num_classes", num_classes)
+        check_not_negative("weight_decay", weight_decay)
+        check_not_negative("warmup_epochs", warmup_epochs)
+        if projector_dim is not None:
+            check_count("projector_dim", projector_dim)
+        if base_lr is not None:
+            check_positive("base_lr", base_lr)
         self.save_hyperparameters()
         self.backbone = timm_backbone(backbone, **(backbone_options or {}))
         # lightly reports the top 5 by default, which needs five classes
         best = tuple(sorted({1, min(5, num_classes)}))
         self.online_classifier = OnlineLinearClassifier(self.backbone.num_features, num_classes, topk=best)
-        self.build(self.backbone.num_features, projector_dim or self.dim)
+        self.build(self.backbone.num_features, self.dim if projector_dim is None else projector_dim)
 
     def build(self, width: int, dim: int) -> None:
         """Create heads and criterion for features of that width and embeddings of that dim."""

@@ -208,18 +208,20 @@ class PairDistOnTheSphere(AddedEntropy):
 
 
 class BYOLLogDet(LogDetOnTheSphere, BYOL):
-    """`byol_logdet`."""
+    """`byol_logdet`, by default with the weight 0.8: below 0.2 we measured worse or varying accuracy."""
 
+    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.8, "entropy_options": {}}
     needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
 
 
 class BYOLPairDist(PairDistOnTheSphere, BYOL):
-    """`byol_pairdist`."""
+    """`byol_pairdist`, by default with the weight 0.05: those from 0.05 to 0.5 did not differ significantly."""
 
+    defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.05, "entropy_options": {}}
     needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
 
 
 class SimCLREntropy(LogDetOnTheSphere, SimCLR):
-    """`simclr_entropy`."""
+    """`simclr_entropy`, by default with the weight 0.2, which was not measured."""
 
     needed = ("proj_hidden_dim", "proj_output_dim", "temperature")

@@ -21,6 +21,7 @@ from benchmarks.distributed.model import Constants
 from benchmarks.machine import peak_mib, written_bytes
 from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
+from it_losses.distributed import all_gather_single
 
 
 def gathered(own: Tensor) -> Tensor:
@@ -96,8 +97,8 @@ def _constants() -> Constants:
         memory_bytes=2 * x.nbytes / _median_seconds(lambda: x.mul_(0.999)),
         # the system maps pages of zeros only when they are written
         fresh_bytes=x.nbytes / _median_seconds(lambda: torch.zeros_like(x).add_(1)),
-        link_bytes=own.nbytes * (world - 1) / _median_seconds(lambda: dist.all_gather_into_tensor(all_ranks, own)),
-        latency=_median_seconds(lambda: dist.all_gather_into_tensor(all_ranks[:world], own[:1]), calls=50),
+        link_bytes=own.nbytes * (world - 1) / _median_seconds(lambda: all_gather_single(all_ranks, own)),
+        latency=_median_seconds(lambda: all_gather_single(all_ranks[:world], own[:1]), calls=50),
     )
 
 

@@ -146,7 +146,7 @@ def _described(name: str, kind: type[EntropyEstimator]) -> str:
     facts = {
         "unit": kind.unit,
         "direction": kind.direction,
-        "rotation invariant": "yes" if kind.rotation_invariant else "no",
+        "rotation invariant": "yes" if kind().rotation_invariant else "no",
         "cost": f"`{kind.cost}` for N samples of D dimensions",
     }
     parts = [f"### {kind.__name__}, `{name}`", sentence, equation[0] if equation else ""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import check_count, check_positive
 from it_losses.diagnostics.inputs import Batches, batches, checked, is_batch, rows
 from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
 
@@ -88,13 +88,12 @@ def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None
     than dimensions. Source: alpha-ReQ (Agrawal et al.,
     NeurIPS 2022) and the fit of Stringer et al. (Nature 2019), which it uses.
     """
+    first = check_count("first", first)
     z = rows(z) if is_batch(z) else moments_of(z)
     eigenvalues = spectrum(z)
+    last = _default_last_rank(z) if last is None else check_count("last", last)
     if eigenvalues.isnan().any():
         return eigenvalues.sum()
-    if first < 1:
-        raise ValueError(f"first must be a rank >= 1, got {first}.")
-    last = _default_last_rank(z) if last is None else last
     used = min(last, int((eigenvalues > 0).sum()))
     if used <= first:
         raise ValueError(

@@ -12,9 +12,9 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from it_losses.checks import Weight, check_views
+from it_losses.checks import Check, Weight, check_views
 from it_losses.constants import Checked
-from it_losses.normalize import Normalization, normalized
+from it_losses.normalize import Normalization, check_normalization, normalized
 from it_losses.precision import full_precision, samples
 
 
@@ -138,3 +138,24 @@ class EntropyEstimator(Checked, ABC):
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
         return entropy
+
+
+class NormalizingEstimator(EntropyEstimator):
+    """The base of estimators with an argument `normalize`, which determines their invariances."""
+
+    checks: ClassVar[dict[str, Check]] = {"normalize": check_normalization}
+
+    @property
+    def rotation_invariant(self) -> bool:  # type: ignore[override]
+        """Whether a rotation of Z leaves the value unchanged: a normalization of columns depends on the axes."""
+        return self.normalize in (None, "rows")
+
+    @property
+    def translation_invariant(self) -> bool:  # type: ignore[override]
+        """Whether a translation of Z leaves the value unchanged: it changes unit vectors, and columns that are not centred."""
+        return self.normalize in (None, "columns")
+
+    @property
+    def scaling(self) -> Literal["grows", "invariant"]:  # type: ignore[override]
+        """The effect of the scale of Z, which every normalization removes."""
+        return "grows" if self.normalize is None else "invariant"

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_positive
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.normalize import Normalization, check_normalization
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator
+from it_losses.normalize import Normalization
 
 
 def nearest_neighbours(z: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def mean_log_distance(z: Tensor, *, epsilon: float) -> Tensor:
     return (squared + epsilon**2).log().mean(dim=-1) / 2
 
 
-class KoLeo(EntropyEstimator):
+class KoLeo(NormalizingEstimator):
     """An entropy that spreads the samples evenly, by the distance of each to its nearest neighbour; minus it is the KoLeo loss.
 
         H(z) = mean_i 1/2 log(rho_i^2 + epsilon^2),   rho_i = min_{j != i} |u_i - u_j|
@@ -53,17 +53,14 @@ class KoLeo(EntropyEstimator):
     """
 
     unit, direction = "nats per dimension less a constant", "consistent, but no bound; too high from 8 dimensions on"
-    rotation_invariant, cost = True, "N^2 D"
+    cost = "N^2 D"
     fused = "koleo"
-    checks: ClassVar[dict[str, Check]] = {"normalize": check_normalization, "epsilon": check_positive}
+    checks: ClassVar[dict[str, Check]] = {"epsilon": check_positive}
 
     def __init__(self, normalize: Normalization = "rows", *, epsilon: float = 1e-8) -> None:
         super().__init__()
         self.normalize = normalize
         self.epsilon = epsilon
-        self.rotation_invariant = normalize != "columns"
-        self.translation_invariant = normalize != "rows"
-        self.scaling = "grows" if normalize is None else "invariant"
 
     @property
     def default_weights(self) -> BoundWeights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -85,11 +85,15 @@ class LogDet(EntropyEstimator):
         self.beta = beta
         self.per_dimension = per_dimension
         self.anchor = anchor
-        self.scaling = "target" if anchor else "grows"
         self._saturation = SaturationWarning(
             f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}, where float32 has no digits left "
             "for directions of little variance. Lower beta, scale the embeddings down, or pass float64."
         )
+
+    @property
+    def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
+        """The effect of the scale of Z: the value grows with it, and with the anchor it has a target."""
+        return "target" if self.anchor else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import ClassVar, Literal, SupportsFloat, cast
+from typing import Any, ClassVar, Literal, SupportsFloat, cast
 
 import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator
 from it_losses.entropy.pairs import (
     MEMORY_MIB,
     MOST_EXPONENT,
@@ -29,13 +29,15 @@ from it_losses.entropy.pairs import (
     variances_of,
 )
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.normalize import Normalization, check_normalization, normalized
+from it_losses.normalize import Normalization, normalized
 from it_losses.precision import full_precision, samples
 
 #: range of the order of a Chernoff divergence, within which float32 can hold the divergence
 LEAST_ORDER, MOST_ORDER = 1e-6, 1 - 1e-6
 #: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
+#: flags that are checked together
+FLAGS = ("exclude_self", "pool_views", "exclude_positives")
 
 
 def divergence_factor(divergence: str | float) -> float:
@@ -66,7 +68,7 @@ def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) ->
     return math.log(counted) - torch.logsumexp(-distances / scale, dim=-1).mean(dim=-1)
 
 
-class Pairwise(EntropyEstimator):
+class Pairwise(NormalizingEstimator):
     """An entropy that grows as samples move away from each other, without assuming that they are Gaussian.
 
         H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2)),   j = i included by default
@@ -97,7 +99,7 @@ class Pairwise(EntropyEstimator):
     contrastive learning (arXiv 2110.06848), equation 6.
     """
 
-    unit, rotation_invariant = "nats", True
+    unit = "nats"
     direction = "kl: upper, bhattacharyya and chernoff: lower bound on the smoothed entropy"
     cost = "N^2 D"
     fused = "pairwise"
@@ -107,7 +109,6 @@ class Pairwise(EntropyEstimator):
         "exclude_self": check_flag,
         "pool_views": check_flag,
         "exclude_positives": check_flag,
-        "normalize": check_normalization,
         "spread_fraction": check_positive,
         "memory_mib": check_not_negative,
     }
@@ -133,14 +134,16 @@ class Pairwise(EntropyEstimator):
         self.normalize = normalize
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
-        if exclude_positives and not (exclude_self and pool_views):
-            raise ValueError("exclude_positives needs exclude_self=True and pool_views=True: positives are pairs across views.")
-        self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
-        self.scaling = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "pairwise entropy stands at log(batch): the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        flags = {flag: getattr(self, flag, False) for flag in FLAGS} | {name: value}
+        if name in FLAGS and flags["exclude_positives"] is True and not (flags["exclude_self"] and flags["pool_views"]):
+            raise ValueError("exclude_positives needs exclude_self=True and pool_views=True: positives are pairs across views.")
+        super().__setattr__(name, value)
 
     @property
     def factor(self) -> float:

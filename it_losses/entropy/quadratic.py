@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator
 from it_losses.entropy.pairs import (
     MEMORY_MIB,
     MOST_EXPONENT,
@@ -28,7 +28,7 @@ from it_losses.entropy.pairs import (
     variances_of,
 )
 from it_losses.entropy.saturation import SaturationWarning
-from it_losses.normalize import Normalization, check_normalization
+from it_losses.normalize import Normalization
 
 #: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, which has twice their variance
 FACTOR = 4.0
@@ -52,7 +52,7 @@ def gaussian_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
     return component_entropy(variance * (2 / math.e), dim)
 
 
-class QuadraticRenyi(EntropyEstimator):
+class QuadraticRenyi(NormalizingEstimator):
     """An entropy that is largest if embeddings are uniform on the unit sphere: the uniformity loss of Wang & Isola, negated.
 
         H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
@@ -76,12 +76,11 @@ class QuadraticRenyi(EntropyEstimator):
     """
 
     unit, direction = "nats, or nats less a constant", "with exclude_self=False lower bound on the smoothed entropy"
-    rotation_invariant, cost = True, "N^2 D"
+    cost = "N^2 D"
     fused = "quadratic"
     checks: ClassVar[dict[str, Check]] = {
         "bandwidth": check_bandwidth,
         "exclude_self": check_flag,
-        "normalize": check_normalization,
         "nats": check_flag,
         "spread_fraction": check_positive,
         "memory_mib": check_not_negative,
@@ -104,8 +103,6 @@ class QuadraticRenyi(EntropyEstimator):
         self.nats = nats
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
-        self.rotation_invariant, self.translation_invariant = normalize != "columns", normalize != "rows"
-        self.scaling = "grows" if normalize is None else "invariant"
         self._saturation = SaturationWarning(
             "quadratic entropy stands at its limit: the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_positive
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.normalize import Normalization, check_normalization
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator
+from it_losses.normalize import Normalization
 
 #: the largest order: float32 holds the powers of 1 / 10,000 up to it
 LARGEST_ORDER = 8.0
@@ -58,7 +58,7 @@ def check_order(name: str, value: SupportsFloat) -> float:
     return order
 
 
-class MatrixRenyi(EntropyEstimator):
+class MatrixRenyi(NormalizingEstimator):
     """An entropy of the spectrum: it is largest if the embeddings spread over all directions equally, at any scale.
 
         H(z) = log tr rho^order / (1 - order),   of order 1   -tr rho log rho,   rho = K / tr K
@@ -82,10 +82,10 @@ class MatrixRenyi(EntropyEstimator):
     """
 
     unit, direction = "surrogate, in nats", "entropy of the spectrum, at most log min(N, D)"
-    rotation_invariant, translation_invariant, scaling = False, True, "invariant"
+    scaling = "invariant"
     cost = "N D min(N, D), and min(N, D)^3 unless the order is 2"
     fused = "renyi"
-    checks: ClassVar[dict[str, Check]] = {"order": check_order, "normalize": check_normalization}
+    checks: ClassVar[dict[str, Check]] = {"order": check_order}
 
     def __init__(
         self,
@@ -96,8 +96,6 @@ class MatrixRenyi(EntropyEstimator):
         super().__init__()
         self.order = order
         self.normalize: Normalization = normalize
-        self.rotation_invariant = normalize in ("rows", None)
-        self.translation_invariant = normalize in ("columns", None)
 
     @property
     def default_weights(self) -> BoundWeights:

@@ -7,7 +7,7 @@ with its second moments, N(0, I) has the largest entropy, so that minus the dist
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,12 @@ def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
 def check_slices(name: str, value: int | Tensor | None) -> int | None:
     """The number of slices, or None for that of the convention; ValueError unless it is a whole number above zero."""
     return None if value is None else check_count(name, value)
+
+
+def check_draws(name: str, value: object) -> Tensor:
+    """The number of calls as a tensor of int64, which counts them; ValueError unless it is a whole number."""
+    counts = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 0
+    return cast(Tensor, value) if counts else torch.tensor(check_count(name, value, at_least=0), device="cpu")
 
 
 class SIGReg(EntropyEstimator):
@@ -73,7 +79,7 @@ class SIGReg(EntropyEstimator):
     slices: int | None
     #: the directions that were named, [dim, slices]; None if they are drawn
     directions: Tensor | None
-    #: how many calls drew slices so far, []; set it with `draws.fill_(number)` to go on where another run ended
+    #: how many calls drew slices so far, []; set it to a number to go on where another run ended
     draws: Tensor
 
     def __init__(self, convention: str = "it_losses", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
@@ -89,6 +95,9 @@ class SIGReg(EntropyEstimator):
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
             "phase, and the gradient does not bring it back. Scale the embeddings down, for example by a batch norm."
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, check_draws(name, value) if name == "draws" else value)
 
     @property
     def numbers(self) -> SIGRegConvention:

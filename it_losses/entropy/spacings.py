@@ -7,7 +7,7 @@ has to remove it: at unit variances, 1/4 sum_{i != j} Cov_ij^2 is the difference
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -75,8 +75,11 @@ class Spacings(EntropyEstimator):
         self.covariance_weight = covariance_weight
         self.window = window
         self.epsilon = epsilon
-        # the penalty grows with the fourth power of the scale, the entropy with its logarithm
-        self.scaling = "target" if isinstance(covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
+
+    @property
+    def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
+        """The effect of the scale of Z: the penalty grows with its fourth power, the entropy with its logarithm."""
+        return "target" if isinstance(self.covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:
