@@ -29,7 +29,7 @@ def test_log_det_says_once_that_float32_has_no_digits_left():
     assert told(lambda: estimator.warn_if_saturated(above)) == []
 
 
-def test_log_det_is_quiet_in_float64_and_about_what_is_not_finite():
+def test_log_det_does_not_warn_in_float64_or_of_values_that_are_not_finite():
     estimator = LogDet()
     for parts in (
         torch.tensor([1e9], dtype=torch.float64),
