@@ -153,7 +153,7 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
 @pytest.mark.parametrize(
     ("count", "dim", "seed", "draw"), [(1, 1, 0, 0), (9, 33, 5, 3), (6, 258, 2**31 + 1, 7), (64, 128, 1, 0)]
 )
-def test_directions_are_those_of_the_reference(count, dim, seed, draw):
+def test_directions_equal_the_reference(count, dim, seed, draw):
     ours, theirs = (
         f(count, dim, seed=seed, draw=draw, like=torch.empty(0)) for f in (cuda_passes.unit_directions, unit_directions)
     )

@@ -298,7 +298,7 @@ SMALL = ["--batch", "16", "--dim", "8", "--device", "cpu", "--steps", "3"]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_comparison_prints_both_numbers_and_leaves_out_what_is_missing(monkeypatch, capsys):
+def test_the_comparison_prints_both_numbers_and_leaves_out_missing_libraries(monkeypatch, capsys):
     absent, library = "stable-pretraining", compare.library_vicreg
 
     def installed(name):

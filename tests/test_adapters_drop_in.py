@@ -269,7 +269,7 @@ def test_a_weight_that_trains_is_a_parameter_under_the_hosts_name(host):
     assert getattr(criterion, name).item() == 5.0
 
 
-def test_metric_learning_takes_what_the_library_takes_and_refuses_what_it_refuses():
+def test_metric_learning_accepts_and_refuses_the_same_arguments_as_the_library():
     library, VICRegLoss = theirs("pytorch-metric-learning"), ours("pytorch-metric-learning")
     reducers = hosts.module("pytorch_metric_learning.reducers")
     distances = hosts.module("pytorch_metric_learning.distances")

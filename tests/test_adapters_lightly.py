@@ -94,7 +94,7 @@ def test_the_constructor_asks_once_whether_ranks_can_be_gathered(monkeypatch):
         assert criterion(*torch.randn(2, 8, 4)).isfinite()
 
 
-def test_what_replaces_a_class_of_lightlys_gathers_as_that_does_and_all_else_as_our_criteria_do():
+def test_replacements_of_lightlys_classes_gather_as_these_do_and_other_losses_as_our_criteria_do():
     lightly_loss = pytest.importorskip("lightly.loss")
     assert ours.VICRegLoss().gather_distributed == lightly_loss.VICRegLoss().gather_distributed
     wrapped = ours.EntropyRegularized(torch.nn.MSELoss())
@@ -366,7 +366,7 @@ def test_the_runner_says_which_package_it_needs(monkeypatch, capsys, tmp_path):
     assert 'pip install "it-losses[lightly]"' in capsys.readouterr().err
 
 
-def test_the_runner_says_what_it_needs(monkeypatch, capsys):
+def test_the_runner_asks_for_a_benchmark_script(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", "no/main.py"])
     with pytest.raises(SystemExit):
         importlib.import_module("it_losses.adapters.lightly.__main__").main()

@@ -93,7 +93,7 @@ TOLERANCE = {"SIGReg": 1e-7, "LeJEPALoss": 1e-7}
 
 
 @each_class
-def test_value_and_gradient_are_those_of_lightly(name):
+def test_value_and_gradient_equal_lightlys(name):
     arguments = CLASSES[name][3]
     for z in (views(), views()[:, :5], torch.randn(4, 70, 33, dtype=torch.float64)):
         other, mine = both(name, *arguments)
@@ -103,7 +103,7 @@ def test_value_and_gradient_are_those_of_lightly(name):
 
 
 @each_class
-def test_the_defaults_are_those_of_lightly(name):
+def test_the_defaults_equal_lightlys(name):
     other, mine = both(name)
     # lightly adds eps = 1e-8 twice to a distance in KoLeo
     assert_same(name, mine, other, views(), 1e-7 if name == "KoLeoLoss" else TOLERANCE.get(name, 1e-12))
@@ -150,7 +150,7 @@ def test_eps_is_the_distance_at_which_the_logarithm_levels_off():
         lambda: ours.LeJEPALoss()(local_proj=torch.randn(2, 8, 4), global_proj=torch.randn(2, 8, 5)),
     ],
 )
-def test_what_cannot_be_is_refused(refused):
+def test_impossible_arguments_are_refused(refused):
     with pytest.raises(ValueError, match=r"must (be|hold)"):
         refused()
 
@@ -238,7 +238,7 @@ def test_install_swaps_every_name_and_uninstall_restores_it(name):
 
 
 @each_class
-def test_what_was_pickled_with_lightlys_class_loads_with_ours(name):
+def test_a_pickle_of_lightlys_class_loads_with_ours(name):
     arguments, options = CLASSES[name][3], {"knots": 9, "t_max": 2.5, "num_vectors": 48} if name == "SIGReg" else {}
     other, mine = both(name, *arguments, **options)
     for criterion in (other, getattr(other, "sigreg", other)):
@@ -256,7 +256,7 @@ def test_what_was_pickled_with_lightlys_class_loads_with_ours(name):
         assert called(name, criterion, views()) == called(name, mine.eval(), views())
 
 
-def test_what_lightly_builds_on_sigreg_computes_with_ours(installed):
+def test_lightlys_losses_that_build_on_sigreg_compute_with_ours(installed):
     world_model = pytest.importorskip("lightly.loss.lewm_loss")
     criterion = world_model.LeWMLoss()
     assert type(criterion.sigreg) is ours.SIGReg

@@ -299,7 +299,7 @@ def test_a_list_of_views_is_as_many_views():
     assert found["embeddings/backbone/std"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_embeddings_are_those_before_an_operation_in_place():
+def test_embeddings_are_measured_before_an_operation_in_place():
     class InPlace(Plain):
         def training_step(self, batch, batch_idx):
             z_a, z_b = self.views(batch)
@@ -314,7 +314,7 @@ def test_embeddings_are_those_before_an_operation_in_place():
     assert logged(module)["embeddings/criterion/rank_me"] == pytest.approx(expected(), rel=1e-5)
 
 
-def test_rows_bound_what_is_measured_and_no_random_number_is_drawn():
+def test_rows_bound_the_measured_embeddings_and_no_random_number_is_drawn():
     module = Plain()
     callback = monitor.EmbeddingMonitor(every_n_steps=1, rows=8)
     found = logged(module, callback)
@@ -348,7 +348,7 @@ def test_a_compiled_criterion_is_seen_from_outside():
     assert_clean(module, monitor.EmbeddingMonitor())
 
 
-def test_every_measured_step_reaches_the_logger_whatever_lightning_logs(tmp_path):
+def test_every_measured_step_reaches_the_logger_at_any_interval_of_logging(tmp_path):
     logger = lightning.loggers.CSVLogger(tmp_path)
     fit(Plain(), monitor.EmbeddingMonitor(every_n_steps=1), logger=logger, log_every_n_steps=50)
     rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
@@ -386,7 +386,7 @@ def test_an_epoch_that_the_module_ends_leaves_nothing(every_n_steps, at):
     assert_clean(module, callback)
 
 
-def test_what_is_called_between_a_skipped_batch_and_the_next_is_not_measured():
+def test_calls_between_a_skipped_batch_and_the_next_are_not_measured():
     class Between(Ending):
         def on_train_epoch_end(self):
             self.criterion(*torch.randn(2, 8, 5))
@@ -449,7 +449,7 @@ def test_a_last_batch_of_one_row_is_passed_over():
     assert_clean(module, callback)
 
 
-def test_a_module_that_is_compiled_as_a_whole_says_what_to_do_and_keeps_nothing():
+def test_a_module_that_is_compiled_as_a_whole_gives_advice_and_keeps_nothing():
     module, callback = Plain(), monitor.EmbeddingMonitor(every_n_steps=1)
     with pytest.warns(UserWarning, match="compile its submodules"):
         fit(torch.compile(module, backend="eager"), callback)
@@ -690,7 +690,7 @@ def test_the_plot_shows_the_positive_eigenvalues(eigenvalues, tmp_path):
 
 
 @pytest.mark.parametrize(("options", "match"), [({"every_n_steps": 0}, "every_n_steps"), ({"rows": 1}, "rows")])
-def test_wrong_constants_say_what_is_needed(options, match):
+def test_errors_of_wrong_constants_name_them(options, match):
     with pytest.raises(ValueError, match=match):
         monitor.EmbeddingMonitor(**options)
 
@@ -713,7 +713,7 @@ def test_constants_are_checked_whenever_they_are_set(name, bad):
 
 
 @pytest.mark.parametrize("criterion", [nn.MSELoss(), VICReg()], ids=repr)
-def test_a_name_that_is_not_there_is_answered_with_those_that_are(criterion):
+def test_the_error_of_an_unknown_name_lists_the_known_names(criterion):
     module = Plain(criterion)
     with pytest.raises(ValueError, match=r"no_such_module.*projector"):
         fit(module, monitor.EmbeddingMonitor("no_such_module"))
@@ -765,7 +765,7 @@ def test_the_cost_does_not_grow_with_the_batch(shape):
 
 
 @pytest.mark.slow
-def test_ranks_that_see_different_things_log_what_they_share_and_stop_together(tmp_path):
+def test_ranks_that_see_different_modules_log_the_common_ones_and_stop_together(tmp_path):
     program = Path(__file__).with_name("monitor_ddp.py")
     command = [sys.executable, "-W", "ignore", str(program), str(tmp_path / "log.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -467,7 +467,7 @@ def test_vicreg_fused_has_solo_learns_number(dtype, tolerance):
 
 @pytest.mark.slow
 @with_checkout
-def test_the_weights_of_vicreg_fused_are_those_of_solo_learns_attributes():
+def test_the_weights_of_vicreg_fused_are_solo_learns_attributes():
     code = f"""if True:
         import sys, torch, warnings
         warnings.simplefilter("ignore")

@@ -97,7 +97,7 @@ def edges(paths, package, part):
     return found
 
 
-def test_layers_import_those_that_are_listed_and_no_others():
+def test_layers_import_exactly_the_listed_layers():
     assert edges(LAYERED, "it_losses", layer) == BELOW
 
 
@@ -105,7 +105,7 @@ def kernel(path):
     return path.relative_to(KERNELS).parts[0].removesuffix(".py")
 
 
-def test_files_of_kernels_import_those_that_are_listed_and_no_others():
+def test_files_of_kernels_import_exactly_the_listed_files():
     found = edges(sorted(KERNELS.rglob("*.py")), "it_losses.kernels", kernel)
     assert found == {name: BELOW_IN_KERNELS.get(name, {"batch"}) for name in found}
 
@@ -176,7 +176,7 @@ def test_importing_the_package_adds_little_over_importing_torch():
     assert min(float(run_fresh(code)) for _ in range(3)) < 0.25
 
 
-def test_the_packages_that_are_shipped_are_those_of_the_tree():
+def test_the_shipped_packages_are_the_folders_of_the_tree():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     shipped = {name for name in settings["packages"] if name.split(".")[0] == "it_losses"}
     core = {".".join(path.parent.relative_to(ROOT).parts) for path in CORE}

@@ -84,7 +84,7 @@ def parameter(value, shape=(), dtype=F64):
 
 @every_constant
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: "object" if type(value) is object else repr(value)[:24])
-def test_what_is_no_number_is_refused_when_it_is_set(build, name, value):
+def test_a_constant_that_is_no_number_is_refused_when_it_is_set(build, name, value):
     if name == "bandwidth" and getattr(value, "shape", ()) == (2,):
         pytest.skip("several bandwidths are fine")
     module = build()
@@ -121,7 +121,7 @@ def test_every_kind_of_number_is_kept_as_a_float(build, name, value):
 @pytest.mark.parametrize(
     "value", [nn.Parameter(torch.tensor(0.7)), torch.tensor(0.7, requires_grad=True)], ids=["Parameter", "leaf"]
 )
-def test_what_receives_a_gradient_trains_or_is_refused_by_name(build, name, value):
+def test_a_constant_that_receives_a_gradient_trains_or_is_refused_by_name(build, name, value):
     module = build()
     if "weight" in name:
         setattr(module, name, value)
@@ -288,7 +288,7 @@ def test_a_flag_may_come_from_numpy(flag):
         (Pairwise, "bandwidth", torch.ones(2, requires_grad=True), "no gradient"),
     ],
 )
-def test_what_is_no_number_is_checked_as_well(build, name, value, message):
+def test_constants_that_are_no_numbers_are_checked_as_well(build, name, value, message):
     with pytest.raises(ValueError, match=message):
         setattr(build(), name, value)
 
@@ -299,7 +299,7 @@ def test_another_estimator_may_be_set_by_name():
     assert isinstance(criterion.entropy, Pairwise)
 
 
-def test_a_subclass_has_its_own_constants_and_those_of_its_parents():
+def test_a_subclass_has_its_own_constants_and_its_parents():
     class Scaled(LogDet):
         checks: ClassVar = {"scale": check_positive}
 
@@ -356,7 +356,7 @@ def test_the_names_of_another_library_are_checked_as_ours(name):
         assert criterion.lambda_param is criterion.invariance_weight
 
 
-def test_what_is_not_named_is_set_as_in_any_module():
+def test_attributes_that_are_no_constants_are_set_as_in_any_module():
     module = Checked()
     module.anything = -1
     module.layer = nn.Linear(2, 2)

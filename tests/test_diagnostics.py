@@ -197,7 +197,7 @@ def test_lidar_tells_views_and_images_apart():
         diagnostics.lidar(views[:, :1])
 
 
-def test_lidar_does_not_count_what_the_views_blur():
+def test_lidar_does_not_count_directions_that_the_views_blur():
     clear = diagnostics.lidar(views_with_covariances([1.0] * 4, [1e-3] * 4))
     blurred = diagnostics.lidar(views_with_covariances([1.0] * 4, [1e-3, 1e-3, 1e3, 1e3]))
     assert_close(clear, 4, rtol=1e-6)
@@ -289,7 +289,7 @@ def test_alarm_names_each_collapse_and_is_silent_otherwise():
 
 
 @pytest.mark.parametrize("measured", OF_COVARIANCE, ids=lambda f: f.__name__)
-def test_what_is_not_finite_measures_nan(measured):
+def test_embeddings_that_are_not_finite_measure_nan(measured):
     z = torch.randn(20, 4)
     z[0, 0] = torch.nan
     assert measured(z).isnan().all()
@@ -367,7 +367,7 @@ class OnMetal(torch.Tensor):
         return result if copied_to_cpu else tree_map_only(torch.Tensor, OnMetal, result)
 
 
-def test_the_stand_in_for_metal_refuses_what_metal_refuses():
+def test_the_stand_in_for_metal_refuses_the_same_operations_as_metal():
     z = OnMetal(torch.randn(4, 3))
     assert z.device.type == "mps" and (z + z).device.type == "mps" and z.cpu().device.type == "cpu"
     for refused in (lambda: z.double(), lambda: z.to("cpu", F64), lambda: torch.linalg.eigvalsh(z.mT @ z)):
@@ -404,7 +404,7 @@ def test_every_diagnostic_has_the_same_entrance(name, z, match):
 
 
 @pytest.mark.parametrize("z", [None, 3, "z", {"z": torch.randn(4, 2)}])
-def test_what_is_no_batch_is_named(z):
+def test_arguments_that_are_no_batch_are_named(z):
     with pytest.raises(ValueError, match=f"got {type(z).__name__}"):
         diagnostics.spectrum(z)
 
@@ -500,7 +500,7 @@ def test_sphere_entropy_falls_while_directions_are_lost():
         ([torch.randn(4, 2), torch.randn(4, 3)], "one dim"),
     ],
 )
-def test_errors_say_what_to_do(z, match):
+def test_errors_give_advice(z, match):
     with pytest.raises(ValueError, match=match):
         diagnostics.spectrum(z)
 

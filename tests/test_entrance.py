@@ -100,7 +100,7 @@ every_call = pytest.mark.parametrize("call", CALLS)
 
 @every_call
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_no_view_is_refused_with_a_remedy_that_works(call, case):
+def test_arguments_that_are_no_views_are_refused_with_a_remedy_that_works(call, case):
     bad, message, remedy = BAD[case]
     for views in ((bad, bad), (GOOD, bad), (bad, GOOD)):
         with pytest.raises(ViewError, match=message):
@@ -175,7 +175,7 @@ def test_one_view_is_too_few(criterion):
 
 
 @pytest.mark.parametrize("z", [GOOD, nn.Parameter(GOOD), GOOD.as_subclass(Tagged)], ids=["tensor", "Parameter", "subclass"])
-def test_what_holds_plain_numbers_is_taken(z):
+def test_tensors_of_plain_numbers_are_accepted(z):
     torch.testing.assert_close(VICReg()(z, GOOD + 1).detach().as_subclass(torch.Tensor), VICReg()(GOOD, GOOD + 1))
 
 

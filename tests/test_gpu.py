@@ -94,7 +94,7 @@ def test_the_self_test_passes(products, less, dtype):
 @every_dtype
 @every_criterion
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_value_and_gradient_are_those_of_float64(shape, name, dtype, monkeypatch):
+def test_value_and_gradient_agree_with_float64(shape, name, dtype, monkeypatch):
     criterion = criterion_named(name)
     for count in (2, 3) if len(shape) == 3 else (2,):
         views = samples(shape, dtype, count)
@@ -115,7 +115,7 @@ def views_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, count: 
 @every_dtype
 @every_criterion
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64)], ids=str)
-def test_a_captured_graph_replays_what_eager_mode_computes(shape, name, dtype):
+def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
     criterion, views = criterion_named(name), views_of(shape, dtype)
 
     def step():

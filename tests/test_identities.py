@@ -86,7 +86,7 @@ def test_nt_xent_by_its_formula():
 
 
 @temperatures
-def test_the_default_weights_of_a_pooled_density_of_unit_vectors_are_those_of_nt_xent(temperature):
+def test_the_default_weights_of_a_pooled_density_of_unit_vectors_equal_nt_xents(temperature):
     default = VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True)
     assert default.invariance == "von_mises_fisher"
     views = views_of(7, 5)
@@ -188,7 +188,7 @@ def test_a_wide_von_mises_fisher_density_is_uniform():
 
 
 @pytest.mark.parametrize(("concentration", "dim"), [(0.0, 3), (-1.0, 3), (math.inf, 3), (1.0, 0), (1.0, 2.5)])
-def test_what_is_no_von_mises_fisher_density_is_refused(concentration, dim):
+def test_constants_of_no_von_mises_fisher_density_are_refused(concentration, dim):
     with pytest.raises(ValueError, match=r"concentration|dim"):
         theory.von_mises_fisher_log_constant(concentration, dim)
 
@@ -213,7 +213,7 @@ def test_nt_xent_is_the_bound_of_a_von_mises_fisher_density_and_likelihood(tempe
     torch.testing.assert_close(functional.nt_xent(*views, temperature=temperature), math.log(17) - bound, rtol=1e-12, atol=0)
 
 
-def test_nt_xent_refuses_what_it_cannot_use():
+def test_nt_xent_refuses_constants_that_it_cannot_use():
     with pytest.raises(ValueError, match="temperature"):
         functional.nt_xent(*views_of(4, 3), temperature=0.0)
     with pytest.raises(ValueError, match="batch size"):

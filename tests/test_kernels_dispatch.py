@@ -37,7 +37,7 @@ def test_the_environment_picks_the_implementation_and_both_agree(name, monkeypat
     torch.testing.assert_close(results["fused"], results["auto"], rtol=0, atol=0)
 
 
-def test_what_cannot_be_had_is_an_error_with_advice(monkeypatch):
+def test_an_unavailable_implementation_is_an_error_with_advice(monkeypatch):
     monkeypatch.setenv(VARIABLE, "fused")
     with pytest.raises(ValueError, match=r"not on meta.*auto"):
         LogDet()(torch.randn(4, 4, device="meta"))
@@ -100,7 +100,6 @@ def test_every_estimator_finds_its_fused_implementation_through_its_class():
     for kind in ESTIMATORS.values():
         module = dispatch.module_named(kind.fused)
         assert callable(module.evaluate) and callable(module.prefers_gram) and module.PARTS >= 0
-        assert module.ROUNDS_SAMPLES in (True, False)
 
 
 EVERYTHING = """

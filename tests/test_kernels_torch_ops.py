@@ -315,7 +315,7 @@ def test_the_mathematics_waits_for_no_device(name, shape, monkeypatch):
     assert_near(ours, expected, 1e-9)
 
 
-def test_the_mode_sees_who_waits():
+def test_the_mode_sees_an_operator_that_waits():
     for wait in (lambda z: z.sum().item(), lambda z: z[z > 0], bool):
         with pytest.raises(AssertionError), NoWaits():
             wait(torch.ones(()))

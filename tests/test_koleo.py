@@ -36,7 +36,7 @@ def test_the_default_criterion_is_the_alignment_less_the_entropy():
 
 
 @pytest.mark.parametrize("shape", [(300, 3), (100, 20), (1024, 8)], ids=str)
-def test_the_distances_are_those_of_a_search_tree(shape, backend):
+def test_the_distances_equal_a_search_trees(shape, backend):
     spatial = pytest.importorskip("scipy.spatial")
     z = torch.randn(shape, dtype=F64)
     distances, _ = spatial.cKDTree(z.numpy()).query(z.numpy(), k=2)
@@ -155,7 +155,7 @@ def test_from_32_dimensions_on_it_is_no_entropy_in_nats():
     assert estimates.mean().item() - truth == pytest.approx(2.6, abs=0.5)
 
 
-def test_what_has_no_neighbour_is_an_error():
+def test_a_sample_without_a_neighbour_is_an_error():
     with pytest.raises(ValueError, match="at least 2 rows"):
         diagnostics.nearest_neighbour_entropy(torch.randn(1, 3))
     with pytest.raises(ValueError, match="2 rows of 2 dimensions"):

@@ -45,7 +45,7 @@ def test_rows_have_unit_norm_and_columns_unit_variance():
     assert normalized(z, None) is z
 
 
-def test_what_has_no_direction_stays_zero():
+def test_vectors_without_a_direction_stay_zero():
     assert not normalized(torch.zeros(3, 4), "rows").any() and not normalized(torch.zeros(3, 4), "uncentred_columns").any()
     assert not normalized(torch.full((3, 4), 0.3), "columns").any()
 

@@ -106,7 +106,7 @@ def test_a_change_runs(page, diff):
 
 
 @pytest.mark.parametrize(("page", "diff"), changes())
-def test_what_it_changes_runs_too_and_a_swapped_import_changes_no_number(page, diff):
+def test_the_changed_lines_run_too_and_a_swapped_import_changes_no_number(page, diff):
     before, after = run_all(page, [side(diff, "-")]), run_all(page, [side(diff, "+")])
     swaps_an_import_alone = not re.search(r"^[+-](?!(from|import) )", diff, re.MULTILINE)
     if "loss" in before and swaps_an_import_alone:
@@ -119,7 +119,7 @@ def test_every_block_of_code_names_a_language_that_tells_whether_it_is_run(page)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *ADAPTERS.glob("[!R]*.md")], ids=name)
-def test_what_a_newcomer_reads_first_has_code(page):
+def test_the_readme_and_the_pages_of_adapters_have_code(page):
     assert list(fenced(page))
 
 

@@ -185,7 +185,7 @@ def test_a_narrow_bandwidth_warns_unless_self_is_left_out(build, both):
     build(0.3, exclude_self=True, normalize="rows")(z)
 
 
-def test_default_weights_of_unit_vectors_are_those_of_one_minus_the_cosine():
+def test_default_weights_of_unit_vectors_equal_one_minus_the_cosine():
     weights = Pairwise(0.5**0.5, normalize="rows").default_weights
     assert (weights.likelihood, weights.entropy) == ("von_mises_fisher", 1.0)
     assert weights.invariance == pytest.approx(2.0)

@@ -137,7 +137,7 @@ def test_the_entropy_of_a_linear_network_is_a_gaussians_and_a_bound_that_it_miss
     assert mixture.measured(network, torch.zeros(1, 3, dtype=torch.float64), 0.5, 64)["within"] == 0
 
 
-def test_statistics_are_those_of_numpys_and_a_table_has_a_column_a_key():
+def test_statistics_equal_numpys_and_a_table_has_a_column_a_key():
     means = over_trials(pd.DataFrame({"a": [1, 1, 1, 2], "x": [1.0, 2.0, 3.0, 5.0]}), "x", "a")
     assert means["mean"].tolist() == [2.0, 5.0] and means.error.tolist() == pytest.approx([1 / math.sqrt(3), 0.0])
     lines = [{"noise": "1", "gap": "0.1"}, {"noise": "2", "gap": "0.2"}]

@@ -20,7 +20,7 @@ def test_a_program_that_ends_gives_its_output_and_its_exit_code():
     assert (done.returncode, done.stdout.strip()) == (3, "said")
 
 
-def test_a_program_that_hangs_fails_in_time_with_what_it_said():
+def test_a_program_that_hangs_fails_in_time_with_its_output():
     start = time.monotonic()
     with pytest.raises(AssertionError, match=r"did not end within 5 seconds:\n\d+") as caught:
         finished([sys.executable, "-c", PARENT + "child.wait()"], seconds=5)
@@ -28,5 +28,5 @@ def test_a_program_that_hangs_fails_in_time_with_what_it_said():
     assert_gone(int(str(caught.value).split(":\n")[1].split()[0]))
 
 
-def test_what_a_program_leaves_behind_is_ended():
+def test_processes_that_a_program_leaves_behind_are_ended():
     assert_gone(int(finished([sys.executable, "-c", PARENT]).stdout))

@@ -89,7 +89,7 @@ BAD = {
 
 @every_loss
 @pytest.mark.parametrize("bad", BAD)
-def test_what_is_no_batch_is_refused_with_a_message(name, bad):
+def test_arguments_that_are_no_batch_are_refused_with_a_message(name, bad):
     views = [BAD[bad]] * views_of(LOSSES[name])
     with pytest.raises(ValueError, match="needs"):
         LOSSES[name](*views)
@@ -97,7 +97,7 @@ def test_what_is_no_batch_is_refused_with_a_message(name, bad):
 
 @every_measurement
 @pytest.mark.parametrize("bad", ["text", "a number", "complex", "a scalar", "no samples", "no dimensions"])
-def test_a_measurement_refuses_what_is_no_batch(name, bad):
+def test_a_measurement_refuses_arguments_that_are_no_batch(name, bad):
     views = [BAD[bad]] * views_of(MEASUREMENTS[name])
     with pytest.raises(ValueError, match=r"\w{3,} \w{2,}"):
         MEASUREMENTS[name](*views)

@@ -29,7 +29,7 @@ def test_log_det_says_once_that_float32_has_no_digits_left():
     assert told(lambda: estimator.warn_if_saturated(above)) == []
 
 
-def test_log_det_is_quiet_in_float64_and_about_what_is_not_finite():
+def test_log_det_does_not_warn_in_float64_or_of_values_that_are_not_finite():
     estimator = LogDet()
     for parts in (
         torch.tensor([1e9], dtype=torch.float64),
@@ -52,16 +52,17 @@ def test_a_copy_warns_by_itself(copied):
 
 def test_every_value_must_lie_above():
     warning = SaturationWarning("too large")
-    assert told(lambda: warning.look_at([torch.tensor([2.0, 0.5]), torch.tensor([2.0, 2.0])], above=1.0)) == []
-    assert told(lambda: warning.look_at([torch.tensor([2.0, 1.5]), torch.tensor([2.0, 2.0])], above=1.0)) == ["too large"]
+    above, within = torch.tensor([2.0, 1.5]), torch.tensor([2.0, 0.5])
+    assert told(lambda: warning.warn_if_saturated([within, above], above=1.0)) == []
+    assert told(lambda: warning.warn_if_saturated([above, above], above=1.0)) == ["too large"]
 
 
 def test_a_compiler_and_a_device_without_values_are_not_asked():
     warning = SaturationWarning("too large")
-    assert told(lambda: warning.look_at([torch.empty((), device="meta")], above=1.0)) == []
+    assert told(lambda: warning.warn_if_saturated([torch.empty((), device="meta")], above=1.0)) == []
 
     def looked(z):
-        warning.look_at([z], above=1.0)
+        warning.warn_if_saturated([z], above=1.0)
         return z + 1
 
     assert told(lambda: torch.compile(looked, backend="eager", fullgraph=True)(torch.tensor(5.0))) == []

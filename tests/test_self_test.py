@@ -161,7 +161,7 @@ def test_nothing_is_tested_in_a_capture_or_without_numbers(plant, monkeypatch):
     assert self_test.failure("", views()) == "" and not asked
 
 
-def test_what_was_seen_before_holds_in_a_capture(plant, monkeypatch):
+def test_an_earlier_result_of_the_self_test_holds_in_a_capture(plant, monkeypatch):
     plant(gradient=unwritten)
     with pytest.warns(UserWarning):
         seen = self_test.failure("", views())

@@ -385,7 +385,7 @@ def test_named_slices_stay_and_must_fit():
         ({"seed": -1}, "seed must be a whole number >= 0"),
     ],
 )
-def test_what_cannot_be_is_an_error_that_names_it(options, told):
+def test_impossible_constants_are_errors_that_name_them(options, told):
     with pytest.raises(ValueError, match=told):
         SIGReg(**options)
 

@@ -38,7 +38,7 @@ def test_a_link_to_a_folder_leads_to_its_page():
     assert sources.relinked(f"[a](../{sources.RESULTS}/{folder.name})", "report.md") == f"[a](results/{folder.name}/index.md)"
 
 
-def test_a_made_part_replaces_what_stands_in_its_place():
+def test_a_made_part_replaces_the_text_in_its_place():
     assert "placeholder" not in made.written("<!-- made: estimators -->\nplaceholder\n<!-- /made -->")
     assert "placeholder" not in made.filled("<!-- made: calculator -->\nplaceholder\n<!-- /made -->")
     with pytest.raises(KeyError):
@@ -58,7 +58,7 @@ def test_the_made_parts_of_a_page_are_up_to_date(page):
 
 
 @pytest.mark.parametrize("name", made.MADE)
-def test_what_is_made_is_whole(name):
+def test_made_parts_are_not_empty_and_their_tables_are_rectangular(name):
     text = made.MADE[name]()
     assert text
     rows = [re.sub(r"`[^`]*`", "", line).count("|") for line in text.splitlines() if line.startswith("|")]
@@ -96,12 +96,12 @@ def criteria_of_published_losses():
 
 
 @pytest.mark.parametrize(("span", "constants"), criteria_of_published_losses())
-def test_what_the_table_of_published_losses_says_can_be_written(span, constants):
+def test_the_lines_in_the_table_of_published_losses_can_be_written(span, constants):
     views = torch.randn(2, constants["batch"], constants["dim"], requires_grad=True)
     eval(span, constants)(*views).backward()
 
 
-def test_a_tutorial_is_shown_with_what_it_prints_and_plots_and_as_a_notebook():
+def test_a_tutorial_is_shown_with_its_output_and_plots_and_as_a_notebook():
     program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
     # another program has left figures open; into a single one the tutorial would draw
     for _ in range(2):
@@ -141,7 +141,7 @@ def test_the_picture_is_up_to_date():
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_factors_of_the_calculator_are_those_of_the_criteria(convention):
+def test_the_factors_of_the_calculator_equal_the_criterias(convention):
     for dim in random.sample(range(2, 10000), 20):
         official = official_weights(VICRegWeights(1.0, 1.0, 1.0), dim=dim, convention=convention)
         factors = [times * dim**power * (dim - 1) ** less for times, power, less in calculator.factors(convention)]

@@ -60,7 +60,7 @@ def test_solo_learns_formula_is_the_official_one_at_twice_the_variance_weight():
     torch.testing.assert_close(peers.solo_learn_vicreg(*z, variance_weight=12.5), peers.official_vicreg(*z))
 
 
-def test_the_clock_counts_rounds_and_frees_what_one_implementation_left_outside_the_time_of_the_next():
+def test_the_clock_counts_rounds_and_frees_memory_between_implementations_outside_their_times():
     z, order = torch.randn(4, 4, requires_grad=True), []
 
     def evaluate(name):
@@ -92,7 +92,7 @@ def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     assert bounded < 17 < kept < 34 < cdist
 
 
-def test_the_report_shows_what_is_slower(tmp_path):
+def test_the_report_names_faster_implementations(tmp_path):
     case = Case("op", "vicreg", 8, 8, CPU, "float32", 0.0)
     rows = [case.row(name, "both", "time_ms", [value]) for name, value in ((OURS, 2.0), ("slow", 3.0), ("fast", 1.0))]
     assert report.slower(rows) == ["Forward and backward, vicreg 8 x 8: `fast` takes 1 ms, ours 2 ms"]
@@ -113,11 +113,11 @@ def test_every_implementation_takes_half_precision(objective):
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name
 
 
-def test_what_is_tested_before_it_is_timed_is_there():
+def test_the_implementations_that_are_tested_before_they_are_timed_exist():
     assert all(list(ROOT.glob(pattern)) for patterns in program.TESTS.values() for pattern in patterns)
 
 
-def test_it_measures_what_is_there_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
+def test_it_measures_ours_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
     for module in (program, peers):
         monkeypatch.setattr(module, "is_installed", lambda package: False)
     monkeypatch.setitem(OBJECTIVES, "vicreg", replace(OBJECTIVES["vicreg"], quick=((16, 8),)))

@@ -58,7 +58,7 @@ def test_a_diverged_run_shows_in_the_mean_and_in_its_error():
     assert math.isnan(broken.mean) and math.isnan(broken.error)
 
 
-def test_every_variant_can_be_built_and_changes_nothing_but_what_its_title_names():
+def test_every_variant_can_be_built_and_changes_only_the_part_that_its_title_names():
     for ablation in ablations():
         baseline, *others = ablation.recipes
         whole = RECIPES[baseline]
@@ -99,7 +99,7 @@ def test_a_law_of_weights_moves_the_scale_alone():
     assert len({criterion.entropy_weight for criterion in fixed}) == 1
 
 
-def test_the_variants_of_one_row_are_those_that_start_from_it():
+def test_the_variants_of_one_row_start_from_it():
     assert set(variants(["byol_pairdist"])) < set(variants(["byol_pairdist", "byol_logdet"])) < set(variants(list(RECIPES)))
     assert "vicreg_logdet" not in variants(["byol_pairdist"])
 

@@ -115,7 +115,7 @@ def test_a_folder_of_classes_is_split_by_class_on_white_without_links_and_small_
     assert (levels == 255).sum() == 5 and ((levels - 9).abs() < 2).sum() == 30
 
 
-def test_what_is_not_there_and_a_class_that_was_never_trained_on_are_errors_that_say_what_is_expected(tmp_path):
+def test_missing_files_and_unknown_classes_are_errors_that_name_the_expected_ones(tmp_path):
     write_pictures(tmp_path, {"train/cat/0": 1, "val/cow/0": 1})
     with pytest.raises(data.DataError, match=r"classes that .* does not have: cow"):
         data.load("image_folder", tmp_path, 16)

@@ -53,7 +53,7 @@ def test_two_programs_do_not_write_to_one_folder(folder):
         assert len(Records(folder).rows) == 2
 
 
-def test_what_a_killed_program_half_wrote_is_removed_and_its_checkpoints_are_kept(folder):
+def test_half_written_files_of_a_killed_program_are_removed_and_its_checkpoints_are_kept(folder):
     with reserved(folder):
         pass
     left, kept = (
@@ -92,7 +92,7 @@ def test_the_remedy_for_a_truncated_row_works(folder):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")], ids=str)
-def test_a_disk_that_cannot_be_written_keeps_what_is_finished(folder, monkeypatch, error):
+def test_a_disk_that_cannot_be_written_keeps_the_finished_runs(folder, monkeypatch, error):
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     kept = Records(folder)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(error))

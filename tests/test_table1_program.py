@@ -61,7 +61,7 @@ def methods_of(folder):
         (["--dataset", "image_folder", "--data-root", "."], "Expected: Any images in"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_training(tmp_path, monkeypatch, capsys, arguments, message):
+def test_impossible_options_are_refused_before_any_training(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(launch, "made", lambda *_: pytest.fail("trained"))
     assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
     assert message in told(capsys.readouterr().err)
@@ -196,7 +196,7 @@ def test_a_run_whose_probe_failed_is_probed_again_and_not_trained_again(tmp_path
     assert len(steps) == 2 and len(probes) == 4 and all("linear" in point for point in curve)
 
 
-def test_what_is_not_installed_is_named_with_the_line_that_installs_it():
+def test_a_missing_package_is_named_with_the_line_that_installs_it():
     code = "import sys; sys.modules['rich'] = None; import importlib.util as u; f = u.find_spec"
     code += "; u.find_spec = lambda name, *a: None if name == 'rich' else f(name, *a); import benchmarks.table1"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -204,7 +204,7 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_complete_and_gives_way_to_what_is_named(name, tmp_path):
+def test_every_preset_is_complete_and_gives_way_to_named_options(name, tmp_path):
     arguments = ["--preset", name, "--data-root", str(tmp_path)]
     preset = cli.parse(arguments)
     assert {option: getattr(preset, option) for option in PRESETS[name]} == PRESETS[name]

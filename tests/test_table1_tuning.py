@@ -73,7 +73,7 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
         assert list(found.query("best and method == 'vicreg'").rate) == [best]
 
 
-def test_values_that_name_the_grid_as_their_source_are_those_it_chose():
+def test_values_that_name_the_grid_as_their_source_are_its_choice():
     """Recipes are edited by hand: whatever says "best of the grid ..., benchmarks/results/<folder>" is looked up there."""
     best_of = cache(lambda folder: tuning.cells(Records(ROOT / folder)).query("best").set_index("method"))
     for method, recipe in RECIPES.items():

@@ -84,7 +84,7 @@ def test_surprise_of_real_outputs_lies_between_the_entropy_bounds(std):
     assert lower - 4 * error <= surprise.mean() <= upper + 4 * error
 
 
-def test_moments_of_the_mixture_are_those_of_its_samples():
+def test_moments_of_the_mixture_equal_its_samples():
     mixture = theory.OutputMixture(torch.randn(5, 3, dtype=F64), positive_definite(3, 5))
     z = mixture.sample(200_000)
     assert_close(z.mean(dim=0), mixture.mean, rtol=0, atol=0.02)
@@ -129,7 +129,7 @@ def test_isotropic_components_give_the_pairwise_estimators():
     assert_close(mixture.entropy_bounds().lower, Pairwise(s, "bhattacharyya")(z))
 
 
-def test_general_divergences_are_those_of_one_dimension_by_quadrature():
+def test_general_divergences_equal_quadrature_in_one_dimension():
     (m, s), (n, t) = (0.3, 1.2), (-0.5, 0.7)
     x = torch.linspace(-15, 15, 60_001, dtype=F64)
     p, q = (torch.exp(-((x - a) ** 2) / (2 * b * b)) / (b * math.sqrt(2 * math.pi)) for a, b in ((m, s), (n, t)))

@@ -29,7 +29,7 @@ def test_without_conditional_covariance_the_optimum_is_diagonal(largest):
     assert theory.distance_from_diagonal(optimum) < 1e-10
 
 
-def test_the_optimum_beats_every_other_matrix_with_those_eigenvalues():
+def test_the_optimum_beats_every_other_matrix_with_the_same_eigenvalues():
     conditional, other = 0.1 * positive_definite(5, 2, 7)
     optimum = theory.maximise_log_det_ratio(conditional, other)
     noise = (conditional.mean(dim=0) + other.mean(dim=0)) / 2

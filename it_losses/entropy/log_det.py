@@ -116,7 +116,7 @@ class LogDet(EntropyEstimator):
     def entropy(self, z: Tensor) -> Tensor:
         """[..., batch, dim] -> [...]."""
         if z.dtype != torch.float64:
-            self._saturation.look_at([self.beta * z.detach().var(dim=-2).amax()], above=MOST_IN_FLOAT32)
+            self._saturation.warn_if_saturated([self.beta * z.detach().var(dim=-2).amax()], above=MOST_IN_FLOAT32)
         nats = half_log_det(z, beta=self.beta)
         if self.anchor:
             nats = nats - scale_anchor(z, beta=self.beta)
@@ -132,4 +132,4 @@ class LogDet(EntropyEstimator):
         `parts[0]` is the largest diagonal element of `beta Cov`, or of the Gram matrix with the same eigenvalues.
         """
         if parts.dtype != torch.float64 and len(parts):
-            self._saturation.look_at([parts[0]], above=MOST_IN_FLOAT32)
+            self._saturation.warn_if_saturated([parts[0]], above=MOST_IN_FLOAT32)

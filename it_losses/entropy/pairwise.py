@@ -187,7 +187,7 @@ class Pairwise(NormalizingEstimator):
         counted = z.shape[-2] - excluded
         spread = [spread_entropy(distances, scale=self.factor * s2, counted=counted) for s2 in variances]
         if self.bandwidth != "auto" and not excluded:
-            self._saturation.look_at(spread, above=SATURATED * math.log(counted))
+            self._saturation.warn_if_saturated(spread, above=SATURATED * math.log(counted))
         nats = [h + component_entropy(s2, z.shape[-1]) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(nats).mean(dim=0)
 
@@ -206,4 +206,4 @@ class Pairwise(NormalizingEstimator):
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if the part with a gradient has reached its limit, log batch."""
         if self.bandwidth != "auto" and not self.exclude_self:
-            self._saturation.look_at([parts], above=SATURATED)
+            self._saturation.warn_if_saturated([parts], above=SATURATED)

@@ -137,7 +137,7 @@ class QuadraticRenyi(NormalizingEstimator):
         variances, counted = self.variances(z), batch - int(self.exclude_self)
         spread = [overlap_entropy(distances, scale=FACTOR * s2, counted=counted) for s2 in variances]
         if self.bandwidth != "auto" and not self.exclude_self:
-            self._saturation.look_at(spread, above=SATURATED * math.log(batch))
+            self._saturation.warn_if_saturated(spread, above=SATURATED * math.log(batch))
         if self.nats:
             spread = [h + gaussian_entropy(s2, dim) for h, s2 in zip(spread, variances, strict=True)]
         return torch.stack(spread).mean(dim=0)
@@ -161,4 +161,4 @@ class QuadraticRenyi(NormalizingEstimator):
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if the part with a gradient has reached its limit, log batch."""
         if self.bandwidth != "auto" and not self.exclude_self:
-            self._saturation.look_at([parts], above=SATURATED)
+            self._saturation.warn_if_saturated([parts], above=SATURATED)

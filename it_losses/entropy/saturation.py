@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 class SaturationWarning:
-    """Warns once, at the first values above a bound; afterwards it looks at no more values."""
+    """Warns once, at the first values above a bound; afterwards it reads no more values."""
 
     def __init__(self, message: str) -> None:
         self._message = message
         self._calls = 0
         self._warned = False
 
-    def look_at(self, values: Sequence[Tensor], *, above: float) -> None:
+    def warn_if_saturated(self, values: Sequence[Tensor], *, above: float) -> None:
         """Warn if every one of the values `[...]` is finite and above the bound."""
         # under a compiler or a torch.func transform there are no values
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():

@@ -120,7 +120,7 @@ class SIGReg(EntropyEstimator):
         convention = self.numbers
         x = z @ self._directions(z)  # [..., batch, slices]
         if z.dtype != torch.float64:
-            self._saturation.look_at([x.detach().abs().amax()], above=MOST_IN_FLOAT32)
+            self._saturation.warn_if_saturated([x.detach().abs().amax()], above=MOST_IN_FLOAT32)
         statistic = epps_pulley(x, points=convention.points, largest=convention.largest).mean(dim=-1)
         return -statistic * (z.shape[-2] if convention.times_batch else 1)
 
@@ -167,4 +167,4 @@ class SIGReg(EntropyEstimator):
     def warn_if_saturated(self, parts: Tensor) -> None:
         """Warn if float32 has no digits left. `parts[0]` is the largest projection."""
         if parts.dtype != torch.float64:
-            self._saturation.look_at([parts[0]], above=MOST_IN_FLOAT32)
+            self._saturation.warn_if_saturated([parts[0]], above=MOST_IN_FLOAT32)

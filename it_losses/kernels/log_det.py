@@ -24,8 +24,6 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
-#: standardised samples may be rounded to the dtype of the gradient
-ROUNDS_SAMPLES = True
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:

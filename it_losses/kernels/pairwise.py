@@ -22,8 +22,6 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 PRODUCTS = "_pairs"
 #: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
 PARTS = 1
-#: standardised samples may be rounded to the dtype of the gradient
-ROUNDS_SAMPLES = True
 #: pairs that do not count: those of all rows of an image
 OF_AN_IMAGE = 2
 

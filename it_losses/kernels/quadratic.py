@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
-from it_losses.kernels.pairwise import PARTS, PRODUCTS, ROUNDS_SAMPLES, Mixture, evaluate_mixture, prefers_gram
+from it_losses.kernels.pairwise import PARTS, PRODUCTS, Mixture, evaluate_mixture, prefers_gram
 
-__all__ = ["PARTS", "PRODUCTS", "ROUNDS_SAMPLES", "evaluate", "prefers_gram"]
+__all__ = ["PARTS", "PRODUCTS", "evaluate", "prefers_gram"]
 
 #: c of `exp(-|z_i - z_j|^2 / (c s^2))`: the overlap of two components has twice their variance
 FACTOR = 4.0

@@ -23,8 +23,6 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 PRODUCTS = ""
 #: there are no numbers for warnings beside the entropy
 PARTS = 0
-#: standardised samples may be rounded to the dtype of the gradient
-ROUNDS_SAMPLES = True
 #: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
 ROUNDING = 8
 

@@ -22,8 +22,6 @@ from it_losses.sigreg_conventions import quadrature
 PRODUCTS = ""
 #: numbers for warnings beside the entropy: the largest projection on this rank
 PARTS = 1
-#: standardised samples may be rounded to the dtype of the gradient
-ROUNDS_SAMPLES = True
 #: over ranks, cosines and sines that are in memory at a time: many, for few messages
 MOST_OVER_RANKS = 1 << 24
 

@@ -85,7 +85,7 @@ def evaluate(
         derivative = None
         if normalize is not None:
             # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
-            may_round = not fused or dispatch.module_named(fused).ROUNDS_SAMPLES
+            may_round = not fused or getattr(dispatch.module_named(fused), "ROUNDS_SAMPLES", True)
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
         if derivative is not None and forms_gradient:

@@ -23,8 +23,6 @@ from it_losses.precision import accumulation_dtype
 PRODUCTS = ""
 #: numbers for logging beside the entropy: hinge and penalty
 PARTS = 2
-#: standardised samples may be rounded to the dtype of the gradient
-ROUNDS_SAMPLES = True
 #: numbers in a view up to which sums have the order of the authors' code and agree with it to the last bit
 TINY = 2048
 
