@@ -17,6 +17,15 @@ from it_losses.constants import Checked
 from it_losses.precision import accumulation_dtype, full_precision
 
 
+def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, Tensor]:
+    """The buffers of lightly by name, each [knots]: frequencies, characteristic function of N(0, 1), weights of the rule."""
+    t = torch.linspace(0, t_max, knots, device=device)
+    phi = torch.exp(-t.square() / 2)
+    rule = torch.full_like(t, 2 * t_max / (knots - 1))
+    rule[[0, -1]] /= 2
+    return {"t": t, "phi": phi, "weights": rule * phi}
+
+
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
 
@@ -32,7 +41,8 @@ class SIGReg(HostNames, EntropyRegularizer):
         gather_distributed: whether the statistic is that of the batch of all ranks.
 
     Raises:
-        ValueError: a number that is too small, or gathering without torch.distributed. ViewError, a ValueError: a batch of one.
+        ValueError: a number that is too small, a buffer of the rule that was changed, or gathering without torch.distributed.
+            ViewError, a ValueError: a batch of one.
     """
 
     t: Tensor
@@ -44,13 +54,10 @@ class SIGReg(HostNames, EntropyRegularizer):
     ) -> None:
         check_can_gather(gather_distributed)
         super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
-        # lightly's buffers, which other code and state dicts may use; this loss does not read them
-        t = torch.linspace(0, t_max, knots)
-        phi = torch.exp(-t.square() / 2)
-        rule = torch.full_like(t, 2 * t_max / (knots - 1))
-        rule[[0, -1]] /= 2
-        for name, table in {"t": t, "phi": phi, "weights": rule * phi}.items():
+        # lightly's buffers, which other code and state dicts may use; this loss only checks that they are its own rule
+        for name, table in tables(knots, t_max).items():
             self.register_buffer(name, table)
+        self._seen = self._state_of_tables()
 
     @property
     def num_vectors(self) -> int:
@@ -65,8 +72,32 @@ class SIGReg(HostNames, EntropyRegularizer):
 
     def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
         """[..., batch, dim] -> [], float32 (float64 for float64)."""
+        # tensors of the meta device and of FakeTensorMode have no numbers
+        if not torch.compiler.is_compiling() and not self.t.is_meta and not hasattr(self.t, "fake_mode"):
+            self._check_tables()
         (proj,) = accepted_views((proj,), self.distributed)
         return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
+
+    def _state_of_tables(self) -> list[tuple[Tensor, int]]:
+        """Each buffer and how often it was written."""
+        buffers = (self.t, self.phi, self.weights)
+        return [(table, 0 if table.is_inference() else table._version) for table in buffers]
+
+    def _check_tables(self) -> None:
+        """Raise ValueError if a buffer was set or written since the last call, and is no longer the rule of this loss."""
+        now = self._state_of_tables()
+        if all(table is seen and writes == before for (table, writes), (seen, before) in zip(now, self._seen, strict=True)):
+            return
+        assert isinstance(self.entropy, EppsPulley)
+        for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
+            found = getattr(self, name).detach().to(table)
+            # buffers in half precision are rounded
+            if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
+                raise ValueError(
+                    f"the buffer {name} was changed, but this loss computes the rule of its knots and t_max. "
+                    "Build SIGReg(knots=..., t_max=...), or keep lightly's own class."
+                )
+        self._seen = now
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         if "distributed" not in state:
