@@ -18,7 +18,7 @@ from it_losses.precision import accumulation_dtype, full_precision
 
 
 def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, Tensor]:
-    """The buffers of lightly by name, each [knots]: frequencies, characteristic function of N(0, 1), weights of the rule."""
+    """The buffers of lightly, each [knots]."""
     t = torch.linspace(0, t_max, knots, device=device)
     phi = torch.exp(-t.square() / 2)
     rule = torch.full_like(t, 2 * t_max / (knots - 1))
@@ -54,10 +54,10 @@ class SIGReg(HostNames, EntropyRegularizer):
     ) -> None:
         check_can_gather(gather_distributed)
         super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
-        # lightly's buffers, which other code and state dicts may use; this loss only checks that they are its own rule
+        # buffers for other code and state dicts; this loss only checks them
         for name, table in tables(knots, t_max).items():
             self.register_buffer(name, table)
-        self._seen = self._state_of_tables()
+        self._seen = self._written()
 
     @property
     def num_vectors(self) -> int:
@@ -72,32 +72,26 @@ class SIGReg(HostNames, EntropyRegularizer):
 
     def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
         """[..., batch, dim] -> [], float32 (float64 for float64)."""
-        # tensors of the meta device and of FakeTensorMode have no numbers
-        if not torch.compiler.is_compiling() and not self.t.is_meta and not hasattr(self.t, "fake_mode"):
+        has_numbers = not (torch.compiler.is_compiling() or self.t.is_meta or hasattr(self.t, "fake_mode"))
+        if has_numbers and self._written() != self._seen:
             self._check_tables()
         (proj,) = accepted_views((proj,), self.distributed)
         return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
 
-    def _state_of_tables(self) -> list[tuple[Tensor, int]]:
-        """Each buffer and how often it was written."""
-        buffers = (self.t, self.phi, self.weights)
-        return [(table, 0 if table.is_inference() else table._version) for table in buffers]
+    def _written(self) -> list[tuple[int, int]]:
+        """Numbers that change when a buffer is set or written."""
+        return [(id(table), table.is_inference() or table._version) for table in (self.t, self.phi, self.weights)]
 
     def _check_tables(self) -> None:
-        """Raise ValueError if a buffer was set or written since the last call, and is no longer the rule of this loss."""
-        now = self._state_of_tables()
-        if all(table is seen and writes == before for (table, writes), (seen, before) in zip(now, self._seen, strict=True)):
-            return
+        """Raise ValueError if a buffer, beyond rounding to half precision, is not that of the rule of this loss."""
         assert isinstance(self.entropy, EppsPulley)
         for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
             found = getattr(self, name).detach().to(table)
-            # buffers in half precision are rounded
             if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
                 raise ValueError(
-                    f"the buffer {name} was changed, but this loss computes the rule of its knots and t_max. "
-                    "Build SIGReg(knots=..., t_max=...), or keep lightly's own class."
+                    f"the buffer {name} was changed, which this loss does not follow. Build SIGReg(knots=..., t_max=...)."
                 )
-        self._seen = now
+        self._seen = self._written()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         if "distributed" not in state:
