@@ -116,25 +116,11 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if everywhere.get("collapsed", 0) > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Close a measured step that did not end."""
-        self._close()
-
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Close a measured step that did not end, because validation follows."""
-        self._close()
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, *hooked: Any) -> None:
         """Close a measured step that did not end, for example because the module ended the epoch by returning -1."""
         self._close()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Close a measured step that did not end."""
-        self._close()
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Close a measured step that did not end."""
-        self._close()
+    on_exception = on_validation_start = on_train_epoch_end = teardown = on_train_end
 
     def __getstate__(self) -> dict[str, Any]:
         """The state of a copy: without the current step and Lightning's logging functions, which belong to one module."""

@@ -323,3 +323,44 @@ def of_own_samples(name):
 def test_each_rank_has_its_own_samples_by_default_as_in_lightly(name):
     for rank, found in enumerate(ranks.run(2, of_own_samples, name)):
         assert found == pytest.approx(of_samples(name, rank), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["t", "phi", "weights"])
+@pytest.mark.parametrize("change", ["set", "written", "loaded"])
+def test_a_changed_rule_of_sigreg_is_refused(name, change):
+    criterion, z = ours.SIGReg(knots=9), torch.randn(8, 4)
+    criterion(z)
+    other = ours.SIGReg(knots=9, t_max=5.0).state_dict()
+    if change == "loaded":
+        criterion.load_state_dict(other)
+    elif change == "written":
+        getattr(criterion, name).mul_(2)
+    else:
+        setattr(criterion, name, other[name])
+    with pytest.raises(ValueError, match=r"buffer .* was changed.*SIGReg\(knots"):
+        criterion(z)
+
+
+@pytest.mark.parametrize(
+    "alike",
+    [
+        lambda c: c.load_state_dict(c.state_dict()),
+        lambda c: c.half(),
+        lambda c: c.bfloat16().float(),
+        lambda c: c.double(),
+    ],
+    ids=["loaded", "half", "bfloat16 and back", "double"],
+)
+def test_a_rule_of_sigreg_that_is_the_same_is_taken(alike):
+    criterion, z = ours.SIGReg().eval(), torch.randn(8, 4)
+    expected = criterion(z)
+    alike(criterion)
+    assert torch.equal(criterion(z), expected)
+    assert torch.equal(copy.deepcopy(criterion)(z), expected) and torch.equal(
+        pickle.loads(pickle.dumps(criterion))(z), expected
+    )
+
+
+def test_koleo_has_lightlys_distance():
+    criterion, z = ours.KoLeoLoss(eps=1e-3), torch.randn(2, 8, 4)
+    assert torch.equal(criterion.pairwise_distance(*z), nn.PairwiseDistance(p=2, eps=1e-3)(*z))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from it_losses import EntropyRegularizer, KoLeo
 from it_losses.adapters.drop_in import as_ours, in_host_dtype
@@ -49,6 +49,11 @@ class KoLeoLoss(EntropyRegularizer):
     @eps.setter
     def eps(self, value: float) -> None:
         self._estimator().epsilon = 2 * check_positive("eps", value)
+
+    @property
+    def pairwise_distance(self) -> nn.PairwiseDistance:
+        """The distance of lightly, for code that calls it. The loss does not."""
+        return nn.PairwiseDistance(p=2, eps=self.eps)
 
     def _estimator(self) -> KoLeo:
         assert isinstance(self.entropy, KoLeo)

@@ -17,6 +17,15 @@ from it_losses.constants import Checked
 from it_losses.precision import accumulation_dtype, full_precision
 
 
+def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, Tensor]:
+    """The buffers of lightly, each [knots]."""
+    t = torch.linspace(0, t_max, knots, device=device)
+    phi = torch.exp(-t.square() / 2)
+    rule = torch.full_like(t, 2 * t_max / (knots - 1))
+    rule[[0, -1]] /= 2
+    return {"t": t, "phi": phi, "weights": rule * phi}
+
+
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
 
@@ -32,7 +41,8 @@ class SIGReg(HostNames, EntropyRegularizer):
         gather_distributed: whether the statistic is that of the batch of all ranks.
 
     Raises:
-        ValueError: a number that is too small, or gathering without torch.distributed. ViewError, a ValueError: a batch of one.
+        ValueError: a number that is too small, a buffer of the rule that was changed, or gathering without torch.distributed.
+            ViewError, a ValueError: a batch of one.
     """
 
     t: Tensor
@@ -44,13 +54,10 @@ class SIGReg(HostNames, EntropyRegularizer):
     ) -> None:
         check_can_gather(gather_distributed)
         super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
-        # lightly's buffers, which other code and state dicts may use; this loss does not read them
-        t = torch.linspace(0, t_max, knots)
-        phi = torch.exp(-t.square() / 2)
-        rule = torch.full_like(t, 2 * t_max / (knots - 1))
-        rule[[0, -1]] /= 2
-        for name, table in {"t": t, "phi": phi, "weights": rule * phi}.items():
+        # buffers for other code and state dicts; this loss only checks them
+        for name, table in tables(knots, t_max).items():
             self.register_buffer(name, table)
+        self._seen = self._written()
 
     @property
     def num_vectors(self) -> int:
@@ -65,8 +72,26 @@ class SIGReg(HostNames, EntropyRegularizer):
 
     def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
         """[..., batch, dim] -> [], float32 (float64 for float64)."""
+        has_numbers = not (torch.compiler.is_compiling() or self.t.is_meta or hasattr(self.t, "fake_mode"))
+        if has_numbers and self._written() != self._seen:
+            self._check_tables()
         (proj,) = accepted_views((proj,), self.distributed)
         return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
+
+    def _written(self) -> list[tuple[int, int]]:
+        """Numbers that change when a buffer is set or written."""
+        return [(id(table), table.is_inference() or table._version) for table in (self.t, self.phi, self.weights)]
+
+    def _check_tables(self) -> None:
+        """Raise ValueError if a buffer, beyond rounding to half precision, is not that of the rule of this loss."""
+        assert isinstance(self.entropy, EppsPulley)
+        for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
+            found = getattr(self, name).detach().to(table)
+            if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
+                raise ValueError(
+                    f"the buffer {name} was changed, which this loss does not follow. Build SIGReg(knots=..., t_max=...)."
+                )
+        self._seen = self._written()
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         if "distributed" not in state:
