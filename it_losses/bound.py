@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -126,17 +127,8 @@ def _fused_entropy(
     """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
     constants, normalize = estimator.constants(), estimator.normalize
     draw = estimator.draw() if estimator.is_random else None
-    loss, terms = _fused_loss(
-        views,
-        estimator.fused,
-        constants,
-        weights,
-        distributed,
-        estimator,
-        normalize=normalize,
-        likelihood=likelihood,
-        draw=draw,
-    )
+    arguments = views, estimator.fused, constants, weights, distributed, estimator
+    loss, terms = _fused_loss(*arguments, normalize=normalize, likelihood=likelihood, draw=draw)
     if len(terms) > 2:
         estimator.warn_if_saturated(terms[2:])
     return loss, terms
@@ -256,25 +248,13 @@ def _fused_loss(
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
-    evaluated = partial(
-        kernels.loss,
-        views,
-        fused,
-        constants,
-        weights,
-        normalize=normalize,
-        likelihood=likelihood,
-        group=group,
-        reduction=distributed.gradient_reduction,
-        draw=draw,
-    )
-    loss: tuple[Tensor, Tensor]
-    if group == kernels.NO_GROUP or torch.compiler.is_compiling():
-        loss = evaluated()
-    else:
-        with evaluating(objective):
-            loss = evaluated()
-    return loss
+    named = nullcontext() if group == kernels.NO_GROUP or torch.compiler.is_compiling() else evaluating(objective)
+    options = {"normalize": normalize, "likelihood": likelihood, "draw": draw}
+    with named:
+        loss, terms = kernels.loss(
+            views, fused, constants, weights, group=group, reduction=distributed.gradient_reduction, **options
+        )
+    return loss, terms
 
 
 def _bound_with_trainable_weights(
