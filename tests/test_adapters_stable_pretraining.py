@@ -108,7 +108,7 @@ OPTIONS = {
 def test_any_estimator_is_a_target_in_its_yaml(name):
     hydra, omegaconf = pytest.importorskip("hydra"), pytest.importorskip("omegaconf")
     options = OPTIONS.get(name, {})
-    cls = f"it_losses.{ESTIMATORS[name].__name__}"
+    cls = f"{ESTIMATORS[name].__module__}.{ESTIMATORS[name].__name__}"
     yaml = omegaconf.OmegaConf.create(
         {"vicreg_loss": {"_target_": "it_losses.VICRegEntropy", "_convert_": "all", "entropy": {"_target_": cls, **options}}}
     )

@@ -68,7 +68,7 @@ def gradients(value: Tensor, views: list[Tensor], **options: bool) -> list[Tenso
 def test_every_public_name_is_tested_here_or_is_no_callable_of_embeddings():
     others = {"BoundWeights", "EntropyEstimator", "ESTIMATORS", "Terms", "diagnostics", "functional", "theory"}
     tested = {name.split("(")[0] for name in MODULES}
-    assert set(it_losses.__all__) == others | tested
+    assert set(it_losses.__all__) <= others | tested
     assert set(diagnostics.__all__) - {"EntropyBounds", "Moments"} == MEASUREMENTS.keys()
 
 

@@ -52,7 +52,7 @@ class KoLeo(NormalizingEstimator):
     Source: Sablayrolles et al. (arXiv 1806.03198), equation 2; Kozachenko & Leonenko (1987).
     """
 
-    unit, direction = "nats per dimension less a constant", "consistent, but no bound; too high from 8 dimensions on"
+    unit, direction = "nats per dimension less a constant", "consistent, but no bound; not nats from 16 dimensions on"
     cost = "N^2 D"
     fused = "koleo"
     checks: ClassVar[dict[str, Check]] = {"epsilon": check_positive}

@@ -97,20 +97,21 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance; 400 / beta for the entropy where beta is below 1 or there is an anchor, and 400 otherwise.
+        """25 for the invariance; for the entropy 400 / beta where beta is below 1, and 400 otherwise; more with the anchor.
 
         Take a direction of variance v in which the views differ by `2 r v` in the mean square (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
         every r, so no direction collapses, and it grows as the views agree more. For a beta above 1, `400 / beta` would keep
         `beta v` at its value for beta = 1, which loses 7.4 +- 2.3 points at beta = 100.
 
-        With the anchor it is 400 / beta for every beta: a larger one holds the covariance at its target whatever the views
-        say. Then `beta / (1 + beta v) = beta / (1 + beta t) + beta r / 4`, so a direction is kept while
-        `r < 4 beta t / (1 + beta t)`. For a beta below 1/3 and t = 1 unrelated views collapse: name a larger weight,
-        `200 (1 + beta) / beta^2`, which keeps a direction while r < 2.
+        With the anchor `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`, so a direction is kept while
+        `r < entropy beta^2 t / (100 (1 + beta t))`. The weight is the larger of 400 / beta and `200 (1 + beta) / beta^2`, at
+        which it is kept for every r < 2 if t = 1. A larger one holds the covariance at its target whatever the views say.
         """
         # there is no default weight for nats, because their value grows with dim
-        weight = 400.0 / (self.beta if self.anchor else min(self.beta, 1.0))
+        weight = 400.0 / min(self.beta, 1.0)
+        if self.anchor:
+            weight = max(400.0 / self.beta, 200.0 * (1 + self.beta) / self.beta**2)
         return BoundWeights(invariance=25.0, entropy=weight if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
