@@ -7,8 +7,7 @@ lightning                 a callback that logs terms, entropies, rank and spectr
 eb_jepa                   criteria that return the dict of terms that its loops log
 pytorch_metric_learning   a loss called as `loss(embeddings, ref_emb=...)`
 drop_in                   base of drop-in criteria: names, dtypes and pickles of the library that they replace
-epps_pulley               SIGReg's statistic with the arguments of lightly and stable-pretraining
-conventions               the arguments of each library's VICReg, in our names
+conventions               the arguments of each library's VICReg and SIGReg, in our names
 backbones                 timm models as encoders of large and of 32-pixel images
 
 Importing it_losses imports none of these; importing one imports at most its own framework.

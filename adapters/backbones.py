@@ -8,6 +8,9 @@ from torch import nn
 
 from it_losses.adapters import framework
 
+#: of the names of timm models among the backbones of solo-learn
+PREFIX = "timm/"
+
 
 def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> nn.Module:
     """`timm.create_model(name, num_classes=0, **options)`: images -> [batch, backbone.num_features].
@@ -56,3 +59,26 @@ def _keep_resolution(model: Any, name: str) -> None:
         raise ValueError(f"small_images changes the stem of ResNets only, got {name!r}. Pass the model's own options instead.")
     model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = nn.Identity()
+
+
+class WithTimm(dict[str, Any]):
+    """solo-learn's backbones by name, and every timm model as `timm/<model>`."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(PREFIX))
+
+    def __missing__(self, name: str) -> Any:
+        if not name.startswith(PREFIX):
+            raise KeyError(name)
+
+        def build(method: str | None = None, **options: Any) -> nn.Module:
+            # solo-learn passes the name of the method to its own backbones
+            return timm_backbone(name.removeprefix(PREFIX), **options)
+
+        return build
+
+
+def add_timm(base_method: Any) -> None:
+    """Add timm models to `BaseMethod._BACKBONES`. A second call changes nothing."""
+    if not isinstance(base_method._BACKBONES, WithTimm):
+        base_method._BACKBONES = WithTimm(base_method._BACKBONES)

@@ -1,8 +1,12 @@
-"""The constructor arguments of each library's VICReg, translated into our names and its convention."""
+"""The constructor arguments of each library's VICReg and SIGReg, translated into our names and its convention."""
 
 from __future__ import annotations
 
-from it_losses import VICReg
+from typing import ClassVar
+
+from it_losses import SIGReg, VICReg
+from it_losses.checks import Check, check_count, check_positive
+from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention
 
 #: library -> its argument -> ours
 ARGUMENTS: dict[str, dict[str, str]] = {
@@ -75,3 +79,28 @@ def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments:
     if gather_distributed is not None:
         ours["gather_distributed"] = gather_distributed
     return VICReg(**ours)  # type: ignore[arg-type]
+
+
+class EppsPulley(SIGReg):
+    """Minus `batch * T`, T the statistic of Epps and Pulley: `[batch, ..., dim] -> []`. See SIGReg.
+
+    Args:
+        knots: points of the trapezoidal rule on [0, t_max], which is doubled by symmetry.
+        t_max: the largest frequency.
+        slices: the number of random directions.
+    """
+
+    checks: ClassVar[dict[str, Check]] = {
+        "knots": lambda name, value: check_count(name, value, at_least=2),
+        "t_max": check_positive,
+    }
+
+    def __init__(self, knots: int, t_max: float, slices: int) -> None:
+        super().__init__("lightly", slices=check_count("slices", slices))
+        self.knots = knots
+        self.t_max = t_max
+
+    @property
+    def numbers(self) -> SIGRegConvention:
+        """The convention of lightly with these knots; that of stable-pretraining is the same once the views are pooled."""
+        return CONVENTIONS["lightly"]._replace(points=2 * self.knots - 1, largest=self.t_max)

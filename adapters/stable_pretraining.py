@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from it_losses import EntropyRegularizer, VICReg
-from it_losses.adapters.conventions import ARGUMENTS, translated
+from it_losses.adapters.conventions import ARGUMENTS, EppsPulley, translated
 from it_losses.adapters.drop_in import HostNames, in_host_dtype
-from it_losses.adapters.epps_pulley import EppsPulley
 
 
 class VICRegLoss(HostNames, VICReg):

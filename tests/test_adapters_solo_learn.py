@@ -20,8 +20,8 @@ from programs import finished
 hydra = pytest.importorskip("hydra")
 
 from it_losses.adapters import solo_learn  # noqa: E402
+from it_losses.adapters.backbones import add_timm  # noqa: E402
 from it_losses.adapters.solo_learn import registration  # noqa: E402
-from it_losses.adapters.solo_learn.backbones import add_timm  # noqa: E402
 
 HOME = os.environ.get("SOLO_LEARN_HOME", "")
 with_checkout = pytest.mark.skipif(

@@ -4,7 +4,8 @@
     + from it_losses.adapters.lightly import VICRegLoss
 
 criteria   VICRegLoss, LogDetLoss, PairwiseLoss, EntropyRegularized and lightly's three term functions
-koleo, frossl, hypersphere, lejepa   KoLeoLoss, FroSSLLoss, HypersphereLoss, LeJEPALoss and SIGReg
+unit_norm  HypersphereLoss, KoLeoLoss and FroSSLLoss
+lejepa     LeJEPALoss, SIGReg and lejepa_invariance_loss
 patch      install() and uninstall(): the same swap for code that cannot be edited
 modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
 methods    register(METHODS) for lightly's benchmark scripts; `python -m it_losses.adapters.lightly main.py` does it
@@ -21,12 +22,10 @@ from it_losses.adapters.lightly.criteria import (
     invariance_loss,
     variance_loss,
 )
-from it_losses.adapters.lightly.frossl import FroSSLLoss
-from it_losses.adapters.lightly.hypersphere import HypersphereLoss
-from it_losses.adapters.lightly.koleo import KoLeoLoss
 from it_losses.adapters.lightly.lejepa import LeJEPALoss, SIGReg, lejepa_invariance_loss
 from it_losses.adapters.lightly.methods import register
 from it_losses.adapters.lightly.patch import install, uninstall
+from it_losses.adapters.lightly.unit_norm import FroSSLLoss, HypersphereLoss, KoLeoLoss
 
 __all__ = [
     "EntropyRegularized",

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from it_losses import EntropyRegularizer
+from it_losses.adapters.conventions import EppsPulley
 from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_host_dtype
-from it_losses.adapters.epps_pulley import EppsPulley
 from it_losses.bound import accepted_views
 from it_losses.checks import Check, accepted, check_not_negative
 from it_losses.constants import Checked

@@ -11,16 +11,14 @@ from types import ModuleType
 from typing import Any
 
 from it_losses.adapters import framework
-from it_losses.adapters.lightly import criteria, frossl, hypersphere, koleo, lejepa
+from it_losses.adapters.lightly import criteria, lejepa, unit_norm
 
 PIP = 'pip install "it-losses[lightly]"'
 
 #: module of ours -> names in it that replace those of lightly
 REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {
     criteria: ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
-    koleo: ("KoLeoLoss",),
-    frossl: ("FroSSLLoss",),
-    hypersphere: ("HypersphereLoss",),
+    unit_norm: ("HypersphereLoss", "KoLeoLoss", "FroSSLLoss"),
     lejepa: ("LeJEPALoss", "SIGReg", "lejepa_invariance_loss"),
 }
 

@@ -6,13 +6,25 @@
 4. `it_losses.adapters.solo_learn.register()` in your own script.
 
 methods     the classes behind the names (imports solo)
-backbones   `backbone: name: timm/<model>`
 configs     YAML files that run unchanged; `python -m it_losses.adapters.solo_learn` prints their folder
 
 Only register() imports solo-learn, because solo-learn takes names in timm's registry when it is imported.
 """
 
-from it_losses.adapters.solo_learn.callback import RegisterMethods
-from it_losses.adapters.solo_learn.registration import CONFIGS, METHODS, register
+from it_losses.adapters.solo_learn.registration import CONFIGS, METHODS, check_hydra, register
+
+check_hydra()
+from hydra.experimental.callback import Callback  # noqa: E402
 
 __all__ = ["CONFIGS", "METHODS", "RegisterMethods", "register"]
+
+
+class RegisterMethods(Callback):
+    """`hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods` in any YAML of solo-learn.
+
+    Hydra creates its callbacks before the script's main. Errors in a callback's later methods are only logged, so the
+    constructor does everything.
+    """
+
+    def __init__(self) -> None:
+        register()

@@ -36,8 +36,8 @@ def register() -> None:
     """
     check_hydra()
     solo = checked_solo()
+    from it_losses.adapters.backbones import add_timm
     from it_losses.adapters.solo_learn import methods
-    from it_losses.adapters.solo_learn.backbones import add_timm
 
     add_timm(solo.BaseMethod)
     for name, cls in METHODS.items():
