@@ -57,7 +57,7 @@ test: $(READY)  ## every test, offline
 test-fast: $(READY)  ## the tests to run after every change, under 3 minutes
 	$(PYTEST) -m "not slow"
 
-fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each criterion, half an hour; FUZZ_SEED=1 repeats a run
+fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each objective, half an hour; FUZZ_SEED=1 repeats a run
 	@echo FUZZ_SEED=$(FUZZ_SEED)
 	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) FUZZ_NAMES="$(FUZZ_NAMES)" $(PYTEST) tests/test_fuzz.py
 	FUZZ_CALLS=10000 $(PYTEST) tests/test_public.py -k memory

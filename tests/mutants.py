@@ -12,6 +12,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import importlib.util
 import os
 import random
 import shutil
@@ -25,6 +26,8 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "it_losses"
 #: the entropies of the random cases
 FUZZED = ("vicreg", "variance_covariance", "log_det", "pairwise", "quadratic", "renyi", "sigreg", "koleo", "spacings")
+#: the tests of the Triton kernels without a GPU
+INTERPRETED = "interpreted_kernels.py"
 #: seconds after which a mutant that hangs counts as killed
 PATIENCE = 1800
 
@@ -69,6 +72,9 @@ CHECKED_BY = {
     "kernels/products/cpu.py": [*EVERY_ENTROPY, "test_distributed.py"],
     "kernels/products/cpu_pairs.py": [*EVERY_ENTROPY, "test_pairs.py", "test_koleo.py", "test_distributed.py"],
     "kernels/products/cholesky.py": EVERY_ENTROPY,
+    "kernels/products/cuda.py": [INTERPRETED],
+    "kernels/products/cuda_pairs.py": [INTERPRETED],
+    "kernels/products/cuda_passes.py": [INTERPRETED],
     "kernels/self_test.py": ["test_self_test.py"],
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
 }
@@ -166,10 +172,21 @@ def survives(file: str, mutant: ast.Module, tests: list[str]) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(PACKAGE, Path(folder) / "it_losses", ignore=shutil.ignore_patterns("__pycache__"))
         (Path(folder) / "it_losses" / file).write_text(ast.unparse(mutant))
-        child = os.fork()
-        if child == 0:
-            os._exit(run_tests(folder, tests))
-        _, status = os.waitpid(child, 0)
+        return all(pass_with(folder, run) for run in runs(tests))
+
+
+def runs(tests: list[str]) -> list[list[str]]:
+    """The tests that share a process. Triton looks for its interpreter when it is imported, so those tests have their own."""
+    others = [test for test in tests if test != INTERPRETED]
+    return [run for run in (others, [INTERPRETED] * (INTERPRETED in tests)) if run]
+
+
+def pass_with(folder: str, tests: list[str]) -> bool:
+    """Whether all those tests pass in a forked process with the package in that folder."""
+    child = os.fork()
+    if child == 0:
+        os._exit(run_tests(folder, tests))
+    _, status = os.waitpid(child, 0)
     return status == 0
 
 
@@ -178,18 +195,26 @@ def run_tests(folder: str, tests: list[str]) -> int:
 
     signal.alarm(PATIENCE)
     sys.path.insert(0, folder)
+    interpreted = tests == [INTERPRETED]
+    # the interpreter warns on newer versions of numpy
+    os.environ |= {"TRITON_INTERPRET": "1"} if interpreted else {}
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
+    options += ["-W", "ignore"] if interpreted else ["-m", "not slow"]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
-        failed = pytest.main([*options, "-m", "not slow", *(str(TESTS / test) for test in tests)])
-        return int(failed or pytest.main([*options, str(TESTS / "test_fuzz.py")]))
+        failed = pytest.main([*options, *(str(TESTS / test) for test in tests)])
+        # random cases run on the CPU, without Triton
+        return int(failed or (not interpreted and pytest.main([*options, str(TESTS / "test_fuzz.py")])))
+
+
+def testable() -> list[str]:
+    """The files whose tests can run here: those of the Triton kernels need Triton."""
+    return [file for file, tests in CHECKED_BY.items() if INTERPRETED not in tests or importlib.util.find_spec("triton")]
 
 
 def main() -> None:
     """Go through a sample of the mutants of some files, and list those that survive."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "files", nargs="*", default=list(CHECKED_BY), help="files of it_losses; all of the mathematics by default"
-    )
+    parser.add_argument("files", nargs="*", default=testable(), help="files of it_losses; all of the mathematics by default")
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
