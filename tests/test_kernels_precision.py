@@ -1,4 +1,4 @@
-"""The precision that is promised, on inputs drawn afresh at every run: IT_LOSSES_TEST_SEED repeats a run that failed.
+"""The precision that is promised, on inputs drawn afresh at every run for FRESH: IT_LOSSES_TEST_SEED repeats a run.
 
 In float32 the value and gradient of a fused implementation are no further from float64 than four times the reference's error
 plus 1e-6 of the largest element. The worst of several draws are compared, because a single number is near by luck now and then.
@@ -67,8 +67,8 @@ ENTROPIES = {
 }
 
 
-#: the other entropies take the same draw at every run: `make fuzz` draws afresh for them
-FRESH = ("vicreg", "covariance", "log_det", "pairwise")
+#: SIGReg, KoLeo, spacings and MatrixRenyi take the same draw at every run here; `test_fuzz.py` draws afresh for all
+FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
 #: values of which less than so much counts: a hinge has the digits of its margin, times the weight, and a mean of logarithms of
