@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -124,19 +124,9 @@ def _fused_entropy(
     likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
     """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
-    constants, normalize = estimator.constants(), estimator.normalize
-    draw = estimator.draw() if estimator.is_random else None
-    loss, terms = _fused_loss(
-        views,
-        estimator.fused,
-        constants,
-        weights,
-        distributed,
-        estimator,
-        normalize=normalize,
-        likelihood=likelihood,
-        draw=draw,
-    )
+    constants, draw = estimator.constants(), estimator.draw() if estimator.is_random else None
+    options = {"normalize": estimator.normalize, "likelihood": likelihood, "draw": draw}
+    loss, terms = _fused_loss(views, estimator.fused, constants, weights, distributed, estimator, **options)
     if len(terms) > 2:
         estimator.warn_if_saturated(terms[2:])
     return loss, terms
@@ -245,35 +235,22 @@ def _fused_loss(
     weights: Sequence[float],
     distributed: DistributedOptions,
     objective: object,
-    *,
-    normalize: Normalization = None,
-    likelihood: str = "gaussian",
-    draw: int | Tensor | None = None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
 
-    With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg".
+    With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg". The
+    options are `normalize`, `likelihood` and `draw` of `kernels.loss`.
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
-    evaluated = partial(
-        kernels.loss,
-        views,
-        fused,
-        constants,
-        weights,
-        normalize=normalize,
-        likelihood=likelihood,
-        group=group,
-        reduction=distributed.gradient_reduction,
-        draw=draw,
-    )
+    options |= {"group": group, "reduction": distributed.gradient_reduction}
     loss: tuple[Tensor, Tensor]
     if group == kernels.NO_GROUP or torch.compiler.is_compiling():
-        loss = evaluated()
+        loss = kernels.loss(views, fused, constants, weights, **options)
     else:
         with evaluating(objective):
-            loss = evaluated()
+            loss = kernels.loss(views, fused, constants, weights, **options)
     return loss
 
 
