@@ -116,7 +116,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if everywhere.get("collapsed", 0) > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
-    def on_train_end(self, *hooked: Any) -> None:
+    def on_train_end(self, *hooked: Any, **named: Any) -> None:
         """Close a measured step that did not end, for example because the module ended the epoch by returning -1."""
         self._close()
 
