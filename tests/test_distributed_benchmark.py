@@ -7,6 +7,8 @@ import ranks
 import torch
 import torch.distributed as dist
 
+pytest.importorskip("lightly", reason="the extra benchmarks is not installed")
+
 from benchmarks.distributed import measure, model
 from benchmarks.distributed.measure import official, sent_mb
 from benchmarks.machine import can_count

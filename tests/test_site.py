@@ -6,12 +6,13 @@ import re
 import shutil
 import subprocess
 
-import griffe
 import pytest
 import torch
 
 pytest.importorskip("griffe", reason="the extra docs is not installed")
 pytest.importorskip("matplotlib", reason="the extra benchmarks is not installed")
+
+import griffe
 
 import it_losses
 from benchmarks.report import PAGE
