@@ -15,7 +15,7 @@ from torch import Tensor
 from it_losses import EntropyRegularizer
 from it_losses.kernels import dispatch, log_det, normalize, pairwise, quadratic, renyi, self_test, sigreg, torch_ops, vicreg
 from it_losses.kernels.batch import Batch, Plan, Request, SingleRank
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, products_named
+from it_losses.kernels.products import cpu_slices, cuda, cuda_pairs, cuda_passes, cuda_slices, products_named
 from it_losses.slices import unit_directions
 
 
@@ -68,13 +68,13 @@ def assert_close(got: Tensor, exact: Tensor, tolerance: float) -> None:
 )
 def test_moments_and_centred_samples(shape, layout, dtype):
     z = LAYOUTS[layout](samples(*shape, dtype))
-    parts = cuda_passes.moments(z)
+    parts = cuda_passes.moments([z])
     for i, rows in enumerate(z.double().split(cuda_passes.CHUNK, dim=1)):
         mean = rows.mean(dim=1)
         assert_close(parts.shifts[:, i] + parts.means[:, i], mean, 1e-6)
         assert_close(1 + parts.squares[:, i], 1 + (rows - mean[:, None]).square().sum(dim=1), 1e-6)
     out = z.new_empty(z.shape)
-    norms = cuda_passes.centre_into(out, z, parts)
+    norms = cuda_passes.centre_into(out, [z], parts)
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(1 + norms, 1 + zc.square().sum(dim=1, keepdim=True), 1e-6)
     # by element: rounding is relative to each of them, but for that of a sample in float32
@@ -86,7 +86,7 @@ def test_moments_and_centred_samples(shape, layout, dtype):
 def test_samples_far_from_zero_keep_their_digits(offset, rows):
     z = torch.randn(1, rows, 20) + offset
     out = z.new_empty(z.shape)
-    norms = cuda_passes.centre_into(out, z, cuda_passes.moments(z))
+    norms = cuda_passes.centre_into(out, [z], cuda_passes.moments([z]))
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(norms, zc.square().sum(dim=1, keepdim=True), 1e-6)
     assert_close(out, zc, 1e-6)
@@ -155,9 +155,18 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
 )
 def test_directions_equal_the_reference(count, dim, seed, draw):
     ours, theirs = (
-        f(count, dim, seed=seed, draw=draw, like=torch.empty(0)) for f in (cuda_passes.unit_directions, unit_directions)
+        f(count, dim, seed=seed, draw=draw, like=torch.empty(0)) for f in (cuda_slices.unit_directions, unit_directions)
     )
     assert (ours - theirs).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(("samples", "knots"), [(1, 1), (cuda_slices.TILE, 16), (cuda_slices.TILE + 9, 5)])
+def test_waves(samples, knots):
+    x, t, weights = 2 * torch.randn(2, 3, samples), torch.rand(knots), torch.randn(2, 3, 2, knots)
+    ((exact, of_exact),) = cpu_slices.waves(x.double(), t.double(), 3)
+    ((sums, waves),) = cuda_slices.waves(x.clone(), t, 3)
+    assert_close(sums, exact, 1e-6)
+    assert_close(cuda_slices.wave_slopes_(waves, weights), cpu_slices.wave_slopes_(of_exact, weights.double()), 1e-6)
 
 
 class TwoRanks:
@@ -288,7 +297,7 @@ def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, mo
     assert_close(*gradients, 2.0**-7)
 
 
-@pytest.mark.parametrize("products", ["", "_pairs"])
+@pytest.mark.parametrize("products", self_test.ROWS)
 @every_dtype
 def test_the_self_test_passes(dtype, products):
     # one of the sizes that are tested on a GPU, and one that takes the interpreter less time
@@ -311,23 +320,30 @@ class NoLaunch:
         raise RuntimeError("Triton Error [CUDA]: invalid argument")
 
 
-FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "invalid argument": NoLaunch()}
+FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "is off by": writes_nothing, "invalid argument": NoLaunch()}
 LAUNCHED = {
     "column_moments": cuda_passes,
     "centre": cuda_passes,
     "differences": cuda_passes,
     "similarity_sums": cuda_pairs,
     "pair_weights": cuda_pairs,
-    "normal_numbers": cuda_passes,
+    "normal_numbers": cuda_slices,
+    "sums_of_waves": cuda_slices,
+    "slopes_of_waves": cuda_slices,
 }
 
 
 @pytest.mark.parametrize(
     ("kernel", "fault"),
-    [*[(kernel, "nan") for kernel in LAUNCHED], ("centre", "compile"), ("pair_weights", "invalid argument")],
+    [
+        # one writes its results in place of its input
+        *[(kernel, "is off by" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
+        ("centre", "compile"),
+        ("pair_weights", "invalid argument"),
+    ],
 )
 def test_the_self_test_sees_a_planted_fault(kernel, fault, monkeypatch):
     monkeypatch.setattr(LAUNCHED[kernel], kernel, FAULTS[fault])
-    products = "_pairs" if LAUNCHED[kernel] is cuda_pairs else ""
+    products = LAUNCHED[kernel].__name__.rpartition("cuda")[2].replace("_passes", "")
     seen = self_test.fault(products, torch.device("cpu"), torch.float32, rows=24, dim=25)
     assert ("Error" if fault == "compile" else fault) in seen, seen

@@ -8,16 +8,18 @@ import pytest
 import torch
 import triton
 
-from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes
+from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, cuda_slices
 from it_losses.precision import accumulation_dtype
 
-MODULES = cuda_passes, cuda_pairs
-#: those that are launched; `hashed` is called by one of them
+MODULES = cuda_passes, cuda_pairs, cuda_slices
+#: parts of kernels, which are not launched
+PARTS = {"hashed", "rows_of"}
+#: those that are launched
 KERNELS = {
     name: kernel
     for module in MODULES
     for name, kernel in vars(module).items()
-    if isinstance(kernel, triton.runtime.KernelInterface) and name != "hashed"
+    if isinstance(kernel, triton.runtime.KernelInterface) and name not in PARTS
 }
 
 

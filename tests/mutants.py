@@ -71,10 +71,12 @@ CHECKED_BY = {
     "kernels/torch_ops.py": ["test_likelihood.py", *EVERY_ENTROPY, "test_kernels_torch_ops.py", "test_distributed.py"],
     "kernels/products/cpu.py": [*EVERY_ENTROPY, "test_distributed.py"],
     "kernels/products/cpu_pairs.py": [*EVERY_ENTROPY, "test_pairs.py", "test_koleo.py", "test_distributed.py"],
+    "kernels/products/cpu_slices.py": ["test_sigreg.py", *EVERY_ENTROPY, "test_distributed.py"],
     "kernels/products/cholesky.py": EVERY_ENTROPY,
     "kernels/products/cuda.py": [INTERPRETED],
     "kernels/products/cuda_pairs.py": [INTERPRETED],
     "kernels/products/cuda_passes.py": [INTERPRETED],
+    "kernels/products/cuda_slices.py": [INTERPRETED],
     "kernels/self_test.py": ["test_self_test.py"],
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from it_losses import LogDet, Pairwise, VICReg
 from it_losses.kernels import vicreg
-from it_losses.kernels.products import cholesky, cpu, cpu_pairs
+from it_losses.kernels.products import cholesky, cpu, cpu_pairs, cpu_slices
 
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (12, 3, 2, 5)]
 #: some inputs are singular on purpose
@@ -28,7 +28,7 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
-        small[cpu]["MOST_COSINES_AT_ONCE"] = 1 << 10
+        small[cpu_slices] = {"MOST_WAVES_AT_ONCE": 1 << 10}
         small[cpu_pairs] = {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}
         for module, constants in small.items():
             for constant, value in constants.items():

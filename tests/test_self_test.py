@@ -15,7 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from it_losses import ESTIMATORS, VICRegEntropy
 from it_losses.kernels import dispatch, self_test
-from it_losses.kernels.products import cpu, cpu_pairs
+from it_losses.kernels.products import cpu, cpu_pairs, cpu_slices
 from it_losses.slices import unit_directions
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -31,7 +31,7 @@ def plant(monkeypatch):
 
     def planted(**faults):
         asked = []
-        known = {"cpu": cpu, "cpu_pairs": cpu_pairs}
+        known = {"cpu": cpu, "cpu_pairs": cpu_pairs, "cpu_slices": cpu_slices}
         known |= {name.replace("cpu", "cuda"): SimpleNamespace(**vars(module) | faults) for name, module in known.items()}
         monkeypatch.setattr(self_test, "products_named", lambda name: asked.append(name) or known[name])
         return asked
@@ -44,7 +44,7 @@ def views(rows=64, dim=32, dtype=torch.float32):
 
 
 @every_dtype
-@pytest.mark.parametrize("products", ["", "_pairs"])
+@pytest.mark.parametrize("products", self_test.ROWS)
 def test_right_products_are_tested_once_for_each_kind_of_shape(products, dtype, plant):
     asked = plant()
     for count, shape in enumerate([(64, 32), (64, 31), (63, 32), (63, 31)], 1):
@@ -85,6 +85,10 @@ def one_pair_less(*arguments, **options):
     return sums - 1, pairs
 
 
+def of_half_the_knots(x, knots, slices):
+    return cpu_slices.waves(x, knots / 2, slices)
+
+
 def raises(error):
     def fault(*arguments, **options):
         raise error
@@ -100,6 +104,8 @@ WRONG = {
     "distance of the views": {"distance": lambda batch, weight, out=None: cpu.distance(batch, weight, out) * 1.01},
     "sum over pairs": {"pair_sums": one_pair_less},
     "random direction": {"unit_directions": lambda *numbers, **options: 1.001 * unit_directions(*numbers, **options)},
+    "a sum of waves": {"waves": of_half_the_knots},
+    "a slope of waves": {"wave_slopes_": lambda waves, weights: waves.x},
     "gradient of pairs": {"add_pair_gradient_": lambda out, pairs, weights: None},
     "CompilationError": {"gram": raises(type("CompilationError", (Exception,), {})("at 4:8: invalid type"))},
     "RuntimeError: invalid argument": {"gradient": raises(RuntimeError("invalid argument"))},
@@ -111,7 +117,9 @@ WRONG = {
 @pytest.mark.parametrize("seen", WRONG)
 def test_a_fault_is_reported_once_and_the_reference_takes_over(seen, dtype, plant):
     asked = plant(**WRONG[seen])
-    products = "_pairs" if {"pair_sums", "distance", "add_pair_gradient_"} & WRONG[seen].keys() else ""
+    kinds = {"distance": "_pairs", "pair_sums": "_pairs", "add_pair_gradient_": "_pairs"}
+    kinds |= dict.fromkeys(("unit_directions", "waves", "wave_slopes_"), "_slices")
+    products = kinds.get(next(iter(WRONG[seen])), "")
     with pytest.warns(UserWarning, match=f"(?s)self-test in {dtype} on cpu: .*{seen}.*seed.*takes over.*report"):
         assert "self-test" in self_test.failure(products, views(dtype=dtype))
     tested = len(asked)

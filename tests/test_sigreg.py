@@ -15,7 +15,8 @@ from it_losses import SIGReg, VICRegEntropy, diagnostics, functional
 from it_losses.checks import ViewError
 from it_losses.entropy.sigreg import epps_pulley
 from it_losses.kernels import sigreg
-from it_losses.kernels.products import cpu
+from it_losses.kernels.batch import Plan
+from it_losses.kernels.products import cpu_slices
 from it_losses.sigreg_conventions import CONVENTIONS, quadrature
 from it_losses.slices import unit_directions
 
@@ -340,9 +341,9 @@ def test_ranks_of_any_size_make_as_many_blocks(world):
     class Ranks:
         pass
 
-    batch, rule = type("Batch", (), {"ranks": Ranks()}), sigreg._rule(10, 3.0, torch.zeros(()), 2000, 1.0)
-    Ranks.world = world
-    at_once = {sigreg._slices_at_once(torch.empty(2, 64, rows, device="meta"), batch, rule, cpu) for rows in (1, 500, 2000)}
+    batch, rule = type("Batch", (), {"ranks": Ranks()}), sigreg.Rule(*quadrature(10, 3.0, like=torch.zeros(())), 2000)
+    plan, Ranks.world = Plan(cpu_slices, by_gram=False), world
+    at_once = {sigreg._slices_at_once(torch.empty(2, 64, rows, device="meta"), batch, rule, plan) for rows in (1, 500, 2000)}
     assert len(at_once) == 1
 
 

@@ -21,7 +21,7 @@ from it_losses.kernels.products import products_named
 VARIABLE = "IT_LOSSES_SELF_TEST"
 MODES = ("auto", "off", "error")
 #: shapes of the input: a few tiles and chunks, and a remainder
-ROWS, DIM = {"": 272, "_pairs": 144}, 80
+ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
 #: error allowed in results that are exact, that are made of fast logarithms, and that are rounded to the views' dtype (or TF32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
@@ -65,7 +65,7 @@ def failure(products: str, z: Tensor) -> str:
 
 def seen_before(z: Tensor) -> str:
     """The fault of any products on that device in that dtype: a compiler can neither test nor import them."""
-    return _failed.get(("", z.device, z.dtype)) or _failed.get(("_pairs", z.device, z.dtype), "")
+    return next(filter(None, [_failed.get((products, z.device, z.dtype)) for products in ROWS]), "")
 
 
 def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:
@@ -108,11 +108,12 @@ class _Draw:
         self.left, self.right, self.slope = whole(4, rows, rows), whole(4, dim, dim), whole(4, 1, dim)
         self.weights = (4 + whole(2, 2, rows)) / 8
 
-    def results(self, name: str, products: ModuleType, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    def results(self, kind: str, products: ModuleType, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Result by name, of these products of the views in that dtype."""
         views = self.views.to(device, dtype).movedim(0, 1)  # [groups, rows, views, dim]
         batch = Batch(list(views.unbind(2)), SingleRank(len(self.views)))
-        return self._pairs(products, batch) if name.endswith("_pairs") else self._samples(products, batch)
+        measured = {"": self._samples, "_pairs": self._pairs, "_slices": self._slices}
+        return measured[kind](products, batch)
 
     def _samples(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:
         gram, norms, centred = products.gram(batch, squares=True)
@@ -127,7 +128,6 @@ class _Draw:
             "the distance of the views": distance,
             "a gradient by the Gram matrix": by_gram,
             "a gradient by the covariance": by_covariance,
-            "a random direction": products.unit_directions(self.rows, self.dim, seed=0, draw=DRAW, like=gram),
         }
 
     def _pairs(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:
@@ -139,6 +139,17 @@ class _Draw:
         sums, pairs = products.pair_sums(x, batch.ranks.own, rates, memory=0)
         products.add_pair_gradient_(gradient[: len(x)], pairs, weights)
         return {"the distance of the views": distance, "a sum over pairs": sums, "a gradient of pairs": gradient}
+
+    def _slices(self, products: ModuleType, batch: Batch) -> dict[str, Tensor]:
+        gradient = products.empty_gradient(batch)
+        distance = products.distance(batch, 0.25, out=gradient)
+        directions = products.unit_directions(self.rows, self.dim, seed=0, draw=DRAW, like=self.weights.to(gradient.device))
+        x = batch.own[0].to(torch.promote_types(gradient.dtype, torch.float32)).contiguous()
+        knots = x.new_tensor([0.25, 0.5, 1.0])
+        ((sums, waves),) = products.waves(x, knots, x.shape[1])
+        weights = self.slope.to(x)[:2, :, :6].view(2, 1, 2, 3).repeat(1, x.shape[1], 1, 1)
+        results = {"the distance of the views": distance, "a random direction": directions, "a sum of waves": sums}
+        return results | {"a slope of waves": products.wave_slopes_(waves, weights)}
 
 
 def _can_test(z: Tensor) -> bool:

@@ -16,7 +16,6 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch
 from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
-from it_losses.slices import unit_directions as unit_directions
 
 #: rows from which a strip of a symmetric product runs at the full speed of the matrix library
 STRIP_SIDE = 128

@@ -13,14 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from it_losses.kernels.batch import Batch, Ranks
+from it_losses.kernels.batch import Batch
 from it_losses.kernels.products import cholesky
 from it_losses.kernels.products import cuda_passes as passes
-from it_losses.kernels.products.cuda_passes import unit_directions as unit_directions
+from it_losses.kernels.products.cuda_passes import Moments
 from it_losses.precision import gradient_dtype
-
-#: cosines and sines of SIGReg that are in memory at a time: many, for few launches
-MOST_COSINES_AT_ONCE = 1 << 24
 
 
 class Centred(NamedTuple):
@@ -39,12 +36,11 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
     """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and own Zc [S, n, dim]."""
-    if batch.is_whole:
-        zc, norms = _centred(batch.own) if centre else (torch.cat(batch.own), None)
-        return product(zc.mT, zc), norms, zc
-    zc = _centred_over_ranks(batch.own, batch.ranks) if centre else torch.cat(batch.own)
+    parts = None if batch.is_whole or not centre else _means(batch)
+    zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
     matrix = batch.ranks.summed(product(zc.mT, zc))()
-    return matrix, matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
+    # of all ranks, the squared norms are on the diagonal
+    return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 
 def gradient(
@@ -117,19 +113,19 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
-def _centred(views: list[Tensor]) -> Centred:
-    """Views [groups, N, dim] less their means, in their dtype."""
-    groups, samples, dim = views[0].shape
-    zc = views[0].new_empty(len(views) * groups, samples, dim)
-    norms = [passes.centre_into(out, z, passes.moments(z)) for z, out in zip(views, zc.chunk(len(views)), strict=True)]
-    return Centred(zc, torch.cat(norms))
+def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
+    """Views [groups, n, dim] less their means, or those of other samples, in their dtype."""
+    groups, rows, dim = views[0].shape
+    zc = views[0].new_empty(len(views) * groups, rows, dim)
+    return Centred(zc, passes.centre_into(zc, views, passes.moments(views) if parts is None else parts))
 
 
-def _centred_over_ranks(views: list[Tensor], ranks: Ranks) -> Tensor:
-    """Views [groups, n, dim] less the means of all ranks, in their dtype: [S, n, dim]."""
-    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in views])
-    means = (ranks.summed(sums)() / ranks.samples).chunk(len(views))
-    return torch.cat([(z - mean).to(z.dtype) for z, mean in zip(views, means, strict=True)])
+def _means(batch: Batch) -> Moments:
+    """The means of all ranks as moments of one chunk, without squares."""
+    sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in batch.own])
+    means = batch.ranks.summed(sums)() / batch.samples
+    nothing = torch.zeros_like(means)
+    return Moments(means, nothing, nothing)
 
 
 def _differences(

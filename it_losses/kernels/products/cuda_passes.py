@@ -1,8 +1,7 @@
 """Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
 
-Launches of an evaluation of two views [n, dim]: `column_moments` and `centre` once a view, `differences` once. Masks
-allow every size. Offsets of rows are int64 before they meet a stride, and sums are float32. `normal_numbers` draws
-directions for SIGReg from the hashes of `it_losses.slices`.
+An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Masks allow every size.
+Offsets of rows are int64 before they meet a stride, and sums are float32.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -16,12 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from it_losses.slices import FIRST_COLUMN, key_of
-
 #: rows of a chunk of moments, rows and columns of a tile
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
-#: rows of a tile of random numbers, whose cosines take many registers
-FEW_ROWS = 8
 #: named, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
@@ -29,32 +24,32 @@ OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 class Moments(NamedTuple):
     """For each chunk of rows and each column: a sample, the mean less that sample, and the squares about the mean."""
 
-    shifts: Tensor  # [groups, chunks, dim] each
+    shifts: Tensor  # [S, chunks, dim] each
     means: Tensor
     squares: Tensor
 
 
-def moments(z: Tensor) -> Moments:
-    """Column moments of one view [groups, n, dim], chunk by chunk."""
-    z = _with_unit_columns(z)
-    groups, rows, cols = z.shape
-    chunks = triton.cdiv(rows, CHUNK)
-    parts = Moments(*z.new_empty(3, groups, chunks, cols, dtype=torch.float32))
-    column_moments[triton.cdiv(cols, TILE_COLS), chunks, groups](
-        z, z.stride(0), z.stride(1), *parts, rows, cols,
+def moments(views: list[Tensor]) -> Moments:
+    """Column moments of views [groups, n, dim], chunk by chunk."""
+    z_a, z_b = _one_or_two(views)
+    groups, rows, cols = z_a.shape
+    stacks, chunks = len(views) * len(views[0]), triton.cdiv(rows, CHUNK)
+    parts = Moments(*z_a.new_empty(3, stacks, chunks, cols, dtype=torch.float32))
+    column_moments[triton.cdiv(cols, TILE_COLS), chunks, stacks](
+        z_a, z_b, z_a.stride(0), z_a.stride(1), z_b.stride(0), z_b.stride(1), *parts, groups, rows, cols,
         CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
     return parts
 
 
-def centre_into(out: Tensor, z: Tensor, parts: Moments) -> Tensor:
-    """`z - mean` into out [groups, n, dim], rounded once to its dtype: -> the squared norms of the columns [groups, 1, dim]."""
-    z = _with_unit_columns(z)
-    groups, rows, cols = z.shape
-    norms = parts.means.new_empty(groups, 1, cols)
-    centre[triton.cdiv(cols, TILE_COLS), triton.cdiv(rows, CHUNK), groups](
-        z, z.stride(0), z.stride(1), *parts, out, out.stride(0), norms, rows, cols, parts.means.shape[1],
-        CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
+def centre_into(out: Tensor, views: list[Tensor], parts: Moments) -> Tensor:
+    """`z - mean` into out [S, n, dim], rounded once to its dtype: -> the squared norms of the columns [S, 1, dim]."""
+    z_a, z_b = _one_or_two(views)
+    groups, rows, cols = z_a.shape
+    norms = parts.means.new_empty(len(out), 1, cols)
+    centre[triton.cdiv(cols, TILE_COLS), triton.cdiv(rows, CHUNK), len(out)](
+        z_a, z_b, z_a.stride(0), z_a.stride(1), z_b.stride(0), z_b.stride(1), *parts, out, norms,
+        groups, rows, cols, parts.means.shape[1], CHUNK=CHUNK, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
     )  # fmt: skip
     return norms
 
@@ -79,19 +74,10 @@ def differences_into(
     return distances.sum()
 
 
-def unit_directions(count: int, dim: int, *, seed: int, draw: int, like: Tensor) -> Tensor:
-    """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim] in float32."""
-    out = like.new_empty(count, dim, dtype=torch.float32)
-    key, half = key_of(seed, draw), (dim + 1) // 2
-    # a number of 32 bits with a sign, so that every key has the same type
-    key -= (key >> 31) << 32
-    grid = triton.cdiv(count, FEW_ROWS), triton.cdiv(half, TILE_COLS)
-    # products of hashes are meant to wrap around, also where Triton looks for overflows
-    options = OPTIONS | {"sanitize_overflow": False}
-    normal_numbers[grid](
-        out, key, count, dim, half, FIRST_COLUMN=FIRST_COLUMN, TILE_ROWS=FEW_ROWS, TILE_COLS=TILE_COLS, **options
-    )
-    return torch.nn.functional.normalize(out, dim=1)
+def _one_or_two(views: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Two views as they are, one view twice, and of more a copy in one tensor [S, n, dim], twice."""
+    views = [_with_unit_columns(z) for z in (views if len(views) <= 2 else [torch.cat(views)])]
+    return views[0], views[-1]
 
 
 def _with_unit_columns(z: Tensor) -> Tensor:
@@ -99,24 +85,33 @@ def _with_unit_columns(z: Tensor) -> Tensor:
 
 
 @triton.jit
+def rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups):
+    """Where the rows of a stack begin, and the distance from row to row: those of the second view follow those of the first."""
+    is_first = stack < groups
+    start = tl.where(is_first, a + stack * a_group, b + (stack - groups) * b_group)
+    return start, tl.where(is_first, a_row, b_row)
+
+
+@triton.jit
 def column_moments(
-    z, group_stride, row_stride, shifts, means, squares, rows, cols,
+    a, b, a_group, a_row, b_group, b_row, shifts, means, squares, groups, rows, cols,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """A sample, mean_i (z_id - sample), and sum_i (z_id - mean)^2 of a chunk of rows, for a tile of columns."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     chunk = tl.program_id(1)
-    group = tl.program_id(2).to(tl.int64)
+    stack = tl.program_id(2).to(tl.int64)
     first = chunk * CHUNK
     in_cols = col < cols
-    base = z + group * group_stride + col
+    start, row_stride = rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups)
+    base = start + col
     # differences from a sample are of the order of sigma: squares of the samples themselves would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
     # summed over the rows of a tile at the end: threads need not wait for each other before
     totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
-    for start in range(0, CHUNK, TILE_ROWS):
-        row = first + start + tl.arange(0, TILE_ROWS)
+    for tile_row in range(0, CHUNK, TILE_ROWS):
+        row = first + tile_row + tl.arange(0, TILE_ROWS)
         mask = (row < rows)[:, None] & in_cols[None, :]
         tile = tl.load(base[None, :] + row.to(tl.int64)[:, None] * row_stride, mask=mask, other=0.0).to(tl.float32)
         moved = tl.where(mask, tile - shift[None, :], 0.0)
@@ -125,7 +120,7 @@ def column_moments(
     total = tl.sum(totals, axis=0)
     square = tl.sum(squared, axis=0)
     count = tl.minimum(rows - first, CHUNK).to(tl.float32)
-    here = (group * tl.num_programs(1) + chunk) * cols + col
+    here = (stack * tl.num_programs(1) + chunk) * cols + col
     tl.store(shifts + here, shift, mask=in_cols)
     tl.store(means + here, total / count, mask=in_cols)
     tl.store(squares + here, square - total * total / count, mask=in_cols)
@@ -133,19 +128,20 @@ def column_moments(
 
 @triton.jit
 def centre(
-    z, group_stride, row_stride, shifts, means, squares, out, out_stride, norms, rows, cols, chunks,
+    a, b, a_group, a_row, b_group, b_row, shifts, means, squares, out, norms, groups, rows, cols, chunks,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
     """Z - mean of a chunk of rows, for a tile of columns; the first chunk also stores sum_i (z_id - mean)^2 over all rows."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
-    group = tl.program_id(2).to(tl.int64)
+    stack = tl.program_id(2).to(tl.int64)
     in_cols = col < cols
-    origin = tl.load(shifts + group * chunks * cols + col, mask=in_cols, other=0.0)
+    base, row_stride = rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups)
+    origin = tl.load(shifts + stack * chunks * cols + col, mask=in_cols, other=0.0)
     average = tl.zeros((TILE_COLS,), tl.float32)
     total = tl.zeros((TILE_COLS,), tl.float32)
     count = 0.0
     for chunk in range(chunks):
-        here = (group * chunks + chunk) * cols + col
+        here = (stack * chunks + chunk) * cols + col
         n = tl.minimum(rows - chunk * CHUNK, CHUNK).to(tl.float32)
         moved = tl.load(shifts + here, mask=in_cols, other=0.0) - origin
         delta = moved + tl.load(means + here, mask=in_cols, other=0.0) - average
@@ -153,15 +149,14 @@ def centre(
         average += delta * (n / (count + n))
         count += n
     if tl.program_id(1) == 0:
-        tl.store(norms + group * cols + col, total, mask=in_cols)
+        tl.store(norms + stack * cols + col, total, mask=in_cols)
     for start in range(0, CHUNK, TILE_ROWS):
         row = tl.program_id(1) * CHUNK + start + tl.arange(0, TILE_ROWS)
         mask = (row < rows)[:, None] & in_cols[None, :]
-        source = z + group * group_stride + row.to(tl.int64)[:, None] * row_stride + col[None, :]
-        tile = tl.load(source, mask=mask, other=0.0).to(tl.float32)
+        tile = tl.load(base + row.to(tl.int64)[:, None] * row_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
         # two differences: the mean itself would be rounded, and move all samples alike
         zc = (tile - origin[None, :]) - average[None, :]
-        target = out + group * out_stride + row.to(tl.int64)[:, None] * cols + col[None, :]
+        target = out + (stack * rows + row[:, None]) * cols + col[None, :]
         tl.store(target, zc.to(out.dtype.element_ty), mask=mask)
 
 
@@ -190,26 +185,3 @@ def differences(
             centred = tl.load(zc + stack * zc_group + here, mask=mask, other=0.0).to(tl.float32)
             result += centred * tl.load(slope + stack * cols + col, mask=in_cols, other=0.0)[None, :]
         tl.store(out + stack * rows * cols + here, result.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def hashed(x):
-    """The hash of `slices`, in 32 bits whose products wrap around."""
-    for _ in tl.static_range(2):
-        x = ((x >> 16) ^ x) * 0x45D9F3B
-    return (x >> 16) ^ x
-
-
-@triton.jit(do_not_specialize=["key"])
-def normal_numbers(out, key, count, dim, half, FIRST_COLUMN: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr):
-    """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle."""
-    row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    col = tl.program_id(1) * TILE_COLS + tl.arange(0, TILE_COLS)
-    of_row = hashed(row.to(tl.uint32) ^ key.to(tl.uint32))
-    bits = hashed(of_row[:, None] ^ hashed((FIRST_COLUMN + col).to(tl.uint32))[None, :])
-    radius = tl.sqrt(-2 * tl.log(((bits >> 16).to(tl.float32) + 0.5) / 65536))
-    angle = ((bits & 0xFFFF).to(tl.float32) + 0.5) * (6.283185307179586 / 65536)
-    place = out + row.to(tl.int64)[:, None] * dim + col[None, :]
-    mask = (row < count)[:, None] & (col < half)[None, :]
-    tl.store(place, radius * tl.cos(angle), mask=mask)
-    tl.store(place + half, radius * tl.sin(angle), mask=mask & (half + col < dim)[None, :])

@@ -1,0 +1,51 @@
+"""Slices of the samples on a CPU: random directions, and the characteristic function along them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from it_losses.kernels.products.cpu import distance, empty_gradient
+from it_losses.slices import unit_directions
+
+__all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "unit_directions", "wave_slopes_", "waves"]
+
+#: cosines and sines that are in memory at a time, so that they stay in the cache
+MOST_WAVES_AT_ONCE = 1 << 18
+
+
+class Waves(NamedTuple):
+    """Samples along the slices, the knots and their opposites, and the waves."""
+
+    x: Tensor  # [S, slices, n]
+    signed: Tensor  # [2, K]
+    values: Tensor  # [S, slices, 2, K, n]: cos(t_k x_i), sin(t_k x_i)
+
+
+def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
+    """Sums over own samples of cosines and of sines, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
+
+    They are of a block of slices at a time, and are overwritten by the next block.
+    """
+    signed = torch.stack((knots, -knots))
+    scratch = x.new_empty(2 * len(knots) * x[:, :slices_at_once].numel())
+    for block in torch.split(x, slices_at_once, dim=1):
+        stacks, slices, samples = block.shape
+        values = scratch[: 2 * len(knots) * block.numel()].view(stacks, slices, 2, -1, samples)
+        cosine, sine = values.unbind(dim=2)
+        torch.mul(block[:, :, None], knots[:, None], out=sine)
+        torch.cos(sine, out=cosine)
+        sine.sin_()
+        yield values.sum(dim=4), Waves(block, signed, values)
+
+
+def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
+    """The derivative with respect to x of the waves times their weights [S, slices, 2, K]: [S, slices, n], in place of x."""
+    x, signed, values = waves
+    rows = x.shape[0] * x.shape[1]
+    # the derivative of a cosine is minus a sine, that of a sine is a cosine
+    turned = weights.flip(2).mul_(signed)
+    return x.copy_(torch.bmm(turned.view(rows, 1, -1), values.view(rows, -1, x.shape[2])).view_as(x))
