@@ -27,6 +27,7 @@ GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
 # on as many processes as there are cores, less two, if pytest-xdist is installed
 WORKERS = $(shell $(GPU_PYTHON) -c "import os, xdist; print('-n', max(os.cpu_count() - 2, 1))" 2>/dev/null)
+GPU_PYTEST = OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py $(WORKERS)
 SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested --seconds 0.5
 # in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -79,12 +80,12 @@ test-minimal:  ## import and use the package where torch alone is installed
 	cd $(MINIMAL) && bin/python ../tests/minimal.py
 
 test-gpu: $(GPU_READY)  ## tests and speed on a GPU, 10 minutes; PYTHON=python3 runs that one as it is, OUT=folder of the rows
-	$(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py $(WORKERS)
+	$(GPU_PYTEST)
 	$(SPEED) --out $(OUT)/float32
 	$(SPEED) --dtype bfloat16 --no-step --out $(OUT)/bfloat16
 
 test-gpu-full: $(GPU_READY)  ## the same with the speed at every size: an hour
-	$(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py $(WORKERS)
+	$(GPU_PYTEST)
 	$(SPEED) --seconds 2 --full --out $(OUT)/float32
 	$(SPEED) --seconds 2 --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
 
