@@ -50,7 +50,6 @@ CHECKED_BY = {
     "entropy/sigreg.py": ["test_sigreg.py", *EVERY_ENTROPY],
     "entropy/koleo.py": ["test_koleo.py", *EVERY_ENTROPY],
     "entropy/spacings.py": ["test_spacings.py", *EVERY_ENTROPY],
-    "entropy/saturation.py": ["test_saturation.py", "test_sigreg.py"],
     "bound.py": ["test_criteria.py", "test_likelihood.py", "test_constants.py", "test_contract.py", "test_distributed.py"],
     "likelihood.py": ["test_likelihood.py", "test_criteria.py"],
     "normalize.py": ["test_likelihood.py", "test_contract.py"],

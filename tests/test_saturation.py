@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from it_losses import LogDet, Pairwise
+from it_losses.entropy.base import SaturationWarning
 from it_losses.entropy.log_det import MOST_IN_FLOAT32
-from it_losses.entropy.saturation import SaturationWarning
 
 
 def told(call):

@@ -6,9 +6,9 @@
 criteria   VICRegLoss, LogDetLoss, PairwiseLoss, EntropyRegularized and lightly's three term functions
 unit_norm  HypersphereLoss, KoLeoLoss and FroSSLLoss
 lejepa     LeJEPALoss, SIGReg and lejepa_invariance_loss
-patch      install() and uninstall(): the same swap for code that cannot be edited
+patch      install() and uninstall(): the same swap for code that cannot be edited; register(METHODS) for lightly's benchmark
+           scripts, which `python -m it_losses.adapters.lightly main.py` does
 modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
-methods    register(METHODS) for lightly's benchmark scripts; `python -m it_losses.adapters.lightly main.py` does it
 
 The criteria work without lightly.
 """
@@ -23,8 +23,7 @@ from it_losses.adapters.lightly.criteria import (
     variance_loss,
 )
 from it_losses.adapters.lightly.lejepa import LeJEPALoss, SIGReg, lejepa_invariance_loss
-from it_losses.adapters.lightly.methods import register
-from it_losses.adapters.lightly.patch import install, uninstall
+from it_losses.adapters.lightly.patch import install, register, uninstall
 from it_losses.adapters.lightly.unit_norm import FroSSLLoss, HypersphereLoss, KoLeoLoss
 
 __all__ = [

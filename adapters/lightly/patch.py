@@ -1,4 +1,4 @@
-"""install() and uninstall(): replace lightly's criteria and their term functions by ours, for code that cannot be edited."""
+"""Our objectives in lightly's place, for code that cannot be edited: install() and uninstall() criteria, register() methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copyreg
 import functools
 import importlib.util
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +33,17 @@ MODULES = (
     "lightly.loss.lejepa_loss",
     "lightly.loss.lewm_loss",
 )
+
+#: method -> (class in modules, transform in lightly.transforms)
+CLASSES = {
+    "vicreg_fused": ("VICReg", "VICRegTransform"),
+    "vicreg_logdet": ("VICRegLogDet", "VICRegTransform"),
+    "vicreg_pairdist": ("VICRegPairDist", "VICRegTransform"),
+    "byol_logdet": ("BYOLLogDet", "BYOLTransform"),
+    "byol_pairdist": ("BYOLPairDist", "BYOLTransform"),
+    "simsiam_entropy": ("SimSiamEntropy", "SimSiamTransform"),
+    "simclr_entropy": ("SimCLREntropy", "SimCLRTransform"),
+}
 
 _originals: dict[tuple[str, str], Any] = {}
 
@@ -66,6 +77,30 @@ def uninstall() -> None:
     for (module, name), value in _originals.items():
         setattr(framework(module, install=PIP), name, value)
     _originals.clear()
+
+
+def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> None:
+    """Add our methods to a METHODS dict of `benchmarks/imagenet/*/main.py`; ValueError if a name is taken.
+
+    Each entry is `{"model": LightningModule class, "transform": transform}`.
+
+    Args:
+        methods: the dict, changed in place.
+        options: arguments of every module, such as `backbone="vit_base_patch16_224"`; a ResNet-50 otherwise.
+    """
+    transforms = framework("lightly.transforms", install=PIP)
+    framework("timm", install="pip install timm")
+    from it_losses.adapters.lightly import modules
+
+    for name, (model, transform) in CLASSES.items():
+        ours = getattr(modules, model)
+        taken = methods[name]["model"] if name in methods else ours
+        if getattr(taken, "func", taken) is not ours:
+            raise ValueError(f"method {name!r} is already {taken!r}. Rename it before registering ours.")
+        methods[name] = {
+            "model": functools.partial(ours, **options) if options else ours,
+            "transform": getattr(transforms, transform)(),
+        }
 
 
 def _replaced_classes() -> Iterator[Any]:

@@ -14,6 +14,7 @@ from it_losses.diagnostics.entropies import (
     gaussian_entropy,
     log_det_entropy,
     marginal_entropies,
+    nearest_neighbour_entropy,
     pairwise_entropy_bounds,
     quadratic_entropy,
     renyi_entropy,
@@ -21,7 +22,6 @@ from it_losses.diagnostics.entropies import (
 )
 from it_losses.diagnostics.hypersphere import alignment, sphere_entropy_bounds, uniformity
 from it_losses.diagnostics.moments import Moments
-from it_losses.diagnostics.neighbours import nearest_neighbour_entropy
 from it_losses.diagnostics.rank import alpha_req, lidar, participation_ratio, rank_me, spectrum, spread
 from it_losses.diagnostics.summary import collapse_alarm, measure
 

@@ -1,9 +1,11 @@
-"""EntropyEstimator: the base class of all estimates of H(Z)."""
+"""EntropyEstimator: the base class of all estimates of H(Z), and the warning of those that left their range."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import ModuleType
@@ -159,3 +161,32 @@ class NormalizingEstimator(EntropyEstimator):
     def scaling(self) -> Literal["grows", "invariant"]:  # type: ignore[override]
         """The effect of the scale of Z, which every normalization removes."""
         return "grows" if self.normalize is None else "invariant"
+
+
+class SaturationWarning:
+    """Warns once, at the first values above a bound that an estimate can be trusted to; afterwards it reads no more values."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._calls = 0
+        self._warned = False
+
+    def warn_if_saturated(self, values: Sequence[Tensor], *, above: float) -> None:
+        """Warn if every one of the values `[...]` is finite and above the bound."""
+        # under a compiler or a torch.func transform there are no values
+        if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return
+        self._calls += 1
+        if self._may_wait_for(values[0]) and above < _smallest(values) < math.inf:
+            self._warned = True
+            warnings.warn(self._message, stacklevel=2)
+
+    def _may_wait_for(self, value: Tensor) -> bool:
+        if not value.is_cuda:
+            return value.device.type == "cpu" and type(value) is Tensor
+        # reading a value makes the host wait for the device, so it is read at calls 1, 2, 4, 8, ... only
+        return self._calls & (self._calls - 1) == 0 and not torch.cuda.is_current_stream_capturing()
+
+
+def _smallest(values: Sequence[Tensor]) -> float:
+    return min((number for value in values for number in value.detach().flatten().tolist()), default=0.0)

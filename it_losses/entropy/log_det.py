@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_flag, check_positive
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.entropy.saturation import SaturationWarning
+from it_losses.entropy.base import BoundWeights, EntropyEstimator, SaturationWarning
 
 #: beta times the largest variance above which float32 has no digits left for directions of little variance
 MOST_IN_FLOAT32 = 1e5

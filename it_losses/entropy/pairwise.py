@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
-from it_losses.entropy.base import BoundWeights, NormalizingEstimator
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator, SaturationWarning
 from it_losses.entropy.pairs import (
     MEMORY_MIB,
     MOST_EXPONENT,
@@ -28,7 +28,6 @@ from it_losses.entropy.pairs import (
     squared_distances,
     variances_of,
 )
-from it_losses.entropy.saturation import SaturationWarning
 from it_losses.normalize import Normalization, normalized
 from it_losses.precision import full_precision, samples
 

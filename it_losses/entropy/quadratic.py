@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_flag, check_not_negative, check_positive
-from it_losses.entropy.base import BoundWeights, NormalizingEstimator
+from it_losses.entropy.base import BoundWeights, NormalizingEstimator, SaturationWarning
 from it_losses.entropy.pairs import (
     MEMORY_MIB,
     MOST_EXPONENT,
@@ -27,7 +27,6 @@ from it_losses.entropy.pairs import (
     squared_distances,
     variances_of,
 )
-from it_losses.entropy.saturation import SaturationWarning
 from it_losses.normalize import Normalization
 
 #: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, which has twice their variance

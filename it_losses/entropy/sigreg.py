@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from it_losses.checks import Check, Weight, check_count, check_matrix, check_name
-from it_losses.entropy.base import BoundWeights, EntropyEstimator
-from it_losses.entropy.saturation import SaturationWarning
+from it_losses.entropy.base import BoundWeights, EntropyEstimator, SaturationWarning
 from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention, quadrature
 from it_losses.slices import unit_directions
 

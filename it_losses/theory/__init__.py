@@ -1,8 +1,7 @@
 """The paper's theorems as functions (Shwartz-Ziv et al., arXiv 2303.00633).
 
 output_mixture     Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
-likelihood         E log q(z | z'), exact, and ways to estimate the conditional covariances in it
-von_mises_fisher   the likelihood of unit vectors in nats
+likelihood         E log q(z | z'): Gaussian, with ways to estimate the covariances in it, and of unit vectors in nats
 optimum            Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
 normality          the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
 generalization     Theorem 3: the bound on the test loss of a linear head, term by term
@@ -24,6 +23,8 @@ from it_losses.theory.likelihood import (
     half_log_det_covariance,
     hutchinson_trace,
     view_covariance,
+    von_mises_fisher_log_constant,
+    von_mises_fisher_log_likelihood,
 )
 from it_losses.theory.normality import normality_p_values, output_normality
 from it_losses.theory.optimum import (
@@ -34,7 +35,6 @@ from it_losses.theory.optimum import (
     second_order_log_det,
 )
 from it_losses.theory.output_mixture import OutputMixture, linearization_error, output_mixture
-from it_losses.theory.von_mises_fisher import von_mises_fisher_log_constant, von_mises_fisher_log_likelihood
 
 __all__ = [
     "GeneralizationBound",
