@@ -72,11 +72,21 @@ def pairwise_entropy(
     *,
     bandwidth: Literal["auto"] | float | Sequence[float] = "auto",
     divergence: Literal["kl", "bhattacharyya"] | float = "kl",
+    exclude_self: bool = False,
+    normalize: Normalization = None,
     spread_fraction: float = SPREAD_FRACTION,
     memory_mib: float = MEMORY_MIB,
 ) -> Tensor:
     """A bound in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, ..., dim] -> []. See Pairwise."""
-    entropy: Tensor = Pairwise(bandwidth, divergence, spread_fraction=spread_fraction, memory_mib=memory_mib)(z)
+    estimate = Pairwise(
+        bandwidth,
+        divergence,
+        exclude_self=exclude_self,
+        normalize=normalize,
+        spread_fraction=spread_fraction,
+        memory_mib=memory_mib,
+    )
+    entropy: Tensor = estimate(z)
     return entropy
 
 
@@ -120,12 +130,23 @@ def quadratic_entropy(
     bandwidth: Literal["auto"] | float | Sequence[float] = UNIFORMITY_BANDWIDTH,
     exclude_self: bool = True,
     normalize: Normalization = "rows",
+    nats: bool = True,
+    spread_fraction: float = SPREAD_FRACTION,
+    memory_mib: float = MEMORY_MIB,
 ) -> Tensor:
     """The quadratic Renyi entropy of the mixture of `N(z_i, bandwidth^2 I)` in nats: [batch, ..., dim] -> [].
 
     By default it is minus the uniformity of the unit vectors plus a constant. See QuadraticRenyi.
     """
-    entropy: Tensor = QuadraticRenyi(bandwidth, exclude_self=exclude_self, normalize=normalize)(z)
+    estimate = QuadraticRenyi(
+        bandwidth,
+        exclude_self=exclude_self,
+        normalize=normalize,
+        nats=nats,
+        spread_fraction=spread_fraction,
+        memory_mib=memory_mib,
+    )
+    entropy: Tensor = estimate(z)
     return entropy
 
 

@@ -50,6 +50,16 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
 
 
+#: options of an estimator that concern several views, which a function of one matrix has not
+OF_SEVERAL_VIEWS = {"pool_views", "exclude_positives"}
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if f"{name}_entropy" in FUNCTIONS])
+def test_a_function_has_every_option_of_its_estimator(name):
+    ours, theirs = (inspect.signature(call).parameters.keys() for call in (FUNCTIONS[f"{name}_entropy"], ESTIMATORS[name]))
+    assert ours - {"z"} == theirs - OF_SEVERAL_VIEWS
+
+
 def views_of(call: Callable[..., object]) -> int:
     """How many views the callable needs."""
     parameters = inspect.signature(call.forward if isinstance(call, nn.Module) else call).parameters
