@@ -47,8 +47,21 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: options beside the default ones
 OPTIONS = {
     "variance_covariance": [{"margin": 3.0, "epsilon": 1e-8}, {"variance_weight": 0.0}, {"covariance_weight": 0.0}],
-    "log_det": [{"beta": 1e-3}, {"beta": 1e3}, {"per_dimension": False}],
-    "pairwise": [{"bandwidth": 0.3}, {"bandwidth": (1.0, 30.0), "divergence": "bhattacharyya"}, {"memory_mib": 0.0}],
+    "log_det": [{"beta": 1e-3}, {"beta": 1e3}, {"per_dimension": False}, {"anchor": True}],
+    "pairwise": [
+        {"bandwidth": 0.3},
+        {"bandwidth": (1.0, 30.0), "divergence": "bhattacharyya"},
+        {"memory_mib": 0.0},
+        {"divergence": 0.3},
+        {"pool_views": True},
+        {"bandwidth": 0.7, "normalize": "rows", "exclude_self": True, "pool_views": True},
+        {"bandwidth": 0.7, "normalize": "rows", "exclude_self": True, "pool_views": True, "exclude_positives": True},
+    ],
+    "quadratic": [{"bandwidth": "auto", "normalize": None}, {"exclude_self": False}, {"nats": False, "memory_mib": 0.0}],
+    "renyi": [{"order": 1.0}, {"order": 0.5}, {"order": 3.0}, {"normalize": "uncentred_columns"}, {"normalize": "rows"}],
+    "sigreg": [{"convention": "lightly", "slices": 20}, {"convention": "stable-pretraining", "slices": 20}],
+    "koleo": [{"normalize": None}, {"normalize": "columns"}],
+    "spacings": [{"covariance_weight": 0.0}, {"window": 1}],
 }
 #: sums of squares above this may overflow in float32
 LARGEST_SQUARES = 1e36
