@@ -8,7 +8,7 @@ from it_losses import SIGReg, VICReg
 from it_losses.checks import Check, check_count, check_positive
 from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention
 
-#: library -> its argument -> ours
+#: for each library, the name of its argument -> the name of ours
 ARGUMENTS: dict[str, dict[str, str]] = {
     "lightly": {
         "lambda_param": "invariance_weight",

@@ -61,7 +61,7 @@ def _devices() -> str:
 
 
 def report() -> str:
-    """The whole report of the doctor, as text."""
+    """The text that `python -m it_losses` prints: versions, devices, implementations and their errors."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", "what runs here:", *_implementations()]

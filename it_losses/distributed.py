@@ -23,7 +23,7 @@ from it_losses.checks import ViewError, check_flag, check_views
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 #: torch's function of that name; False without distributed support
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: the message of a rank whose views no objective accepts
+#: what a rank sends in the place of its shapes if its views are invalid
 _REFUSED = (0, 0, 0, 0, 0, 0)
 #: bytes of the description of an objective that ranks exchange when they disagree
 _LONGEST = 400

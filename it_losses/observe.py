@@ -41,7 +41,7 @@ def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]
 
 
 def can_be_seen() -> bool:
-    """Whether this call is of a forward pass and its tensors have values, which compilers and torch.func hide."""
+    """Whether an observer can see this call: it is part of a forward pass, and no compiler or torch.func hides its values."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # activation checkpointing repeats the calls of the forward pass in the backward pass

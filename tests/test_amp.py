@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-pytest.importorskip("sklearn", reason='scikit-learn is not installed: pip install "it-losses[benchmarks]"')
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install '.[benchmarks]'")
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 

@@ -41,6 +41,7 @@ def constants_without_warnings():
     return list(measure._constants())
 
 
+@pytest.mark.slow
 def test_the_constants_are_measured_without_deprecated_calls():
     for constants in ranks.run(2, constants_without_warnings):
         assert min(constants) > 0

@@ -58,4 +58,4 @@ def test_the_self_test_shows_the_outcome_of_every_kernel(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(self_test, "fault", lambda products, *_, **__: "a sum is off" if products else "")
     lines = _kernel_faults()
-    assert len(lines) == 12 and [line.split(": ")[1] for line in lines] == ["passed"] * 6 + ["a sum is off"] * 6
+    assert [line.split(": ")[1] for line in lines] == ["passed"] * 6 + ["a sum is off"] * 12

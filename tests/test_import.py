@@ -42,6 +42,7 @@ def imported(name, folder=None):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_importing_the_package_changes_nothing_in_the_process():
     assert imported("it_losses") == {"changed": [], "events": [], "CUDA is initialised": False}
 

@@ -123,6 +123,7 @@ def test_the_readme_and_the_pages_of_adapters_have_code(page):
     assert list(fenced(page))
 
 
+@pytest.mark.slow
 def test_the_first_program_of_a_newcomer_is_the_example_that_can_be_run_and_training_helps():
     page = ROOT / "docs" / "get_started.md"
     program = programs(page)[0]

@@ -20,6 +20,7 @@ def test_a_program_that_ends_gives_its_output_and_its_exit_code():
     assert (done.returncode, done.stdout.strip()) == (3, "said")
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_fails_in_time_with_its_output():
     start = time.monotonic()
     with pytest.raises(AssertionError, match=r"did not end within 5 seconds:\n\d+") as caught:

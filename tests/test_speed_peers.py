@@ -148,6 +148,7 @@ def test_without_pytest_nothing_is_timed_untested_and_a_gpu_that_is_not_there_is
         assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
     """As on a machine that has a checkout and those two: adapters are found in an installation only."""
     code = """if True:

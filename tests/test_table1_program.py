@@ -200,7 +200,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it():
     code = "import sys; sys.modules['rich'] = None; import importlib.util as u; f = u.find_spec"
     code += "; u.find_spec = lambda name, *a: None if name == 'rich' else f(name, *a); import benchmarks.table1"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "Table 1 needs rich" in done.stderr and "pip install 'it-losses[benchmarks]'" in done.stderr
+    assert "Table 1 needs rich" in done.stderr and "pip install '.[benchmarks]'" in done.stderr
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,7 +13,7 @@ from typing import Any
 from it_losses.adapters import framework
 from it_losses.adapters.lightly import criteria, lejepa, unit_norm
 
-PIP = 'pip install "it-losses[lightly]"'
+PIP = "pip install lightly"
 
 #: module of ours -> names in it that replace those of lightly
 REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {

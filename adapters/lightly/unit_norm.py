@@ -100,7 +100,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def eps(self) -> float:
-        """Half the distance below which the logarithm levels off."""
+        """Lightly's eps is half of `epsilon`, the distance below which our logarithm levels off."""
         return self._estimator().epsilon / 2
 
     @eps.setter

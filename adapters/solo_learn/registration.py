@@ -24,7 +24,7 @@ METHODS = {
 }
 
 GITHUB = "git clone https://github.com/vturrisi/solo-learn"
-HYDRA = 'pip install "it-losses[solo]"'
+HYDRA = 'pip install "hydra-core<1.4"'
 
 
 def register() -> None:
@@ -80,6 +80,6 @@ def checked_solo() -> ModuleType:
         if missing in ("", "solo", "it_losses"):
             raise
         raise ImportError(
-            f'solo-learn needs {missing}, which is not installed. Run: pip install "it-losses[solo]" einops lightning timm',
+            f'solo-learn needs {missing}, which is not installed. Run: pip install "hydra-core<1.4" einops lightning timm',
             name=error.name,
         ) from error

@@ -17,5 +17,5 @@ _needed = [
 ]
 _missing = [package for package in _needed if importlib.util.find_spec(package) is None]
 if _missing:
-    install = "pip install 'it-losses[benchmarks]', or '.[benchmarks]' in a checkout"
+    install = "pip install '.[benchmarks]' in a checkout"
     raise ModuleNotFoundError(f"Table 1 needs {', '.join(_missing)}. Install them with: {install}.", name=_missing[0])

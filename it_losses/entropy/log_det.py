@@ -107,7 +107,7 @@ class LogDet(EntropyEstimator):
         `r < entropy beta^2 t / (100 (1 + beta t))`. The weight is the larger of 400 / beta and `200 (1 + beta) / beta^2`, at
         which it is kept for every r < 2 if t = 1. A larger one holds the covariance at its target whatever the views say.
         """
-        # there is no default weight for nats, because their value grows with dim
+        # an entropy in nats has no default weight, because its value grows with dim
         weight = 400.0 / min(self.beta, 1.0)
         if self.anchor:
             weight = max(400.0 / self.beta, 200.0 * (1 + self.beta) / self.beta**2)

@@ -75,7 +75,7 @@ class VarianceCovariance(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance, as in VICReg, and 1 for the entropy, whose two terms have weights of their own."""
+        """The invariance has the weight 25, as in VICReg, and the entropy 1, because its two terms have their own weights."""
         return BoundWeights(invariance=25.0, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:

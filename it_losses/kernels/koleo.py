@@ -27,7 +27,7 @@ PARTS = 0
 ROUNDS_SAMPLES = False
 #: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
-#: multiplications up to which float64 products take less time than a search for two candidates
+#: up to so many multiplications, float64 products are faster than a search for two candidates
 SMALL = 1 << 24
 
 

@@ -96,7 +96,7 @@ def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
         entropies = (p * surprise).sum(dim=1)
         return entropies, surprise, entropies.clone()
     if order < 1:
-        # rounding leaves small numbers in place of zeros, and a power below 1 would make them large
+        # rounding turns zero eigenvalues into small numbers, which a power below 1 would enlarge
         p = p.masked_fill(p < bounded, 0)
     powers = bounded.pow(order - 1)
     total = (p * powers).sum(dim=1)

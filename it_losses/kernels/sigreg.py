@@ -31,7 +31,11 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: slices, and per dim, points, range of t, 1 for a factor N, 1 if pooled, seed, draw."""
+    """Entropy and gradient.
+
+    The constants are: the least number of slices, slices for each dimension, points, the largest t, 1 for a factor N, 1 for
+    pooled views, seed, and number of the draw.
+    """
     least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
     slices = int(max(least, per_dim * batch.dim))
     gradient = plan.products.empty_gradient(batch) if request.needs_gradient else None

@@ -3,7 +3,7 @@
 output_mixture     Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
 likelihood         E log q(z | z'): Gaussian, with ways to estimate the covariances in it, and of unit vectors in nats
 optimum            Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
-normality          the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
+network            Jacobians; the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
 generalization     Theorem 3: the bound on the test loss of a linear head, term by term
 
 `docs/sources.md` says what was read in the paper, what was derived, and what is a reading of ours.
@@ -26,7 +26,7 @@ from it_losses.theory.likelihood import (
     von_mises_fisher_log_constant,
     von_mises_fisher_log_likelihood,
 )
-from it_losses.theory.normality import normality_p_values, output_normality
+from it_losses.theory.network import normality_p_values, output_normality
 from it_losses.theory.optimum import (
     distance_from_diagonal,
     hadamard_gap,

@@ -96,7 +96,7 @@ def generalization_bound(
 
 @torch.no_grad()
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
-    """W of minimum norm among the minimisers of `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], [], [].
+    """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], and two scalars.
 
     It is computed in float64. Directions of z smaller than `max(n, dim) * eps` of the largest, with eps of the dtype of z,
     count as rounding. So pass the output of the network itself, not a float64 copy of it.
@@ -118,7 +118,7 @@ def least_squares_residual(z: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tensor, test_targets: Tensor) -> Tensor:
-    """The mean test `|z W - y|` minus the mean training `|z W - y|`: []. Source: Figure 5 of arXiv 2303.00633."""
+    """The mean of `|z W - y|` on test samples minus its mean on training samples: []. Source: Figure 5 of arXiv 2303.00633."""
     _check_targets(z, targets)
     _check_targets(test_z, test_targets)
     weight = weight.double()

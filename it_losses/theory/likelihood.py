@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from it_losses.checks import check_count, check_not_negative, check_positive
-from it_losses.theory.jacobian import Network, jacobian_vector_products, jacobians
+from it_losses.theory.network import Network, jacobian_vector_products, jacobians
 
 
 def expected_log_likelihood(

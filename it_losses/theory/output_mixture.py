@@ -9,7 +9,7 @@ from torch import Tensor
 
 from it_losses.checks import check_count, check_matrix, check_not_negative, check_positive
 from it_losses.diagnostics import EntropyBounds
-from it_losses.theory.jacobian import Network, jacobians
+from it_losses.theory.network import Network, jacobians
 
 
 class OutputMixture:
@@ -66,7 +66,12 @@ class OutputMixture:
         return 0.5 * (self._log_dets.mean() + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy_bounds(self) -> EntropyBounds:
-        """`H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))`; D Bhattacharyya (lower) or Kullback-Leibler (upper): 2 x []."""
+        """A lower and an upper bound on H(Z): 2 x [].
+
+            H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))
+
+        D is the Bhattacharyya distance in the lower bound and the Kullback-Leibler divergence in the upper one.
+        """
         components = range(len(self.means))
         spread_kl = torch.stack([self._spread(self._kl_divergences(i)) for i in components]).mean()
         spread_bhattacharyya = torch.stack([self._spread(self._bhattacharyya_distances(i)) for i in components]).mean()

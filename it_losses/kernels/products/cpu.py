@@ -25,10 +25,8 @@ LARGE_PRODUCT = 1 << 24
 TINY_PRODUCT = 400
 #: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
-#: rows added to a matrix whose side is a multiple of 64, because LAPACK takes four times as long at such strides
+#: if the side of a matrix is a multiple of 64, it gets so many rows more, because LAPACK is four times slower at such strides
 PADDING = 8
-#: cosines and sines of SIGReg that are in memory at a time: they stay in the cache
-MOST_COSINES_AT_ONCE = 1 << 18
 EVERYTHING = slice(None)
 
 

@@ -154,5 +154,5 @@ def _one_by_one(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[T
 
 
 def largest_magnitude(x: Tensor, dim: tuple[int, int]) -> Tensor:
-    """The largest absolute value along two axes, which are kept; a tiny number for zeros."""
+    """The largest absolute value along two axes, which stay with length 1; at least the smallest normal number."""
     return x.abs().amax(dim=dim, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)
