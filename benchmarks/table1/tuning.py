@@ -127,6 +127,8 @@ def page_of(records: Records, options: Options, images: Images) -> str:
         __file__,
         **head(records, options),
         dataset=NAMES.get(options.dataset, options.dataset),
+        # a ResNet is the usual network
+        network="" if options.backbone.startswith("resnet") else f", {options.backbone}",
         notes=notes(records.folder),
         over=f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "accuracy of one seed",
         grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
