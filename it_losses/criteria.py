@@ -38,7 +38,8 @@ class VICRegEntropy(Checked):
     and dim are groups; each has its own statistics, and the entropies are averaged.
 
     Args:
-        entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator.
+        entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. Setting another one later keeps
+            the weights.
         invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views as
             the estimator normalizes them. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR. None for
             the estimator's default.
