@@ -136,6 +136,17 @@ def test_zero_eigenvalues_and_collapse_have_finite_gradients(order, normalizatio
         assert -1e-5 <= value <= math.log(min(z.shape)) + 1e-5
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (8, 3), (3, 9)], ids=str)
+@pytest.mark.parametrize("order", [0.5, 0.9])
+def test_a_zero_eigenvalue_adds_no_rounding_to_the_gradient(order, shape, monkeypatch):
+    # a power below 0 of it is large, and centred samples have one where they are no more than dimensions
+    z, results = torch.randn(*shape, dtype=F64, requires_grad=True), []
+    for backend in ("fused", "reference"):
+        monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+        results.append(evaluated(MatrixRenyi(order), [z]))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
 @both_backends
 @every_order
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

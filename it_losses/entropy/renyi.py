@@ -42,7 +42,7 @@ def spectral_entropy(rho: Tensor, *, order: float) -> Tensor:
     if order == 1:
         return -(p * bounded.log()).sum(dim=-1)
     if order < 1:
-        # rounding leaves small numbers in place of zeros, and a power below 1 would make them large
+        # rounding turns zero eigenvalues into small numbers, which a power below 1 would enlarge
         p = p.masked_fill(p < bounded, 0)
     powers = (p * bounded.pow(order - 1)).sum(dim=-1)
     return powers.masked_fill(powers == 0, 1).log() / (1 - order)

@@ -95,10 +95,10 @@ def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
         surprise = bounded.log().neg_()
         entropies = (p * surprise).sum(dim=1)
         return entropies, surprise, entropies.clone()
+    powers = bounded.pow(order - 1)
     if order < 1:
         # rounding turns zero eigenvalues into small numbers, which a power below 1 would enlarge
-        p = p.masked_fill(p < bounded, 0)
-    powers = bounded.pow(order - 1)
+        powers = powers.masked_fill(p < bounded, 0)
     total = (p * powers).sum(dim=1)
     total = total.masked_fill(total == 0, 1)
     factor = order / (1 - order)
