@@ -107,7 +107,9 @@ def _age(folder: Path) -> tuple[str, str, str]:
 
 def _settings(folder: Path, *names: str) -> list[Any]:
     settings = Records(folder).settings
-    return [settings.get(name) for name in names]
+    # figures and theorems have settings of their own each, with their command
+    each = [own for own in settings.values() if isinstance(own, dict) and "command" in own]
+    return [(each or [settings])[0].get(name) for name in names]
 
 
 def _relative(path: Path, beside: Path) -> str:

@@ -42,7 +42,10 @@ def page_of(folder: Path) -> str:
     """The page of a folder, with the remarks about it from its notes."""
     recorded = json.loads((folder / "settings.json").read_text())
     kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in sorted(recorded))
-    return page(f"{' and '.join(kinds)} of arXiv 2303.00633, recomputed", notes(folder), *sections(folder))
+    # the digits are the data set of most records
+    others = dict.fromkeys(own["dataset"] for own in recorded.values() if own.get("dataset", "digits") != "digits")
+    heading = f"{' and '.join(kinds)} of arXiv 2303.00633, recomputed{''.join(f' on {name}' for name in others)}"
+    return page(heading, notes(folder), *sections(folder))
 
 
 def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
