@@ -43,7 +43,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     z = torch.cat(batch.own).to(accumulation_dtype(batch.own[0].dtype))  # [S, n, dim]
     directions = plan.products.unit_directions(slices, batch.dim, seed=int(seed), draw=int(draw), like=z)
     x = torch.bmm(directions.expand(len(z), -1, -1), z.mT)  # [S, slices, n]
-    largest_x = plan.products.largest_magnitude(x)
+    largest_x = plan.products.largest_projection(x)
     views = len(batch.own) if pooled else 1
     samples = views * batch.samples
     if pooled:

@@ -19,7 +19,7 @@ And for pairs, in `cpu_pairs` and `cuda_pairs`:
 
 And for slices x of samples [S, slices, n], in `cpu_slices` and `cuda_slices`:
 
-    largest_magnitude    the largest absolute value of a slice []
+    largest_projection   the largest absolute value of x []
     unit_directions  random directions [count, dim], those of `it_losses.slices`
     waves            block by block, sum_i cos(t_k x_i) and sum_i sin(t_k x_i) over own samples [S, slices, 2, K], and the waves
     wave_slopes_     d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i), in place of x

@@ -11,7 +11,7 @@ from torch import Tensor
 from it_losses.kernels.products.cpu import distance, empty_gradient
 from it_losses.slices import unit_directions
 
-__all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_magnitude", "unit_directions", "wave_slopes_", "waves"]
+__all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projection", "unit_directions", "wave_slopes_", "waves"]
 
 #: cosines and sines that are in memory at a time, so that they stay in the cache
 MOST_WAVES_AT_ONCE = 1 << 18
@@ -25,7 +25,7 @@ class Waves(NamedTuple):
     values: Tensor  # [S, slices, 2, K, n]: cos(t_k x_i), sin(t_k x_i)
 
 
-def largest_magnitude(x: Tensor) -> Tensor:
+def largest_projection(x: Tensor) -> Tensor:
     """The largest absolute value []: a tenth of the time of torch's norm of infinite order."""
     smallest, largest = x.aminmax()
     return torch.maximum(-smallest, largest)

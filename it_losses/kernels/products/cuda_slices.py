@@ -23,7 +23,7 @@ from it_losses.kernels.products.cuda import distance, empty_gradient
 from it_losses.kernels.products.cuda_passes import OPTIONS
 from it_losses.slices import FIRST_COLUMN, key_of
 
-__all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_magnitude", "unit_directions", "wave_slopes_", "waves"]
+__all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projection", "unit_directions", "wave_slopes_", "waves"]
 
 #: without a limit
 MOST_WAVES_AT_ONCE = 1 << 62
@@ -55,7 +55,7 @@ def unit_directions(count: int, dim: int, *, seed: int, draw: int, like: Tensor)
     return out.div_(torch.linalg.vector_norm(out, dim=1, keepdim=True))
 
 
-def largest_magnitude(x: Tensor) -> Tensor:
+def largest_projection(x: Tensor) -> Tensor:
     """The largest absolute value []."""
     largest: Tensor = torch.linalg.vector_norm(x, torch.inf)
     return largest
