@@ -16,7 +16,7 @@ import griffe
 
 import it_losses
 from benchmarks.report import PAGE
-from benchmarks.site import api, calculator, made, schematic, sources, tables, tutorials
+from benchmarks.site import api, calculator, made, sources, tables, tutorials
 from it_losses import diagnostics, theory
 from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_weights
 
@@ -135,10 +135,6 @@ def test_the_recorded_tutorials_are_up_to_date_with_their_pages(record):
 def test_a_tutorial_that_fails_stops_the_build():
     with pytest.raises(ZeroDivisionError):
         tutorials.run("# Title\n\n```python\n1 / 0\n```\n")
-
-
-def test_the_picture_is_up_to_date():
-    assert schematic.PICTURE.read_text() == schematic.picture(), "run `python -m benchmarks.site.schematic`"
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
