@@ -102,5 +102,5 @@ class EppsPulley(SIGReg):
 
     @property
     def numbers(self) -> SIGRegConvention:
-        """The convention of lightly with these knots; that of stable-pretraining is the same once the views are pooled."""
+        """Lightly's convention with these knots. stable-pretraining's is the same once views are pooled."""
         return CONVENTIONS["lightly"]._replace(points=2 * self.knots - 1, largest=self.t_max)

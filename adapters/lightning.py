@@ -23,7 +23,7 @@ from it_losses.checks import Check, check_count, check_name
 
 
 def _lightning() -> Any:
-    # the two names of one library; a trainer takes the callbacks of either
+    # one library has two names, and its trainer takes callbacks of both
     try:
         return framework("lightning.pytorch", install="pip install lightning")
     except ImportError:

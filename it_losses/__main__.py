@@ -1,7 +1,7 @@
 """The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how exact it is.
 
 Paste its output into a bug report. `--self-test` adds the self-test of the GPU kernels, and errors and times of every estimator
-in every dtype. `--estimators` prints the README's table of estimators instead.
+in every dtype. `--estimators` prints the table of estimators instead.
 """
 
 from __future__ import annotations

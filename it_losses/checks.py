@@ -129,7 +129,7 @@ def check_weight(name: str, value: Weight) -> Weight:
         return value
     number = _number(value)
     if number is None or number < 0:
-        hint = _if_text(value) or " The sign of each term is fixed, and its weight only scales it."
+        hint = _if_text(value) or " The objective sets the sign of each term: pass its size."
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
     return value if _wants_gradient(value) else number
 

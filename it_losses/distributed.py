@@ -171,9 +171,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(all_ranks) if rows == 0]
     if refused:
-        raise ViewError(
-            f"ranks {refused} of the group passed views that no objective accepts. The errors on those ranks say why."
-        )
+        raise ViewError(f"ranks {refused} of the group passed invalid views. The errors on those ranks say why.")
     if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
         objectives = _gather_text(f"{evaluated} with constants and weights {objective[1:]}", group)
         brought = [

@@ -31,7 +31,7 @@ class Pretraining(LightningModule):
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
         projector_dim: output width of the projector; None for that of lightly's script of the method.
         base_lr: learning rate for a batch of 256, scaled linearly; None for that of lightly's script of the method.
-        weight_decay: of the weights that are neither biases nor norms.
+        weight_decay: for all weights but biases and norms.
         warmup_epochs: of the cosine schedule; a tenth of the run at most.
     """
 

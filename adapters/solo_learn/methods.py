@@ -24,7 +24,7 @@ VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
 
 
 class Configured(BaseMethod):
-    """The base of our methods: checked arguments, which are kept in the checkpoint."""
+    """The base of our methods. It checks arguments and keeps them in checkpoints."""
 
     #: required `method_kwargs`
     needed: ClassVar[tuple[str, ...]] = ("proj_hidden_dim", "proj_output_dim")

@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. For a batch no dim^2 covariances are computed."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch needs no covariance matrix for it."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)
@@ -99,7 +99,7 @@ def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
 def all_rows(z: Embeddings) -> Tensor:
     """Every row of a batch or of an iterable of batches, in float64: [batch, dim]."""
     if isinstance(z, Moments):
-        raise ValueError("this needs every row, got Moments, which keep none. Pass a batch or an iterable of batches.")
+        raise ValueError("every row is needed, but Moments keep none. Pass a batch or an iterable of batches.")
     found = [rows(batch) for batch in batches(z)]
     for batch in found[1:]:
         check_together(found[0], batch)

@@ -78,7 +78,7 @@ def alarm_of(
 ) -> str | None:
     """The same as `collapse_alarm`, from the measured `spread` and `participation_ratio` of `count` rows."""
     if count < 2:
-        raise ValueError(f"a collapse can be seen in at least 2 rows, got {count}.")
+        raise ValueError(f"collapse_alarm needs at least 2 rows, got {count}.")
     spread_of_rows, rank = measured["spread"], measured["participation_ratio"]
     # NaN is not equal to itself
     if spread_of_rows != spread_of_rows:

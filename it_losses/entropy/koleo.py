@@ -39,7 +39,7 @@ class KoLeo(NormalizingEstimator):
     u is `z / |z|` by default. With `normalize=None` u is z, and `dim * H` plus a constant of batch and dim is the estimate of
     Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` gives in nats. The estimate is consistent, but it
     bounds nothing and its error grows with dim: at 32 dimensions and 1024 samples of a standard Gaussian it is 2.6 nats too
-    high. From 32 dimensions on, compare its values, and do not read them as nats.
+    high. From 16 dimensions on, compare its values, and do not read them as nats.
 
     Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair: clip it. A pair that coincides has a
     gradient of 0. Within clusters 10,000 times tighter than the distance between them, the fused implementation in float32 may

@@ -74,14 +74,14 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Band
     """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
     if isinstance(bandwidth, str | bytes):
         if bandwidth != "auto":
-            raise ValueError(f'{name} must be "auto", a number or several, got {bandwidth!r}.')
+            raise ValueError(f'{name} must be "auto" or numbers, got {bandwidth!r}.')
         return "auto"
     try:
         several = tuple(bandwidth)  # type: ignore[arg-type]
     except TypeError:
         several = (bandwidth,)  # type: ignore[assignment]
     if len(several) == 0:
-        raise ValueError(f"{name} must name at least one number, got none.")
+        raise ValueError(f"{name} must be one number or more, got none.")
     numbers = tuple(check_positive(name, s) for s in several)
     for s in numbers:
         if not SMALLEST <= s <= LARGEST:

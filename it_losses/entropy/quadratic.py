@@ -158,6 +158,6 @@ class QuadraticRenyi(NormalizingEstimator):
         return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if the part with a gradient has reached its limit, log batch."""
+        """Warn if the entropy is at its limit, where it has no gradient."""
         if self.bandwidth != "auto" and not self.exclude_self:
             self._saturation.warn_if_saturated([parts], above=SATURATED)

@@ -129,7 +129,7 @@ class SIGReg(EntropyEstimator):
             (least, per_dim), dim = self._counts(), z.shape[-1]
             return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
         if len(self.directions) != z.shape[-1]:
-            raise ValueError(f"slices are for {len(self.directions)} dimensions, got embeddings of {z.shape[-1]}.")
+            raise ValueError(f"slices must have {z.shape[-1]} rows, one a dimension, got {len(self.directions)}.")
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
     def _counts(self) -> tuple[int, int]:
@@ -140,7 +140,7 @@ class SIGReg(EntropyEstimator):
         # compiled code reads the number at every call, and FakeTensors and transforms of older torch cannot read it here
         if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
-        # unlike item(), this calls no operator
+        # item() would call an operator
         return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:

@@ -55,7 +55,7 @@ def is_fused(name: str, z: torch.Tensor) -> bool:
         return False
     reason = why_not_fused(name, z)
     if reason and asked == "fused":
-        raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to let the reference take over.")
+        raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to use the reference here.")
     return not reason
 
 

@@ -20,7 +20,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
-#: numbers for warnings beside the entropy: the smallest `-mean_i log mean_j e_ij` over views, groups and s, over log N
+#: how many numbers warnings need: the smallest `-mean_i log mean_j e_ij` of all views, groups and s, divided by log N
 PARTS = 1
 #: pairs that do not count: those of all rows of an image
 OF_AN_IMAGE = 2

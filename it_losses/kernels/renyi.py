@@ -80,7 +80,7 @@ def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[T
     """H of any order [S], own rows of M, and c [S]."""
     if by_gram:
         rho = batch.gathered_rows(rho)
-    # LAPACK raises for NaN, so NaN goes around it
+    # LAPACK refuses NaN, so add it afterwards
     p, vectors = torch.linalg.eigh(rho.nan_to_num())
     p = p + (rho - rho).diagonal(dim1=1, dim2=2)
     entropies, slopes, level = _of_spectrum(p, order)

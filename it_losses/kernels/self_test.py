@@ -64,7 +64,7 @@ def failure(products: str, z: Tensor) -> str:
 
 
 def seen_before(z: Tensor) -> str:
-    """The fault of any products on that device in that dtype: a compiler can neither test nor import them."""
+    """The fault that an earlier test found on that device in that dtype. A compiler cannot run the test."""
     for products in ROWS:
         if (products, z.device, z.dtype) in _failed:
             return _failed[products, z.device, z.dtype]

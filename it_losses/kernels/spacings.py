@@ -47,7 +47,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     count = batch.stacks * batch.dim
     marginal = batch.ranks.summed(entropies.sum())() / count
     if request.needs_gradient or not batch.is_whole:
-        # a rank that wants no gradient computes its columns for the others
+        # other ranks need these columns even if this one needs no gradient
         columns = torch.empty_like(slope).scatter_(2, order, slope.mul_(-request.entropy_weight / count)).mT
         rows = _own_rows(columns, cols, batch)
         if request.needs_gradient:

@@ -101,7 +101,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # the invariance is a mean over pairs of views, groups, samples and, of a Gaussian, dimensions
+    # the mean over pairs of views, groups and samples; of a Gaussian, over dimensions too
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
@@ -143,7 +143,7 @@ def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
 def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, overwrite: bool = False) -> list[Tensor | None]:
     """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved one."""
     if of_gradient is not None:
-        raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference for one.")
+        raise RuntimeError("fused losses have no second derivative. IT_LOSSES_BACKEND=reference has one.")
     (gradient,) = ctx.saved_tensors
     n, *groups, dim = ctx.shape
     if upstream is None:

@@ -21,9 +21,9 @@ from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
-#: numbers for logging beside the entropy: hinge and penalty
+#: terms logged besides the entropy: hinge and penalty
 PARTS = 2
-#: numbers in a view up to which sums have the order of the authors' code and agree with it to the last bit
+#: in views of at most so many numbers we sum in the authors' order, and agree to the last bit
 TINY = 2048
 
 

@@ -144,7 +144,7 @@ def _check_targets(z: Tensor, targets: Tensor) -> None:
     check_matrix("features", z)
     check_matrix("targets", targets, floating=False)
     if len(z) != len(targets):
-        raise ValueError(f"the head needs one target for each sample, got {len(targets)} for {len(z)}.")
+        raise ValueError(f"the head needs one target for each sample, got {len(targets)} of {len(z)}.")
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def normality_p_values(samples: Tensor) -> Tensor:
     except ImportError as missing:
         raise ImportError("the normality test needs scipy. Run: pip install scipy") from missing
     if len(samples) < 20:
-        raise ValueError(f"the normality test needs at least 20 samples, got {len(samples)}: its distribution is asymptotic.")
+        raise ValueError(f"the normality test needs at least 20 samples, got {len(samples)}.")
     columns = samples.detach().double().flatten(1)
     varies = (columns - columns[0]).abs().amax(dim=0) > 0
     p_values = torch.full_like(columns[0], torch.nan)

@@ -103,7 +103,7 @@ def gradient(
     slope: Tensor | None = None,
     alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
+    """Squared distance [], gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)` [S, n, dim]."""
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     has_differences = _has_differences(batch, difference_weight)
     # beta scales the differences that are in the block; without them the block is uninitialised, and beta is 0

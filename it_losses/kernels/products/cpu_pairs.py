@@ -151,7 +151,7 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
 
 
 def _similarities(known: Tensor, pairs: Pairs, rows: slice, factor: float | Tensor) -> Tensor:
-    """e_ij of a strip for one of several rates."""
+    """e_ij of a strip at this factor."""
     return _of_other_images_((known * factor).exp_(), pairs, rows)
 
 

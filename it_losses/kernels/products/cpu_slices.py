@@ -32,9 +32,9 @@ def largest_projection(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """Sums over own samples of cosines and of sines, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
+    """For each block of slices its sums of cosines and sines over own samples [S, slices, 2, K], and the waves.
 
-    They are of a block of slices at a time, and are overwritten by the next block.
+    x is [S, slices, n] and knots [K]. The next block overwrites the waves.
     """
     signed = torch.stack((knots, -knots))
     scratch = x.new_empty(2 * len(knots) * x[:, :slices_at_once].numel())

@@ -131,7 +131,7 @@ def _means(batch: Batch) -> Moments:
 def _differences(
     batch: Batch, weight: float | None, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    """`weight (Z - Z') + Zc slope` into out, of more than two views `2 weight (Z - mean view)`; and the squared distance []."""
+    """Write `weight (Z - Z') + Zc slope` to out (of more views `2 weight (Z - mean view)`); return the squared distance []."""
     views = batch.own
     if len(views) == 2 and weight is not None:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)

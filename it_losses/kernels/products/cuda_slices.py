@@ -83,7 +83,7 @@ def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
 
 @triton.jit
 def hashed(x):
-    """The hash of `slices`, in 32 bits whose products wrap around."""
+    """The hash in `it_losses.slices`, with 32-bit overflow."""
     for _ in tl.static_range(2):
         x = ((x >> 16) ^ x) * 0x45D9F3B
     return (x >> 16) ^ x
