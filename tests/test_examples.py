@@ -37,12 +37,6 @@ def test_there_are_docstring_examples():
     assert sum(bool(test.examples) for test in finder.find(importlib.import_module("it_losses.criteria"))) >= 3
 
 
-def test_the_readmes_table_of_estimators_is_the_declared_facts():
-    from it_losses.__main__ import estimator_table
-
-    assert estimator_table() in (ROOT / "README.md").read_text()
-
-
 def test_the_doctor_names_versions_and_how_far_each_estimator_is_from_its_reference():
     from it_losses.__main__ import report
 
