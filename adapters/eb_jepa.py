@@ -38,7 +38,7 @@ class VICRegLoss(HostNames, VICReg):
         super().__init__(**theirs | {"gather_distributed": gather_distributed})  # type: ignore[arg-type]
 
     def forward(self, z1: Tensor, z2: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
-        """2 x [batch, dim] -> 4 x [], by name."""
+        """Named terms: 2 x [batch, dim] -> []."""
         terms = self.terms(z1, z2)
         named = {
             "loss": terms.loss,

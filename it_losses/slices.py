@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: numbers that a CPU draws at a time, so that the passes over them stay in its cache
+#: a CPU draws this many numbers at a time, so that they stay in its cache
 BLOCK = 1 << 16
 #: the first place of the columns: if they had the places of rows, the numbers of key 0 would be symmetric
 FIRST_COLUMN = 1 << 30
@@ -31,14 +31,14 @@ def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like
 
 
 def key_of(seed: int, draw: int | Tensor) -> Any:
-    """32 bits that differ from draw to draw: a number, or a tensor if the draw is one."""
+    """A 32-bit key for each draw: a number, or a tensor if `draw` is a tensor."""
     return _hashed(_hashed(seed & _BITS_32) ^ draw)
 
 
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
     radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
-    # half a step beside the axes, where the one number of a direction in one dimension would be zero
+    # half a step off the axes: on them the cosine is 0, which has no direction in one dimension
     angle = (bits & 0xFFFF).to(dtype).add_(0.5).mul_(2 * math.pi * 2.0**-16)
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 

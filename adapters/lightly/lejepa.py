@@ -29,10 +29,10 @@ def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, 
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
 
-    The value is that of lightly for the same slices. Ours are others: they are a function of `criterion.entropy.seed` and of
-    the number of calls so far, see `it_losses.SIGReg`. So every rank has the same without a
-    message, `torch.manual_seed` does not change them, and torch's own random numbers are left as they were. Calls without
-    gradients or in evaluation mode do not count.
+    The value is that of lightly for the same slices. Our slices are a function of `criterion.entropy.seed` and of the number
+    of calls so far, see `it_losses.SIGReg`. So all ranks have the same slices without a message. `torch.manual_seed` does not
+    change them, and drawing them leaves torch's random numbers alone. Calls without gradients or in evaluation mode do not
+    count.
 
     Args:
         knots: points of the trapezoidal rule on [0, t_max].

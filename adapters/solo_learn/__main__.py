@@ -11,7 +11,7 @@ from pathlib import Path
 
 from it_losses.adapters.solo_learn import CONFIGS, register
 
-#: environment variable with the path of the script, for the other ranks that Lightning starts without it
+#: environment variable that gives the path of the script to the ranks that Lightning starts
 SCRIPT = "IT_LOSSES_SOLO_SCRIPT"
 
 

@@ -99,7 +99,7 @@ def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
 def all_rows(z: Embeddings) -> Tensor:
     """Every row of a batch or of an iterable of batches, in float64: [batch, dim]."""
     if isinstance(z, Moments):
-        raise ValueError("every row is needed, but Moments keep none. Pass a batch or an iterable of batches.")
+        raise ValueError("this needs all rows, but Moments keep none. Pass a batch or an iterable of batches.")
     found = [rows(batch) for batch in batches(z)]
     for batch in found[1:]:
         check_together(found[0], batch)

@@ -97,8 +97,8 @@ def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None
     used = min(last, int((eigenvalues > 0).sum()))
     if used <= first:
         raise ValueError(
-            f"alpha_req needs 2 positive eigenvalues from rank first={first} on, got {used} in all. "
-            "Use a larger batch, or raise last."
+            f"alpha_req needs 2 positive eigenvalues from rank first={first} on, but the last is {used}. "
+            "Raise last, or use more rows."
         )
     ranks = torch.arange(first, used + 1, dtype=eigenvalues.dtype, device=eigenvalues.device)
     weights = 1 / (ranks * (1 / ranks).sum())

@@ -44,7 +44,7 @@ class BoundWeights(NamedTuple):
     invariance: float
     #: None if no weight suits every dim, so that the user has to choose one
     entropy: float | None
-    #: the likelihood whose distance the first weight scales
+    #: the likelihood that `invariance` weighs
     likelihood: str = "gaussian"
 
 
@@ -164,7 +164,7 @@ class NormalizingEstimator(EntropyEstimator):
 
 
 class SaturationWarning:
-    """Warns once, at the first values above a bound that an estimate can be trusted to; afterwards it reads no more values."""
+    """Warns once, when values exceed the bound up to which an estimate can be trusted; then it reads no more values."""
 
     def __init__(self, message: str) -> None:
         self._message = message

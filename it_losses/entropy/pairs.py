@@ -81,7 +81,7 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Band
     except TypeError:
         several = (bandwidth,)  # type: ignore[assignment]
     if len(several) == 0:
-        raise ValueError(f"{name} must be one number or more, got none.")
+        raise ValueError(f"{name} needs at least one number, got none.")
     numbers = tuple(check_positive(name, s) for s in several)
     for s in numbers:
         if not SMALLEST <= s <= LARGEST:

@@ -76,7 +76,7 @@ class SIGReg(EntropyEstimator):
     }
 
     slices: int | None
-    #: the directions that were named, [dim, slices]; None if they are drawn
+    #: directions passed by the user, [dim, slices]; None if they are drawn
     directions: Tensor | None
     #: how many calls drew slices so far, []; set it to a number to go on where another run ended
     draws: Tensor
@@ -129,7 +129,7 @@ class SIGReg(EntropyEstimator):
             (least, per_dim), dim = self._counts(), z.shape[-1]
             return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
         if len(self.directions) != z.shape[-1]:
-            raise ValueError(f"slices must have {z.shape[-1]} rows, one a dimension, got {len(self.directions)}.")
+            raise ValueError(f"slices needs {z.shape[-1]} rows, one per dimension, got {len(self.directions)}.")
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
     def _counts(self) -> tuple[int, int]:

@@ -21,9 +21,9 @@ from it_losses.precision import accumulated
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_pairs"
-#: numbers for warnings beside the entropy
+#: count of extra results for warnings
 PARTS = 0
-#: standardised samples stay as they are: rounding would change distances to neighbours
+#: False: rounding standardised samples would change distances to neighbours
 ROUNDS_SAMPLES = False
 #: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
 MANY, BLOCK = 1024, 64
@@ -32,7 +32,7 @@ SMALL = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Distances between samples are N x N."""
+    """Yes: the distances are N x N."""
     return True
 
 

@@ -77,7 +77,7 @@ def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor
 
 
 def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of any order [S], own rows of M, and c [S]."""
+    """For any order: H [S], own rows of M, c [S]."""
     if by_gram:
         rho = batch.gathered_rows(rho)
     # LAPACK refuses NaN, so add it afterwards

@@ -21,9 +21,9 @@ from it_losses.precision import accumulation_dtype
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = vicreg.PRODUCTS
-#: numbers for warnings beside the entropy
+#: count of extra results for warnings
 PARTS = 0
-#: standardised samples stay as they are: rounding would change distances to neighbours
+#: False: rounding standardised samples would change distances to neighbours
 ROUNDS_SAMPLES = False
 
 

@@ -112,7 +112,7 @@ def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
 
 
 def least_squares_residual(z: Tensor, targets: Tensor) -> Tensor:
-    """`|P_Z Y|_F`, `P_Z = I - Z (Z^T Z)^+ Z^T`, as the residual of a least-squares fit: [n, dim], [n, outputs] -> []."""
+    """The residual norm of a least-squares fit, `|(I - Z (Z^T Z)^+ Z^T) Y|_F`: [n, dim], [n, outputs] -> []."""
     return least_squares_head(z, targets).residual
 
 

@@ -31,7 +31,7 @@ class OutputMixture:
         factors, failed = torch.linalg.cholesky_ex(covariances)
         if bool(failed.any()):
             raise ValueError(
-                "covariances must be positive definite. A network's is not if dim exceeds the rank of its Jacobian. "
+                "covariances must be positive definite. A network's are not if dim exceeds its Jacobian's rank. "
                 "Raise the ridge."
             )
         self.means, self.covariances = means, covariances

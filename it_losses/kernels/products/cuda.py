@@ -149,7 +149,7 @@ def _differences(
 
 
 def _one_by_one(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], list[Tensor]]:
-    """The function of each matrix of a stack: in batches, libraries take slow paths that cannot be captured in a graph."""
+    """Apply the function to one matrix at a time: batched library calls are slow and cannot be captured in a graph."""
     return lambda stack: [torch.stack(results) for results in zip(*map(function, stack), strict=True)]
 
 
