@@ -17,12 +17,11 @@ from it_losses.distributed import (
     DistributedOptions,
     evaluating,
     gathered_views,
-    is_initialized,
     process_group,
     tell_ranks_of_refusal,
 )
 from it_losses.entropy import EntropyEstimator
-from it_losses.entropy.base import kernels
+from it_losses.entropy.base import is_fused, kernels
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.likelihood import distance, mean_squared_distance
 from it_losses.normalize import Normalization, normalized
@@ -59,8 +58,7 @@ def accepted_views(views: Sequence[Tensor | None], distributed: DistributedOptio
     try:
         return accepted(*views)
     except ViewError:
-        if _has_ranks(distributed):
-            tell_ranks_of_refusal(distributed)
+        tell_ranks_of_refusal(distributed)
         raise
 
 
@@ -75,16 +73,17 @@ def lower_bound(
 ) -> Terms:
     """The loss is minus the bound, since training maximises the bound: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
-        evaluated = partial(lower_bound, views, estimator, likelihood=likelihood, distributed=distributed)
-        return _bound_with_trainable_weights(evaluated, invariance_weight, entropy_weight, distributed)
+        # the derivative of the loss by a weight is its term, so each term is evaluated alone
+        minus_entropy, entropy = regularizer(views, estimator, weight=entropy_weight, distributed=distributed)
+        invariance = _invariance(views, estimator, likelihood, distributed)
+        return Terms(weighted(invariance, invariance_weight, distributed) + minus_entropy, invariance.detach(), entropy)
     if _is_fused(estimator.fused, estimator.constants(), views, distributed, at_least=2):
         return _fused_bound(views, estimator, (invariance_weight, entropy_weight), likelihood, distributed)
-    views = gathered_views(views, distributed, type(estimator).__name__)
+    views = gathered_views(views, distributed, estimator, invariance_weight, entropy_weight, likelihood)
     check_views(views, at_least=2)
     with full_precision(views[0]):
         views = _full_precision_views(views)
-        normalize = _distance_normalization(likelihood, estimator)
-        invariance = distance([normalized(samples(z), normalize) for z in views], likelihood)
+        invariance = _reference_invariance(views, estimator, likelihood)
         entropy = estimator.mean_entropy(views)
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
@@ -104,11 +103,35 @@ def _fused_bound(
         loss, terms = _fused_entropy(views, estimator, weights, distributed, likelihood=likelihood)
         return Terms(loss, terms[0], terms[1])
     # the two terms see views that are normalized in different ways
-    invariance, (distance, _) = _fused_loss(
-        views, "", (), (weights[0], 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood
-    )
+    invariance, distance = _fused_invariance(views, estimator, weights[0], likelihood, distributed)
     minus_entropy, terms = _fused_entropy(views, estimator, weights[1:], distributed)
     return Terms(invariance + minus_entropy, distance, terms[1])
+
+
+def _fused_invariance(
+    views: Sequence[Tensor], estimator: EntropyEstimator, weight: float, likelihood: str, distributed: DistributedOptions
+) -> tuple[Tensor, Tensor]:
+    """The weighted invariance alone, which back-propagates, and the unweighted one."""
+    normalize = _distance_normalization(likelihood, estimator)
+    loss, terms = _fused_loss(views, "", (), (weight, 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood)
+    return loss, terms[0]
+
+
+def _invariance(
+    views: Sequence[Tensor], estimator: EntropyEstimator, likelihood: str, distributed: DistributedOptions
+) -> Tensor:
+    """The invariance alone: V x [batch, ..., dim] -> []."""
+    if _is_fused(estimator.fused, estimator.constants(), views, distributed, at_least=2):
+        return _fused_invariance(views, estimator, 1.0, likelihood, distributed)[0]
+    views = gathered_views(views, distributed, estimator, likelihood)
+    check_views(views, at_least=2)
+    with full_precision(views[0]):
+        return _for_reduction(_reference_invariance(_full_precision_views(views), estimator, likelihood), distributed)
+
+
+def _reference_invariance(views: Sequence[Tensor], estimator: EntropyEstimator, likelihood: str) -> Tensor:
+    normalize = _distance_normalization(likelihood, estimator)
+    return distance([normalized(samples(z), normalize) for z in views], likelihood)
 
 
 def _distance_normalization(likelihood: str, estimator: EntropyEstimator) -> Normalization:
@@ -165,7 +188,7 @@ def _vicreg_bound(
         constants = weights.variance, weights.covariance, margin, epsilon
         loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed, "VICReg")
         return VICRegTerms(loss, *terms.unbind())
-    views = gathered_views(views, distributed, "VICReg")
+    views = gathered_views(views, distributed, "VICReg", *weights, convention, margin, epsilon)
     check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     with full_precision(views[0]):
@@ -189,7 +212,7 @@ def regularizer(
     if _is_fused(estimator.fused, estimator.constants(), views, distributed):
         loss, terms = _fused_entropy(views, estimator, (weight,), distributed)
         return loss, terms[1]
-    views = gathered_views(views, distributed, type(estimator).__name__)
+    views = gathered_views(views, distributed, estimator, weight)
     check_views(views)
     entropy = estimator.mean_entropy(views)
     return _for_reduction(-weight * entropy, distributed), entropy.detach()
@@ -202,15 +225,10 @@ def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> T
 
 def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
     """The value unchanged; its gradient is divided by W if the training loop adds the gradients of W ranks."""
-    if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
+    if not distributed.is_active() or distributed.gradient_reduction == "mean":
         return value
     ranks = process_group(distributed.process_group).size()
     return value.detach() + (value - value.detach()) / ranks
-
-
-def _has_ranks(distributed: DistributedOptions) -> bool:
-    """The same as `distributed.is_active()`; the first two tests are its quick answer for one process."""
-    return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
 def _is_fused(
@@ -221,13 +239,14 @@ def _is_fused(
     *,
     at_least: int = 1,
 ) -> bool:
-    """Check the views of one process, then return whether the fused implementation runs. It has no derivative by a constant."""
-    if not _has_ranks(distributed):
+    """Whether the fused implementation runs. Also checks the views of one process; ranks check theirs when they meet."""
+    if not distributed.is_active():
         check_views(views, at_least=at_least)
-    if kernels is None or not fused or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
-        return False
-    runs: bool = kernels.is_fused(fused, views[0])
-    return runs
+    try:
+        return is_fused(fused, constants, views[0])
+    except (RuntimeError, ValueError):
+        tell_ranks_of_refusal(distributed)
+        raise
 
 
 def _fused_loss(
@@ -247,7 +266,7 @@ def _fused_loss(
     With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg".
     """
     assert kernels is not None and constants is not None
-    group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
+    group = distributed.process_group if distributed.is_active() else kernels.NO_GROUP
     named = nullcontext() if group == kernels.NO_GROUP or torch.compiler.is_compiling() else evaluating(objective)
     options = {"normalize": normalize, "likelihood": likelihood, "draw": draw}
     with named:
@@ -255,17 +274,6 @@ def _fused_loss(
             views, fused, constants, weights, group=group, reduction=distributed.gradient_reduction, **options
         )
     return loss, terms
-
-
-def _bound_with_trainable_weights(
-    evaluated: Callable[..., Terms], invariance_weight: Weight, entropy_weight: Weight, distributed: DistributedOptions
-) -> Terms:
-    """Evaluate each of the two terms with weight 1, because the derivative of the loss by a weight is its term."""
-    invariance = evaluated(invariance_weight=1.0, entropy_weight=0.0)
-    entropy = evaluated(invariance_weight=0.0, entropy_weight=1.0)
-    of_invariance = weighted(invariance.loss, invariance_weight, distributed)
-    of_entropy = weighted(entropy.loss, entropy_weight, distributed)
-    return Terms(of_invariance + of_entropy, invariance.invariance, entropy.entropy)
 
 
 def _vicreg_with_trainable_weights(

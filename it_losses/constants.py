@@ -39,6 +39,11 @@ class Checked(nn.Module):
         """Whether any constant is a tensor that receives a gradient."""
         return any(isinstance(getattr(self, name), Tensor) for name in self.checks)
 
+    def fixed_constants(self) -> dict[str, object]:
+        """The constants that do not train."""
+        values = {name: getattr(self, name) for name in self.checks}
+        return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+
     def extra_repr(self) -> str:
         """The constants."""
         constants = {name: getattr(self, name) for name in self.checks if name not in self._modules}

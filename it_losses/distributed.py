@@ -44,9 +44,7 @@ class DistributedOptions(NamedTuple):
 
     def is_active(self) -> bool:
         """Whether there may be other ranks. Process groups come and go, so ask in every forward pass."""
-        if not (self.gather_distributed and dist.is_available() and dist.is_initialized()):
-            return False
-        return bool(self.process_group) or dist.get_world_size() > 1
+        return self.gather_distributed and is_initialized() and (bool(self.process_group) or dist.get_world_size() > 1)
 
 
 #: options for the loss of the samples of this process
@@ -84,53 +82,31 @@ class Ranks:
         self.world = group.size()
         self.own = slice(start, start + self._rows[group.rank()])
 
-    def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """Start an asynchronous all-reduce, and return a function that waits for its result."""
+    def summed(self, own: Tensor) -> Tensor:
+        """All-reduce: the sum over all ranks."""
         total = own.clone(memory_format=torch.contiguous_format)
-        wait = self._start(dist.all_reduce, total)
-        return lambda: wait_for(wait, total)
+        with explained(self._group, self._objective):
+            dist.all_reduce(total, group=self._group)
+        return total
 
-    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """All-gather each `[n, ...]` to `[samples, ...]`, in rank order. All are started before the first result is used."""
-        pending = [self._gather(t) for t in own]
-        return (result() for result in pending)
-
-    def _gather(self, own: Tensor) -> Callable[[], Tensor]:
+    def gathered(self, own: Tensor) -> Tensor:
+        """All-gather the rows of all ranks, in rank order: [n, ...] -> [samples, ...]."""
         largest = max(self._rows)
         if len(own) < largest:
             # a collective needs equal sizes: pad to the largest, and cut the padding off afterwards
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         all_ranks = own.new_empty(len(self._rows) * largest, *own.shape[1:])
-        wait = self._start(all_gather_single, all_ranks, own.contiguous())
-        return lambda: self._without_padding(wait_for(wait, all_ranks), largest)
-
-    def _start(self, collective: Callable[..., Any], *tensors: Tensor) -> Callable[[], None]:
-        """Start a collective of this group, and return a function that waits for its result."""
         with explained(self._group, self._objective):
-            work = collective(*tensors, group=self._group, async_op=True)
-
-        def wait() -> None:
-            with explained(self._group, self._objective):
-                work.wait()
-
-        return wait
-
-    def _without_padding(self, all_ranks: Tensor, largest: int) -> Tensor:
+            all_gather_single(all_ranks, own.contiguous(), group=self._group)
         if len(all_ranks) == self.samples:
             return all_ranks
         return torch.cat([part[:n] for part, n in zip(torch.split(all_ranks, largest), self._rows, strict=True)])
 
 
-def all_gather_single(out: Tensor, own: Tensor, *, group: dist.ProcessGroup | None = None, async_op: bool = False) -> Any:
+def all_gather_single(out: Tensor, own: Tensor, *, group: dist.ProcessGroup | None = None) -> None:
     """All-gather into one tensor, by the newest name that the installed torch has for it."""
     newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    return newest(out, own, group=group, async_op=async_op)
-
-
-def wait_for(wait: Callable[[], None], result: Tensor) -> Tensor:
-    """Wait for a collective and return its result."""
-    wait()
-    return result
+    newest(out, own, group=group)
 
 
 @contextmanager
@@ -171,7 +147,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(all_ranks) if rows == 0]
     if refused:
-        raise ViewError(f"ranks {refused} of the group passed invalid views. The errors on those ranks say why.")
+        raise ViewError(f"ranks {refused} of the group failed before this exchange. The errors on those ranks say why.")
     if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
         objectives = _gather_text(f"{evaluated} with constants and weights {objective[1:]}", group)
         brought = [
@@ -181,7 +157,8 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise ViewError(
             "all ranks must call one objective with the same number of views, dim and dtype, but they passed:\n"
             + "\n".join(brought)
-            + "\nBuild the same model and criterion on every rank, and set its constants on all of them at the same step."
+            + "\nBuild the same model and criterion on every rank, with one IT_LOSSES_BACKEND, and set its constants on all of "
+            "them at the same step."
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
@@ -190,36 +167,48 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
 
 
 def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
-    """Tell the other ranks that the views of this one are refused, so that they raise an error instead of waiting."""
+    """Tell the other ranks, if there are any, that this one raises an error, so that they raise too instead of waiting."""
+    if not distributed.is_active():
+        return
     group = process_group(distributed.process_group)
     with explained(group, ""):
         gather_sizes(_REFUSED, group)
 
 
-def gathered_views(views: Sequence[Tensor], distributed: DistributedOptions, objective: str) -> Sequence[Tensor]:
+def gathered_views(
+    views: Sequence[Tensor], distributed: DistributedOptions, objective: object, *settings: object
+) -> Sequence[Tensor]:
     """All-gather the views for the reference implementation: V x [n, ..., dim] -> V x [samples, ..., dim].
 
-    Every rank then repeats the whole computation. The backward pass keeps the gradient of the rows of this rank.
+    Every rank then repeats the whole computation. The backward pass keeps the gradient of the rows of this rank. The ranks must
+    agree on the objective, an estimator or a name, and on its settings.
     """
     if not distributed.is_active():
         return views
     if not torch.compiler.is_compiling():
-        return list(_Gather.apply(distributed, objective, *views))
+        return list(_Gather.apply(distributed, (objective, *settings), *views))
     # not as a decorator, which would import the compiler together with this module
-    return list(torch.compiler.disable(_Gather.apply)(distributed, objective, *views))  # type: ignore[no-untyped-call]
+    return list(torch.compiler.disable(_Gather.apply)(distributed, (objective, *settings), *views))  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distributed: DistributedOptions, objective: str, *views: Tensor) -> tuple[Tensor, ...]:
-        ranks = check_ranks_agree(views, distributed.process_group, objective=(objective,))
-        # every rank keeps its own rows of the gradient of the whole batch, times W because DDP divides by W
-        ctx.own, ctx.factor = ranks.own, ranks.world
-        return tuple(ranks.gathered(views))
+    def forward(ctx: Any, distributed: DistributedOptions, objective: tuple[object, ...], *views: Tensor) -> tuple[Tensor, ...]:
+        ranks = check_ranks_agree(views, distributed.process_group, objective=_named(*objective))
+        # own rows of the gradient of the whole batch, times W because DDP divides by W
+        ctx.own, ctx.world = ranks.own, ranks.world
+        return tuple(ranks.gathered(z) for z in views)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(gradient[ctx.own] * ctx.factor for gradient in gradients)
+        return None, None, *(gradient[ctx.own] * ctx.world for gradient in gradients)
+
+
+def _named(objective: object, *settings: object) -> tuple[object, ...]:
+    """The name, the constants and the settings of an objective. Those that train are left out, since ranks may round them."""
+    name = objective if isinstance(objective, str) else type(objective).__name__
+    constants: dict[str, object] = getattr(objective, "fixed_constants", dict)()
+    return name, *constants.items(), *(value for value in settings if not isinstance(value, Tensor))
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:

@@ -128,7 +128,7 @@ ODD = {
 def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
     first, second = ranks.run(2, refused, name, odd)
     assert ODD[odd][1] in first
-    assert "ranks [0] of the group passed invalid views" in second
+    assert "ranks [0] of the group failed before this exchange" in second
 
 
 def promoted():

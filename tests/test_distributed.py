@@ -239,9 +239,9 @@ ODD = {
     other_dim: "all ranks must call one objective",
     other_dtype: "torch.float64",
     other_number_of_views: "3 views",
-    integers: "ranks [1] of the group passed views",
-    views_unlike_each_other: "ranks [1] of the group passed views",
-    no_samples: "ranks [1] of the group passed views",
+    integers: "ranks [1] of the group failed before this exchange",
+    views_unlike_each_other: "ranks [1] of the group failed before this exchange",
+    no_samples: "ranks [1] of the group failed before this exchange",
 }
 
 
@@ -276,6 +276,36 @@ def test_ranks_that_minimise_different_objectives_are_told_so(name):
         for rank, words in enumerate(OTHERS[name][2:]):
             assert re.search(rf"\nrank {rank}: 2 views .* of torch.float32 {words}", told)
         assert "Build the same model and criterion on every rank" in told
+
+
+def told_with_backends(builds, *backends):
+    """What each rank is told with a backend and a criterion of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IT_LOSSES_BACKEND", backends[dist.get_rank()])
+        try:
+            builds[dist.get_rank()]()(*torch.randn(2, 4, 6))
+        except ValueError as error:
+            return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_reference_compares_the_objectives_of_the_ranks_too(name):
+    for told in ranks.run(2, reference_objectives, name):
+        assert "all ranks must call one objective" in told
+
+
+def reference_objectives(name):
+    return told_with_backends(OTHERS[name][:2], "reference", "reference")
+
+
+@pytest.mark.parametrize(
+    ("backend", "told"), [("reference", "with one IT_LOSSES_BACKEND"), ("fastest", "ranks [1] of the group failed before")]
+)
+def test_another_backend_on_one_rank_is_an_error_on_every_rank(backend, told):
+    first, last = ranks.run(2, told_with_backends, (VICReg, VICReg), "fused", backend)
+    assert told in first
+    assert "IT_LOSSES_BACKEND" in last
 
 
 def test_one_sample_in_all_is_an_error_on_every_rank():

@@ -367,6 +367,13 @@ def test_cosines_of_all_slices_are_never_in_memory_at_once():
     assert largest.numbers == 500 * 1024
 
 
+def test_a_step_with_a_trainable_weight_has_the_slices_of_one_with_a_fixed_weight():
+    z, weights = two_views(20, 6), (2.0, torch.nn.Parameter(torch.tensor(2.0)))
+    fixed, trained = (VICRegEntropy("sigreg", invariance_weight=1.0, entropy_weight=weight) for weight in weights)
+    for _ in range(3):
+        torch.testing.assert_close(trained(*z), fixed(*z))
+
+
 def test_named_slices_stay_and_must_fit():
     a = torch.randn(6, 10)
     estimator, (z, _) = SIGReg(slices=a), two_views(20, 6)

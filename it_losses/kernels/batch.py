@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -18,11 +17,11 @@ class Ranks(Protocol):
     samples: int
     own: slice
 
-    def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """Start the sum over all ranks and return a function that waits for it; the caller may write into the result."""
+    def summed(self, own: Tensor) -> Tensor:
+        """The sum over all ranks; the caller may write into it."""
 
-    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Each `[n, ...]` of this rank as `[N, ...]`, in rank order."""
+    def gathered(self, own: Tensor) -> Tensor:
+        """The rows of all ranks, in rank order: [n, ...] -> [N, ...]."""
 
 
 class SingleRank:
@@ -33,13 +32,13 @@ class SingleRank:
     def __init__(self, samples: int) -> None:
         self.samples, self.own = samples, slice(0, samples)
 
-    def summed(self, own: Tensor) -> Callable[[], Tensor]:
+    def summed(self, own: Tensor) -> Tensor:
         """The tensor itself."""
-        return lambda: own
+        return own
 
-    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The tensors themselves."""
-        return iter(own)
+    def gathered(self, own: Tensor) -> Tensor:
+        """The tensor itself."""
+        return own
 
 
 class PooledRanks:
@@ -50,13 +49,13 @@ class PooledRanks:
         self.world, self.samples = ranks.world, ranks.samples * views
         self.own = slice(ranks.own.start * views, ranks.own.stop * views)
 
-    def summed(self, own: Tensor) -> Callable[[], Tensor]:
-        """Start the sum over all ranks, as `Ranks` does."""
+    def summed(self, own: Tensor) -> Tensor:
+        """The sum over all ranks."""
         return self._ranks.summed(own)
 
-    def gathered(self, own: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Each `[n views, ...]` of this rank as `[N views, ...]`."""
-        return (z.flatten(0, 1) for z in self._ranks.gathered([torch.unflatten(z, 0, (-1, self._views)) for z in own]))
+    def gathered(self, own: Tensor) -> Tensor:
+        """[n views, ...] -> [N views, ...]."""
+        return self._ranks.gathered(torch.unflatten(own, 0, (-1, self._views))).flatten(0, 1)
 
 
 class Batch:
@@ -92,8 +91,7 @@ class Batch:
         """Gather the rows that each rank owns, along `dim`: [..., n, ...] -> [..., N, ...]."""
         if self.is_whole:
             return own
-        (everything,) = self.ranks.gathered([own.movedim(dim, 0)])
-        return everything.movedim(0, dim)
+        return self.ranks.gathered(own.movedim(dim, 0)).movedim(0, dim)
 
 
 class Plan(NamedTuple):

@@ -49,9 +49,9 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
 
 def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]:
     ranks, samples = batch.ranks, batch.samples
-    mean = ranks.summed(z.sum(dim=1, keepdim=True))() / samples
+    mean = ranks.summed(z.sum(dim=1, keepdim=True)) / samples
     centred = z - mean if centre else z
-    std = (ranks.summed(centred.square().sum(dim=1, keepdim=True))() / samples).sqrt_()  # [S, 1, dim]
+    std = (ranks.summed(centred.square().sum(dim=1, keepdim=True)) / samples).sqrt_()  # [S, 1, dim]
     floor = mean.abs_().mul_(ROUNDING * torch.finfo(z.dtype).eps).clamp_min_(SMALLEST)
     std.masked_fill_(std <= floor, torch.inf)
     u = centred / std
@@ -59,7 +59,7 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
     def derivative(gradient: Tensor) -> Tensor:
         own = gradient.to(u.dtype)
         sums = torch.stack([x.sum(dim=1, keepdim=True) for x in (own, u, own * u)])
-        mean, remainder, radial = ranks.summed(sums)() / samples
+        mean, remainder, radial = ranks.summed(sums) / samples
         if not centre:
             return gradient.addcmul_(u, radial, value=-1).div_(std)
         # rounding leaves u a small mean, which would shift all samples alike

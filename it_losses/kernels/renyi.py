@@ -57,7 +57,7 @@ def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, An
     """Own rows of rho [S, n, N], or rho [S, dim, dim]; tr K [S]; and Zc."""
     if plan.by_gram:
         matrix, _, centred = plan.products.gram(batch, centre=centre)
-        trace = batch.ranks.summed(matrix[:, :, batch.ranks.own].diagonal(dim1=1, dim2=2).sum(dim=1))()
+        trace = batch.ranks.summed(matrix[:, :, batch.ranks.own].diagonal(dim1=1, dim2=2).sum(dim=1))
     else:
         matrix, _, centred = plan.products.covariance(batch, centre=centre)
         trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
@@ -71,7 +71,7 @@ def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor
     # row by row: one running sum of all would lose digits
     purity = torch.linalg.vector_norm(rho, dim=2).square_().sum(dim=1)
     if by_gram:
-        purity = batch.ranks.summed(purity)()
+        purity = batch.ranks.summed(purity)
     purity = purity.masked_fill(purity == 0, 1)
     return -purity.log(), rho.mul_((-2 / purity)[:, None, None]), torch.full_like(purity, -2)
 

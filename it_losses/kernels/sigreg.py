@@ -79,7 +79,7 @@ def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, plan: Plan) -> int:
 
 def _statistic(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
     """The sum of T over a block of slices []; if wanted their x become N/2 times the gradient with respect to x."""
-    error = batch.ranks.summed(sums)() / rule.samples  # Re e, Im e: [S, slices, 2, K]
+    error = batch.ranks.summed(sums) / rule.samples  # Re e, Im e: [S, slices, 2, K]
     error[:, :, 0].sub_(rule.phi)
     weighted = error * rule.weights
     if needs_gradient:

@@ -45,7 +45,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     x, order = z.mT.to(accumulation_dtype(z.dtype)).contiguous().sort(stable=True)  # [S, cols, N]
     entropies, slope = _spacings(x, m, epsilon)
     count = batch.stacks * batch.dim
-    marginal = batch.ranks.summed(entropies.sum())() / count
+    marginal = batch.ranks.summed(entropies.sum()) / count
     if request.needs_gradient or not batch.is_whole:
         # other ranks need these columns even if this one needs no gradient
         columns = torch.empty_like(slope).scatter_(2, order, slope.mul_(-request.entropy_weight / count)).mT
@@ -77,4 +77,4 @@ def _own_rows(columns: Tensor, cols: slice, batch: Batch) -> Tensor:
         return columns
     everything = columns.new_zeros(len(columns), batch.samples, batch.dim)
     everything[:, :, cols] = columns
-    return batch.ranks.summed(everything)()[:, batch.ranks.own]
+    return batch.ranks.summed(everything)[:, batch.ranks.own]

@@ -109,7 +109,7 @@ def _evaluate(
     result = _result(fused, batch, constants, Request(difference_weight, entropy_weight, gradient))
     if not invariance_weight:
         return -entropy_weight * result.entropy, torch.stack((result.distance, result.entropy, *result.parts)), result.gradient
-    invariance = batch.ranks.summed(result.distance)().mul_(distance_scale)
+    invariance = batch.ranks.summed(result.distance).mul_(distance_scale)
     loss = (invariance_weight[0] * invariance).sub_(result.entropy, alpha=entropy_weight)
     return loss, torch.stack((invariance, result.entropy, *result.parts)), result.gradient
 

@@ -64,7 +64,7 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
     products = plan.products
     if plan.by_gram:
         matrix, squares, centred = products.gram(batch, squares=True)
-        total = batch.ranks.summed(products.squared_norm(matrix))()
+        total = batch.ranks.summed(products.squared_norm(matrix))
         total.sub_(products.squared_norm(squares))
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)

@@ -72,7 +72,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
         norms = zc.square().sum(dim=1, keepdim=True) if squares else None
         return own_rows(zc.mT, whole), norms, Centred(views, kept=zc)
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=accumulation_dtype(z.dtype)) for z in views])
-    origin = ranks.summed(sums.mul_(float(centre)))() / batch.samples
+    origin = ranks.summed(sums.mul_(float(centre))) / batch.samples
     out = origin.new_empty(len(origin), batch.dim, batch.dim)
     remainder, norms = torch.zeros_like(origin), torch.zeros_like(origin)
     parts = _blocks(n, batch.dim, len(origin))
@@ -88,7 +88,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     mirror_(out, whole)
     if not batch.is_whole:
         # one all-reduce for all three
-        total = ranks.summed(torch.cat((out, remainder, norms), dim=1))()
+        total = ranks.summed(torch.cat((out, remainder, norms), dim=1))
         out, remainder, norms = total[:, :-2], total[:, -2:-1], total[:, -1:]
     return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
 

@@ -38,7 +38,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and own Zc [S, n, dim]."""
     parts = None if batch.is_whole or not centre else _means(batch)
     zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
-    matrix = batch.ranks.summed(product(zc.mT, zc))()
+    matrix = batch.ranks.summed(product(zc.mT, zc))
     # of all ranks, the squared norms are on the diagonal
     return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
@@ -123,7 +123,7 @@ def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
 def _means(batch: Batch) -> Moments:
     """The means of all ranks as moments of one chunk, without squares."""
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in batch.own])
-    means = batch.ranks.summed(sums)() / batch.samples
+    means = batch.ranks.summed(sums) / batch.samples
     nothing = torch.zeros_like(means)
     return Moments(means, nothing, nothing)
 
