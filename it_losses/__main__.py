@@ -83,7 +83,7 @@ def _why_reference(fused: str, z: Tensor) -> str:
     """The reason why the reference runs for views like z; an empty string if the fused implementation runs."""
     if kernels is None:
         return "the folder kernels is missing"
-    if kernels.is_fused(fused, z):
+    if kernels.is_fused(fused, (), z):
         return ""
     reason: str = kernels.why_not_fused(fused, z)
     return reason or f"{VARIABLE} is set"

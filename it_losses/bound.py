@@ -1,4 +1,4 @@
-"""The bound I(Z; X') >= H(Z) + E[log q(z | z')]: this file adds entropy and invariance, for every objective."""
+"""The bound I(Z; X') >= H(Z) + E[log q(z | z')]: entropy plus invariance, added here or by the fused op."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from it_losses.distributed import (
     DistributedOptions,
     evaluating,
     gathered_views,
+    is_initialized,
     process_group,
     tell_ranks_of_refusal,
 )
 from it_losses.entropy import EntropyEstimator
-from it_losses.entropy.base import is_fused, kernels
+from it_losses.entropy.base import kernels
 from it_losses.entropy.variance_covariance import VarianceCovariance, covariance_penalty, variance_hinge
 from it_losses.likelihood import distance, mean_squared_distance
 from it_losses.normalize import Normalization, normalized
@@ -77,10 +78,9 @@ def lower_bound(
         minus_entropy, entropy = regularizer(views, estimator, weight=entropy_weight, distributed=distributed)
         invariance = _invariance(views, estimator, likelihood, distributed)
         return Terms(weighted(invariance, invariance_weight, distributed) + minus_entropy, invariance.detach(), entropy)
-    if _is_fused(estimator.fused, estimator.constants(), views, distributed, at_least=2):
+    if _is_fused(estimator.fused, estimator.constants(), views, distributed):
         return _fused_bound(views, estimator, (invariance_weight, entropy_weight), likelihood, distributed)
     views = gathered_views(views, distributed, estimator, invariance_weight, entropy_weight, likelihood)
-    check_views(views, at_least=2)
     with full_precision(views[0]):
         views = _full_precision_views(views)
         invariance = _reference_invariance(views, estimator, likelihood)
@@ -121,10 +121,9 @@ def _invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, likelihood: str, distributed: DistributedOptions
 ) -> Tensor:
     """The invariance alone: V x [batch, ..., dim] -> []."""
-    if _is_fused(estimator.fused, estimator.constants(), views, distributed, at_least=2):
+    if _is_fused(estimator.fused, estimator.constants(), views, distributed):
         return _fused_invariance(views, estimator, 1.0, likelihood, distributed)[0]
     views = gathered_views(views, distributed, estimator, likelihood)
-    check_views(views, at_least=2)
     with full_precision(views[0]):
         return _for_reduction(_reference_invariance(_full_precision_views(views), estimator, likelihood), distributed)
 
@@ -183,13 +182,12 @@ def _vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    if _is_fused(VarianceCovariance.fused, (), views, distributed, at_least=2):
+    if _is_fused(VarianceCovariance.fused, (), views, distributed):
         weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
         constants = weights.variance, weights.covariance, margin, epsilon
         loss, terms = _fused_loss(views, VarianceCovariance.fused, constants, (weights.invariance, 1.0), distributed, "VICReg")
         return VICRegTerms(loss, *terms.unbind())
     views = gathered_views(views, distributed, "VICReg", *weights, convention, margin, epsilon)
-    check_views(views, at_least=2)
     weights = official_weights(weights, dim=views[0].shape[-1], convention=convention)
     with full_precision(views[0]):
         views = [samples(z) for z in _full_precision_views(views)]
@@ -213,7 +211,6 @@ def regularizer(
         loss, terms = _fused_entropy(views, estimator, (weight,), distributed)
         return loss, terms[1]
     views = gathered_views(views, distributed, estimator, weight)
-    check_views(views)
     entropy = estimator.mean_entropy(views)
     return _for_reduction(-weight * entropy, distributed), entropy.detach()
 
@@ -225,25 +222,23 @@ def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> T
 
 def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
     """The value unchanged; its gradient is divided by W if the training loop adds the gradients of W ranks."""
-    if not distributed.is_active() or distributed.gradient_reduction == "mean":
+    if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
         return value
     ranks = process_group(distributed.process_group).size()
     return value.detach() + (value - value.detach()) / ranks
 
 
-def _is_fused(
-    fused: str,
-    constants: Sequence[Weight] | None,
-    views: Sequence[Tensor],
-    distributed: DistributedOptions,
-    *,
-    at_least: int = 1,
-) -> bool:
+def _has_ranks(distributed: DistributedOptions) -> bool:
+    """The same as `distributed.is_active()`; the first two tests are its quick answer for one process."""
+    return distributed.gather_distributed and is_initialized() and distributed.is_active()
+
+
+def _is_fused(fused: str, constants: Sequence[Weight] | None, views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
     """Whether the fused implementation runs. Also checks the views of one process; ranks check theirs when they meet."""
-    if not distributed.is_active():
-        check_views(views, at_least=at_least)
+    if not _has_ranks(distributed):
+        check_views(views)
     try:
-        return is_fused(fused, constants, views[0])
+        return kernels is not None and kernels.is_fused(fused, constants, views[0])
     except (RuntimeError, ValueError):
         tell_ranks_of_refusal(distributed)
         raise
@@ -266,7 +261,7 @@ def _fused_loss(
     With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg".
     """
     assert kernels is not None and constants is not None
-    group = distributed.process_group if distributed.is_active() else kernels.NO_GROUP
+    group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
     named = nullcontext() if group == kernels.NO_GROUP or torch.compiler.is_compiling() else evaluating(objective)
     options = {"normalize": normalize, "likelihood": likelihood, "draw": draw}
     with named:

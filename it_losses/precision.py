@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the device of z, so that no product inside runs in half precision."""
+    """A context without autocast on the device of z, so that it casts no operand of a product inside."""
     kind = z.device.type
     # devices are listed, because older compilers cannot trace a query for those that have autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):

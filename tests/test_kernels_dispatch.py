@@ -31,7 +31,7 @@ def test_the_environment_picks_the_implementation_and_both_agree(name, monkeypat
     views, results = correlated_views(2, (48, 100)), {}
     for backend in ("reference", "fused", "auto"):
         monkeypatch.setenv(VARIABLE, backend)
-        assert kernels.is_fused(ESTIMATORS[name].fused, views[0]) == (backend != "reference")
+        assert kernels.is_fused(ESTIMATORS[name].fused, (), views[0]) == (backend != "reference")
         results[backend] = evaluated(VICRegEntropy(name), views)
     assert_near(results["fused"], results["reference"], 1e-10)
     torch.testing.assert_close(results["fused"], results["auto"], rtol=0, atol=0)

@@ -30,14 +30,6 @@ def _optional_kernels() -> ModuleType | None:
 kernels = _optional_kernels()
 
 
-def is_fused(fused: str, constants: Sequence[Weight] | None, z: Tensor) -> bool:
-    """Whether the fused implementation of that name runs. Only the reference has a derivative with respect to a constant."""
-    if kernels is None or not fused or constants is None or any([isinstance(constant, Tensor) for constant in constants]):
-        return False
-    runs: bool = kernels.is_fused(fused, z)
-    return runs
-
-
 class BoundWeights(NamedTuple):
     """Weights of the invariance term and of the entropy term for a first run with an estimator."""
 
@@ -108,7 +100,7 @@ class EntropyEstimator(Checked, ABC):
         return []
 
     def draw(self) -> int | Tensor | None:
-        """The number of earlier calls of a random estimator, which determines its random numbers; None for others."""
+        """Count this call of a random estimator, and return how many there were before, its seed; None for others."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
@@ -132,7 +124,7 @@ class EntropyEstimator(Checked, ABC):
         """
         check_views([z])
         constants = self.constants()
-        if not is_fused(self.fused, constants, z):
+        if kernels is None or not kernels.is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
         assert kernels is not None and constants is not None
         # the loss is minus the weight times the entropy

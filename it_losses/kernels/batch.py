@@ -104,7 +104,7 @@ class Plan(NamedTuple):
 class Request(NamedTuple):
     """The request of a caller: whether to form a gradient, and the factors of its two terms."""
 
-    #: factor in the gradient of the loss: of `z - z'` for two views, of `2 (z - mean view)` for more; None: no distance
+    #: the distance's gradient is this times `z - z'`, for more views times `2 (z - mean view)`; None: no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
@@ -120,5 +120,5 @@ class Evaluation(NamedTuple):
     parts: tuple[Tensor, ...]
     #: squared distance between the views of own samples, summed: []
     distance: Tensor
-    #: gradient of the loss at own samples, [S, n, dim]; empty unless wanted
-    gradient: Tensor
+    #: gradient of the loss at own samples, [S, n, dim], if it is wanted
+    gradient: Tensor | None

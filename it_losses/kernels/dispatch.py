@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import os
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -42,12 +43,16 @@ def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms
     return batch.stacks == len(batch.own) == 2 and not first.is_cuda and first.numel() <= vicreg.TINY
 
 
-def is_fused(name: str, z: torch.Tensor) -> bool:
+def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> bool:
     """Whether the fused implementation runs for views like z; otherwise the reference does.
+
+    Only the reference has a derivative by a constant. No constants (None) mean that the fused implementation cannot run.
 
     Raises:
         ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused implementation.
     """
+    if not name or constants is None or any([isinstance(constant, torch.Tensor) for constant in constants]):
+        return False
     asked = os.environ.get(VARIABLE, "auto")
     if asked not in BACKENDS:
         raise ValueError(f"{VARIABLE} must be one of {list(BACKENDS)}, got {asked!r}. Unset it for the default.")
@@ -61,9 +66,10 @@ def is_fused(name: str, z: torch.Tensor) -> bool:
 
 def why_not_fused(name: str, z: torch.Tensor) -> str:
     """The reason, or an empty string where the fused implementation can run. The first call for a GPU tests its kernels."""
+    reason = unsupported(name, z.dtype, z.device)
     if torch.compiler.is_compiling():
-        return unsupported(name, z.dtype, z.device) or self_test.seen_before(z)
-    return unsupported(name, z.dtype, z.device) or (self_test.failure(module_named(name).PRODUCTS, z) if z.is_cuda else "")
+        return reason or self_test.seen_before(z)
+    return reason or (self_test.failure(module_named(name).PRODUCTS, z) if z.is_cuda else "")
 
 
 def unsupported(name: str, dtype: torch.dtype, device: torch.device) -> str:

@@ -58,7 +58,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
             own = gradient if views_at_once == len(batch.own) else gradient[first * groups : (first + views_at_once) * groups]
             _add_gradient_(own, q, neighbours, batch, -request.entropy_weight / (batch.samples * batch.stacks))
     entropy = sum(logarithms[1:], logarithms[0]).mul_(1 / (2 * batch.samples * batch.stacks))
-    return Evaluation(entropy, (), distance, entropy.new_empty(0) if gradient is None else gradient)
+    return Evaluation(entropy, (), distance, gradient)
 
 
 def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, scale: float) -> None:

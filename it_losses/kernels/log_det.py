@@ -51,13 +51,13 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     factor, identity, largest = products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if plan.by_gram:
-        # without the enlargement the eigenvalue of A along the ones is that of the identity alone
+        # along the ones the eigenvalue of A is 1; enlargement and jitter made it added + identity
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     if anchored is not None:
         value.sub_(anchored)
     entropy = value * mean_scale
     if not request.needs_gradient:
-        return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), entropy.new_empty(0))
+        return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), None)
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
     anchor_scale = scale / (1 + target) if anchor else 0.0
     if plan.by_gram:

@@ -72,7 +72,7 @@ def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Reques
             gradient.add_(pooled.unflatten(1, (-1, views)).movedim(2, 0).flatten(0, 1))
     else:
         entropy, part = _entropy(batch, plan, mixture, request, gradient, image_rows=1)
-    return Evaluation(entropy, (part,), distance, entropy.new_empty(0) if gradient is None else gradient)
+    return Evaluation(entropy, (part,), distance, gradient)
 
 
 def _entropy(

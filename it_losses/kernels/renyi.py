@@ -40,7 +40,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     entropies, slope, level = _collision(rho, batch, by_gram) if order == 2 else _spectral(rho, order, batch, by_gram)
     entropy = entropies.mean()
     if not request.needs_gradient:
-        return Evaluation(entropy, (), products.distance(batch, request.difference_weight), entropy.new_empty(0))
+        return Evaluation(entropy, (), products.distance(batch, request.difference_weight), None)
     scale = (-2 * request.entropy_weight / batch.stacks) / trace
     slope.mul_(scale[:, None, None])
     level.mul_(scale)

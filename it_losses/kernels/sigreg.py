@@ -19,9 +19,9 @@ from it_losses.sigreg_conventions import quadrature
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = "_slices"
-#: numbers for warnings beside the entropy: the largest projection on this rank
+#: how many numbers warnings need: the largest projection on this rank
 PARTS = 1
-#: over ranks, cosines and sines of a block: many, for few messages
+#: over ranks, the waves of a block: many, for few messages
 MOST_OVER_RANKS = 1 << 24
 
 
@@ -51,10 +51,10 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     scale = (samples if times_batch else 1) / (len(x) * slices)
     rule = Rule(*quadrature(int(points), largest, like=x), samples)
     blocks = plan.products.waves(x, rule.knots, _slices_at_once(x, batch, rule, plan))
-    statistics = [_statistic(sums, waves, batch, rule, plan, request.needs_gradient) for sums, waves in blocks]
+    statistics = [_statistic_(sums, waves, batch, rule, plan, request.needs_gradient) for sums, waves in blocks]
     entropy = sum(statistics[1:], statistics[0]).mul_(-scale)
     if gradient is None:
-        return Evaluation(entropy, (largest_x,), distance, entropy.new_empty(0))
+        return Evaluation(entropy, (largest_x,), distance, None)
     if pooled:
         x = torch.cat(x.chunk(views, dim=2))
     gradient.add_(torch.matmul(x.mT, directions), alpha=2 * request.entropy_weight * scale / samples)
@@ -77,8 +77,8 @@ def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, plan: Plan) -> int:
     return max(numbers // each, 1)
 
 
-def _statistic(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
-    """The sum of T over a block of slices []; if wanted their x become N/2 times the gradient with respect to x."""
+def _statistic_(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
+    """The sum of T over a block of slices []; if wanted, overwrites their x with N/2 dT/dx."""
     error = batch.ranks.summed(sums) / rule.samples  # Re e, Im e: [S, slices, 2, K]
     error[:, :, 0].sub_(rule.phi)
     weighted = error * rule.weights

@@ -50,7 +50,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         # other ranks need these columns even if this one needs no gradient
         columns = torch.empty_like(slope).scatter_(2, order, slope.mul_(-request.entropy_weight / count)).mT
         rows = _own_rows(columns, cols, batch)
-        if request.needs_gradient:
+        if penalty.gradient is not None:
             penalty.gradient.add_(rows)
     return penalty._replace(entropy=penalty.entropy + marginal, parts=())
 

@@ -21,7 +21,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision, gradient_dtype
 
-#: instead of the name of a process group: take the loss of the samples of this process
+#: no group ("" names that of all ranks): take the loss of the samples of this process
 NO_GROUP = "-"
 
 
@@ -88,9 +88,9 @@ def evaluate(
             may_round = not fused or getattr(dispatch.module_named(fused), "ROUNDS_SAMPLES", True)
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
-        if derivative is not None and forms_gradient:
+        if derivative is not None and formed is not None:
             formed = derivative(formed).to(gradient_dtype(views[0]))
-        if not gradient:
+        if formed is None or not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
             # DDP and FSDP divide the sum of the ranks' gradients by their number
@@ -100,7 +100,7 @@ def evaluate(
 
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     # the mean over pairs of views, groups and samples; of a Gaussian, over dimensions too
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
@@ -124,8 +124,7 @@ def _result(fused: str, batch: Batch, constants: Sequence[float], request: Reque
     products = dispatch.products_named(device)
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
-    none = torch.zeros_like(distance)
-    return Evaluation(none, (), distance, none if gradient is None else gradient)
+    return Evaluation(torch.zeros_like(distance), (), distance, gradient)
 
 
 def _grouped(z: Tensor) -> Tensor:
@@ -148,8 +147,8 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiplied by the loss scale before it is rounded: in float16 the bare gradient would underflow
-    # in place only if no conversion that may fail follows: a backward pass that is tried again would multiply twice
+    # times the upstream gradient, a loss scale, before it is rounded: in float16 it alone would underflow
+    # in place only if `to` copies nothing: where a copy fails, a second try would multiply twice
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())

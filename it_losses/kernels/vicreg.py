@@ -37,7 +37,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     variance_weight, covariance_weight, margin, epsilon = constants
     freedom = batch.samples - 1
     matrix, centred, squares, penalty = _second_moments(batch, plan)
-    # in units of 1 / root, which saves an operator: root std = sqrt(sum of squares + root^2 epsilon)
+    # `std` holds root times the standard deviation, which saves an operator
     root = freedom**0.5
     std = (squares + freedom * epsilon).sqrt_()  # [S, 1, dim]
     gap = torch.rsub(std, root * margin).relu_()
@@ -45,12 +45,12 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     entropy = (hinge * -variance_weight).sub_(penalty, alpha=covariance_weight)
     if not request.needs_gradient:
         distance = plan.products.distance(batch, request.difference_weight)
-        return Evaluation(entropy, (hinge, penalty), distance, entropy.new_empty(0))
+        return Evaluation(entropy, (hinge, penalty), distance, None)
     scale = request.entropy_weight / (batch.dim * batch.stacks)
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
     # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
     acting = gap.sign_()
-    # not on the diagonal of the matrix in the product, where this large term would round away the small ones
+    # the slope is apart: on the diagonal of `right` this large term would round away the small ones
     if plan.by_gram:
         factors = {"left": matrix, "slope": squares.mul_(-of_penalty).addcdiv_(acting, std, value=-of_hinge)}
     else:

@@ -23,7 +23,7 @@ STRIP_SIDE = 128
 LARGE_PRODUCT = 1 << 24
 #: multiplications below which torch sums a batch of one term by term, which loses digits
 TINY_PRODUCT = 400
-#: numbers of a block, 2 MiB of float32 for two stacks, and of samples that are kept centred
+#: numbers of one stack in a block, and of all samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
 #: if the side of a matrix is a multiple of 64, it gets so many rows more, because LAPACK is four times slower at such strides
 PADDING = 8
@@ -171,7 +171,7 @@ def solve(right: Tensor, factor: Tensor) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of all squares [], row by row: one running sum of many millions in float32 would lose four digits."""
+    """Sum of all squares []; of many, row by row: one running sum in float32 would lose four digits."""
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 

@@ -1,7 +1,7 @@
 """Products on a GPU: cuBLAS on operands in the dtype of the views with float32 results, and Triton passes over the samples.
 
-Samples are centred in float32 and rounded once, to the dtype of the views. In bfloat16, whose range is that of float32, the
-gradient is formed in bfloat16 too; in float16 it is formed in float32, so that it does not underflow before the loss scale
+Samples are centred in float32 and rounded to the dtype of the views. In bfloat16, whose range is that of float32, each step of
+the gradient is rounded too; in float16 it is formed in float32, so that it does not underflow before the loss scale
 multiplies it. Nothing waits for the device, and no allocation depends on data, so that every call can be captured in a graph.
 """
 
