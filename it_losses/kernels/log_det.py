@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: its products are in products/<device><PRODUCTS>.py
 PRODUCTS = ""
-#: numbers for warnings beside the entropy: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
+#: how many numbers warnings need: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
 
 
@@ -36,30 +37,16 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     beta, per_dimension, anchor = constants
     products = plan.products
     mean_scale = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
-    if plan.by_gram:
-        matrix, _, centred = products.gram(batch)
-        matrix = batch.gathered_rows(matrix).contiguous().mul_(beta / batch.samples)
-    else:
-        matrix, _, centred = products.covariance(batch)
-        matrix.mul_(beta / batch.samples)
-    rank = min(batch.samples - 1, batch.dim)
-    # beta t
-    target = beta * batch.dim / rank
-    anchored = _anchor(matrix, target, rank) if anchor else None
-    if plan.by_gram:
-        added = _enlarge_along_ones_(matrix)
-    factor, identity, largest = products.factorize_(matrix)
-    value = factor.diagonal(dim1=1, dim2=2).log().sum()
-    if plan.by_gram:
-        # along the ones the eigenvalue of A is 1; enlargement and jitter made it added + identity
-        value.sub_((added + identity).log_().sum(), alpha=0.5)
+    matrix, centred = _second_moments(batch, plan, beta / batch.samples)
+    anchored = _anchor(matrix, batch, beta) if anchor else None
+    value, factor, largest = _half_log_det(matrix, plan)
     if anchored is not None:
         value.sub_(anchored)
     entropy = value * mean_scale
     if not request.needs_gradient:
         return Evaluation(entropy, (largest,), products.distance(batch, request.difference_weight), None)
     scale = -request.entropy_weight * mean_scale * beta / batch.samples
-    anchor_scale = scale / (1 + target) if anchor else 0.0
+    anchor_scale = scale / (1 + _target(batch, beta)) if anchor else 0.0
     if plan.by_gram:
         rows = _rows_of_centred_inverse(products, factor, batch.ranks.own).mul_(scale)
         slope = rows.new_full((batch.stacks, 1, batch.dim), -anchor_scale) if anchor else None
@@ -71,8 +58,34 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     return Evaluation(entropy, (largest,), distance, gradient)
 
 
-def _anchor(matrix: Tensor, target: float, rank: int) -> Tensor:
+def _second_moments(batch: Batch, plan: Plan, scale: float) -> tuple[Tensor, Any]:
+    """`scale Zc Zc^T` [S, N, N] or `scale Zc^T Zc` [S, dim, dim], and Zc."""
+    if not plan.by_gram:
+        matrix, _, centred = plan.products.covariance(batch)
+        return matrix.mul_(scale), centred
+    own_rows, _, centred = plan.products.gram(batch)
+    return batch.gathered_rows(own_rows).contiguous().mul_(scale), centred
+
+
+def _half_log_det(matrix: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """1/2 log det A summed over stacks [], the factor of A [S, side, side], and the largest diagonal element of A - I []."""
+    added = _enlarge_along_ones_(matrix) if plan.by_gram else None
+    factor, identity, largest = plan.products.factorize_(matrix)
+    value = factor.diagonal(dim1=1, dim2=2).log().sum()
+    if added is not None:
+        # along the ones the eigenvalue of A is 1; enlargement and jitter made it added + identity
+        value.sub_((added + identity).log_().sum(), alpha=0.5)
+    return value, factor, largest
+
+
+def _target(batch: Batch, beta: float) -> float:
+    """Beta t, where the mean variance is 1."""
+    return beta * batch.dim / min(batch.samples - 1, batch.dim)
+
+
+def _anchor(matrix: Tensor, batch: Batch, beta: float) -> Tensor:
     """The term of the anchor in the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
+    target, rank = _target(batch, beta), min(batch.samples - 1, batch.dim)
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * rank / 2 * (math.log1p(target) - target / (1 + target))
     return trace.div_(2 * (1 + target)).add_(constant)
