@@ -14,6 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+#: the part of a page that people write
+NOTES = re.compile("<!-- notes -->\n+(.*?)\n+<!-- /notes -->", re.DOTALL)
 
 
 def _commit() -> str | None:
@@ -71,9 +73,10 @@ def page(title: str, *parts: str) -> str:
 
 
 def notes(folder: Path) -> str:
-    """The remarks of people about a record, from `notes.txt` in its folder, which its page includes; "" if there are none."""
-    path = folder / "notes.txt"
-    return path.read_text() if path.exists() else ""
+    """The remarks of people about a record, with the comments around them in its README.md, for its next page; "" if none."""
+    path = folder / "README.md"
+    found = NOTES.search(path.read_text()) if path.exists() else None
+    return found[0] if found else ""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import RESULTS, ROOT, table, write
+from benchmarks.pages import NOTES, RESULTS, ROOT, table, write
 from benchmarks.table1 import tuning
 from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
@@ -80,7 +80,7 @@ def _linear(records: Records, method: str) -> str:
 
 def embedded(path: Path, beside: Path) -> tuple[str, str]:
     """The title of a page, and its text with sections one level down and links relative to the folder `beside`."""
-    heading, _, text = path.read_text().strip().partition("\n")
+    heading, _, text = NOTES.sub(r"\1", path.read_text()).strip().partition("\n")
     text = re.sub(r"^(#+) ", r"#\1 ", text.strip("\n"), flags=re.MULTILINE)
     linked = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
     return heading.removeprefix("# "), linked.sub(lambda found: f"]({_relative(path.parent / found[1], beside)})", text)

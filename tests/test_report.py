@@ -103,6 +103,14 @@ def test_an_embedded_page_fits_where_it_is_put(tmp_path):
     assert report.embedded(path, tmp_path / "docs") == ("Title", f"    command\n\n### Part\n\n{links}")
 
 
+def test_remarks_are_kept_with_their_comments_and_embedded_without_them(tmp_path):
+    assert pages.notes(tmp_path) == ""
+    remarks = "<!-- notes -->\n\nOne.\n\n## Two\n\nThree.\n\n<!-- /notes -->"
+    (tmp_path / "README.md").write_text(f"# Title\n\n{remarks}\n\n## Rows\n")
+    assert pages.notes(tmp_path) == remarks
+    assert report.embedded(tmp_path / "README.md", tmp_path)[1] == "One.\n\n### Two\n\nThree.\n\n### Rows"
+
+
 def test_a_commit_is_dirty_where_code_differs_and_not_where_rows_are_added(tmp_path, monkeypatch):
     code, rows = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "rows.jsonl"
     rows.parent.mkdir(parents=True)

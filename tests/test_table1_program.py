@@ -98,10 +98,11 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
 
     # the same command trains nothing, but takes up what was written about the rows; another setting is refused
-    (tmp_path / "notes.txt").write_text("What this table shows.\n")
+    remarks = "<!-- notes -->\n\nWhat this table shows.\n\n<!-- /notes -->"
+    (tmp_path / "README.md").write_text(f"# Table\n\n{remarks}\n")
     assert main([*TWO, "--output", str(tmp_path)]) == 0
     assert "3 of 3 runs are on disk already" in told(capsys.readouterr().out)
-    assert "\n\nWhat this table shows.\n\ndigits" in (tmp_path / "README.md").read_text()
+    assert f"\n\n{remarks}\n\ndigits" in (tmp_path / "README.md").read_text()
     assert main([*TWO, "--batch-size", "16", "--output", str(tmp_path)]) == 1
     assert "batch_size was 32, is 16" in told(capsys.readouterr().err)
 
