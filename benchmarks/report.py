@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import NOTES, RESULTS, ROOT, table, write
+from benchmarks.paper.record import settings_of
 from benchmarks.table1 import tuning
 from benchmarks.table1.recipes import title
 from benchmarks.table1.records import Records
@@ -29,6 +30,8 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
+#: contents that `benchmarks.paper` records
+PAPER = ("figures", "theorems")
 
 
 def page(results: Path, beside: Path) -> str:
@@ -101,15 +104,18 @@ def tuned(table: Records, grid: Records) -> str:
 
 def _age(folder: Path) -> tuple[str, str, str]:
     """Sort key: the day of the folder, the time of its last row if rows have one, and its name."""
-    rows = Records(folder).rows
+    rows = [] if _content(folder) in PAPER else Records(folder).rows
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _settings(folder: Path, *names: str) -> list[Any]:
-    settings = Records(folder).settings
-    # figures and theorems have settings of their own each, with their command
-    each = [own for own in settings.values() if isinstance(own, dict) and "command" in own]
-    return [(each or [settings])[0].get(name) for name in names]
+    """These settings of a folder; figures and theorems have their own each, of which the first are taken."""
+    settings = next(iter(settings_of(folder).values())) if _content(folder) in PAPER else Records(folder).settings
+    return [settings.get(name) for name in names]
+
+
+def _content(folder: Path) -> str:
+    return folder.name.split("-")[4]
 
 
 def _relative(path: Path, beside: Path) -> str:

@@ -1,6 +1,5 @@
 """Figures and theorems: what is said follows from rows alone and can be negative, each runs at its smallest."""
 
-import json
 import math
 import random
 
@@ -152,17 +151,18 @@ def test_everything_runs_at_its_smallest_and_one_more_keeps_the_others(tmp_path,
     words = SMALLEST.split() if kind == "figure" else ["--trials", "1", "--samples", "64", "--seed", "3"]
     assert main([f"{kind}s", *words, "--out", str(tmp_path)]) == 0
     names = [name for name in record.MODULES if name.startswith(kind)]
-    printed, page, settings = capsys.readouterr().out, (tmp_path / "README.md").read_text(), tmp_path / "settings.json"
-    for name, facts in json.loads(settings.read_text()).items():
+    printed, page = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    for name, facts in record.settings_of(tmp_path).items():
         section = page.partition(f"## {kind.capitalize()} {name[-1]}")[2].partition("\n## ")[0]
         assert SHOWS in section or DOES_NOT in section
         assert f"{kind}s {' '.join(words)}" in section and "commit" in facts and facts["trials"] == 1
-        assert len(pd.read_csv(tmp_path / f"{name}.csv")) and f"{kind.capitalize()} {name[-1]}" in printed
+        assert len(record.rows_of(tmp_path, name)) and f"{kind.capitalize()} {name[-1]}" in printed
         # what trained a network is told with it; figure 4 trains none
         assert ("learning_rate" in section) == (kind == "figure" and name != "figure4")
         assert (tmp_path / f"{name}.png").exists() == (kind == "figure")
-    assert list(json.loads(settings.read_text())) == names
+    frame = record.rows_of(tmp_path, names[0])
     assert main([f"{kind}s", names[-1][-1], *words, "--out", str(tmp_path)]) == 0
+    assert list(record.settings_of(tmp_path)) == names and frame.equals(record.rows_of(tmp_path, names[0]))
     assert (tmp_path / "README.md").read_text().count(f"\n## {kind.capitalize()}") == len(names)
 
 

@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             rows = module.rows(networks) if networks else module.rows(**settings)
             facts = networks.facts() if networks else {"device": "cpu"}
             facts |= {"torch": torch.__version__, "commit": COMMIT, "seconds": round(time.perf_counter() - start)}
-            said = save(folder, name, rows, settings | facts, " ".join(["python -m benchmarks.paper", *words]))
+            said = save(folder, name, rows, {"command": " ".join(["python -m benchmarks.paper", *words])} | settings | facts)
             print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
     except (BackboneError, DataError, OptionError) as problem:
         command.error(str(problem))

@@ -1,4 +1,8 @@
-"""A folder of figures or theorems: the rows of each in a CSV, their settings in settings.json, and a page made from both."""
+"""A folder of figures or theorems: settings and rows of each in rows.jsonl, the plots, and a page made from the rows.
+
+A line has the name of its figure or theorem, and either "settings" or the columns of a row:
+`pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` has the rows of Figure 5.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.pages import figure, notes, page, table, write, write_csv
+from benchmarks.pages import figure, notes, page, table, write
 from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
 
 MODULES: dict[str, ModuleType] = {
@@ -24,28 +28,51 @@ MODULES: dict[str, ModuleType] = {
 }
 
 
-def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any], command: str) -> str:
-    """Write rows, plot, settings and page; return the finding."""
-    write_csv(folder / f"{name}.csv", rows)
+def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """Write rows, plot and page, with what the folder has of others; return the finding."""
+    mine = [{"name": name, "settings": settings}, *({"name": name} | row for row in rows)]
+    lines = sorted([line for line in _lines(folder) if line["name"] != name] + mine, key=lambda line: line["name"])
+    write(folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     if hasattr(MODULES[name], "plot"):
         with figure(folder / f"{name}.png", size=(10, 4)) as drawn:
             MODULES[name].plot(pd.DataFrame(rows), drawn)
-    path = folder / "settings.json"
-    recorded = json.loads(path.read_text()) if path.exists() else {}
-    recorded[name] = {"command": command} | settings
-    write(path, json.dumps(recorded, indent=2, sort_keys=True) + "\n")
     write(folder / "README.md", page_of(folder))
     return "\n\n".join(said(MODULES[name], pd.DataFrame(rows)))
 
 
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "rows.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """{figure or theorem: its command, and everything that its rows depend on}."""
+    return {line["name"]: line["settings"] for line in _lines(folder) if "settings" in line}
+
+
+def rows_of(folder: Path, name: str) -> pd.DataFrame:
+    """The rows of a figure or theorem."""
+    rows = (line for line in _lines(folder) if line["name"] == name and "settings" not in line)
+    return pd.DataFrame(rows).drop(columns="name")
+
+
 def page_of(folder: Path) -> str:
-    """The page of a folder, with the remarks about it from its notes."""
-    recorded = json.loads((folder / "settings.json").read_text())
-    kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in sorted(recorded))
+    """The page of a folder, with the remarks about it."""
+    recorded = settings_of(folder)
+    kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in recorded)
     # the digits are the data set of most records
     others = dict.fromkeys(own["dataset"] for own in recorded.values() if own.get("dataset", "digits") != "digits")
     heading = f"{' and '.join(kinds)} of arXiv 2303.00633, recomputed{''.join(f' on {name}' for name in others)}"
-    return page(heading, notes(folder), *sections(folder))
+    return page(heading, notes(folder), *(part for name in recorded for part in _section(folder, name, dict(recorded[name]))))
+
+
+def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
+    """The command, the plot, the finding and the settings."""
+    module, command = MODULES[name], settings.pop("command")
+    heading = f"## {name[:-1].capitalize()} {name[-1]}: {_statement(module)[0]}"
+    plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
+    facts = f"Rows: [rows.jsonl](rows.jsonl). Settings: `{json.dumps(settings)}`"
+    return [heading, f"    {command}", plot, *said(module, rows_of(folder, name)), facts]
 
 
 def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
@@ -61,19 +88,3 @@ def _statement(module: ModuleType) -> tuple[str, str]:
     heading, _, text = Path(str(module.__file__)).with_suffix(".md").read_text().partition("\n")
     paragraphs = (" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
     return heading.removeprefix("# "), "\n\n".join(paragraphs)
-
-
-def sections(folder: Path) -> list[str]:
-    """Everything in a folder, a section each."""
-    recorded = json.loads((folder / "settings.json").read_text())
-    return [part for name in sorted(recorded) for part in section(folder, name, recorded[name]) if part]
-
-
-def section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
-    """The command, the plot, the finding and the settings."""
-    module, facts = MODULES[name], {key: value for key, value in settings.items() if key != "command"}
-    plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
-    rows = f"Rows: [{name}.csv]({name}.csv). Settings: `{json.dumps(facts)}`"
-    heading = f"## {name[:-1].capitalize()} {name[-1]}: {_statement(module)[0]}"
-    found = said(module, pd.read_csv(folder / f"{name}.csv"))
-    return [heading, f"    {settings['command']}", plot, *found, rows]

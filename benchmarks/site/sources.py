@@ -12,7 +12,7 @@ from benchmarks.pages import ROOT
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LICENSE": "LICENSE"}
 RESULTS = "benchmarks/results"
 #: files of a folder of results that the site shows or offers
-SHOWN = ("*.md", "*.csv", "*.png")
+SHOWN = ("*.md", "*.csv", "*.jsonl", "*.png")
 #: a Markdown link or image: the part before its target, the target without its anchor, and the anchor
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
