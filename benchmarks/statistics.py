@@ -100,9 +100,10 @@ def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
     return frame.groupby(list(keys), sort=False)[column].agg(mean="mean", error="sem").fillna({"error": 0.0})
 
 
-def draw(axes: Any, means: pd.DataFrame, label: str, **style: Any) -> None:
-    """Means against their key, with bars of a standard error."""
-    axes.errorbar(means.index, means["mean"], means["error"], label=label, **style)
+def draw(axes: Any, means: pd.DataFrame, **style: Any) -> None:
+    """Means against their first key, a line for each value of the other keys, with bars of a standard error."""
+    lines = means.unstack(list(means.index.names[1:]), sort=False)
+    lines["mean"].plot(ax=axes, yerr=lines["error"], **style)
 
 
 def verdict(shows: bool) -> str:

@@ -6,16 +6,19 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.backbones import STEMS, BackboneError
 from benchmarks.data import DataError
+from benchmarks.machine import device_name
 from benchmarks.pages import COMMIT
 from benchmarks.paper import correlation
 from benchmarks.paper.networks import Networks
 from benchmarks.paper.record import MODULES, save
 from benchmarks.table1.cli import PRECISIONS, OptionError
+from benchmarks.table1.recipes import RECIPES
 
 LEAST = {"trials": 1, "noisy_images": 1, "copies": 20, "samples": 2}
 MODELS = len(correlation.sweep(1000))
@@ -33,19 +36,25 @@ def main(arguments: list[str] | None = None) -> int:
         if settings.get(name, least) < least:
             command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
     try:
-        networks = Networks(argparse.Namespace(**settings)) if kind == "figure" else None
+        # the figures share their networks
+        inputs = {"networks": Networks(argparse.Namespace(**settings))} if kind == "figure" else settings
         for name in names:
-            start, module = time.perf_counter(), MODULES[name]
-            if networks:
-                networks.used.clear()
-            rows = module.rows(networks) if networks else module.rows(**settings)
-            facts = networks.facts() if networks else {"device": "cpu"}
-            facts |= {"torch": torch.__version__, "commit": COMMIT, "seconds": round(time.perf_counter() - start)}
-            said = save(folder, name, rows, {"command": " ".join(["python -m benchmarks.paper", *words])} | settings | facts)
+            start = time.perf_counter()
+            rows = MODULES[name].rows(**inputs)
+            asked = {"command": " ".join(["python -m benchmarks.paper", *words])} | settings
+            said = save(folder, name, rows, asked | _facts(name, settings) | {"seconds": round(time.perf_counter() - start)})
             print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
     except (BackboneError, DataError, OptionError) as problem:
         command.error(str(problem))
     return 0
+
+
+def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The facts on which numbers depend beside the options: the constants of the rows of Table 1, the machine, versions."""
+    used = {row: RECIPES[row] for row in getattr(MODULES[name], "METHODS", ())}
+    recipes = {row: {"learning_rate": recipe.learning_rate.value} | recipe.arguments for row, recipe in used.items()}
+    machine = device_name(torch.device(settings.get("device", "cpu")))
+    return {"recipes": recipes, "machine": machine, "torch": torch.__version__, "commit": COMMIT}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -100,23 +100,15 @@ def line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
     return {"network": network, "n": str(labelled), **numbers, "held": f"{held} of {len(lines)}"}
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Is the sum of the computed terms above the test loss, and below the loss of predicting nothing?"""
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
-    said = [
-        f"Claim: the sum of the computed terms alone is at least the test loss. {verdict(missed.empty)} It holds in "
-        f"{len(bounded)} of {len(frame)} cases."
-    ]
-    if not missed.empty:
-        sizes, lacking = ", ".join(map(str, sorted(set(missed.labelled)))), (missed.test_loss - missed["sum"]).max()
-        said.append(
-            f"The sum is too small for n = {sizes}, by up to {lacking:.2g}. Q_mn, which is left out, would have to be so large."
-        )
-    if not bounded.empty:
-        ratio, useful = (bounded["sum"] / bounded.test_loss).mean(), (bounded["sum"] < 1).sum()
-        said.append(
-            f"Where the claim holds, the sum is {ratio:.1f} times the loss on average. A head that predicts 0 for every class "
-            f"has the loss 1. The sum is below 1 in {useful} of the cases where the claim holds."
-        )
-    return " ".join(said)
+    return {
+        "verdict": verdict(missed.empty),
+        "bounded": f"{len(bounded)} of {len(frame)}",
+        "missed": ", ".join(map(str, sorted(set(missed.labelled)))) or "none",
+        "lacking": (frame.test_loss - frame["sum"]).clip(lower=0).max(),
+        "ratio": (bounded["sum"] / bounded.test_loss).mean(),
+        "useful": (bounded["sum"] < 1).sum(),
+    }

@@ -64,25 +64,20 @@ def _log_likelihood(points: Tensor, centres: Tensor, std: float) -> Tensor:
 def plot(frame: pd.DataFrame, figure: Any) -> None:
     """Entropy of the centres along training, inputs fixed and trained, by the size of a component."""
     axes = figure.subplots()
-    for (inputs, std), fits in frame.groupby(["inputs", "component_std"], sort=False):
-        style, label = "-" if inputs == "fixed" else "--", f"{inputs} inputs, component std {std}"
-        draw(axes, over_trials(fits, "entropy_nats", "step"), label, linestyle=style, errorevery=5)
-    axes.set(xlabel="step", ylabel="entropy of the centres, nats (KL bound)")
+    means = over_trials(frame, "entropy_nats", "step", "inputs", "component_std")
+    draw(axes, means, errorevery=5, ylabel="entropy of the centres, nats (KL bound)")
     # outside the axes, because there is a curve in every corner
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(title="inputs, size of a component", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Do trainable inputs collapse to one point, and fixed ones not?"""
     means = over_trials(frame, "entropy_nats", "component_std", "inputs", "step")["mean"].unstack()
     above_point = means - math.log(2 * math.pi * math.e * BANDWIDTH**2)
     kept = (above_point.iloc[:, -1] / above_point.iloc[:, 0]).unstack()
     shows = kept.index[(kept.trainable <= COLLAPSED) & (kept.fixed > KEPT)]
-    sizes = " and ".join(map(str, shows))
-    only = f" It shows only for components of standard deviation {sizes}." if 0 < len(shows) < len(kept) else ""
-    said = " ".join(
-        f"With standard deviation {std}, {left.fixed:.0%} of the entropy remains with fixed inputs and {left.trainable:.0%} "
-        "with trainable ones."
-        for std, left in kept.iterrows()
-    )
-    return f"{verdict(len(shows) > 0)}{only} {said}"
+    return {
+        "verdict": verdict(len(shows) > 0),
+        "shows": " and ".join(map(str, shows)) or "none",
+        "kept": "; ".join(f"{std}: {left.fixed:.0%} and {left.trainable:.0%}" for std, left in kept.iterrows()),
+    }

@@ -13,6 +13,7 @@ from benchmarks.paper.networks import Networks, evaluated_features
 from benchmarks.statistics import draw, over_trials, verdict
 from it_losses import theory
 
+METHODS = ("vicreg",)
 SCALES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
@@ -49,27 +50,16 @@ def _conditional_covariances(backbone: nn.Module, x: Tensor, scale: float, copie
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
     """Both distances against the scale."""
+    columns = frame.rename(columns={"distance": "optimal", "conditional_distance": "mean conditional"})
+    values = columns.melt(["trial", "scale"], var_name="covariance", value_name="distance")
     axes = figure.subplots()
-    for column, label in (("distance", "optimal covariance"), ("conditional_distance", "mean conditional covariance")):
-        draw(axes, over_trials(frame, column, "scale"), label, marker="o", markersize=3)
-    axes.set(xscale="log", xlabel="scale of the input noise", ylabel="|S - diag S| / |S|", ylim=(0, None))
-    axes.legend()
+    draw(axes, over_trials(values, "distance", "scale", "covariance"), marker="o", logx=True)
+    axes.set(xlabel="scale of the input noise", ylabel="|S - diag S| / |S|", ylim=(0, None))
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Is the optimum diagonal for small perturbations?"""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
-    crossed = means.index[means["mean"] > DIAGONAL]
-    until = f"first exceeds {DIAGONAL} at scale {crossed.min()}" if len(crossed) else f"stays below {DIAGONAL} at every scale"
-    shows = verdict(means["mean"].iloc[0] < DIAGONAL)
-    return (
-        f"{shows} The distance of the optimum is {_ends(means)}. It {until}. The distance of the mean conditional covariance "
-        f"alone is {_ends(alone)}."
-    )
-
-
-def _ends(means: pd.DataFrame) -> str:
-    """The values at the smallest and at the largest scale."""
-    first, last = means.iloc[0], means.iloc[-1]
-    smallest = f"{first['mean']:.2g} ± {first.error:.1g} at scale {first.name}"
-    return f"{smallest} and {last['mean']:.2g} ± {last.error:.1g} at scale {last.name}"
+    ends = {"first": means.iloc[0], "last": means.iloc[-1], "first_alone": alone.iloc[0], "last_alone": alone.iloc[-1]}
+    beyond = means.index[means["mean"] > DIAGONAL]
+    return ends | {"verdict": verdict(means["mean"].iloc[0] < DIAGONAL), "crossed": beyond.min() if len(beyond) else "none"}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pandas as pd
 from rich.progress import track
 
 from benchmarks.paper.networks import Networks
-from benchmarks.statistics import over_trials, verdict
+from benchmarks.statistics import draw, over_trials, verdict
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import title
 
@@ -21,7 +22,7 @@ BANDWIDTH = ENTROPY_BANDWIDTH
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
     """Both bounds by method, trial and epoch; epoch 0 is before training."""
-    cases = [(method, trial) for method in METHODS for trial in range(networks.setup.trials)]
+    cases = list(product(METHODS, range(networks.setup.trials)))
     return [
         {"method": title(method), "trial": trial, "epoch": epoch}
         | {"entropy_lower_nats": bounds.lower.item(), BOUND: bounds.upper.item()}
@@ -31,29 +32,21 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """The upper bound of each method, with a band of one standard error."""
-    axes = figure.subplots()
-    for method, of_method in frame.groupby("method", sort=False):
-        means = over_trials(of_method, BOUND, "epoch")
-        axes.plot(means.index, means["mean"], label=method)
-        axes.fill_between(means.index, means["mean"] - means.error, means["mean"] + means.error, alpha=0.2)
-    axes.set(xlabel="epoch", ylabel="entropy of the features, nats (KL bound)")
-    axes.legend()
+    """The upper bound of each method."""
+    draw(figure.subplots(), over_trials(frame, BOUND, "epoch", "method"), ylabel="entropy of the features, nats (KL bound)")
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Is VICReg's entropy the highest at the end, and by how many standard errors?"""
     last = frame[frame.epoch == frame.epoch.max()]
     final = over_trials(last, BOUND, "method").sort_values("mean", ascending=False, kind="stable")
     vicreg, others = final.loc[title("vicreg")], final.drop(title("vicreg"))
-    best = others.iloc[0]
-    difference, spread = vicreg["mean"] - best["mean"], math.hypot(vicreg.error, best.error)
-    beyond = "more than two standard errors" if abs(difference) > 2 * spread else "within two standard errors"
-    certain = beyond if last.trial.nunique() > 1 else "one trial, so no standard error is known"
-    said = "; ".join(f"{method} {row['mean']:.3f} ± {row.error:.3f}" for method, row in final.iterrows())
-    other = others.index[0]
-    order = f"VICReg exceeds {other}, the next highest," if difference > 0 else f"{other} is the highest and exceeds VICReg"
-    return (
-        f"{verdict(difference > 0)} {order} by {abs(difference):.3f} ± {spread:.3f} nats ({certain}). The entropies at the "
-        f"last epoch are: {said}."
-    )
+    difference, error = vicreg["mean"] - others["mean"].iloc[0], math.hypot(vicreg.error, others.error.iloc[0])
+    within = "more than" if abs(difference) > 2 * error else "within"
+    return {
+        "verdict": verdict(difference > 0),
+        "difference": f"{difference:.3f} ± {error:.3f}",
+        "other": others.index[0],
+        "certain": f"{within} two standard errors" if last.trial.nunique() > 1 else "one trial, so no standard error is known",
+        "entropies": "; ".join(f"{method} {mean:.3f} ± {error:.3f}" for method, mean, error in final.itertuples()),
+    }

@@ -90,22 +90,15 @@ def line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Are density and bounds exact where no sample leaves its region, and how do they change beyond it?"""
-    claim = "Claim: where no sample leaves its linear region, the entropy lies within the bounds and the density is exact."
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
-    if affine.empty:
-        return f"{claim} {verdict(False)} Some sample leaves it at every noise level."
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
-    said = (
-        f"{claim} {verdict(held == len(affine) and gap <= ROUNDING)} In these cases (noise up to {affine.noise.max():g}) the "
-        f"entropy lies within the bounds in {held} of {len(affine)}. The densities differ by at most {gap:.1g} nats."
-    )
-    if beyond.empty:
-        return said
-    worst = beyond.loc[beyond.gap.idxmax()]
-    return (
-        f"{said} The theorem says nothing about the other cases. There the entropy lies within the bounds in "
-        f"{beyond.within.sum()} of {len(beyond)}. The density gap is at most {worst.gap:.2g} ± {worst.gap_error:.1g} nats, at "
-        f"noise {worst.noise:g}."
-    )
+    return {
+        "verdict": verdict(len(affine) > 0 and held == len(affine) and gap <= ROUNDING),
+        "affine": f"{held} of {len(affine)}",
+        "noise": affine.noise.max(),
+        "gap": gap,
+        "beyond": f"{beyond.within.sum()} of {len(beyond)}",
+        "worst": beyond.sort_values("gap").iloc[-1] if len(beyond) else dict.fromkeys(beyond, math.nan),
+    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from typing import Any
 
 import lightning as L
 import torch
@@ -22,27 +21,19 @@ from it_losses import diagnostics
 def options_of(setup: argparse.Namespace) -> Options:
     """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
     width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
-    values = {"dataset": setup.dataset, "backbone": setup.backbone, "width": width, "image-size": setup.side}
-    values |= {
-        "stem": setup.stem,
-        "precision": setup.precision,
-        "epochs": setup.epochs,
-        "batch-size": setup.batch_size,
-        "seeds": setup.trials,
-        "jobs": 2,
-    }
-    values |= {"data-root": setup.data_root, "limit-images": setup.images}
-    values |= {"accelerator": "cpu" if setup.device == "cpu" else "gpu"}
-    return parse([word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))])
+    values = {name: getattr(setup, name) for name in ("dataset", "data_root", "backbone", "stem", "precision")}
+    values |= {"width": width, "image_size": setup.side, "epochs": setup.epochs, "batch_size": setup.batch_size}
+    values |= {"limit_images": setup.images, "accelerator": "cpu" if setup.device == "cpu" else "gpu", "jobs": 2}
+    given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None)
+    return parse([word for words in given for word in words])
 
 
 class Networks:
-    """Networks by method and trial, and the rows of Table 1 that were requested since `used` was last cleared."""
+    """Networks by row of Table 1 and trial."""
 
     def __init__(self, setup: argparse.Namespace) -> None:
         self.setup, self.options = setup, options_of(setup)
         self.images = loaded(self.options)
-        self.used: set[str] = set()
         self._trained: dict[tuple[str, int], tuple[Pretraining, list[diagnostics.EntropyBounds]]] = {}
 
     def get(self, method: str, trial: int) -> tuple[Pretraining, list[diagnostics.EntropyBounds]]:
@@ -52,23 +43,14 @@ class Networks:
             entropies = [self.entropy(module)]
             after_each = LambdaCallback(on_train_epoch_end=lambda *_: entropies.append(self.entropy(module)))
             self._trained[method, trial] = self.fit(module, self.setup.epochs, after_each), entropies
-        self.used.add(method)
         return self._trained[method, trial]
 
     def untrained(self, method: str, trial: int, *, width: float = 1.0, **changed: float) -> Pretraining:
         """The same network before training; `changed` hyper-parameters take the place of the row's, `width` is relative."""
-        self.used.add(method)
         recipes = {method: RECIPES[method].varied(method, "a figure", **changed)}
         options = self.options.replaced(recipes=recipes, width=self.options.width * width)
         module = module_for(Run(method, self.setup.seed + trial), options, self.images)
         return module.to(self.setup.device).eval()
-
-    def facts(self) -> dict[str, Any]:
-        """The facts on which numbers depend beside the settings: the constants of the requested rows, and the machine."""
-        used = {name: RECIPES[name] for name in sorted(self.used)}
-        recipes = {name: {"learning_rate": row.learning_rate.value} | row.arguments for name, row in used.items()}
-        device = self.setup.device
-        return {"recipes": recipes, "accelerator": torch.cuda.get_device_name() if device.startswith("cuda") else device}
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
         """Train in place; the module comes back in evaluation mode, on the device."""

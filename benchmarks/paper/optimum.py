@@ -92,17 +92,15 @@ def line(name: str, lines: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def finding(frame: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Does every ascent end at the closed form, and is that diagonal?"""
-    excess = frame.ascent - frame.closed_form
-    shows = bool(((frame.distance <= AGREES) & (excess <= AGREES)).all())
-    kinds = frame.drop_duplicates("conditional")
+    excess, kinds = frame.ascent - frame.closed_form, frame.drop_duplicates("conditional")
     full = kinds.conditional[kinds.off_diagonal >= DIAGONAL]
-    exceptions = f" It is not diagonal for: {'; '.join(full)}." if len(full) else ""
-    furthest, diagonal = frame.distance.max(), len(kinds) - len(full)
-    return (
-        f"Claim: every ascent ends at the closed form, and none ends above it. {verdict(shows)} The largest distance of "
-        f"{len(frame)} ascents is {furthest:.1g}. The objective exceeds that of the closed form by at most "
-        f"{max(excess.max(), 0):.1g} nats. The optimum is diagonal (off diagonal below {DIAGONAL}) for {diagonal} of "
-        f"{len(kinds)} kinds of conditional covariances.{exceptions}"
-    )
+    return {
+        "verdict": verdict(bool(((frame.distance <= AGREES) & (excess <= AGREES)).all())),
+        "ascents": len(frame),
+        "furthest": frame.distance.max(),
+        "excess": max(excess.max(), 0),
+        "diagonal": f"{len(kinds) - len(full)} of {len(kinds)}",
+        "full": "; ".join(full) or "none",
+    }

@@ -37,7 +37,7 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
         with figure(folder / f"{name}.png", size=(10, 4)) as drawn:
             MODULES[name].plot(pd.DataFrame(rows), drawn)
     write(folder / "README.md", page_of(folder))
-    return "\n\n".join(said(MODULES[name], pd.DataFrame(rows)))
+    return "\n\n".join(said(name, pd.DataFrame(rows))[1:])
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -68,23 +68,21 @@ def page_of(folder: Path) -> str:
 
 def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
     """The command, the plot, the finding and the settings."""
-    module, command = MODULES[name], settings.pop("command")
-    heading = f"## {name[:-1].capitalize()} {name[-1]}: {_statement(module)[0]}"
-    plot = f"![{name}]({name}.png)" if hasattr(module, "plot") else ""
+    command, found = settings.pop("command"), said(name, rows_of(folder, name))
+    plot = f"![{name}]({name}.png)" if hasattr(MODULES[name], "plot") else ""
     facts = f"Rows: [rows.jsonl](rows.jsonl). Settings: `{json.dumps(settings)}`"
-    return [heading, f"    {command}", plot, *said(module, rows_of(folder, name)), facts]
+    return [f"## {name[:-1].capitalize()} {name[-1]}: {found[0]}", f"    {command}", plot, *found[1:], facts]
 
 
-def said(module: ModuleType, frame: pd.DataFrame) -> list[str]:
-    """The statement beside the module with its constants, the table of a theorem, and the finding on the claim."""
-    parts = [_statement(module)[1].format_map(vars(module))]
+def said(name: str, frame: pd.DataFrame) -> list[str]:
+    """Title and statement of the page beside the module, the table of a theorem, and the finding, all with their numbers."""
+    module = MODULES[name]
+    text = Path(str(module.__file__)).with_suffix(".md").read_text().removeprefix("# ")
+    # a line for each paragraph
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    statement, finding = text.format_map(vars(module) | module.finding(frame)).split("\n\n## Finding\n\n")
+    title, _, statement = statement.partition("\n\n")
     if hasattr(module, "KEYS"):
-        parts.append(table(module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False)))
-    return [*parts, module.finding(frame)]
-
-
-def _statement(module: ModuleType) -> tuple[str, str]:
-    """Title and text, a line for each paragraph, of the page that is written by hand."""
-    heading, _, text = Path(str(module.__file__)).with_suffix(".md").read_text().partition("\n")
-    paragraphs = (" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
-    return heading.removeprefix("# "), "\n\n".join(paragraphs)
+        lines = (module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False))
+        return [title, statement, table(lines), finding]
+    return [title, statement, finding]
