@@ -81,13 +81,11 @@ test-minimal:  ## import and use the package where torch alone is installed
 
 test-gpu: $(GPU_READY)  ## tests and speed on a GPU, 10 minutes; PYTHON=python3 runs that one as it is, OUT=folder of the rows
 	$(GPU_PYTEST)
-	$(SPEED) --out $(OUT)/float32
-	$(SPEED) --dtype bfloat16 --no-step --out $(OUT)/bfloat16
+	$(SPEED) --dtype float32 bfloat16 --out $(OUT)
 
 test-gpu-full: $(GPU_READY)  ## the same with the speed at every size: an hour
 	$(GPU_PYTEST)
-	$(SPEED) --seconds 2 --full --out $(OUT)/float32
-	$(SPEED) --seconds 2 --full --dtype bfloat16 --no-step --out $(OUT)/bfloat16
+	$(SPEED) --seconds 2 --full --dtype float32 bfloat16 --out $(OUT)
 
 table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TABLE='--help' for its options
 	$(BIN)/python -m benchmarks.table1 $(TABLE)

@@ -6,7 +6,6 @@ import importlib
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -27,7 +26,14 @@ CPU = torch.device("cpu")
 
 def peaks(objective, batch, dim, *names):
     case = Case("op", objective, batch, dim, CPU, "float32", 0.0)
-    return [peak_of(case, name) for name in names]
+    return [peak_of(case, name, OBJECTIVES[objective]) for name in names]
+
+
+def measure(folder, objective, *options):
+    """Run the program with the shortest times; the rows that it wrote."""
+    words = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", objective, "--out", str(folder), *options]
+    assert program.main(words) == 0
+    return program.read(folder / "rows.csv")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -41,7 +47,7 @@ def test_every_implementation_has_the_same_gradient(objective, batch, dim, monke
     z = torch.randn(batch, dim, dtype=torch.float64)
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {}
-    for name, f in OBJECTIVES[objective].implementations(batch, dim).items():
+    for name, f in OBJECTIVES[objective](batch, dim).items():
         value = f(*views)
         if objective == "pairwise" and name in (OURS, BOUNDED):
             # ours is an entropy in nats: with the entropy of its components, which has no gradient
@@ -95,9 +101,9 @@ def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
 def test_the_report_names_faster_implementations(tmp_path):
     case = Case("op", "vicreg", 8, 8, CPU, "float32", 0.0)
     rows = [case.row(name, "both", "time_ms", [value]) for name, value in ((OURS, 2.0), ("slow", 3.0), ("fast", 1.0))]
-    assert report.slower(rows) == ["Forward and backward, vicreg 8 x 8: `fast` takes 1 ms, ours 2 ms"]
+    said = "Forward and backward, vicreg 8 x 8: `fast` takes 1 ms, ours 2 ms"
     text = report.readme(rows, "make bench")
-    assert "1.50x" in text and "0.50x" in text and "- vicreg 8 x 8: `fast` takes 1 ms, ours 2 ms" in text
+    assert report.slower(rows) == [said] and "1.50x" in text and "0.50x" in text and f"- {said}" in text
     write_csv(tmp_path / "rows.csv", rows)
     assert program.read(tmp_path / "rows.csv") == rows and program.read(tmp_path / "none.csv") == []
     pytest.importorskip("matplotlib")
@@ -108,7 +114,7 @@ def test_the_report_names_faster_implementations(tmp_path):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_implementation_takes_half_precision(objective):
     views = [torch.randn(40, 24, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
-    for name, f in OBJECTIVES[objective].implementations(40, 24).items():
+    for name, f in OBJECTIVES[objective](40, 24).items():
         f(*views).backward()
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name
 
@@ -120,24 +126,24 @@ def test_the_implementations_that_are_tested_before_they_are_timed_exist():
 def test_it_measures_ours_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
     for module in (program, peers):
         monkeypatch.setattr(module, "is_installed", lambda package: False)
-    monkeypatch.setitem(OBJECTIVES, "vicreg", replace(OBJECTIVES["vicreg"], quick=((16, 8),)))
-    options = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", "vicreg", "--out", str(tmp_path)]
-    assert program.main(options) == 0
-    assert {row["provider"] for row in program.read(tmp_path / "rows.csv")} == {OURS, "solo-learn", "official"}
+    monkeypatch.setattr(program, "SIZES", ((16, 8),))
+    assert {row["provider"] for row in measure(tmp_path, "vicreg")} == {OURS, "solo-learn", "official"}
     assert not (tmp_path / "speed.png").exists()
     told = capsys.readouterr().out
     assert all(f"{package} is not installed" in told for package in program.OPTIONAL)
 
 
-def test_sizes_that_are_not_measured_again_keep_their_rows_and_places(tmp_path):
-    def measured(*sizes):
-        options = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", "log_det", "--out", str(tmp_path)]
-        program.main([*options, "--sizes", *sizes])
-        return [(row["batch"], row["dim"], row["value"]) for row in program.read(tmp_path / "rows.csv")]
+def test_sizes_and_dtypes_that_are_not_measured_again_keep_their_rows_and_places(tmp_path):
+    def measured(dtype, *sizes):
+        rows = measure(tmp_path, "log_det", "--dtype", dtype, "--sizes", *sizes)
+        return [((row["batch"], row["dim"], row["dtype"]), row["value"]) for row in rows]
 
-    first, again = measured("16x8", "24x8"), measured("16x8")
-    assert [row[:2] for row in first] == [row[:2] for row in again] and {row[:2] for row in first} == {("16", "8"), ("24", "8")}
-    assert [a == b for a, b in zip(first, again, strict=True)] == [row[0] == "24" for row in first]
+    first, again = measured("float32", "16x8", "24x8"), measured("float32", "16x8")
+    assert [case for case, _ in first] == [case for case, _ in again]
+    assert [a == b for a, b in zip(first, again, strict=True)] == [case[0] == "24" for case, _ in first]
+    both = measured("bfloat16", "16x8")
+    assert both[: len(again)] == again and {case for case, _ in both[len(again) :]} == {("16", "8", "bfloat16")}
+    assert "| log_det, bfloat16 | 16 x 8 |" in (tmp_path / "README.md").read_text()
 
 
 def test_without_pytest_nothing_is_timed_untested_and_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):

@@ -53,4 +53,4 @@ def speed_rows() -> list[Row]:
 def speed() -> dict[tuple[str, int, int], float]:
     """{(objective, batch, dim): our time of forward and backward, in ms}."""
     timed = by_case(speed_rows(), metric="time_ms")
-    return {key[1:]: found[OURS] for key, found in timed.items() if key[0] == "op"}
+    return {(key.objective, key.batch, key.dim): found[OURS] for key, found in timed.items() if key.level == "op"}

@@ -110,11 +110,11 @@ def cost() -> str:
 def step() -> str:
     """One sentence that compares the time of a whole training step with that of its loss."""
     timed = by_case(speed_rows(), metric="time_ms")
-    (batch, dim), times = next((key[2:], found) for key, found in timed.items() if key[0] == "step")
+    step, times = next((key, found) for key, found in timed.items() if key.level == "step")
     return (
-        f"A step of VICReg with a timm `resnet10t` at 32 pixels, a batch of {batch} and {dim} dimensions takes "
+        f"A step of VICReg with a timm `resnet10t` at 32 pixels, a batch of {step.batch} and {step.dim} dimensions takes "
         f"{times['it-losses']:.0f} ms with our loss and {times['lightly']:.0f} ms with lightly's. Our loss alone takes "
-        f"{speed()[('vicreg', batch, dim)]:.1f} ms of it (float32, one CPU thread, {_linked(folder('speed'))})."
+        f"{speed()[('vicreg', step.batch, step.dim)]:.1f} ms of it (float32, one CPU thread, {_linked(folder('speed'))})."
     )
 
 

@@ -16,7 +16,7 @@ from benchmarks.machine import is_installed
 from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
-from benchmarks.speed.objectives import OBJECTIVES
+from benchmarks.speed.objectives import LARGE, OBJECTIVES, SIZES, SQUARE
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
@@ -39,15 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
         print("a test failed: no speed is written", file=sys.stderr)
         return 1
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
-    kind += "" if options.dtype == "float32" else f"_{options.dtype}"
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
-    words = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
     rows = read(folder / "rows.csv")
     for more in _measured(options, device):
         rows = merged(rows, more)
         # written after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
-        write(folder / "README.md", report.readme(rows, " ".join(["python -m benchmarks.speed", *words]), notes(folder)))
+        write(folder / "README.md", report.readme(rows, command, notes(folder)))
     if is_installed("matplotlib"):
         report.draw(rows, folder / "speed.png")
     print("\n".join(["", "slower or larger than another:", *report.slower(rows), f"written to {folder}"]))
@@ -60,26 +59,23 @@ def read(path: Path) -> list[Row]:
 
 
 def merged(rows: list[Row], more: list[Row]) -> list[Row]:
-    """The rows, with `more` in the place of those of the same objective and size."""
-
-    def case(row: Row) -> tuple[str, ...]:
-        return row["level"], row["objective"], row["batch"], row["dim"]
-
-    cases = [case(row) for row in rows]
-    place = cases.index(case(more[0])) if case(more[0]) in cases else len(rows)
-    kept = [row for row in rows if case(row) != case(more[0])]
+    """The rows, with `more` in the place of those of the same case."""
+    cases, case = list(map(report.case_of, rows)), report.case_of(more[0])
+    place = cases.index(case) if case in cases else len(rows)
+    kept = [row for row, other in zip(rows, cases, strict=True) if other != case]
     return kept[:place] + more + kept[place:]
 
 
 def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
-    """The rows of each size, then those of the training step."""
-    for objective in options.objectives:
-        entry = OBJECTIVES[objective]
-        quick = entry.quick + (entry.large if device.type == "cuda" else ())
-        for size in options.sizes or (entry.full + entry.untimed if options.full else quick):
-            is_compiled = options.full and size in entry.compiled
-            yield measure.op_rows(Case("op", objective, *size, device, options.dtype, options.seconds, is_compiled))
-    if options.step and not options.sizes and "vicreg" in options.objectives and is_installed("timm"):
+    """The rows of each size in each dtype, then those of the training step."""
+    sizes = SIZES + LARGE if options.full or device.type == "cuda" else SIZES
+    for dtype in options.dtype:
+        for objective in options.objectives:
+            is_square = options.full and objective == "vicreg"
+            for size in options.sizes or dict.fromkeys(sizes + SQUARE * is_square):
+                is_compiled = is_square and size in SIZES
+                yield measure.op_rows(Case("op", objective, *size, device, dtype, options.seconds, is_compiled))
+    if "float32" in options.dtype and not options.sizes and "vicreg" in options.objectives and is_installed("timm"):
         yield measure.step_rows(Case("step", "vicreg", *measure.STEP, device, "float32", options.seconds))
 
 
@@ -100,15 +96,14 @@ def _size(text: str) -> tuple[int, int]:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    add, names = parser.add_argument, list(OBJECTIVES)
-    add("--full", action="store_true", help="every size at which a target is set; tens of minutes")
+    add, names, dtypes = parser.add_argument, list(OBJECTIVES), ("float32", "bfloat16", "float16")
+    add("--full", action="store_true", help="large sizes too, and VICReg at every size of a grid: an hour or more on a CPU")
     add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
     add("--sizes", nargs="+", type=_size, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
-    add("--no-step", dest="step", action="store_false", help="leave the training step out")
     add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
     add("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
     add("--threads", type=int, default=1, help="of the CPU (default 1)")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the samples")
+    add("--dtype", nargs="+", default=["float32"], choices=dtypes, help="of the samples; the training step is float32")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--out", type=Path, help="folder of the results (default benchmarks/results/<date>-<device>-speed)")
     return parser.parse_args(arguments)

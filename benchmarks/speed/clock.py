@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-WARM_UP = 3
+Step = Callable[[], Tensor]
 #: the clock that is read before and after a call; others lengthen wall-clock time, but not the CPU time of this thread
 CLOCKS = {"cpu": "CPU time of the thread", "cuda": "CUDA events"}
 #: milliseconds up to which a call is preceded by one that is not timed
@@ -16,12 +16,7 @@ SHORT = 2000.0
 
 
 def measured(
-    implementations: dict[str, Callable[[], Tensor]],
-    device: torch.device,
-    *,
-    seconds: float,
-    repetitions: tuple[int, int],
-    inputs: Sequence[Tensor] = (),
+    steps: dict[str, Step], device: torch.device, *, seconds: float, repetitions: tuple[int, int], inputs: Sequence[Tensor] = ()
 ) -> dict[str, dict[str, list[float]]]:
     """Name -> milliseconds of every "forward", "backward" and "both", of functions that return a loss.
 
@@ -29,47 +24,45 @@ def measured(
     the timed part, because freeing the memory of one implementation can take longer than the next one. For the same reason
     each runs once untimed before it is timed, unless it takes long.
     """
-
-    def clear() -> None:
-        for z in inputs:
-            z.grad = None
-
-    for evaluate in implementations.values():
-        start = time.monotonic()
-        for _ in range(WARM_UP):
-            # as many calls as fit into half a second
-            if time.monotonic() - start < 0.5:
-                evaluate().backward()
-    times = {name: {"forward": [], "backward": [], "both": []} for name in implementations}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for step in steps.values():
+        # the first calls load libraries and allocate
+        step().backward()
     least, most = repetitions
-    start = time.monotonic()
-    for round_ in range(most):
-        if round_ >= least and time.monotonic() - start > seconds:
-            break
-        for name, evaluate in implementations.items():
-            clear()
-            if not times[name]["both"] or times[name]["both"][-1] < SHORT:
-                evaluate().backward()
-                clear()
-            forward, backward = (_cuda if device.type == "cuda" else _cpu)(evaluate)
-            for series, value in zip(times[name].values(), (forward, backward, forward + backward), strict=True):
-                series.append(value)
-    return times
+    start, rounds = time.monotonic(), 0
+    while rounds < least or (rounds < most and time.monotonic() - start < seconds):
+        for name, step in steps.items():
+            _free(inputs)
+            if not times[name] or sum(times[name][-1]) < SHORT:
+                step().backward()
+                _free(inputs)
+            times[name].append((_cuda if device.type == "cuda" else _cpu)(step))
+        rounds += 1
+    return {
+        name: {"forward": [f for f, _ in found], "backward": [b for _, b in found], "both": [f + b for f, b in found]}
+        for name, found in times.items()
+    }
 
 
-def _cpu(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
+def _free(inputs: Sequence[Tensor]) -> None:
+    """Free the gradients: one that is there would be added to."""
+    for z in inputs:
+        z.grad = None
+
+
+def _cpu(step: Step) -> tuple[float, float]:
     start = time.thread_time()
-    loss = evaluate()
+    loss = step()
     middle = time.thread_time()
     loss.backward()
     return (middle - start) * 1e3, (time.thread_time() - middle) * 1e3
 
 
-def _cuda(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
+def _cuda(step: Step) -> tuple[float, float]:
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
     torch.cuda.synchronize()
     marks[0].record()
-    loss = evaluate()
+    loss = step()
     marks[1].record()
     loss.backward()
     marks[2].record()
@@ -77,17 +70,15 @@ def _cuda(evaluate: Callable[[], Tensor]) -> tuple[float, float]:
     return marks[0].elapsed_time(marks[1]), marks[1].elapsed_time(marks[2])
 
 
-def kernels(evaluate: Callable[[], Tensor], inputs: Sequence[Tensor]) -> tuple[int, float]:
+def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
     """Kernels that one forward and backward pass runs on the GPU, and the milliseconds that they take there.
 
     The rest of the time of a small input is that of the host, which prepares and launches them.
     """
-    evaluate().backward()
-    for z in inputs:
-        # a gradient that is there would be added to
-        z.grad = None
+    step().backward()
+    _free(inputs)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:
-        evaluate().backward()
+        step().backward()
         torch.cuda.synchronize()
     times = [e.time_range.elapsed_us() for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
     return len(times), sum(times) / 1e3

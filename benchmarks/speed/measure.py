@@ -18,7 +18,7 @@ from benchmarks.machine import device_name, in_fresh_process, is_installed, peak
 from benchmarks.pages import COMMIT
 from benchmarks.peers import Objective
 from benchmarks.speed import clock
-from benchmarks.speed.objectives import OBJECTIVES, compiled
+from benchmarks.speed.objectives import OBJECTIVES, PEAKS, compiled
 
 Row = dict[str, str]
 Implementations = Callable[[int, int], dict[str, Objective]]
@@ -64,15 +64,15 @@ def versions() -> dict[str, object]:
 
 def op_rows(case: Case) -> list[Row]:
     """Forward and backward of every implementation of the objective."""
-    entry, size, views = OBJECTIVES[case.objective], (case.batch, case.dim), case.views()
+    views = case.views()
     # some losses of others make their tensors on torch's default device
     with case.device:
-        eager = entry.implementations(*size)
+        eager = OBJECTIVES[case.objective](case.batch, case.dim)
     objectives = eager | (compiled(eager) if case.is_compiled else {})
     calls = {name: partial(objective, *views) for name, objective in objectives.items()}
-    rows = time_rows(case, calls, views) if size not in entry.untimed else []
-    if size in entry.peaks + entry.untimed:
-        rows += [peak_row(case, name) for name in eager]
+    rows = time_rows(case, calls, views)
+    if (case.batch, case.dim) in PEAKS:
+        rows += [peak_row(case, name, OBJECTIVES[case.objective]) for name in eager]
     if case.device.type == "cuda":
         for name, call in calls.items():
             count, milliseconds = clock.kernels(call, views)
@@ -80,22 +80,32 @@ def op_rows(case: Case) -> list[Row]:
     return rows
 
 
-def peak_row(case: Case, provider: str, implementations: Implementations | None = None) -> Row:
+def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
+    """Time of forward, of backward and of both of each implementation, which are also printed."""
+    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
+    medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
+    ours = next(iter(medians.values()))
+    said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
+    print(f"{case.level} {case.objective} {case.batch} x {case.dim}, {case.dtype}: {said}", flush=True)
+    modes = ((name, mode, values) for name, series in times.items() for mode, values in series.items())
+    return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]
+
+
+def peak_row(case: Case, provider: str, implementations: Implementations) -> Row:
     """The peak memory of one implementation; on a CPU in a process of its own, because the C library keeps freed memory."""
     arguments = case, provider, implementations
     peak = peak_of(*arguments) if case.device.type == "cuda" else in_fresh_process(peak_of, *arguments)
     return case.row(provider, "both", "peak_mib", [peak])
 
 
-def peak_of(case: Case, provider: str, implementations: Implementations | None = None) -> float:
-    """MiB of forward and backward above the inputs, in this process; the implementations are those of the objective."""
+def peak_of(case: Case, provider: str, implementations: Implementations) -> float:
+    """MiB of forward and backward above the inputs, in this process."""
     if case.device.type == "cpu":
         torch.set_num_threads(1)
-    find = implementations or OBJECTIVES[case.objective].implementations
 
     def step(at: Case) -> Callable[[], None]:
         with at.device:
-            objective = find(at.batch, at.dim)[provider]
+            objective = implementations(at.batch, at.dim)[provider]
         views = at.views()
         return lambda: objective(*views).backward()
 
@@ -116,20 +126,9 @@ def step_rows(case: Case) -> list[Row]:
     model = nn.Sequential(backbone, projector).to(case.device)
     images = torch.randn(2 * case.batch, 3, SIDE, SIDE, device=case.device)
 
-    def step(criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def step(criterion: Objective) -> Tensor:
         model.zero_grad(set_to_none=True)
         return criterion(*model(images).chunk(2))
 
-    criteria = OBJECTIVES[case.objective].implementations(case.batch, dim)
+    criteria = OBJECTIVES[case.objective](case.batch, dim)
     return time_rows(case, {name: partial(step, criterion) for name, criterion in criteria.items()})
-
-
-def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
-    """Time of forward, of backward and of both of each implementation, which are also printed."""
-    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
-    medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
-    ours = next(iter(medians.values()))
-    said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
-    print(f"{case.level} {case.objective} {case.batch} x {case.dim}: {said}", flush=True)
-    modes = ((name, mode, values) for name, series in times.items() for mode, values in series.items())
-    return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]

@@ -1,12 +1,11 @@
-"""The objectives that are timed, each with our implementation, those of others, and the sizes: add one to OBJECTIVES.
+"""The objectives that are timed, each with our implementation and those of others: add one to OBJECTIVES.
 
-`tests/test_speed_peers.py` requires that all implementations of an entry have the same gradient and take half precision.
+`tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and take half precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
 
 import torch
@@ -20,24 +19,15 @@ OURS = "it-losses"
 BOUNDED = "it-losses, least memory"
 #: the Gram matrix in plain torch: a baseline of ten lines that we wrote, differentiated by autograd
 SMALLER = "torch, N x N"
-Sizes = tuple[tuple[int, int], ...]
 
-
-@dataclass(frozen=True)
-class Entry:
-    """An objective: its implementations at (batch, dim), ours first, and the (batch, dim) at which they are measured."""
-
-    implementations: Callable[[int, int], dict[str, Objective]]
-    #: sizes of `make bench`, and of `--full`
-    quick: Sizes
-    full: Sizes
-    #: sizes of `make bench` on a GPU beside the quick ones: there a small input takes the time of the host
-    large: Sizes = ()
-    #: sizes at which peak memory is measured too, and those of `--full` at which it is measured alone
-    peaks: Sizes = ()
-    untimed: Sizes = ()
-    #: sizes of `--full` at which torch.compile of the last implementation is timed too
-    compiled: Sizes = ()
+#: the (batch, dim) of every objective
+SIZES = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
+#: those of `--full` too, and of a GPU, where a small input takes the time of the host
+LARGE = (1024, 2048), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
+#: those of VICReg with `--full`
+SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
+#: sizes at which peak memory is measured too
+PEAKS = (256, 2048), (8192, 128), (256, 8192)
 
 
 def _vicreg(batch: int, dim: int) -> dict[str, Objective]:
@@ -87,43 +77,16 @@ def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
     return {OURS: ours, **from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))}
 
 
-#: the sizes at which targets are set, then every N, D in these
-TARGETS = (256, 2048), (512, 2048), (1024, 2048), (1024, 512), (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
-#: sizes of the other entropies
-FAMILY = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
-SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
-
-OBJECTIVES = {
-    "vicreg": Entry(
-        _vicreg,
-        quick=((32, 32), (128, 128), (256, 2048), (1024, 512), (4096, 128)),
-        large=((1024, 2048), (256, 8192), (1024, 8192), (8192, 512)),
-        full=(*TARGETS, *(size for size in SQUARE if size not in TARGETS)),
-        peaks=((256, 2048), (256, 8192), (1024, 8192)),
-        # a compiler gains most where elementwise passes cost most
-        compiled=(*(size for size in SQUARE if min(size) >= 128), (256, 2048), (8192, 128)),
-    ),
-    "log_det": Entry(
-        _log_det,
-        quick=((64, 32), (256, 2048), (1024, 512)),
-        large=((1024, 8192), (4096, 512)),
-        full=((256, 2048), (1024, 2048), (1024, 512), (256, 128), (64, 32)),
-        peaks=((256, 2048),),
-        untimed=((256, 8192),),
-    ),
-    "pairwise": Entry(
-        _pairwise,
-        quick=((64, 32), (1024, 512), (2048, 128)),
-        large=((4096, 512), (8192, 128)),
-        full=((1024, 512), (4096, 128), (4096, 512), (256, 512), (256, 128), (64, 32), (8192, 128)),
-        peaks=((2048, 128), (8192, 128)),
-    ),
-    "koleo": Entry(_koleo, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
-    "nt_xent": Entry(_nt_xent, quick=FAMILY[:3], full=FAMILY, peaks=((1024, 512),)),
-    "quadratic": Entry(_quadratic, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
-    "renyi": Entry(_renyi, quick=FAMILY, full=FAMILY, peaks=((1024, 512),)),
-    # lightly's loss holds 17 tables of [batch, slices]
-    "sigreg": Entry(_sigreg, quick=FAMILY[:3], full=FAMILY[:4], peaks=((256, 128),)),
+#: name -> function of (batch, dim) that gives the implementations, ours first
+OBJECTIVES: dict[str, Callable[[int, int], dict[str, Objective]]] = {
+    "vicreg": _vicreg,
+    "log_det": _log_det,
+    "pairwise": _pairwise,
+    "koleo": _koleo,
+    "nt_xent": _nt_xent,
+    "quadratic": _quadratic,
+    "renyi": _renyi,
+    "sigreg": _sigreg,
 }
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.pages import figure, filled, table
 from benchmarks.speed.measure import Row
 from benchmarks.speed.objectives import OURS
 
-Key = tuple[str, str, int, int]
 METRICS = {
     "time_ms": ("Time", "ms"),
     "device_ms": ("Time of the GPU's kernels alone", "ms"),
@@ -28,39 +27,56 @@ COMPARED = {
 }
 
 
+class Key(NamedTuple):
+    """The subject of a measurement."""
+
+    level: str
+    objective: str
+    dtype: str
+    batch: int
+    dim: int
+
+    @property
+    def label(self) -> str:
+        """Its name in tables, with a dtype that is not float32."""
+        step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
+        return f"{self.objective}{step}{dtype}"
+
+    @property
+    def size(self) -> str:
+        """Its batch and dimension in tables."""
+        return f"{self.batch} x {self.dim}"
+
+
+def case_of(row: Row) -> Key:
+    """What a row is a number of."""
+    return Key(row["level"], row["objective"], row["dtype"], int(row["batch"]), int(row["dim"]))
+
+
 def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, dict[str, float]]:
-    """(level, objective, batch, dim) -> provider -> number."""
+    """Case -> provider -> number."""
     cases: dict[Key, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if (row["metric"], row["mode"]) == (metric, mode):
-            cases[row["level"], row["objective"], int(row["batch"]), int(row["dim"])][row["provider"]] = float(row["value"])
+            cases[case_of(row)][row["provider"]] = float(row["value"])
     return cases
 
 
 def slower(rows: list[Row]) -> list[str]:
     """Every comparison, of time or memory, in which ours is slower or larger."""
-    return [f"{what}, {line}" for what, lines in _slower(rows).items() for line in lines]
-
-
-def _slower(rows: list[Row]) -> dict[str, list[str]]:
-    """{what was compared: a line for each comparison in which ours is slower or larger}."""
-    found = {
-        what: [
-            f"{_label(key)} {key[2]} x {key[3]}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
-            for key, numbers in by_case(rows, metric=metric, mode=mode).items()
-            for name, value in numbers.items()
-            if value < numbers[OURS] and not name.startswith(OURS)
-        ]
+    return [
+        f"{what}, {key.label} {key.size}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
         for (metric, mode), what in COMPARED.items()
         for unit in [METRICS[metric][1]]
-    }
-    return {what: lines for what, lines in found.items() if lines}
+        for key, numbers in by_case(rows, metric=metric, mode=mode).items()
+        for name, value in numbers.items()
+        if value < numbers[OURS] and not name.startswith(OURS)
+    ]
 
 
 def readme(rows: list[Row], command: str, notes: str = "") -> str:
     """The README of a folder of results; notes are the remarks of people about it."""
     first = rows[0]
-    on_cpu = "cpu" in first["clock"].lower()
     commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))
     parts = []
     for metric, (title, unit) in METRICS.items():
@@ -72,58 +88,43 @@ def readme(rows: list[Row], command: str, notes: str = "") -> str:
         **first,
         commits=commits,
         notes=notes,
-        place="" if on_cpu else f" on {first['device']}, {first['dtype']}",
+        place=f" on {first['device']}" * ("cpu" not in first["clock"].lower()),
         tables="\n\n".join(parts),
-        slower="\n\n".join(_listed(what, lines) for what, lines in _slower(rows).items()) or "Nowhere in this run.",
+        slower="\n".join(f"- {line}" for line in slower(rows)) or "Nowhere in this run.",
     )
 
 
-def _listed(what: str, lines: list[str]) -> str:
-    return "\n".join([f"{what}:\n", *(f"- {line}" for line in lines)])
-
-
-def _label(key: Key) -> str:
-    level, objective, *_ = key
-    return objective if level == "op" else f"{objective}, training step"
-
-
 def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
-    *_, batch, dim = key
     ratios = {name: f"{value / found[OURS]:.2f}x" for name, value in found.items() if name != OURS}
-    return {"": _label(key), "N x D": f"{batch} x {dim}", f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
+    return {"": key.label, "N x D": key.size, f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
 
 
 def draw(rows: list[Row], path: Path) -> None:
     """Time of the others over ours: a panel for each objective, a line for each shape. Right of 1, ours is faster."""
     panels: dict[str, dict[Key, dict[str, float]]] = defaultdict(dict)
-    for key, found in sorted(by_case(rows, metric="time_ms").items(), key=lambda case: (case[0][3], case[0][2])):
-        if key[0] == "op":
-            panels[key[1]][key] = found
+    for key, found in sorted(
+        by_case(rows, metric="time_ms").items(), key=lambda case: (case[0].label, case[0].dim, case[0].batch)
+    ):
+        if key.level == "op":
+            panels[key.label][key] = found
     lines = [len(cases) for cases in panels.values()]
     with figure(path, size=(9, 0.19 * sum(lines) + 0.5 * len(lines) + 0.4)) as drawn:
         all_axes = drawn.subplots(len(panels), 1, height_ratios=lines, sharex=True, squeeze=False)[:, 0]
-        for axes, (objective, cases) in zip(all_axes, panels.items(), strict=True):
+        for axes, (label, cases) in zip(all_axes, panels.items(), strict=True):
             _panel(axes, cases)
-            axes.set(title=f"{objective}, batch x dim", ylim=(len(cases) - 0.4, -0.6))
-        left, _ = all_axes[0].get_xlim()
-        for axes in all_axes:
-            axes.axvspan(left, 1, color="tab:red", alpha=0.1, linewidth=0)
-        all_axes[0].set_xlim(left)
-        all_axes[-1].set_xlabel("the other's time divided by ours, forward and backward; in the red part ours is slower")
+            axes.set(title=f"{label}, batch x dim", ylim=(len(cases) - 0.4, -0.6))
+        all_axes[-1].set_xlabel("the other's time divided by ours, forward and backward; left of the line ours is slower")
 
 
 def _panel(axes: Any, cases: dict[Key, dict[str, float]]) -> None:
-    """The ratios of one objective, with a rule wherever the dimension changes."""
+    """The ratios of one objective."""
     keys = list(cases)
     others = dict.fromkeys(name for found in cases.values() for name in found if name != OURS)
     for name, marker in zip(others, itertools.cycle("osD^vP"), strict=False):
         ratios = {i: cases[key][name] / cases[key][OURS] for i, key in enumerate(keys) if name in cases[key]}
         axes.plot(list(ratios.values()), list(ratios), marker, markersize=5, fillstyle="none", label=name)
     axes.axvline(1, color="black", linewidth=1.2)
-    for i, (before, key) in enumerate(itertools.pairwise(keys)):
-        if key[3] != before[3]:
-            axes.axhline(i + 0.5, color="lightgrey", linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(keys)), [f"{key[2]} x {key[3]}" for key in keys], fontsize=8)
+    axes.set_yticks(range(len(keys)), [key.size for key in keys], fontsize=8)
     axes.set_xscale("log", subs=[2, 5])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
