@@ -1,6 +1,4 @@
-"""The cost model of many ranks says of bytes what the kernel counts."""
-
-import warnings
+"""The benchmark of many ranks counts the bytes that the schemes send by their algebra."""
 
 import pytest
 import ranks
@@ -9,39 +7,23 @@ import torch.distributed as dist
 
 pytest.importorskip("lightly", reason="the extra benchmarks is not installed")
 
-from benchmarks.distributed import measure, model
-from benchmarks.distributed.measure import official, sent_mb
+from benchmarks.distributed import SCHEMES, sent_mb
 from benchmarks.machine import can_count
-from it_losses import VICReg
-
-counts_bytes = pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 
 
 def both_sent(samples, dim):
-    views = torch.randn(2, samples // dist.get_world_size(), dim)
-    own = [z.clone().requires_grad_() for z in views]
-    found = []
-    for loss in (VICReg(), official):
-        found.append(sent_mb(lambda loss=loss: torch.autograd.grad(loss(*own), own)))
-    return found
+    own = [torch.randn(samples // dist.get_world_size(), dim, requires_grad=True) for _ in range(2)]
+    steps = (lambda loss=SCHEMES[name]: torch.autograd.grad(loss(*own), own) for name in ("it-losses", "official"))
+    return [sent_mb(step) for step in steps]
 
 
 @pytest.mark.slow
-@counts_bytes
+@pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 @pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
-def test_a_rank_sends_the_bytes_of_the_model(world, samples, dim):
-    for ours, theirs in ranks.run(world, both_sent, samples, dim):
-        assert ours == pytest.approx(model.ours(world, samples, dim, payload=4).sent / 1e6, rel=0.02)
-        assert theirs == pytest.approx(model.gather_and_repeat(world, samples, dim, payload=4).sent / 1e6, rel=0.02)
-
-
-def constants_without_warnings():
-    # torch attributes the warning to itself, so the filter looks for its words
-    warnings.filterwarnings("error", message=".*torch.* is deprecated")
-    return list(measure._constants())
-
-
-@pytest.mark.slow
-def test_the_constants_are_measured_without_deprecated_calls():
-    for constants in ranks.run(2, constants_without_warnings):
-        assert min(constants) > 0
+def test_a_rank_sends_the_bytes_that_the_algebra_says(world, samples, dim):
+    # a ring all-gather of m bytes a rank sends (W - 1) m, a ring all-reduce 2 (W - 1) / W m; two views of 4 bytes a number
+    gathered, share = (world - 1) * samples // world * dim, 2 * (world - 1) / world
+    ours = share * dim * dim if samples > dim else gathered
+    theirs = gathered + share * samples * dim
+    for sent in ranks.run(world, both_sent, samples, dim):
+        assert sent == pytest.approx([8 * ours / 1e6, 8 * theirs / 1e6], rel=0.02)

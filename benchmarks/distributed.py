@@ -1,0 +1,143 @@
+"""`python -m benchmarks.distributed `: CPU time, bytes and memory of VICReg's global loss on each of several gloo ranks.
+
+Ours is compared with losses that gather the samples of all ranks on each rank. Linux counts the bytes and the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from lightly.loss import VICRegLoss
+from lightly.utils.dist import gather
+from torch import Tensor
+
+from benchmarks.machine import can_count, device_name, peak_mib, written_bytes
+from benchmarks.pages import COMMIT, notes, page, table, write, write_csv
+from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
+from it_losses import VICReg
+
+
+def gathered(own: Tensor) -> Tensor:
+    """The samples of all ranks, by solo-learn's and the authors' function, which all-reduces the gradients of all samples."""
+    return torch.cat(gather(own))
+
+
+#: VICReg (25, 25, 1) of the batch of all ranks, ours first; solo-learn's variance weight of 12.5 is the authors' 25
+SCHEMES = {
+    "it-losses": VICReg(),
+    "official": partial(official_vicreg, gather=gathered),
+    "solo-learn": partial(solo_learn_vicreg, gather=gathered, variance_weight=12.5),
+    "lightly": VICRegLoss(gather_distributed=True),
+}
+
+
+def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> list[dict[str, Any]]:
+    """The cost of every scheme at every (global samples, dim), a row for each rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
+        return [row for rank in range(world) for row in torch.load(Path(folder) / f"{rank}.pt", weights_only=True)]
+
+
+def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.save([row for samples, dim in shapes for row in _case(samples, dim, repeats)], Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
+    """Medians and quartiles over interleaved repeats."""
+    world = dist.get_world_size()
+    views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
+    own = [z.requires_grad_() for z in views]
+    steps = {name: partial(_gradient, loss, own) for name, loss in SCHEMES.items()}
+    first = {name: step() for name, step in steps.items()}
+    for name, gradient in first.items():
+        # a scheme with a wrong gradient is not timed
+        torch.testing.assert_close(gradient, first["it-losses"], rtol=1e-3, atol=1e-3 * gradient.abs().max().item(), msg=name)
+    rounds = [[1e3 * _cpu_seconds(step) for step in steps.values()] for _ in range(repeats)]
+    rows = []
+    for (name, step), times in zip(steps.items(), zip(*rounds, strict=True), strict=True):
+        low, median, high = statistics.quantiles(times, n=4)
+        case = {"scheme": name, "ranks": world, "samples": samples, "dim": dim}
+        milliseconds = {"cpu_ms": median, "cpu_ms_quartile_low": low, "cpu_ms_quartile_high": high}
+        sent = sent_mb(step)
+        dist.barrier()
+        rows.append(case | milliseconds | {"sent_mb": sent, "peak_mib": peak_mib(step, views.device)})
+    return rows
+
+
+def _gradient(loss: Objective, own: list[Tensor]) -> Tensor:
+    return torch.cat(torch.autograd.grad(loss(*own), own))
+
+
+def _cpu_seconds(call: Callable[[], object]) -> float:
+    dist.barrier()
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def sent_mb(step: Callable[[], object]) -> float:
+    """The bytes that this process wrote to its sockets; it writes nothing else meanwhile."""
+    dist.barrier()
+    before = written_bytes()
+    step()
+    return (written_bytes() - before) / 1e6
+
+
+def page_of(rows: pd.DataFrame, machine: str, remarks: str) -> str:
+    """The table of a rank's costs."""
+    ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
+    return page(
+        "CPU time and bytes of VICReg's global loss on gloo ranks",
+        "`python -m benchmarks.distributed --out ...` measures forward and backward in float32, with one thread for each rank. "
+        "The values are medians and quartiles over interleaved repeats, averaged over the ranks. The Linux kernel counted the "
+        "bytes. The column *of ours* has the time divided by ours.",
+        remarks,
+        table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4),
+        machine,
+    )
+
+
+def _line(row: Any) -> dict[str, str]:
+    case = {"ranks": str(row.ranks), "N": str(row.samples), "D": str(row.dim), "scheme": row.scheme}
+    spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
+    costs = {"CPU ms a rank": spread, "of ours": f"{row.of_ours:.2f}"}
+    return case | costs | {"MB sent": f"{row.sent_mb:.2f}", "peak MiB": f"{row.peak_mib:.0f}"}
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--shapes", nargs="+", default=["512x2048", "512x512", "1024x256"], help="global samples x dim")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=Path("runs") / "distributed", help="folder for rows.csv and README.md")
+    options = parser.parse_args()
+    if not can_count():
+        parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
+    shapes = [(int(samples), int(dim)) for samples, dim in (shape.split("x") for shape in options.shapes)]
+    of_ranks = pd.DataFrame([row for world in options.ranks for row in measured(world, shapes, options.repeats)])
+    rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
+    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}"
+    text = page_of(rows, machine, notes(options.out))
+    print(text)
+    write_csv(options.out / "rows.csv", rows.to_dict("records"))
+    write(options.out / "README.md", text)
+
+
+if __name__ == "__main__":
+    main()
