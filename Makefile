@@ -118,6 +118,9 @@ docs: $(READY)  ## run the code of every page and build the documentation, with 
 
 dist: $(READY)  ## the wheel and the source distribution in dist/, checked for PyPI; REPOSITORY=https://... is their address
 	$(BIN)/python -m benchmarks.release "$(REPOSITORY)"
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist build/release
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:  ## remove the environments and every cache
 	rm -rf $(VENV) $(VENV)-* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -86,10 +86,9 @@ def test_an_index_of_packages_accepts_it(wheel):
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
 
 
-def test_an_address_that_is_none_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        release.main(["somewhere"])
-    assert "must start with https://" in capsys.readouterr().err
+def test_an_address_that_is_none_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="must start with https://"):
+        release.lay_out(tmp_path, "somewhere")
 
 
 def test_the_citation_and_the_changelog_name_this_version():
