@@ -8,6 +8,7 @@ import datetime
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
 from benchmarks.speed.objectives import LARGE, OBJECTIVES, SIZES, SQUARE
+from benchmarks.speed.report import Key, case_of
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
@@ -41,9 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     command = " ".join(["python -m benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
-    rows = read(folder / "rows.csv")
-    for more in _measured(options, device):
-        rows = merged(rows, more)
+    # the rows of an earlier call stay, but for those of the same case
+    cases: dict[Key, list[Row]] = {}
+    for row in read(folder / "rows.csv"):
+        cases.setdefault(case_of(row), []).append(row)
+    for measured in _measured(options, device):
+        cases[case_of(measured[0])] = measured
+        rows = list(chain.from_iterable(cases.values()))
         # written after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
         write(folder / "README.md", report.readme(rows, command, notes(folder)))
@@ -56,14 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
 def read(path: Path) -> list[Row]:
     """The rows that an earlier call wrote; none if there is no file."""
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-
-
-def merged(rows: list[Row], more: list[Row]) -> list[Row]:
-    """The rows, with `more` in the place of those of the same case."""
-    cases, case = list(map(report.case_of, rows)), report.case_of(more[0])
-    place = cases.index(case) if case in cases else len(rows)
-    kept = [row for row, other in zip(rows, cases, strict=True) if other != case]
-    return kept[:place] + more + kept[place:]
 
 
 def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.pages import figure, filled, table
 from benchmarks.speed.measure import Row
@@ -100,33 +100,19 @@ def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Time of the others over ours: a panel for each objective, a line for each shape. Right of 1, ours is faster."""
-    panels: dict[str, dict[Key, dict[str, float]]] = defaultdict(dict)
-    for key, found in sorted(
-        by_case(rows, metric="time_ms").items(), key=lambda case: (case[0].label, case[0].dim, case[0].batch)
-    ):
-        if key.level == "op":
-            panels[key.label][key] = found
-    lines = [len(cases) for cases in panels.values()]
-    with figure(path, size=(9, 0.19 * sum(lines) + 0.5 * len(lines) + 0.4)) as drawn:
-        all_axes = drawn.subplots(len(panels), 1, height_ratios=lines, sharex=True, squeeze=False)[:, 0]
-        for axes, (label, cases) in zip(all_axes, panels.items(), strict=True):
-            _panel(axes, cases)
-            axes.set(title=f"{label}, batch x dim", ylim=(len(cases) - 0.4, -0.6))
-        all_axes[-1].set_xlabel("the other's time divided by ours, forward and backward; left of the line ours is slower")
-
-
-def _panel(axes: Any, cases: dict[Key, dict[str, float]]) -> None:
-    """The ratios of one objective."""
-    keys = list(cases)
-    others = dict.fromkeys(name for found in cases.values() for name in found if name != OURS)
-    for name, marker in zip(others, itertools.cycle("osD^vP"), strict=False):
-        ratios = {i: cases[key][name] / cases[key][OURS] for i, key in enumerate(keys) if name in cases[key]}
-        axes.plot(list(ratios.values()), list(ratios), marker, markersize=5, fillstyle="none", label=name)
-    axes.axvline(1, color="black", linewidth=1.2)
-    axes.set_yticks(range(len(keys)), [key.size for key in keys], fontsize=8)
-    axes.set_xscale("log", subs=[2, 5])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.grid(axis="x", which="both", alpha=0.3)
-    axes.legend(fontsize=8)
+    """Time of the others over ours, a line for each case. Right of 1, ours is faster."""
+    timed = sorted(by_case(rows, metric="time_ms").items(), key=lambda case: (case[0].label, case[0].dim, case[0].batch))
+    others = dict.fromkeys(name for _, found in timed for name in found if name != OURS)
+    with figure(path, size=(9, 0.16 * len(timed) + 1.5)) as drawn:
+        axes = drawn.subplots()
+        for name, marker in zip(others, itertools.cycle("osD^vP"), strict=False):
+            ratios = {i: found[name] / found[OURS] for i, (_, found) in enumerate(timed) if name in found}
+            axes.plot(list(ratios.values()), list(ratios), marker, markersize=5, fillstyle="none", label=name)
+        axes.axvline(1, color="black", linewidth=1.2)
+        axes.set_yticks(range(len(timed)), [f"{key.label} {key.size}" for key, _ in timed], fontsize=7)
+        axes.set(ylim=(len(timed) - 0.4, -0.6), xlabel="the other's time divided by ours, forward and backward")
+        axes.set_xscale("log", subs=[2, 5])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.grid(which="both", alpha=0.3)
+        axes.legend(fontsize=8)
