@@ -24,7 +24,7 @@ from lightly.utils.dist import gather
 from torch import Tensor
 
 from benchmarks.machine import can_count, device_name, peak_mib, written_bytes
-from benchmarks.pages import COMMIT, notes, page, table, write, write_csv
+from benchmarks.pages import COMMIT, filled, notes, table, write, write_csv
 from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
 
@@ -98,18 +98,10 @@ def sent_mb(step: Callable[[], object]) -> float:
     return (written_bytes() - before) / 1e6
 
 
-def page_of(rows: pd.DataFrame, machine: str, remarks: str) -> str:
+def costs(rows: pd.DataFrame) -> str:
     """The table of a rank's costs."""
     ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
-    return page(
-        "CPU time and bytes of VICReg's global loss on gloo ranks",
-        "`python -m benchmarks.distributed --out ...` measures forward and backward in float32, with one thread for each rank. "
-        "The values are medians and quartiles over interleaved repeats, averaged over the ranks. The Linux kernel counted the "
-        "bytes. The column *of ours* has the time divided by ours.",
-        remarks,
-        table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4),
-        machine,
-    )
+    return table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4)
 
 
 def _line(row: Any) -> dict[str, str]:
@@ -133,7 +125,7 @@ def main() -> None:
     of_ranks = pd.DataFrame([row for world in options.ranks for row in measured(world, shapes, options.repeats)])
     rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}"
-    text = page_of(rows, machine, notes(options.out))
+    text = filled(__file__, table=costs(rows), machine=machine, notes=notes(options.out))
     print(text)
     write_csv(options.out / "rows.csv", rows.to_dict("records"))
     write(options.out / "README.md", text)
