@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
     names = [f"{kind}{number}" for number in numbers] or [name for name in MODULES if name.startswith(kind)]
-    for name in set(names) - set(MODULES):
-        command.error(f"there is no {kind} {name.removeprefix(kind)}.")
     for name, least in LEAST.items():
         if settings.get(name, least) < least:
             command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
@@ -64,15 +63,17 @@ def parser() -> argparse.ArgumentParser:
     for kind in ("figure", "theorem"):
         sub = kinds.add_parser(f"{kind}s", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(kind=kind)
-        sub.add_argument("numbers", nargs="*", metavar=kind, help="which; all if none is named")
-        (_figures if kind == "figure" else _theorems)(sub)
+        numbers = [name.removeprefix(kind) for name in MODULES if name.startswith(kind)]
+        sub.add_argument("numbers", nargs="*", choices=numbers, metavar=kind, help="which; all if none is named")
         sub.add_argument("--seed", type=int, default=0, help="of the first trial")
+        sub.add_argument("--trials", type=int, default=5, help="networks, splits or random starts; not of figure 5")
         sub.add_argument("--out", type=Path, default=Path("runs") / f"{kind}s", help="folder for the files")
+    _add_figures(kinds.choices["figures"].add_argument)
+    kinds.choices["theorems"].add_argument("--samples", type=int, default=8192, help="Monte Carlo samples, theorem 1")
     return command
 
 
-def _figures(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
+def _add_figures(add: Callable[..., object]) -> None:
     add("--dataset", default="digits", help="images to train on")
     add("--data-root", help="folder that holds the data set; digits need none")
     add("--images", type=int, help="only so many of each half, for trials")
@@ -83,16 +84,10 @@ def _figures(command: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, default="32-true", help="of training")
     add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; at most so many in 5")
     add("--batch-size", type=int, default=128, help="images a step")
-    add("--trials", type=int, default=5, help="seeds, figures 1 to 4")
     add("--models", type=int, default=MODELS, choices=range(1, MODELS + 1), metavar="MODELS", help="models of figure 5")
     add("--noisy-images", type=int, default=16, help="test images that get noise, figures 1, 3")
     add("--copies", type=int, default=512, help="noisy copies of each, figures 1, 3")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of training and measurement")
-
-
-def _theorems(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--trials", type=int, default=5, help="networks (1), random starts (2), networks and splits (3)")
-    command.add_argument("--samples", type=int, default=8192, help="Monte Carlo samples, theorem 1")
 
 
 if __name__ == "__main__":

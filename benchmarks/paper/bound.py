@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -27,22 +27,13 @@ TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 KEYS = ["network", "labelled"]
 
 
-class Trial(NamedTuple):
-    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled ones."""
-
-    networks: dict[str, nn.Module]
-    unlabelled: Tensor
-    labelled: Tensor
-    views: tuple[Tensor, Tensor]
-
-
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
     """One row a trial, network and number of labelled samples."""
     images = data.load("digits", None, 8)
     x, test_x = (half.flatten(1) / 255 for half in (images.train, images.test))
     y, test_y = (F.one_hot(labels, images.classes) for labels in (images.train_labels, images.test_labels))
     drawn = [_trial(x, seed + trial) for trial in range(trials)]
-    family = [network for trial in drawn for network in trial.networks.values()]
+    family = [network for networks, *_ in drawn for network in networks.values()]
     result = []
     for number, (networks, unlabelled, labelled, views) in enumerate(drawn):
         distances = torch.stack([torch.sub(*features(network, *views)).norm(dim=1) for network in family])
@@ -68,13 +59,14 @@ def features(network: nn.Module, *batches: Tensor) -> list[Tensor]:
     return [F.normalize(network(x)) for x in batches]
 
 
-def _trial(x: Tensor, seed: int) -> Trial:
+def _trial(x: Tensor, seed: int) -> tuple[dict[str, nn.Module], Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled ones."""
     torch.manual_seed(seed)
     order = torch.randperm(len(x))
     unlabelled, labelled = order[:UNLABELLED], order[UNLABELLED:]
     untrained = nn.Sequential(nn.Linear(x.shape[1], HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, DIM))
     networks = {"untrained": untrained, "VICReg": _trained(copy.deepcopy(untrained), x[unlabelled])}
-    return Trial(networks, unlabelled, labelled, _views(x[unlabelled]))
+    return networks, unlabelled, labelled, _views(x[unlabelled])
 
 
 def _trained(network: nn.Module, x: Tensor) -> nn.Module:
