@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 import warnings
 from functools import partial
 
@@ -69,13 +68,12 @@ def monitor_line(options: argparse.Namespace) -> str:
             return torch.optim.SGD(self.parameters(), lr=0.0)
 
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    accelerator, steps = "cpu" if options.device == "cpu" else "gpu", 2 * options.steps + 2
-    profiler = lightning.profilers.SimpleProfiler()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    device = {"accelerator": "cpu" if options.device == "cpu" else "gpu", "devices": 1}
+    profiler, steps = lightning.profilers.SimpleProfiler(), 2 * options.steps + 2
+    watched = {"callbacks": [EmbeddingMonitor(every_n_steps=2)], "profiler": profiler}
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        named = {"accelerator": accelerator, "devices": 1, "default_root_dir": folder, "profiler": profiler}
-        monitor = EmbeddingMonitor(every_n_steps=2)
-        trainer = lightning.Trainer(max_steps=steps, max_epochs=-1, callbacks=[monitor], **named, **silent)
+        trainer = lightning.Trainer(max_steps=steps, max_epochs=-1, **watched, **device, **silent)
         trainer.fit(Embeddings(), torch.utils.data.DataLoader(range(steps)))
     hooks = [spent for name, spent in profiler.recorded_durations.items() if "Monitor" in name and "train_batch" in name]
     milliseconds = [1e3 * sum(of_step) for of_step in zip(*hooks, strict=True)]
