@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
     names = [f"{kind}{number}" for number in numbers] or [name for name in MODULES if name.startswith(kind)]
+    for name in set(names) - set(MODULES):
+        command.error(f"there is no {kind} {name.removeprefix(kind)}.")
     for name, least in LEAST.items():
         if settings.get(name, least) < least:
             command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
@@ -63,8 +65,7 @@ def parser() -> argparse.ArgumentParser:
     for kind in ("figure", "theorem"):
         sub = kinds.add_parser(f"{kind}s", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(kind=kind)
-        numbers = [name.removeprefix(kind) for name in MODULES if name.startswith(kind)]
-        sub.add_argument("numbers", nargs="*", choices=numbers, metavar=kind, help="which; all if none is named")
+        sub.add_argument("numbers", nargs="*", metavar=kind, help="which; all if none is named")
         sub.add_argument("--seed", type=int, default=0, help="of the first trial")
         sub.add_argument("--trials", type=int, default=5, help="networks, splits or random starts; not of figure 5")
         sub.add_argument("--out", type=Path, default=Path("runs") / f"{kind}s", help="folder for the files")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
+from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
@@ -22,9 +23,6 @@ UNLABELLED = 800
 NOISE = 0.2
 STEPS, BATCH, LEARNING_RATE = 200, 256, 2e-3
 TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
-
-#: the table has a row for each value of these columns
-KEYS = ["network", "labelled"]
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
@@ -83,8 +81,8 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
     return x + NOISE * torch.randn_like(x), x + NOISE * torch.randn_like(x)
 
 
-def line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
-    """A row of the table, with means and standard errors over trials."""
+def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
+    """Means and standard errors over trials."""
     columns = lines[[*TERMS, "sum", "test_loss"]]
     mean, error = columns.mean(), columns.sem().fillna(0.0)
     numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}
@@ -98,6 +96,7 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
     bounded, missed = frame[holds], frame[~holds]
     return {
         "verdict": verdict(missed.empty),
+        "table": table(_line(*case, lines) for case, lines in frame.groupby(["network", "labelled"], sort=False)),
         "bounded": f"{len(bounded)} of {len(frame)}",
         "missed": ", ".join(map(str, sorted(set(missed.labelled)))) or "none",
         "lacking": (frame.test_loss - frame["sum"]).clip(lower=0).max(),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
+from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -21,9 +22,6 @@ CONTRACTION = 0.9
 ERRORS = 4
 #: nats that float64 may lose in a density, and difference of two Jacobians that are one
 ROUNDING = 1e-9
-
-#: the table has a row for each value of these columns
-KEYS = ["noise"]
 
 
 class Residual(nn.Module):
@@ -75,8 +73,8 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
     return bounds | {"outside": outside.double().mean().item()} | density
 
 
-def line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
-    """A row of the table, averaged over networks."""
+def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
+    """Averages over networks."""
     mean, networks = lines.mean(), len(lines)
     entropy_error, gap_error = (math.hypot(*lines[f"{name}_error"]) / networks for name in ("entropy", "gap"))
     return {
@@ -100,5 +98,6 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
         "noise": affine.noise.max(),
         "gap": gap,
         "beyond": f"{beyond.within.sum()} of {len(beyond)}",
+        "table": table(_line(noise, lines) for noise, lines in frame.groupby("noise")),
         "worst": beyond.sort_values("gap").iloc[-1] if len(beyond) else dict.fromkeys(beyond, math.nan),
     }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data
+from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -19,9 +20,6 @@ NOISE = (0.01, 0.1, 1.0)
 AGREES = 1e-6
 #: the optimum counts as diagonal below this fraction of its norm
 DIAGONAL = 0.05
-
-#: the table has a row for each value of these columns
-KEYS = ["conditional"]
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
@@ -78,8 +76,8 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
     }
 
 
-def line(name: str, lines: pd.DataFrame) -> dict[str, str]:
-    """A row of the table, averaged over starts."""
+def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
+    """Averages over starts."""
     mean = lines.mean(numeric_only=True)
     return {
         "conditional covariances": name,
@@ -102,5 +100,6 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
         "furthest": frame.distance.max(),
         "excess": max(excess.max(), 0),
         "diagonal": f"{len(kinds) - len(full)} of {len(kinds)}",
+        "table": table(_line(name, lines) for name, lines in frame.groupby("conditional", sort=False)),
         "full": "; ".join(full) or "none",
     }

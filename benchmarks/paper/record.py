@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.pages import figure, notes, page, table, write
+from benchmarks.pages import figure, notes, page, write
 from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
 
 MODULES: dict[str, ModuleType] = {
@@ -37,7 +37,7 @@ def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str
         with figure(folder / f"{name}.png", size=(10, 4)) as drawn:
             MODULES[name].plot(pd.DataFrame(rows), drawn)
     write(folder / "README.md", page_of(folder))
-    return "\n\n".join(said(name, pd.DataFrame(rows))[1:])
+    return said(name, pd.DataFrame(rows))
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
@@ -68,21 +68,15 @@ def page_of(folder: Path) -> str:
 
 def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
     """The command, the plot, the finding and the settings."""
-    command, found = settings.pop("command"), said(name, rows_of(folder, name))
+    title, _, text = said(name, rows_of(folder, name)).removeprefix("# ").partition("\n\n")
+    heading, command = f"## {name[:-1].capitalize()} {name[-1]}: {title}", f"    {settings.pop('command')}"
     plot = f"![{name}]({name}.png)" if hasattr(MODULES[name], "plot") else ""
-    facts = f"Rows: [rows.jsonl](rows.jsonl). Settings: `{json.dumps(settings)}`"
-    return [f"## {name[:-1].capitalize()} {name[-1]}: {found[0]}", f"    {command}", plot, *found[1:], facts]
+    return [heading, command, plot, text, f"Rows: [rows.jsonl](rows.jsonl). Settings: `{json.dumps(settings)}`"]
 
 
-def said(name: str, frame: pd.DataFrame) -> list[str]:
-    """Title and statement of the page beside the module, the table of a theorem, and the finding, all with their numbers."""
+def said(name: str, frame: pd.DataFrame) -> str:
+    """The page beside the module, with its constants and with what it finds in the rows; a line for each paragraph."""
     module = MODULES[name]
-    text = Path(str(module.__file__)).with_suffix(".md").read_text().removeprefix("# ")
-    # a line for each paragraph
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-    statement, finding = text.format_map(vars(module) | module.finding(frame)).split("\n\n## Finding\n\n")
-    title, _, statement = statement.partition("\n\n")
-    if hasattr(module, "KEYS"):
-        lines = (module.line(*case, rows) for case, rows in frame.groupby(module.KEYS, sort=False))
-        return [title, statement, table(lines), finding]
-    return [title, statement, finding]
+    paragraphs = Path(str(module.__file__)).with_suffix(".md").read_text().split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    return text.format_map(vars(module) | module.finding(frame))
