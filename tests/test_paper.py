@@ -19,7 +19,7 @@ SMALLEST = "--images 64 --epochs 1 --trials 1 --models 2 --width 0.25 --batch-si
 
 
 def says(name, rows):
-    return record.said(name, pd.DataFrame(rows))
+    return " ".join(record.said(name, pd.DataFrame(rows)).split())
 
 
 def p_values(small, large, distance=1.0):

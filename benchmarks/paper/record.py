@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.pages import figure, notes, page, write
+from benchmarks.pages import figure, filled, notes, page, write
 from benchmarks.paper import bound, collapse, correlation, diagonality, entropy, mixture, normality, optimum
 
 MODULES: dict[str, ModuleType] = {
@@ -75,8 +75,6 @@ def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
 
 
 def said(name: str, frame: pd.DataFrame) -> str:
-    """The page beside the module, with its constants and with what it finds in the rows; a line for each paragraph."""
+    """The page beside the module, with its constants and with what it finds in the rows."""
     module = MODULES[name]
-    paragraphs = Path(str(module.__file__)).with_suffix(".md").read_text().split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    return text.format_map(vars(module) | module.finding(frame))
+    return filled(str(module.__file__), **vars(module) | module.finding(frame))
