@@ -76,6 +76,6 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
         "largest": means.columns[-1],
         "p_values": "; ".join(f"{network} {first:.3f} and {last:.3f}" for network, first, last in ends.itertuples()),
         "distances": "; ".join(
-            f"{row.network}: smallest {row.smallest:.3f}, median {row.median:.3f}" for row in pairs.itertuples()
+            f"{of.network}: smallest {of.smallest:.3f}, median {of.median:.3f}" for of in pairs.itertuples()
         ),
     }

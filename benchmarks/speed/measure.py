@@ -43,9 +43,8 @@ class Case(NamedTuple):
         p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
         case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
         number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
-        measured = {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type]}
-        row = case | number | measured | {"device": device_name(self.device)} | versions()
-        return {name: str(text) for name, text in row.items()}
+        measured = {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type], "device": device_name(self.device)}
+        return {name: str(text) for name, text in (case | number | measured | versions()).items()}
 
     def views(self) -> list[Tensor]:
         """Two views of normal random embeddings."""
