@@ -17,7 +17,7 @@ from benchmarks.machine import is_installed
 from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
-from benchmarks.speed.objectives import LARGE, OBJECTIVES, SIZES, SQUARE
+from benchmarks.speed.objectives import LARGE, LARGE_ON_A_GPU, OBJECTIVES, SIZES, SQUARE
 from benchmarks.speed.report import Key, case_of
 
 #: tests that must pass on a device before its speed is measured
@@ -66,11 +66,11 @@ def read(path: Path) -> list[Row]:
 
 def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
     """The rows of each size in each dtype, then those of the training step."""
-    sizes = SIZES + LARGE if options.full or device.type == "cuda" else SIZES
     for dtype in options.dtype:
         for objective in options.objectives:
             is_square = options.full and objective == "vicreg"
-            for size in options.sizes or dict.fromkeys(sizes + SQUARE * is_square):
+            is_large = options.full or (device.type == "cuda" and objective in LARGE_ON_A_GPU)
+            for size in options.sizes or dict.fromkeys(SIZES + LARGE * is_large + SQUARE * is_square):
                 is_compiled = is_square and size in SIZES
                 yield measure.op_rows(Case("op", objective, *size, device, dtype, options.seconds, is_compiled))
     if "float32" in options.dtype and not options.sizes and "vicreg" in options.objectives and is_installed("timm"):

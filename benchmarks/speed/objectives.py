@@ -22,8 +22,9 @@ SMALLER = "torch, N x N"
 
 #: the (batch, dim) of every objective
 SIZES = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
-#: those of `--full` too, and of a GPU, where a small input takes the time of the host
+#: those of `--full` too, and of some objectives on a GPU, where a small input takes the time of the host
 LARGE = (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
+LARGE_ON_A_GPU = ("vicreg", "log_det", "pairwise")
 #: those of VICReg with `--full`
 SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
 #: sizes at which peak memory is measured too
