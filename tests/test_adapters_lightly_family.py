@@ -305,6 +305,7 @@ def on_two_ranks(rows):
     return [((a - b).norm() / b.norm()).item() for a, b in pairs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [(6, 6), (3, 8)], ids=str)
 def test_sigreg_of_two_ranks_is_that_of_one_process_and_of_lightly(rows):
     for errors in ranks.run(2, on_two_ranks, rows):

@@ -54,6 +54,7 @@ def warns():
     warnings.warn("of a rank", FutureWarning, stacklevel=1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::FutureWarning")
 def test_ranks_have_the_warning_filters_of_the_test():
     with pytest.raises(AssertionError, match="FutureWarning: of a rank"):

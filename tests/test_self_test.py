@@ -177,6 +177,7 @@ def test_an_earlier_result_of_the_self_test_holds_in_a_capture(plant, monkeypatc
     assert self_test.failure("", views(63)) == seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", self_test.ROWS)
 def test_a_compiled_criterion_runs_the_reference_where_any_products_have_failed(products, monkeypatch):
     views = torch.randn(2, 20, 6, requires_grad=True)

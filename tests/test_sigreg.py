@@ -315,6 +315,7 @@ def losses_of_training(convention):
     return found
 
 
+@pytest.mark.slow
 @every_convention
 def test_ranks_share_their_slices_during_training(convention):
     for found in ranks.run(2, losses_of_training, convention):

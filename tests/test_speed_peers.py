@@ -80,6 +80,7 @@ def test_peaks_are_measured_in_processes_of_their_own():
     assert in_fresh_process(os.getpid) != os.getpid()
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     ours, official = peaks("vicreg", 64, 2048, OURS, "official")
     # the official code holds several D x D matrices of 16 MiB

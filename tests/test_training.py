@@ -84,6 +84,7 @@ def in_float32(name: str, dim: int) -> tuple[Tensor, Tensor]:
     return train(CRITERIA[name](), dim, plainly)
 
 
+@pytest.mark.slow
 @every_training
 def test_a_training_ends_where_that_with_the_definition_ends(name, dim, monkeypatch):
     losses, embeddings = in_float32(name, dim)
