@@ -15,10 +15,11 @@ class BackboneError(Exception):
     """timm has no such model, or it cannot take these images."""
 
 
-def create(
-    name: str, *, channels: int, side: int, stem: str = "auto", width: float = 1.0, channels_last: bool = True
-) -> nn.Module:
+def create(name: str, *, channels: int, side: int, stem: str = "auto", width: float = 1.0) -> nn.Module:
     """A timm model without its classifier: [batch, channels, side, side] -> [batch, module.num_features].
+
+    Its weights are in channels-last memory, which the activations follow: convolutions of few pixels are up to twice as fast
+    so, on a CPU as on tensor cores.
 
     Args:
         name: any name that timm knows.
@@ -28,8 +29,6 @@ def create(
             ConvNeXts patches of 2 pixels, ViTs patches of 4. "half" is for ResNets on a CPU: the same convolution with
             stride 2. "original" leaves the model alone. "auto" is "small" up to 64 pixels.
         width: factor on the channels of a ResNet.
-        channels_last: the memory format of the weights, which the activations follow: convolutions of few pixels are up to
-            twice as fast with channels last, on a CPU as on tensor cores.
 
     Raises:
         BackboneError: an unknown name, a width or the stem "half" for a model that has none, images that the model cannot
@@ -43,17 +42,11 @@ def create(
     options: dict[str, object] = {"num_classes": 0, "in_chans": channels}
     if family == "resnet":
         # timm initialises residual branches at 0, so an untrained network would see the image through its shortcuts only
-        options["zero_init_last"] = False
-    if width != 1:
-        if family != "resnet":
-            raise BackboneError(f"--width scales ResNets only, and {name} is none. Leave it out.")
-        options["channels"] = tuple(round(full * width) for full in (64, 128, 256, 512))
-    if stem == "half" and family != "resnet":
-        raise BackboneError(f"--stem half is for ResNets only, and {name} is none. Take another stem.")
+        options |= {"zero_init_last": False, "channels": tuple(round(full * width) for full in (64, 128, 256, 512))}
+    elif width != 1 or stem == "half":
+        raise BackboneError(f"--width and --stem half are for ResNets only, and {name} is none. Leave them out.")
     if family in {"vision_transformer", "deit"}:
-        options["img_size"] = side
-        if small:
-            options["patch_size"] = 4
+        options |= {"img_size": side} | ({"patch_size": 4} if small else {})
     if family == "convnext" and small:
         options |= {"stem_type": "patch", "patch_size": 2}
     try:
@@ -63,8 +56,7 @@ def create(
         if family == "convnext" and small:
             # timm compensates a stem of stride 2 by halving again in the first stage
             model.stages[0].downsample = nn.Identity()
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        return _tried(model, channels, side).to(memory_format=layout)
+        return _tried(model, channels, side).to(memory_format=torch.channels_last)
     except (AssertionError, RuntimeError, TypeError, ValueError) as problem:
         raise BackboneError(f"{name} cannot take {channels} x {side} x {side} images: {problem}") from problem
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +25,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
+#: fraction of each class that is held out where a data set has no held-out half, or to choose settings
+HELD_OUT = 0.2
 LARGEST_GIB = 16
 LEAST_OF_A_CLASS = 100
 # Pillow takes large pictures for an attack, but these files are the user's own
@@ -57,14 +59,12 @@ class Images:
         halves = (half[:images] for half in (self.train, self.train_labels, self.test, self.test_labels))
         return Images(*halves, self.classes)
 
-    def validation(self, fraction: float = 0.2, seed: int = 0) -> Images:
+    def validation(self) -> Images:
         """The training half split by class into training and validation images, to choose settings without the test half."""
-        images, labels = self.train, self.train_labels
         try:
-            kept, held_out = train_test_split(range(len(labels)), test_size=fraction, random_state=seed, stratify=labels)
+            return _split(self.train, self.train_labels, self.classes)
         except ValueError as problem:
-            raise DataError(f"{len(labels)} training images cannot be split by class: {problem} Take more.") from problem
-        return Images(images[kept], labels[kept], images[held_out], labels[held_out], self.classes)
+            raise DataError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
 
     def resized(self, side: int) -> Images:
         """The same images, `side` by `side` pixels, bilinear."""
@@ -74,28 +74,25 @@ class Images:
 def digits(root: Path | None, side: int) -> Images:
     """1,797 real handwritten digits of 8 x 8 pixels, inside scikit-learn; every fifth, by class, is held out."""
     pixels, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
-    train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     # grey levels run from 0 to 16
-    images = (pixels * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8)
-    return Images(images[train], labels[train].long(), images[test], labels[test].long(), 10)
+    return _split((pixels * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8), labels.long(), 10)
 
 
 def fashion_mnist(root: Path, side: int) -> Images:
     """70,000 photographs of clothes, 28 x 28: the four IDX files, plain or gzipped, or torchvision's download."""
-    if len(_idx_files(root)) < 4:
+    if not any(root.rglob("train-images?idx3-ubyte*")):
         datasets.FashionMNIST(root, download=True)
-    images, labels, test, test_labels = map(_read_idx, _idx_files(root))
-    return _images(images[:, None], labels, test[:, None], test_labels)
+    return _images(*((_idx(root, f"{half}-images")[:, None], _idx(root, f"{half}-labels")) for half in ("train", "t10k")))
 
 
 def cifar10(root: Path, side: int) -> Images:
     """60,000 colour images of 10 kinds, 32 x 32; torchvision's folder, or its download."""
-    return _cifar(datasets.CIFAR10, root)
+    return _images(*(_cifar(datasets.CIFAR10(root, train=half, download=True)) for half in (True, False)))
 
 
 def cifar100(root: Path, side: int) -> Images:
     """60,000 colour images of 100 kinds, 32 x 32; torchvision's folder, or its download."""
-    return _cifar(datasets.CIFAR100, root)
+    return _images(*(_cifar(datasets.CIFAR100(root, train=half, download=True)) for half in (True, False)))
 
 
 def tiny_imagenet(root: Path, side: int) -> Images:
@@ -109,15 +106,6 @@ def tiny_imagenet(root: Path, side: int) -> Images:
     names = [line.split("\t")[:2] for line in lines if line]
     test = [(str(root / "val" / "images" / file), train.class_to_idx[name]) for file, name in names]
     return _from_files(train.samples, test, side)
-
-
-def imagenette(root: Path, side: int) -> Images:
-    """13,394 photographs of 10 kinds: the unpacked folder `imagenette2-160`, `-320` or `imagenette2`; its `val` is held out.
-
-    https://github.com/fastai/imagenette
-    """
-    places = [*sorted(root.glob("imagenette2-*")), root / "imagenette2"]
-    return image_folder(next((place for place in places if place.is_dir()), root), side)
 
 
 def image_folder(root: Path, side: int) -> Images:
@@ -138,7 +126,7 @@ def image_folder(root: Path, side: int) -> Images:
 
 
 #: name on the command line -> loader, given `--data-root` and the side in pixels that files are read at
-LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, imagenette, image_folder)
+LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder)
 DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for loader in LOADERS}
 
 
@@ -157,39 +145,25 @@ def load(name: str, root: Path | None, side: int) -> Images:
         raise DataError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
 
 
-def _one_folder(root: Path, side: int) -> Images:
-    """All images in `<class>/`, split by class."""
-    found = datasets.ImageFolder(root, is_valid_file=_is_picture, allow_empty=True)
-    counts = Counter(label for _, label in found.samples)
-    kept = [label for label, count in sorted(counts.items()) if count >= LEAST_OF_A_CLASS]
-    if not kept:
-        raise ValueError(f"no folder in {root} has {LEAST_OF_A_CLASS} images, and there is no folder train")
-    files = [(path, kept.index(label)) for path, label in found.samples if label in kept]
-    train, test = train_test_split(files, test_size=0.2, random_state=0, stratify=[label for _, label in files])
-    return _from_files(train, test, side)
+def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:
+    """The numbers of the images to train on, and of those that are held out, by class and always the same."""
+    train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels)
+    return train, held_out
 
 
-def _is_picture(path: str) -> bool:
-    # a picture that is linked into a second class would have two labels
-    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not Path(path).is_symlink()
+def _split(images: Tensor, labels: Tensor, classes: int) -> Images:
+    train, held_out = _parts(labels)
+    return Images(images[train], labels[train], images[held_out], labels[held_out], classes)
 
 
-def _images(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Images:
-    if (len(train), len(test)) != (len(train_labels), len(test_labels)):
-        raise ValueError(f"{len(train)} + {len(test)} images have {len(train_labels)} + {len(test_labels)} labels")
-    return Images(train, train_labels.long(), test, test_labels.long(), int(train_labels.max()) + 1)
+def _images(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Images:
+    return Images(train[0], train[1].long(), test[0], test[1].long(), int(train[1].max()) + 1)
 
 
-def _idx_files(root: Path) -> list[Path]:
-    """The four files, also gzipped, with the dot that some copies write before `idx`, or in torchvision's sub-folders."""
-    places = [root, root / "raw", root / "FashionMNIST" / "raw"]
-    names = [f"{half}-{kind}?idx?-ubyte*" for half in ("train", "t10k") for kind in ("images", "labels")]
-    found = ([file for place in places for file in sorted(place.glob(name))] for name in names)
-    return [files[0] for files in found if files]
-
-
-def _read_idx(path: Path) -> Tensor:
+def _idx(root: Path, name: str) -> Tensor:
     """The unsigned bytes of an IDX file: a magic number that ends with the dimensions, big-endian sizes, then the bytes."""
+    # some copies write a dot before `idx`, and torchvision puts the files into sub-folders
+    path = min(root.rglob(f"{name}?idx?-ubyte*"), default=root / name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         sizes = np.frombuffer(content, ">i4", content[3], offset=4)
@@ -199,26 +173,41 @@ def _read_idx(path: Path) -> Tensor:
     return torch.from_numpy(pixels.copy())
 
 
-def _cifar(kind: type[datasets.CIFAR10], root: Path) -> Images:
-    halves = [kind(root, train=train, download=True) for train in (True, False)]
-    arrays = [(torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)) for half in halves]
-    return _images(*arrays[0], *arrays[1])
+def _cifar(half: datasets.CIFAR10) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(half.targets)
+
+
+def _one_folder(root: Path, side: int) -> Images:
+    """All images in `<class>/`, split by class."""
+    found = datasets.ImageFolder(root, is_valid_file=_is_picture, allow_empty=True)
+    counts = Counter(found.targets)
+    kept = [label for label, count in sorted(counts.items()) if count >= LEAST_OF_A_CLASS]
+    if not kept:
+        raise ValueError(f"no folder in {root} has {LEAST_OF_A_CLASS} images, and there is no folder train")
+    files = [(path, kept.index(label)) for path, label in found.samples if label in kept]
+    train, test = ([files[number] for number in part] for part in _parts([label for _, label in files]))
+    return _from_files(train, test, side)
+
+
+def _is_picture(path: str) -> bool:
+    # a picture that is linked into a second class would have two labels
+    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not Path(path).is_symlink()
 
 
 def _from_files(train: Files, test: Files, side: int) -> Images:
     gib = (len(train) + len(test)) * 3 * side**2 / 2**30
     if gib > LARGEST_GIB:
         raise ValueError(f"its images of {side} pixels take {gib:.0f} GiB of memory: use a smaller --image-size")
-    halves = [(_read_images([path for path, _ in half], side), torch.tensor([n for _, n in half])) for half in (train, test)]
-    return _images(*halves[0], *halves[1])
+    return _images(_read_images(train, side), _read_images(test, side))
 
 
-def _read_images(paths: list[str], side: int) -> Tensor:
-    """RGB pixels on white, the middle square scaled to `side`: [images, 3, side, side], uint8."""
+def _read_images(files: Files, side: int) -> tuple[Tensor, Tensor]:
+    """RGB pixels on white, the middle square scaled to `side`, [images, 3, side, side], and the labels."""
+    paths, labels = zip(*files, strict=True)
     # few at a time, because a large picture takes gigabytes
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = np.fromiter(pool.map(partial(_square, side), paths), np.dtype((np.uint8, (side, side, 3))), len(paths))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
 
 
 def _square(side: int, path: str) -> np.ndarray:

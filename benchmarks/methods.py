@@ -1,7 +1,7 @@
 """Self-supervised methods on a backbone: losses, heads, momentum and prototypes from lightly; the entropies from it_losses.
 
-METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`: an
-`nn.Module` with a projector and a loss of two views, so that a program brings its own backbone and its own loop.
+METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`, so that a
+program brings its own backbone and its own loop.
 """
 
 from __future__ import annotations
@@ -30,39 +30,33 @@ class Step(NamedTuple):
 
 
 class Method(nn.Module):
-    """A projector, and a loss of two views."""
+    """A projector, and a loss of two views: a criterion of their embeddings, and perhaps a weighted entropy beside it.
 
-    projector: nn.Module
+    SimCLR, Barlow Twins, VICReg and its entropies are no more than this.
+    """
 
-    def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """2 x [batch, channels, side, side] -> []."""
-        raise NotImplementedError
+    def __init__(self, projector: nn.Module, criterion: nn.Module, regularizer: EntropyRegularizer | None = None) -> None:
+        super().__init__()
+        self.projector, self.criterion, self.regularizer = projector, criterion, regularizer
 
     def embeddings(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
         """Projector outputs of both views, computed in one batch: 2 x [batch, dim]."""
         z_a, z_b = self.projector(backbone(torch.cat([view_a, view_b]))).chunk(2)
         return z_a, z_b
 
-
-class JointEmbedding(Method):
-    """A criterion of the two views' embeddings, and nothing else: SimCLR, Barlow Twins, VICReg and its entropies."""
-
-    def __init__(self, projector: nn.Module, criterion: nn.Module) -> None:
-        super().__init__()
-        self.projector, self.criterion = projector, criterion
-
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """criterion(z_a, z_b)."""
-        return self.criterion(*self.embeddings(backbone, view_a, view_b))
+        """criterion(z_a, z_b) + regularizer(z_a, z_b): 2 x [batch, channels, side, side] -> []."""
+        z = self.embeddings(backbone, view_a, view_b)
+        loss: Tensor = self.criterion(*z)
+        return loss if self.regularizer is None else loss + self.regularizer(*z)
 
 
 class Supervised(Method):
     """Cross-entropy with the labels: the score that the same network reaches with them at the same budget."""
 
     def __init__(self, width: int, classes: int, label_smoothing: float) -> None:
-        super().__init__()
-        self.projector, self.classifier = nn.Identity(), nn.Linear(width, classes)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        super().__init__(nn.Identity(), nn.CrossEntropyLoss(label_smoothing=label_smoothing))
+        self.classifier = nn.Linear(width, classes)
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """The mean over both views."""
@@ -70,24 +64,12 @@ class Supervised(Method):
         return (self.criterion(self.classifier(h_a), step.labels) + self.criterion(self.classifier(h_b), step.labels)) / 2
 
 
-class Added(nn.Module):
-    """The sum of criteria of the same embeddings."""
-
-    def __init__(self, *criteria: nn.Module) -> None:
-        super().__init__()
-        self.criteria = nn.ModuleList(criteria)
-
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """2 x [batch, dim] -> []."""
-        return torch.stack([criterion(z_a, z_b) for criterion in self.criteria]).sum()
-
-
 class SwAV(Method):
     """Swapped prediction of cluster assignments; without multi-crop, so that every method sees two views."""
 
-    def __init__(self, projector: nn.Module, prototypes: heads.SwaVPrototypes, criterion: nn.Module) -> None:
-        super().__init__()
-        self.projector, self.prototypes, self.criterion = projector, prototypes, criterion
+    def __init__(self, projector: nn.Module, criterion: nn.Module, prototypes: heads.SwaVPrototypes) -> None:
+        super().__init__(projector, criterion)
+        self.prototypes = prototypes
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
         """Cross entropy of one view's assignment and the other's Sinkhorn code."""
@@ -110,18 +92,11 @@ class Momentum(Method):
     """
 
     def __init__(
-        self,
-        projector: nn.Module,
-        predictor: nn.Module,
-        criterion: nn.Module,
-        momentum: float,
-        regularizer: EntropyRegularizer | None = None,
-        regularized: str = "projection",
-        normalized: bool = True,
-    ) -> None:
-        super().__init__()
-        self.projector, self.predictor, self.criterion, self.momentum = projector, predictor, criterion, momentum
-        self.regularizer, self.regularized, self.normalized = regularizer, regularized, normalized
+        self, projector: nn.Module, predictor: nn.Module, criterion: nn.Module, momentum: float,
+        regularizer: EntropyRegularizer | None = None, regularized: str = "projection", normalized: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(projector, criterion, regularizer)
+        self.predictor, self.momentum, self.regularized, self.normalized = predictor, momentum, regularized, normalized
         self.target: nn.Module | None = None
 
     def begin(self, backbone: nn.Module) -> None:
@@ -151,8 +126,8 @@ class Momentum(Method):
         return loss + self.regularizer(*(F.normalize(z) if self.normalized else z).chunk(2))
 
 
-def _vicreg(width: int, hidden: int, output: int, criterion: nn.Module) -> Method:
-    return JointEmbedding(heads.VICRegProjectionHead(width, hidden, output), criterion)
+def _vicreg(width: int, hidden: int, output: int, *criteria: nn.Module) -> Method:
+    return Method(heads.VICRegProjectionHead(width, hidden, output), *criteria)
 
 
 def _byol(
@@ -166,18 +141,18 @@ def _byol(
 
 METHODS: dict[str, Callable[..., Method]] = {
     # arXiv 2002.05709
-    "simclr": lambda width, hidden, output, temperature: JointEmbedding(
+    "simclr": lambda width, hidden, output, temperature: Method(
         heads.SimCLRProjectionHead(width, hidden, output), NTXentLoss(temperature, gather_distributed=True)
     ),
     # arXiv 2103.03230
-    "barlow_twins": lambda width, hidden, output, redundancy_weight: JointEmbedding(
+    "barlow_twins": lambda width, hidden, output, redundancy_weight: Method(
         heads.BarlowTwinsProjectionHead(width, hidden, output), BarlowTwinsLoss(redundancy_weight, gather_distributed=True)
     ),
     # arXiv 2006.09882
     "swav": lambda width, hidden, output, prototypes, temperature, epsilon: SwAV(
         heads.SwaVProjectionHead(width, hidden, output),
-        heads.SwaVPrototypes(output, prototypes),
         SwaVLoss(temperature, sinkhorn_epsilon=epsilon, sinkhorn_gather_distributed=True),
+        heads.SwaVPrototypes(output, prototypes),
     ),
     # v2 (arXiv 2003.04297), symmetric and with batch norm in the head as in v3 (arXiv 2104.02057)
     "moco": lambda width, hidden, output, temperature, queue, momentum: Momentum(
@@ -194,7 +169,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     ),
     # an entropy added to its own three terms: the other reading of arXiv 2303.00633
     "vicreg_and_entropy": lambda width, hidden, output, entropy, entropy_weight, **weights: _vicreg(
-        width, hidden, output, Added(VICReg(**weights), EntropyRegularizer(entropy, entropy_weight))
+        width, hidden, output, VICReg(**weights), EntropyRegularizer(entropy, entropy_weight)
     ),
     # arXiv 2006.07733, and with the entropy of one of its tensors added (arXiv 2303.00633)
     "byol": _byol,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-#: a difference is reported if it exceeds this many of its standard errors
-STANDARD_ERRORS = 2.0
 #: a difference is significant if its p-value is below this; with three pairs that takes 4.3 standard errors, with five 2.8
 LEVEL = 0.05
 
@@ -35,23 +32,13 @@ class Difference(NamedTuple):
     error: float
     p_value: float
 
-    @property
-    def counts(self) -> bool:
-        """Whether the difference exceeds STANDARD_ERRORS times its standard error."""
-        return abs(self.mean) > STANDARD_ERRORS * self.error
-
-    @property
-    def verdict(self) -> str:
-        """In words: whether a is significantly better or worse than b."""
-        if math.isnan(self.p_value):
-            return "has one seed, which is too few for a comparison"
-        if self.p_value >= LEVEL:
-            return "is not significantly different"
-        return "is significantly better" if self.mean > 0 else "is significantly worse"
-
     def text(self) -> str:
         """The difference and its error as text, in points."""
         return Statistic(self.mean, self.error).text(100, sign="+")
+
+    def cells(self) -> dict[str, str]:
+        """The difference and its p-value, for a table."""
+        return {"difference": self.text(), "p": "" if math.isnan(self.p_value) else f"{self.p_value:.2g}"}
 
 
 def statistic(values: Iterable[float]) -> Statistic:
@@ -65,34 +52,42 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     from scipy.stats import ttest_ind_from_stats
 
     of_a, of_b = statistic(a), statistic(b)
-    mean, error = of_a.mean - of_b.mean, math.hypot(of_a.error, of_b.error)
-    # without any spread over the seeds, a difference is certain
-    sure = float(mean == 0) if error == 0 else math.nan
     sides = [(side.mean, side.error * len(scores) ** 0.5, len(scores)) for side, scores in ((of_a, a), (of_b, b))]
-    return Difference(
-        mean, error, float(ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue) if error > 0 else sure
-    )
+    gap = Statistic(of_a.mean - of_b.mean, math.hypot(of_a.error, of_b.error))
+    return _tested(gap, lambda: ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue)
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
     """The difference of two rows at the same seeds: mean and standard error of the differences, and Student's p-value."""
     from scipy.stats import t
 
-    mean, error = statistic(x - y for x, y in zip(a, b, strict=True))
-    if error == 0:
-        return Difference(mean, error, float(mean == 0))
-    return Difference(mean, error, float(2 * t.sf(abs(mean) / error, len(a) - 1)))
+    gap = statistic(x - y for x, y in zip(a, b, strict=True))
+    return _tested(gap, lambda: 2 * t.sf(abs(gap.mean) / gap.error, len(a) - 1))
+
+
+def _tested(gap: Statistic, p_value: Callable[[], float]) -> Difference:
+    """The difference with its p-value; without any spread over the seeds a difference is certain."""
+    if gap.error > 0:
+        return Difference(*gap, float(p_value()))
+    return Difference(*gap, float(gap.mean == 0) if gap.error == 0 else math.nan)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
-    if any(map(math.isnan, p_values)):
+    ascending = pd.Series(p_values, dtype=float).sort_values()
+    if ascending.isna().any():
         # a single seed has no p-value
         return list(p_values)
-    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
-    scaled = [min(1.0, (len(p_values) - rank) * p_values[index]) for rank, index in enumerate(ascending)]
-    corrected = dict(zip(ascending, accumulate(scaled, max), strict=True))
-    return [corrected[index] for index in range(len(p_values))]
+    scaled = ascending * list(range(len(ascending), 0, -1))
+    return list(scaled.clip(upper=1.0).cummax().sort_index())
+
+
+def finding(gaps: Mapping[str, Difference]) -> str:
+    """A sentence on these differences: which of them are significant, by the names of the rows."""
+    if not gaps or any(math.isnan(gap.p_value) for gap in gaps.values()):
+        return "One seed is too few for a comparison." if gaps else "There is nothing to compare yet."
+    beyond = [f"{name} {gap.text()}" for name, gap in gaps.items() if gap.p_value < LEVEL]
+    return f"{len(beyond)} of {len(gaps)} differences are significant (p < {LEVEL:g}){': ' * bool(beyond)}{'; '.join(beyond)}."
 
 
 def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:

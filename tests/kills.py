@@ -29,7 +29,7 @@ PROGRAMS = {
     "table1.tuning": ["--methods", "vicreg", "byol", "--rates-only"],
 }
 #: the columns of a row that depend on nothing but the run
-NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss")
+NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss", "curve")
 
 
 def started(program: str, output: Path) -> subprocess.Popen[bytes]:
@@ -40,10 +40,8 @@ def started(program: str, output: Path) -> subprocess.Popen[bytes]:
 
 
 def numbers(folder: Path) -> dict[tuple[str, int], list[float]]:
-    """What every finished run measured, with its whole curve."""
-    kept = Records(folder)
-    curves = {(row["method"], row["seed"]): kept.curve(row["method"], row["seed"]) for row in kept.rows}
-    return {run: [curve, *(row[name] for name in NUMBERS)] for (run, curve), row in zip(curves.items(), kept.rows, strict=True)}
+    """What every finished run measured, in a table with its whole curve."""
+    return {(row["method"], row["seed"]): [row.get(name) for name in NUMBERS] for row in Records(folder).rows}
 
 
 def ended(process: subprocess.Popen[bytes], folder: Path) -> None:

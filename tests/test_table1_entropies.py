@@ -39,21 +39,12 @@ def test_every_estimator_has_a_row_with_its_default_weights():
 
 
 def test_the_grid_gives_every_row_the_same_rates_and_nothing_else():
-    for name, row in entropies.ROWS.items():
-        tried = entropies.grid(name).values()
-        assert [recipe.learning_rate.value for recipe in tried] == list(entropies.RATES)
-        assert all(recipe.arguments == row.arguments for recipe in tried)
-
-
-def test_a_row_takes_its_best_rate_then_that_of_higher_knn_then_the_lower(monkeypatch):
-    monkeypatch.setattr(entropies, "ROWS", {"vicreg": entropies.ROWS["vicreg"]})
-    for scores, best in (
-        ([(0.7, 0.9), (0.8, 0.5), (0.6, 0.9)], 8e-3),
-        ([(0.8, 0.5), (0.8, 0.5), (0.8, 0.6)], 1.6e-2),
-        ([(0.8, 0.5), (0.8, 0.5), (0.7, 0.9)], 4e-3),
-    ):
-        tried = {f"vicreg-rate{rate:g}": [score] for rate, score in zip(entropies.RATES, scores, strict=True)}
-        assert entropies.chosen(recorded(tried))["vicreg"].learning_rate.value == best
+    grid = entropies.grid(None)
+    assert len(grid) == len(entropies.ROWS) * len(entropies.RATES)
+    for name, recipe in grid.items():
+        row, rate = name.split("-rate")
+        assert recipe.learning_rate.value == float(rate) in entropies.RATES
+        assert recipe.arguments == entropies.ROWS[row].arguments
 
 
 def test_a_paired_difference_has_students_p_value():
@@ -69,13 +60,17 @@ def test_holms_correction_multiplies_the_least_most_and_keeps_the_order():
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_rows_are_compared_at_the_same_seed():
+def test_rows_are_compared_at_their_common_seeds():
     base = [(0.90, 0.8), (0.94, 0.8), (0.92, 0.8)]
-    above = [(0.91, 0.8), (0.95, 0.8), (0.9301, 0.8)]
-    gaps = entropies.compared(recorded({"vicreg": base, "koleo": above, "sigreg": base[::-1], "log_det": base[:2]}), "linear")
+    above = [(0.91, 0.8), (0.95, 0.8), (0.9301, 0.8), (0.1, 0.1)]
+    rows = recorded({"vicreg": base, "koleo": above, "sigreg": base[::-1]})
+    gaps = rows.compared({"koleo": "vicreg", "sigreg": "vicreg", "spacings": "vicreg"}, "linear")
     assert set(gaps) == {"koleo", "sigreg"}
-    alone = paired_difference([linear for linear, _ in above], [linear for linear, _ in base])
+    alone = paired_difference([linear for linear, _ in above[:3]], [linear for linear, _ in base])
     assert gaps["koleo"] == alone._replace(p_value=2 * alone.p_value)
+    said = rows.findings({"koleo": "vicreg", "sigreg": "vicreg"}, entropies.ROWS).splitlines()
+    assert said[0] == "- By the linear probe: 1 of 2 differences are significant (p < 0.05): KoLeo +1.0 ± 0.0."
+    assert said[1] == "- By the kNN probe: 0 of 2 differences are significant (p < 0.05)."
 
 
 def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -92,11 +87,8 @@ def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, c
     assert entropies.main(arguments) == 0
     assert "0 of 4 runs" in benchmarks_extra.told(capsys.readouterr().out)
     page = (tmp_path / "README.md").read_text()
-    assert (
-        "| KoLeo |" in (tmp_path / "grid" / "README.md").read_text()
-        and "| KoLeo |" in page
-        and "| learning rate 0.001 | learning rate 1e+30 |" in page
-    )
+    assert page.count("| KoLeo |") == 2 and "| learning rate 0.001 | learning rate 1e+30 |" in page
+    assert not (tmp_path / "grid" / "README.md").exists()
 
 
 def test_time_and_memory_are_measured_once(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
     kept = Records(tmp_path / "table")
     kept.open(SETTINGS)
     for seed in (0, 1):
-        kept.add({"method": "vicreg", "seed": seed, "linear": 0.5 + seed}, [{"epoch": 1, "linear": 0.5 + seed}])
+        kept.add({"method": "vicreg", "seed": seed, "linear": 0.5 + seed})
     return tmp_path / "table"
 
 
@@ -66,29 +66,33 @@ def test_half_written_files_of_a_killed_program_are_removed_and_its_checkpoints_
         assert not any(path.exists() for path in left) and kept.exists() and (folder / ".other").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "message"),
-    [
-        ("rows.jsonl", -5, "rows.jsonl, line 2 is damaged: .* Remove that line: its run is then made again."),
-        ("settings.json", -5, "settings.json is damaged: .* Restore the file, or choose another --output."),
-        ("curves.csv", -3, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 1. Remove its line from rows.jsonl"),
-        ("curves.csv", -16, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 1."),
-        ("curves.csv", 0, "curves.csv is damaged: it lacks the last epoch of vicreg, seed 0."),
-    ],
-)
-def test_a_truncated_file_is_refused_with_its_line_and_the_remedy(folder, name, size, message):
-    whole = (folder / name).read_text()
-    (folder / name).write_text(whole[:size])
-    with pytest.raises(OutputError, match=message):
-        Records(folder).open(SETTINGS)
-
-
-def test_the_remedy_for_a_truncated_row_works(folder):
-    rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
-    (folder / "rows.jsonl").write_text(rows[0])
+def test_a_truncated_file_is_refused_with_its_line_and_a_remedy_that_works(folder):
+    path = folder / "rows.jsonl"
+    settings, first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(settings + first + second[:-5])
+    with pytest.raises(OutputError, match=r"rows.jsonl, line 3 is damaged: .* Remove that line: its run is made again."):
+        Records(folder)
+    path.write_text(settings + first)
     kept = Records(folder)
     kept.open(SETTINGS)
     assert kept.has("vicreg", 0) and not kept.has("vicreg", 1)
+    path.write_text(settings[:-5])
+    with pytest.raises(OutputError, match=r"rows.jsonl, line 1 is damaged: .* Restore the file, or choose another --output."):
+        Records(folder)
+    path.write_text(first)
+    with pytest.raises(OutputError, match=r"does not begin with settings: an older version wrote it"):
+        Records(folder)
+
+
+def test_a_row_is_written_whole_or_not_at_all(folder, monkeypatch):
+    row = {"method": "vicreg", "seed": 2, "linear": 0.1}
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Records(folder).add(row)
+    monkeypatch.undo()
+    assert len(Records(folder).rows) == 2
+    Records(folder).add(row)
+    assert [row["seed"] for row in Records(folder).of("vicreg")] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(30, "Read-only file system")], ids=str)
@@ -97,7 +101,7 @@ def test_a_disk_that_cannot_be_written_keeps_the_finished_runs(folder, monkeypat
     kept = Records(folder)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(error))
     with pytest.raises(OutputError, match=rf"cannot be written: .*{error.strerror}.*run the same command again"):
-        kept.add({"method": "vicreg", "seed": 2, "linear": 0.1}, [{"epoch": 1, "linear": 0.1}])
+        kept.add({"method": "vicreg", "seed": 2, "linear": 0.1})
     monkeypatch.undo()
     assert {name: (folder / name).read_bytes() for name in before} == before
     with reserved(folder):
@@ -122,7 +126,7 @@ def test_a_half_written_file_that_cannot_be_removed_is_told_with_the_remedy(fold
 
 
 def test_a_checkpoint_that_cannot_be_removed_ends_the_program_with_the_remedy(tmp_path, monkeypatch, capsys, no_removal):
-    monkeypatch.setattr(launch, "_results", lambda runs, *_: ((row_of(run), [{"epoch": 1, "linear": 0.5}]) for run in runs))
+    monkeypatch.setattr(launch, "_results", lambda runs, *_: map(row_of, runs))
     arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path / "table")]
     assert main(arguments) == 1
     said = told(capsys.readouterr().err)

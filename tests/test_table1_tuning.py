@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from benchmarks_extra import TINY, told
 
-from benchmarks.methods import METHODS
 from benchmarks.table1 import cli, launch, tuning
 from benchmarks.table1.recipes import RECIPES, long_runs
 from benchmarks.table1.records import Records
@@ -19,13 +18,12 @@ ROOT = Path(__file__).parent.parent
 
 def recorded(folder, *cells, **settings):
     """A folder with a grid of (method, rate, constant's value, linear, kNN)."""
-    (folder / "settings.json").write_text(json.dumps(settings))
     rates = {method: constant for method, (constant, _) in tuning.CONSTANTS.items()}
     rows = [
         {"method": f"{method}-rate{rate:g}-{rates[method]}{value:g}", "seed": 0, "linear": linear, "knn": knn, "commit": "abc"}
         for method, rate, value, linear, knn in cells
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [settings, *rows]))
     return Records(folder)
 
 
@@ -38,7 +36,7 @@ def test_every_method_has_as_many_settings(length):
         assert all(recipe.method == RECIPES[method].method for recipe in settings.values())
 
 
-@pytest.mark.parametrize(("backbone", "family"), [("resnet10t", "resnet"), ("vit_tiny_patch16_224", "")])
+@pytest.mark.parametrize(("backbone", "family"), [("resnet10t", "resnet"), ("vit_tiny_patch16_224", "other")])
 @pytest.mark.parametrize("length", ["--no-long", "--long"])
 def test_a_search_of_the_rate_alone_keeps_the_constants_of_each_row(length, backbone, family):
     options = cli.parse([length, "--rates-only", "--backbone", backbone], sweep="tuning")
@@ -51,15 +49,14 @@ def test_a_search_of_the_rate_alone_keeps_the_constants_of_each_row(length, back
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vit_small_patch16_224"])
 def test_the_middle_of_the_grid_of_a_long_run_is_its_untuned_setting(backbone):
-    rates, constants = tuning.Search.of(long=True, rates_only=False, backbone=backbone)
+    options = cli.parse(["--long", "--backbone", backbone], sweep="tuning")
+    tried = list(tuning.grid(options).values())
     for method, row in long_runs(backbone).items():
-        constant, values = constants[method]
-        criterion = METHODS[row.method](8, **row.arguments).criterion
-        own = row.arguments.get(constant, getattr(criterion, constant, None))
-        if method == "vicreg_pairdist":
-            own = criterion.entropy.spread_fraction
-        assert own == values[1], method
-        assert row.learning_rate.value in rates[1:-1]
+        constant = tuning.CONSTANTS[method][0]
+        own = [recipe for recipe in tried if recipe.title.startswith(f"{row.title}, ")]
+        values = sorted({recipe.arguments[constant] for recipe in own})
+        rates = sorted({recipe.learning_rate.value for recipe in own})
+        assert row.arguments[constant] == values[1] and row.learning_rate.value in rates[1:-1], method
 
 
 def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(tmp_path):
@@ -85,16 +82,17 @@ def test_values_that_name_the_grid_as_their_source_are_its_choice():
 
 
 def test_the_page_says_where_the_choice_is_at_the_edge_of_the_grid(tmp_path):
-    def page(*cells, **settings):
+    def page(*cells):
         cells = [("vicreg", rate, constant, linear, 0.5) for rate, constant, linear in cells]
-        return tuning.page_of(recorded(tmp_path, *cells, **settings), cli.parse([], sweep="tuning"), None)
+        return tuning.page_of(recorded(tmp_path, *cells), cli.parse([], sweep="tuning"), None)
 
-    said = page((1e-3, 1, 0.7), (2e-3, 1, 0.8))
-    assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** |  |" in said and "edge" not in said
+    said = page((1e-3, 1, 0.7), (2e-3, 1, 0.8), (4e-3, 1, 0.6))
+    assert "| VICReg | covariance_weight 1 | 70.0 | **80.0** | 60.0 |" in said and "edge" not in said
+    assert "one seed" in said
     said = page((1e-3, 1, 0.9), (2e-3, 1, 0.8))
     assert "learning rate 0.001, covariance_weight 1, 90.0 %; the chosen learning rate is at the edge of the grid" in said
-    said = page((3e-3, 4, 0.8), rates_only=True, backbone="resnet18")
-    assert "| VICReg | covariance_weight 4 |  | **80.0** |  |" in said and "edge" not in said
+    said = page((1e-3, 1, 0.9), (2e-3, 4, 0.8))
+    assert "the chosen learning rate and covariance_weight are at the edge" in said
 
 
 @pytest.mark.slow
@@ -119,7 +117,7 @@ def test_a_tiny_grid_goes_on_after_a_kill_in_workers_with_the_rows_of_one_proces
     assert "1 of 2 runs to make" in told(capsys.readouterr().out)
     rows = [[(row["method"], row["linear"], row["loss"], row["device"]) for row in Records(at).rows] for at in (whole, killed)]
     assert rows[0] == rows[1] and tuning.cells(Records(killed)).best.sum() == 1
-    settings = json.loads((killed / "settings.json").read_text())
+    settings = Records(killed).settings
     assert settings["rows"]["vicreg-rate0.002-covariance_weight1"]["learning_rate"] == 2e-3
     assert "validation" in settings["scored_on"] and str(killed) in (killed / "README.md").read_text()
 

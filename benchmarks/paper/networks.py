@@ -57,7 +57,7 @@ class Networks:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             loop = trainer(self.options.replaced(epochs=epochs), list(callbacks))
-            loop.fit(module.train(), loader(self.images, self.options.batch_size, 0))
+            loop.fit(module.train(), loader(self.images, self.options.batch_size))
         return module.to(self.setup.device).eval()
 
     def entropy(self, module: Pretraining) -> diagnostics.EntropyBounds:

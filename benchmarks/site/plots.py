@@ -108,6 +108,6 @@ def rate(figure: Figure) -> None:
 
 def _searched(method: str) -> dict[float, Statistic]:
     path = folder("tuning", "digits")
-    best = tuning.cells(records(path)).query("best and method == @method").iloc[0]
-    tried = tuning.settings([method], tuning.searched(records(path)))
-    return {run["rate"]: score(path, name) for name, run in tried.items() if run["value"] == best.value}
+    tried = tuning.cells(records(path)).query("method == @method")
+    value = tried.query("best").value.iloc[0]
+    return {cell.rate: score(path, cell.Index) for cell in tried[tried.value == value].itertuples()}

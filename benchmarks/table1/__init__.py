@@ -2,19 +2,7 @@
 
 import importlib.util
 
-_needed = [
-    "filelock",
-    "joblib",
-    "kornia",
-    "lightly",
-    "lightning",
-    "matplotlib",
-    "pandas",
-    "rich",
-    "sklearn",
-    "timm",
-    "torchvision",
-]
+_needed = ["joblib", "kornia", "lightly", "lightning", "matplotlib", "pandas", "rich", "sklearn", "timm", "torchvision"]
 _missing = [package for package in _needed if importlib.util.find_spec(package) is None]
 if _missing:
     install = "pip install '.[benchmarks]' in a checkout"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks.table1 import tables
 from benchmarks.table1.cli import parse
 from benchmarks.table1.launch import launch
+from benchmarks.table1.tables import page_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
-    return launch(lambda: parse(arguments), tables.page_of)
+    return launch(lambda: parse(arguments), page_of)
 
 
 if __name__ == "__main__":

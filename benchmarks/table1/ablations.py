@@ -8,16 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import chain
-from math import isnan
 from typing import Any, NamedTuple
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import filled, notes, table
-from benchmarks.statistics import STANDARD_ERRORS, Difference, difference
-from benchmarks.table1.cli import Options, parse
-from benchmarks.table1.launch import head, launch
+from benchmarks.pages import filled, table
+from benchmarks.statistics import Difference, difference, finding
+from benchmarks.table1.cli import Options
+from benchmarks.table1.launch import head, sweep
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -42,7 +40,7 @@ class Ablation(NamedTuple):
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     """All ablations, around these rows of Table 1."""
-    about = partial(_varied, rows)
+    about, added = partial(_varied, rows), partial(_replaced_or_added, rows)
     weight = rows["vicreg_logdet"].arguments["entropy_weight"]
     pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
     same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
@@ -60,8 +58,8 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
         about(spreads, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)),
         about(divergences, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
         about("KL, or Bhattacharyya at four times the spread_fraction, with BYOL", "byol_pairdist", [wider_beside_byol]),
-        _replaced_or_added(rows, "vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
-        _replaced_or_added(rows, "vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+        added("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
+        added("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
         *(_projected(rows, name) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
         *(_beside_byol(rows, name) for name in BESIDE_BYOL),
         *(
@@ -72,9 +70,9 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     ]
 
 
-def variants(methods: list[str], rows: Mapping[str, Recipe] = RECIPES) -> Mapping[str, Recipe]:
+def variants(options: Options) -> Mapping[str, Recipe]:
     """Every recipe whose baseline is among the methods; one that answers two questions is trained once."""
-    chosen = [ablation.recipes for ablation in ablations(rows) if ablation.baseline in methods]
+    chosen = [ablation.recipes for ablation in ablations(options.recipes) if ablation.baseline in options.methods]
     return {name: recipe for recipes in chosen for name, recipe in recipes.items()}
 
 
@@ -127,66 +125,29 @@ def _short(value: object) -> str:
 def page_of(records: Records, options: Options, images: Images) -> str:
     """A finding and a table for each question."""
     answered = [ablation for ablation in ablations(options.recipes) if records.of(ablation.baseline)]
-    parts = [(f"## {each.question}", finding(records, each), table(_lines(records, each))) for each in answered]
-    return filled(
-        __file__,
-        **head(records, options),
-        notes=notes(records.folder),
-        questions="\n\n".join(chain.from_iterable(parts)),
+    return filled(__file__, **head(records, options), questions="\n\n".join(answer(records, each) for each in answered))
+
+
+def answer(records: Records, ablation: Ablation) -> str:
+    """The question, a sentence on the variants that differ from the baseline, and the table of all that have runs."""
+    base, *others = (name for name in ablation.recipes if records.of(name))
+    gaps = {name: difference(records.scores(name, "linear"), records.scores(base, "linear")) for name in others}
+    found = finding({ablation.recipes[name].title: gap for name, gap in gaps.items()})
+    return "\n\n".join(
+        [f"## {ablation.question}", found, table(_line(records, ablation, name, gaps) for name in (base, *others))]
     )
 
 
-def finding(records: Records, ablation: Ablation) -> str:
-    """A sentence that says which variants differ from the baseline."""
-    base = ablation.recipes[ablation.baseline].title
-    gaps = {ablation.recipes[name].title: gap for name, gap in _differences(records, ablation).items()}
-    if not gaps:
-        return f"Nothing to compare with {base} yet."
-    if any(isnan(gap.error) for gap in gaps.values()):
-        return f"One seed cannot tell {base} from its variants."
-    said = []
-    for word, sign in (("better", 1), ("worse", -1)):
-        named = [f"{title} ({gap.text()} points)" for title, gap in gaps.items() if gap.counts and sign * gap.mean > 0]
-        if named:
-            these = "This variant is" if len(named) == 1 else "These variants are"
-            said.append(f"{these} {word} than {base} by more than {STANDARD_ERRORS:g} standard errors: {'; '.join(named)}.")
-    title, largest = max(gaps.items(), key=lambda pair: abs(pair[1].mean))
-    no_variant = f"No variant differs from {base} by more than {STANDARD_ERRORS:g} standard errors."
-    return " ".join(said or [no_variant, f"The largest difference is {largest.text()} points ({title})."])
-
-
-def _differences(records: Records, ablation: Ablation) -> dict[str, Difference]:
-    """The difference of each variant that has runs from the baseline."""
-    base, *variants = ablation.recipes
-    linear = {name: records.scores(name, "linear") for name in ablation.recipes}
-    return {name: difference(linear[name], linear[base]) for name in variants if linear[name]}
-
-
-def _lines(records: Records, ablation: Ablation) -> list[dict[str, str]]:
-    gaps, lines = _differences(records, ablation), []
-    for name in (ablation.baseline, *gaps):
-        recipe = ablation.recipes[name]
-        line = {
-            "variant": recipe.title,
-            "learning rate": f"{recipe.learning_rate.value:g}",
-            "seeds": str(len(records.of(name))),
-        }
-        line |= records.percent(name) | {"difference": "baseline", "p": ""}
-        if name in gaps:
-            line |= {"difference": gaps[name].text(), "p": "" if isnan(gaps[name].p_value) else f"{gaps[name].p_value:.3f}"}
-        lines.append(line)
-    return lines
+def _line(records: Records, ablation: Ablation, name: str, gaps: dict[str, Difference]) -> dict[str, str]:
+    recipe = ablation.recipes[name]
+    line = {"variant": recipe.title, "learning rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
+    return line | records.cells(name, gaps)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
-
-    def read() -> Options:
-        asked = parse(arguments, sweep="ablations", about=about)
-        return asked.varied(variants(asked.methods, asked.recipes))
-
-    return launch(read, page_of)
+    return sweep("ablations", arguments, about=about, seeds=3, variants=variants, page=page_of)
 
 
 if __name__ == "__main__":

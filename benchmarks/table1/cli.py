@@ -13,22 +13,17 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.backbones import STEMS
-from benchmarks.data import DATASETS
-from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
+from benchmarks.data import DATASETS, HELD_OUT
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, long_runs
 
 #: the smallest values that make sense
-LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "workers": 0, "limit_images": 2}
+# below 8 channels the CPU's convolutions are known to corrupt memory, hence the width
+LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-#: strategies that keep the whole network on every process, because only the first one measures it
-STRATEGIES = ("auto", "ddp")
 #: the options that a number in the table depends on
 DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
-DECISIVE += ("limit_images", "channels_last", "compile")
-PROBE = {"weight_decay": PROBE_WEIGHT_DECAY, "knn_neighbours": KNN_NEIGHBOURS, "knn_temperature": KNN_TEMPERATURE}
-#: fraction of the training half on which a sweep scores its variants
-VALIDATION_SHARE = 0.2
+DECISIVE += ("limit_images", "compile")
 ABOUT = (
     "Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It compares methods; "
     "to train a backbone for use, take your framework and a criterion of it_losses."
@@ -44,10 +39,10 @@ class Options(argparse.Namespace):
 
     def settings(self) -> dict[str, Any]:
         """The options on which a number in the table depends, without those that may differ when a table is resumed."""
-        table = {name: getattr(self, name) for name in DECISIVE} | {"probe": PROBE}
+        table = {name: getattr(self, name) for name in DECISIVE}
         table |= {"long": True} if self.long else {}
         table |= {"rates_only": True} if self.is_sweep and self.rates_only else {}
-        table |= {"scored_on": f"validation images, {VALIDATION_SHARE:g} of the training half"} if self.is_sweep else {}
+        table |= {"scored_on": f"validation images, {HELD_OUT:g} of the training half"} if self.is_sweep else {}
         return table | fingerprint(self.methods, self.recipes)
 
     def replaced(self, **changed: Any) -> Options:
@@ -58,6 +53,14 @@ class Options(argparse.Namespace):
         """The same options, for these variants instead of the rows."""
         return self.replaced(methods=list(variants), recipes=self.recipes | variants)
 
+    def describe(self) -> str:
+        """The settings in one sentence, for the head of the table."""
+        width = "" if self.width == 1 else f" at {self.width:g} of its width"
+        return (
+            f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {self.epochs} epoch{'s' * (self.epochs > 1)}, "
+            f"batch {self.batch_size}, {self.precision}"
+        )
+
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
     """Options from the command line, completed by those that suit the data set; each is checked.
@@ -67,10 +70,8 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     """
     command = parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
-    command.set_defaults(**preset)
-    dataset = command.parse_known_args(arguments)[0].dataset
-    command.set_defaults(**DATASET_OPTIONS[dataset] | preset)
-    options = command.parse_args(arguments, Options(is_sweep=bool(sweep), to_train=[]))
+    dataset = command.parse_known_args(arguments, Options(**preset))[0].dataset
+    options = command.parse_args(arguments, Options(**DATASET_OPTIONS[dataset] | preset, is_sweep=bool(sweep), to_train=[]))
     options.command = " ".join([command.prog, *(sys.argv[1:] if arguments is None else arguments)])
     options.output = options.output or Path("runs") / f"{sweep or 'table1'}-{options.preset or dataset}"
     options.methods = [UNTRAINED, *(name for name in RECIPES if name in options.methods or "all" in options.methods)]
@@ -100,25 +101,21 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--backbone", default="resnet18", help="any timm name (default: resnet18)")
     add("--width", type=float, help="factor on a ResNet's channels (default: 1; .25 for resnet18 on digits)")
     add("--stem", choices=STEMS, default="auto", help="small: full resolution (default to 64 pixels, not on digits), or half")
-    add("--image-size", type=int, help="side in pixels (default: 28 to 128, by data set)")
+    add("--image-size", type=int, help="side in pixels (default: 28 to 64, by data set)")
     rows = ["all", UNTRAINED, *RECIPES]
     add("--methods", nargs="+", choices=rows, default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--long", action=on_or_off, default=False, help="the constants of a long run, not those of the digits (default: no)")
     add("--grid", type=Path, metavar="FOLDER", help="each row's best setting in what the tuning wrote there")
-    add("--rates-only", action=on_or_off, default=False, help="tuning: three learning rates and nothing else (default: no)")
+    add("--rates-only", action="store_true", help="tuning: three learning rates and nothing else")
     add("--seeds", type=int, default=seeds, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
-    add("--channels-last", action=on_or_off, default=True, help="memory format of the backbone (default: channels last)")
     add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
-    add("--strategy", choices=STRATEGIES, default="auto", help="Lightning's (default: auto, on several devices ddp)")
-    add("--workers", type=int, default=0, help="loader processes (default: 0; images are in memory)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
-    add("--save-backbone", action=on_or_off, default=False, help="keep each run's weights in OUTPUT/backbones (default: no)")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
     return parser
 
@@ -131,7 +128,7 @@ def _recipes(options: Options) -> Mapping[str, Recipe]:
 
     try:
         return rows | chosen({name: rows[name] for name in options.methods if name in rows}, options.grid)
-    except (OSError, ValueError) as problem:
+    except ValueError as problem:
         raise OptionError(
             f"--grid {options.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to."
         ) from problem
@@ -145,8 +142,6 @@ def _check(options: Options) -> None:
         if value is not None and value < least:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
     refusals = [
-        # below 8 channels the CPU's convolutions are known to corrupt memory
-        (options.width < 0.125, f"--width must be at least 0.125, got {options.width}."),
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
         (precision == "16-mixed", "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that."),
@@ -162,12 +157,3 @@ def _check(options: Options) -> None:
     for is_refused, message in refusals:
         if is_refused:
             raise OptionError(message)
-
-
-def describe(options: Options) -> str:
-    """The settings in one sentence, for the head of the table."""
-    width = "" if options.width == 1 else f" at {options.width:g} of its width"
-    return (
-        f"{options.dataset}, {options.backbone}{width}, {options.image_size} pixels, {options.epochs} "
-        f"epoch{'s' * (options.epochs > 1)}, batch {options.batch_size}, {options.precision}"
-    )

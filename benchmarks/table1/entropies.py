@@ -15,15 +15,16 @@ import torch
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
-from benchmarks.pages import filled, notes, page, table, write_csv
+from benchmarks.pages import filled, table, write_csv
 from benchmarks.peers import Objective
 from benchmarks.probes import KNN_NEIGHBOURS
 from benchmarks.speed.measure import Case, peak_row, time_rows
-from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
+from benchmarks.statistics import Difference
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, WIDE, Recipe, Setting
 from benchmarks.table1.records import Records
+from benchmarks.table1.tuning import cells, chosen, grid_table
 
 BASE = "vicreg"
 #: the rates that the grid of `benchmarks.table1.tuning` chose for the rows of Table 1
@@ -53,17 +54,13 @@ ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byo
 }
 
 
-def grid(name: str) -> dict[str, Recipe]:
-    """A row at every rate."""
+def grid(options: Options) -> dict[str, Recipe]:
+    """Every row at every rate."""
     return {
-        f"{name}-rate{rate:g}": ROWS[name].varied(f"{ROWS[name].title}, rate {rate:g}", "the grid of this table", rate)
+        f"{name}-rate{rate:g}": row.varied(f"{row.title}, rate {rate:g}", "the grid of this table", rate)
+        for name, row in ROWS.items()
         for rate in RATES
     }
-
-
-def chosen(tried: Records) -> dict[str, Recipe]:
-    """Every row at its best rate on validation images; the lower of two equal ones."""
-    return {name: grid(name)[tried.best(grid(name))] for name in ROWS}
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
@@ -82,64 +79,26 @@ def costs(path: Path) -> pd.DataFrame:
     return rows[rows["mode"] == "both"].pivot(index="provider", columns="metric", values="value")
 
 
-def compared(records: Records, score: str) -> dict[str, Difference]:
-    """The difference from VICReg, seed by seed, of each row with its seeds; p-values are corrected for the number of rows."""
-    base = records.scores(BASE, score)
-    runs = {name: records.scores(name, score) for name in ROWS if name != BASE}
-    gaps = {name: paired_difference(values, base) for name, values in runs.items() if len(values) == len(base)}
-    corrected = holm([gap.p_value for gap in gaps.values()])
-    return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
-
-
-def page_of_grid(tried: Records, options: Options, images: Images) -> str:
-    """The accuracy of each row at each rate."""
-    return page(
-        "Learning rates of the entropies",
-        "The table has the accuracy of the linear probe in %. The best of each row is in bold.",
-        table(map(partial(_grid_line, tried), ROWS)),
-    )
-
-
 def page_of(records: Records, options: Options, images: Images) -> str:
     """The table, a sentence on the differences, and the grid."""
-    gaps = {score: compared(records, score) for score in ("linear", "knn")}
+    bases = {name: BASE for name in ROWS if name != BASE}
+    gaps, cost = records.compared(bases, "linear"), costs(records.folder / "speed.csv")
     return filled(
         __file__,
         **head(records, options),
-        notes=notes(records.folder),
-        seeds=len(records.of(BASE)),
-        table=table(_lines(records, gaps["linear"], costs(records.folder / "speed.csv"))),
-        compared=len(gaps["linear"]),
+        table=table(_line(records, name, gaps, cost) for name in ROWS),
+        compared=len(bases),
         neighbours=KNN_NEIGHBOURS,
-        findings="\n".join(_finding(score, found) for score, found in gaps.items()),
-        grid=table(map(partial(_grid_line, Records(records.folder / "grid")), ROWS)),
+        findings=records.findings(bases, ROWS),
+        grid=grid_table(cells(Records(records.folder / "grid")), ROWS),
     )
 
 
-def _lines(records: Records, gaps: dict[str, Difference], cost: pd.DataFrame) -> list[dict[str, str]]:
-    lines = []
-    for name, recipe in ROWS.items():
-        ranks = (f"{records.mean(name, rank).mean:.0f}" for rank in ("rank_me", "rank_me_features"))
-        gap = {"difference": gaps[name].text(), "p": f"{gaps[name].p_value:.2g}"} if name in gaps else {}
-        line = {"entropy": recipe.title} | records.percent(name) | {"difference": "", "p": ""} | gap
-        line |= zip(("RankMe", "of features"), ranks, strict=True)
-        lines.append(line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"})
-    return lines
-
-
-def _finding(score: str, gaps: dict[str, Difference]) -> str:
-    beyond = [f"{ROWS[name].title} {gap.text()}" for name, gap in gaps.items() if gap.p_value < LEVEL]
-    probe = {"linear": "linear", "knn": "kNN"}[score]
-    counted = f"finds a significant difference from VICReg in {len(beyond)} of {len(gaps)} rows (p < {LEVEL:g})"
-    return f"- The {probe} probe {counted}{': ' * bool(beyond)}{'; '.join(beyond)}."
-
-
-def _grid_line(tried: Records, name: str) -> dict[str, str]:
-    texts = {setting: tried.mean(setting, "linear").text(100) for setting in grid(name)}
-    texts[tried.best(texts)] = f"**{texts[tried.best(texts)]}**"
-    return {"entropy": ROWS[name].title} | {
-        f"learning rate {rate:g}": text for rate, text in zip(RATES, texts.values(), strict=True)
-    }
+def _line(records: Records, name: str, gaps: dict[str, Difference], cost: pd.DataFrame) -> dict[str, str]:
+    ranks = {"RankMe": "rank_me", "of features": "rank_me_features"}
+    line = {"entropy": ROWS[name].title} | records.cells(name, gaps)
+    line |= {head: f"{records.mean(name, rank).mean:.0f}" for head, rank in ranks.items()}
+    return line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,14 +108,14 @@ def main(arguments: list[str] | None = None) -> int:
         return parse(arguments, sweep="entropies", about="Compare every entropy at its default weights.", seeds=5)
 
     def tried() -> Options:
-        options = asked().varied({setting: recipe for name in ROWS for setting, recipe in grid(name).items()})
-        return options.replaced(seeds=1, output=options.output / "grid")
+        options = asked()
+        return options.varied(grid(options)).replaced(seeds=1, output=options.output / "grid")
 
     def compared_rows() -> Options:
         options = asked()
-        return options.varied(chosen(Records(options.output / "grid"))).replaced(is_sweep=False)
+        return options.varied(chosen(ROWS, options.output / "grid")).replaced(is_sweep=False)
 
-    return launch(tried, page_of_grid) or launch(compared_rows, page_of)
+    return launch(tried, None) or launch(compared_rows, page_of)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Options for each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
+"""Options that suit each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU.
 
 The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (`docs/sources.md`
 says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
-are those that other libraries' tables take, the epochs those of lightly's on CIFAR-10 and Imagenette.
+are those that other libraries' tables take, the epochs those of lightly's on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -16,38 +16,27 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "cifar10": {"image_size": 32},
     "cifar100": {"image_size": 32},
     "tiny_imagenet": {"image_size": 64},
-    "imagenette": {"image_size": 128},
     "image_folder": {"image_size": 64, "epochs": 100},
 }
-
 #: options with which a recent GPU is fastest; such long rows take the constants of `benchmarks.table1.recipes.long_runs`
-GPU = {"precision": "bf16-mixed", "compile": True, "channels_last": True, "long": True}
-FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
-FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
-COLUMNS = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny-imagenet": "tiny_imagenet"}
+GPU = {"epochs": 200, "precision": "bf16-mixed", "compile": True, "long": True}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}
-
 #: name -> options of the command line; options that the user names beside the preset override it
 PRESETS: dict[str, dict[str, Any]] = {
-    f"{column}-{network}": {"dataset": dataset, "backbone": backbone, "epochs": 200, "seeds": 3, **GPU}
-    for column, dataset in COLUMNS.items()
+    f"{dataset.replace('_', '-')}-{network}": {"dataset": dataset, "backbone": backbone, **GPU}
+    for dataset in ("cifar10", "cifar100", "tiny_imagenet")
     for network, backbone in NETWORKS.items()
 }
-PRESETS |= {
-    "imagenette-resnet18": {"dataset": "imagenette", "backbone": "resnet18", "epochs": 200, "seeds": 3, **GPU},
-    # train/<class>/ and val/<class>/; all of it in memory, hence 64 pixels
-    "imagenet64-resnet50": {"dataset": "image_folder", "backbone": "resnet50", "epochs": 100, "image_size": 64, **GPU},
-    # enough for VICReg to be two points above the probe of the pixels, in minutes on one core
-    "fashion-mnist-cpu": {
-        "dataset": "fashion_mnist",
-        "backbone": "resnet10t",
-        "width": 0.5,
-        "stem": "half",
-        "precision": "bf16-mixed",
-        "epochs": 4,
-        "batch_size": 128,
-        "seeds": 3,
-        "methods": FASHION_ROWS,
-    },
-    "fashion-mnist-gpu": {"dataset": "fashion_mnist", "epochs": 100, "seeds": 3, **GPU},
+FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
+FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
+# enough for VICReg to be two points above the probe of the pixels, in minutes on one core
+PRESETS["fashion-mnist-cpu"] = {
+    "dataset": "fashion_mnist",
+    "backbone": "resnet10t",
+    "width": 0.5,
+    "stem": "half",
+    "precision": "bf16-mixed",
+    "epochs": 4,
+    "batch_size": 128,
+    "methods": FASHION_ROWS,
 }

@@ -37,10 +37,10 @@ class Batches(TensorDataset):
     __getitems__ = TensorDataset.__getitem__
 
 
-def loader(images: Images, batch_size: int, workers: int) -> DataLoader[Batch]:
+def loader(images: Images, batch_size: int) -> DataLoader[Batch]:
     """Shuffled training batches of one size; Lightning distributes them over the ranks."""
     batches = Batches(images.train, images.train_labels)
-    return DataLoader(batches, batch_size, shuffle=True, drop_last=True, collate_fn=tuple, num_workers=workers)
+    return DataLoader(batches, batch_size, shuffle=True, drop_last=True, collate_fn=tuple)
 
 
 class Pretraining(L.LightningModule):
@@ -102,12 +102,8 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
     # minus the entropy of one Gaussian, a constant: the result is 0 at collapse and at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)
-    row = {
-        "entropy_lower_nats": bounds.lower.item() - one_point,
-        "entropy_upper_nats": bounds.upper.item() - one_point,
-        "rank_me": diagnostics.rank_me(embeddings).item(),
-        "rank_me_features": diagnostics.rank_me(test[:MEASURED_IMAGES]).item(),
-    }
+    ranks = [diagnostics.rank_me(z).item() for z in (embeddings, test[:MEASURED_IMAGES])]
+    row = dict(zip(MEASURES, [bounds.lower.item() - one_point, bounds.upper.item() - one_point, *ranks], strict=True))
     if probes:
         train, labels = features(module, images.train), (images.train_labels, images.test_labels)
         known, held_out = (half.to(test.device) for half in labels)

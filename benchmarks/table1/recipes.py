@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from benchmarks.methods import METHODS
+from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
 
 
 class Setting(NamedTuple):
@@ -47,102 +48,78 @@ BUDGET = {
     # the networks see both views of a batch as one batch
     "views": 2,
 }
+PROBE = {"weight_decay": PROBE_WEIGHT_DECAY, "knn_neighbours": KNN_NEIGHBOURS, "knn_temperature": KNN_TEMPERATURE}
 
 
-def tuned(value: float) -> Setting:
-    """The best of the equal grid that `benchmarks.table1.tuning` gives every row."""
-    return Setting(value, "best of the grid on validation digits, benchmarks/results/2026-11-21-cpu-tuning")
+def tuned(learning_rate: float, **constant: float) -> dict[str, Setting]:
+    """The best of the equal grid that `benchmarks.table1.tuning` gives every row: its learning rate and its main constant."""
+    source = "best of the grid on validation digits, benchmarks/results/2026-11-21-cpu-tuning"
+    return {name: Setting(value, source) for name, value in {"learning_rate": learning_rate, **constant}.items()}
+
+
+def _row(title: str, method: str, *parts: dict[str, Setting], **own: Setting) -> Recipe:
+    """A row from the settings that it shares with others, its tuned ones and its own."""
+    settings = {name: setting for part in (*parts, own) for name, setting in part.items()}
+    return Recipe(title, method, learning_rate=settings.pop("learning_rate"), settings=settings)
 
 
 HIDDEN = Setting(512, "solo-learn's 2048 for a ResNet of width 512, scaled to the backbone of the default table")
-NARROW = {
-    "hidden": HIDDEN,
-    "output": Setting(128, "SimCLR (2002.05709), MoCo (1911.05722) and SwAV (2006.09882): 128"),
-}
-WIDE = {
-    "hidden": HIDDEN,
-    "output": Setting(512, "a quarter of solo-learn's 2048, as the hidden layers; the same for all that decorrelate"),
-}
+NARROW = {"hidden": HIDDEN, "output": Setting(128, "SimCLR (2002.05709), MoCo (1911.05722) and SwAV (2006.09882): 128")}
+DECORRELATED = Setting(512, "a quarter of solo-learn's 2048, as the hidden layers; the same for all that decorrelate")
+WIDE = {"hidden": HIDDEN, "output": DECORRELATED}
 FAST_MOMENTUM = Setting(0.9, "fewer steps than in the papers (.99 and more): the copy must follow within an epoch")
 BYOL = {"hidden": HIDDEN, "output": Setting(256, "BYOL (2006.07733), section 3.3"), "momentum": FAST_MOMENTUM}
-REGULARIZED = {
+REGULARIZED = BYOL | {
     "regularized": Setting("projection", "public codes that add a uniformity term to BYOL; the paper's tensor is not known"),
     "normalized": Setting(True, "as BYOL's own loss sees it"),
 }
-VICREG_25 = Setting(25.0, "VICReg (2105.04906), section 4.2")
+VICREG = dict.fromkeys(("invariance_weight", "variance_weight"), Setting(25.0, "VICReg (2105.04906), section 4.2"))
+PAIRWISE = Setting("pairwise", "VICRegEntropy, with its default weights")
+LOG_DET = Setting("log_det", "VICRegEntropy, with its default beta and invariance weight")
+RECALLED = "2303.00633, added to BYOL's loss"
 #: the rows that have no embeddings to compare: the backbone before training, and trained with labels
 UNTRAINED, SUPERVISED = "untrained", "supervised"
-RECALLED = "2303.00633, added to BYOL's loss"
 
 RECIPES: dict[str, Recipe] = {
-    "simclr": Recipe("SimCLR", "simclr", NARROW | {"temperature": tuned(0.2)}, tuned(8e-3)),
-    "barlow_twins": Recipe("Barlow Twins", "barlow_twins", WIDE | {"redundancy_weight": tuned(1.25e-3)}, tuned(4e-3)),
-    "swav": Recipe(
+    "simclr": _row("SimCLR", "simclr", NARROW, tuned(8e-3, temperature=0.2)),
+    "barlow_twins": _row("Barlow Twins", "barlow_twins", WIDE, tuned(4e-3, redundancy_weight=1.25e-3)),
+    "swav": _row(
         "SwAV",
         "swav",
-        NARROW
-        | {
-            "prototypes": Setting(100, "solo-learn, CIFAR-10"),
-            "temperature": tuned(0.1),
-            # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
-            "epsilon": Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
-        },
-        tuned(8e-3),
+        NARROW,
+        tuned(8e-3, temperature=0.1),
+        prototypes=Setting(100, "solo-learn, CIFAR-10"),
+        # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
+        epsilon=Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
     ),
-    "moco": Recipe(
+    "moco": _row(
         "MoCo",
         "moco",
-        NARROW
-        | {
-            "temperature": tuned(0.2),
-            "queue": Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet"),
-            "momentum": FAST_MOMENTUM,
-        },
-        tuned(4e-3),
+        NARROW,
+        tuned(4e-3, temperature=0.2),
+        queue=Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet"),
+        momentum=FAST_MOMENTUM,
     ),
-    "vicreg": Recipe(
-        "VICReg",
-        "vicreg",
-        WIDE | {"invariance_weight": VICREG_25, "variance_weight": VICREG_25, "covariance_weight": tuned(4.0)},
-        tuned(4e-3),
+    "vicreg": _row("VICReg", "vicreg", WIDE, VICREG, tuned(4e-3, covariance_weight=4.0)),
+    "byol": _row("BYOL", "byol", BYOL, tuned(8e-3, momentum=0.97)),
+    "vicreg_pairdist": _row("VICReg+PairDist", "vicreg_entropy", WIDE, tuned(8e-3, spread_fraction=0.2), entropy=PAIRWISE),
+    "vicreg_logdet": _row("VICReg+LogDet", "vicreg_entropy", WIDE, tuned(8e-3, entropy_weight=400.0), entropy=LOG_DET),
+    "byol_pairdist": _row(
+        "BYOL+PairDist", "byol", REGULARIZED, tuned(8e-3, entropy_weight=0.05), entropy=Setting("pairwise", RECALLED)
     ),
-    "byol": Recipe("BYOL", "byol", BYOL | {"momentum": tuned(0.97)}, tuned(8e-3)),
-    "vicreg_pairdist": Recipe(
-        "VICReg+PairDist",
-        "vicreg_entropy",
-        WIDE | {"entropy": Setting("pairwise", "VICRegEntropy, with its default weights"), "spread_fraction": tuned(0.2)},
-        tuned(8e-3),
-    ),
-    "vicreg_logdet": Recipe(
-        "VICReg+LogDet",
-        "vicreg_entropy",
-        WIDE
-        | {
-            "entropy": Setting("log_det", "VICRegEntropy, with its default beta and invariance weight"),
-            "entropy_weight": tuned(400.0),
-        },
-        tuned(8e-3),
-    ),
-    "byol_pairdist": Recipe(
-        "BYOL+PairDist",
-        "byol",
-        BYOL | {"entropy": Setting("pairwise", RECALLED), "entropy_weight": tuned(0.05)} | REGULARIZED,
-        tuned(8e-3),
-    ),
-    "byol_logdet": Recipe(
+    "byol_logdet": _row(
         "BYOL+LogDet",
         "byol",
-        BYOL
-        | {"entropy": Setting("log_det", RECALLED), "entropy_weight": tuned(0.8)}
-        | REGULARIZED
-        | {"beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim")},
-        tuned(1.6e-2),
+        REGULARIZED,
+        tuned(1.6e-2, entropy_weight=0.8),
+        entropy=Setting("log_det", RECALLED),
+        beta=Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
     ),
-    SUPERVISED: Recipe(
+    SUPERVISED: _row(
         "supervised",
         "supervised",
-        {"label_smoothing": Setting(0.1, "Inception v3 (1512.00567), section 7")},
-        Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
+        learning_rate=Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
+        label_smoothing=Setting(0.1, "Inception v3 (1512.00567), section 7"),
     ),
 }
 
@@ -165,17 +142,13 @@ OWN: dict[str, dict[str, Setting]] = {
     "byol_pairdist": BYOL_HIDDEN | BYOL_WEIGHT,
     "byol_logdet": BYOL_HIDDEN | BYOL_WEIGHT,
 }
-#: by the backbone's family
-RATES = {
-    "resnet": Setting(1e-3, "AdamW's own default"),
-    "": Setting(5e-4, "DINO (2104.14294), section 3.2: .0005 for each 256 images of a step"),
-}
+RESNET_RATE = Setting(1e-3, "AdamW's own default")
+OTHER_RATE = Setting(5e-4, "DINO (2104.14294), section 3.2: .0005 for each 256 images of a step")
 
 
 def long_runs(backbone: str) -> dict[str, Recipe]:
     """Every row with the constants of a long run, at a learning rate for this family of timm's networks."""
-    rate = next(rate for family, rate in RATES.items() if backbone.startswith(family))
-    rows = {}
+    rate, rows = RESNET_RATE if backbone.startswith("resnet") else OTHER_RATE, {}
     for name, recipe in RECIPES.items():
         common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
         rows[name] = replace(recipe, settings=recipe.settings | common | OWN.get(name, {}), learning_rate=rate)
@@ -193,11 +166,12 @@ def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
     """Everything above that these rows depend on, for JSON, including the defaults of criteria."""
-    return {"budget": BUDGET, "rows": {name: _printed(recipes[name]) for name in names if name != UNTRAINED}}
+    rows = {name: _facts(recipes[name]) for name in names if name != UNTRAINED}
+    return {"budget": BUDGET, "probe": PROBE, "rows": rows}
 
 
-def _printed(recipe: Recipe) -> dict[str, Any]:
+def _facts(recipe: Recipe) -> dict[str, Any]:
     method = METHODS[recipe.method](width=8, **recipe.arguments)
-    criteria = [getattr(method, part, None) for part in ("criterion", "regularizer")]
+    criteria = [repr(part) for part in (method.criterion, method.regularizer) if part is not None]
     facts = {"method": recipe.method, "learning_rate": recipe.learning_rate.value, **recipe.arguments}
-    return facts | {"criterion": " + ".join(repr(criterion) for criterion in criteria if criterion)}
+    return facts | {"criterion": " + ".join(criteria)}

@@ -1,27 +1,24 @@
-"""The rows on disk: a JSON object for each finished run, their settings, and the epochs of all runs in one CSV.
+"""The rows on disk: in `rows.jsonl` the settings of all, then a line for each finished run, which holds its curve too.
 
 Every file is written whole, so that a kill leaves the old one or the new one.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from benchmarks.pages import write, write_csv
-from benchmarks.statistics import Statistic, statistic
+from benchmarks.pages import write
+from benchmarks.statistics import Difference, Statistic, finding, holm, paired_difference, statistic
+from benchmarks.table1.recipes import Recipe
 
 Row = dict[str, Any]
-FILES = ("settings.json", "rows.jsonl", "curves.csv")
 
 
 class OutputError(Exception):
@@ -45,25 +42,19 @@ def reserved(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another program has reserved it, or it cannot be written.
     """
-    unfinished = folder / "unfinished"
+    lock = FileLock(folder / "unfinished" / "lock", blocking=False)
     with writing(folder):
-        unfinished.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(unfinished / "lock", blocking=False)
+        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout:
             raise OutputError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
     with lock:
         with writing(folder):
-            _remove_half_written(folder)
+            # a file that is being written is hidden and ends with the number of its process
+            for path in [*folder.glob(".*.[0-9]*"), *(folder / "unfinished").glob("*.part*")]:
+                path.unlink()
         yield
-
-
-def _remove_half_written(folder: Path) -> None:
-    half_written = [path for name in (*FILES, "README.md") for path in folder.glob(f".{name}.*")]
-    half_written += [path for path in (folder / "unfinished").iterdir() if path.suffix != ".ckpt" and path.name != "lock"]
-    for path in half_written:
-        path.unlink()
 
 
 class Records:
@@ -74,33 +65,31 @@ class Records:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        restore = "Restore the file, or choose another --output."
-        self.settings: dict[str, Any] = self._parsed(self._text("settings.json") or "{}", "settings.json", restore)
-        lines = enumerate(self._text("rows.jsonl").splitlines(), 1)
-        again = "Remove that line: its run is then made again."
-        self.rows: list[Row] = [self._parsed(line, f"rows.jsonl, line {number}", again) for number, line in lines if line]
-        self._curves: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for point in csv.DictReader(self._text("curves.csv").splitlines()):
-            self._curves[point["method"], point["seed"]].append(point)
-
-    def _text(self, name: str) -> str:
+        self.folder, path = folder, folder / "rows.jsonl"
         try:
-            return (self.folder / name).read_text() if (self.folder / name).exists() else ""
+            lines = path.read_text().splitlines() if path.exists() else []
         except OSError as problem:
-            raise OutputError(f"{self.folder} cannot be read: {problem}. Choose another --output.") from problem
+            raise OutputError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
+        settings, *self.rows = [self._parsed(line, number) for number, line in enumerate(lines or ["{}"], 1)]
+        if "method" in settings:
+            raise OutputError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
+        self.settings: dict[str, Any] = settings
 
-    def _parsed(self, text: str, where: str, remedy: str) -> Any:
+    def _parsed(self, line: str, number: int) -> Row:
         try:
-            return json.loads(text)
+            row: Row = json.loads(line)
         except json.JSONDecodeError as problem:
-            raise OutputError(f"{self.folder}/{where} is damaged: {problem}. {remedy}") from problem
+            again = (
+                "Restore the file, or choose another --output." if number == 1 else "Remove that line: its run is made again."
+            )
+            raise OutputError(f"{self.folder}/rows.jsonl, line {number} is damaged: {problem}. {again}") from problem
+        return row
 
     def open(self, settings: dict[str, Any]) -> None:
         """Make the folder, or check that its rows have these settings.
 
         Raises:
-            OutputError: it cannot be written, its rows were made with other settings, or a curve is not whole.
+            OutputError: it cannot be written, or its rows were made with other settings.
         """
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
@@ -110,14 +99,16 @@ class Records:
         # a table may gain methods
         rows = self.settings.get("rows", {}) | settings["rows"]
         self.settings = self.settings | settings | {"rows": rows}
-        for row in self.rows:
-            last = self._curves[row["method"], str(row["seed"])][-1:]
-            if [point["linear"] for point in last] != [str(row["linear"])]:
-                lacks = f"it lacks the last epoch of {row['method']}, seed {row['seed']}"
-                remedy = "Remove its line from rows.jsonl: the run is then made again."
-                raise OutputError(f"{self.folder}/curves.csv is damaged: {lacks}. {remedy}")
+        self._write()
+
+    def add(self, row: Row) -> None:
+        """Write the row of a finished run."""
+        self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
         with writing(self.folder):
-            write(self.folder / "settings.json", json.dumps(self.settings, indent=2) + "\n")
+            write(self.folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in (self.settings, *self.rows)))
 
     def has(self, method: str, seed: int) -> bool:
         """Whether this run has a row."""
@@ -131,32 +122,42 @@ class Records:
         """A column of the rows of one method, seed by seed."""
         return [row[column] for row in self.of(method)]
 
-    def best(self, methods: Iterable[str]) -> str:
-        """The method with the highest mean linear accuracy; ties go to higher kNN, then to the first."""
-        return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
-
     def mean(self, method: str, column: str) -> Statistic:
         """The mean of a column of the rows of one method."""
         return statistic(self.scores(method, column))
 
-    def percent(self, method: str) -> dict[str, str]:
-        """Both accuracies of one method, for a table."""
-        return {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
+    def cells(self, method: str, gaps: Mapping[str, Difference]) -> dict[str, str]:
+        """Both accuracies of one method for a table, and its difference from a base if it has one."""
+        scores = {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
+        return scores | (gaps[method].cells() if method in gaps else {"difference": "", "p": ""})
+
+    def best(self, methods: Iterable[str]) -> str:
+        """The method with the highest mean linear accuracy; ties go to higher kNN, then to the first."""
+        return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
+
+    def compared(self, bases: Mapping[str, str], score: str) -> dict[str, Difference]:
+        """The difference of each row from its base at their common seeds; p-values are corrected for the number of rows."""
+        gaps = {}
+        for pair in bases.items():
+            row, base = ({run["seed"]: run[score] for run in self.of(method)} for method in pair)
+            if seeds := sorted(row.keys() & base.keys()):
+                gaps[pair[0]] = paired_difference([row[seed] for seed in seeds], [base[seed] for seed in seeds])
+        corrected = holm([gap.p_value for gap in gaps.values()])
+        return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
+
+    def findings(self, bases: Mapping[str, str], recipes: Mapping[str, Recipe]) -> str:
+        """A sentence for each probe on the rows that differ from their bases."""
+        lines = []
+        for probe in ("linear", "kNN"):
+            gaps = self.compared(bases, probe.lower())
+            lines.append(f"- By the {probe} probe: {finding({recipes[name].title: gap for name, gap in gaps.items()})}")
+        return "\n".join(lines)
 
     def names(self, column: str) -> str:
         """The values of a column of the rows, as a list in words: commits, devices."""
         return ", ".join(sorted({str(row[column]) for row in self.rows}))
 
-    def add(self, row: Row, curve: list[Row]) -> None:
-        """Write the curve of a finished run, then its row. The curve of a run that was killed in between is replaced later."""
-        run = {"method": row["method"], "seed": row["seed"]}
-        self._curves[row["method"], str(row["seed"])] = [run | point for point in curve]
-        self.rows.append(row)
-        with writing(self.folder):
-            write_csv(self.folder / "curves.csv", chain.from_iterable(self._curves.values()))
-            write(self.folder / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def curve(self, method: str, seed: int) -> list[dict[str, float]]:
-        """The measurements of a finished run, epoch by epoch."""
-        points = self._curves[method, str(seed)]
-        return [{k: float(v) for k, v in point.items() if k not in ("method", "seed") and v != ""} for point in points]
+    def over(self) -> str:
+        """What the numbers of a table are: those of one seed, or means over several."""
+        seeds = sorted({len(self.of(method)) for method in {row["method"] for row in self.rows}})
+        return f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"

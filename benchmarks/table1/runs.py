@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
@@ -22,21 +21,18 @@ import it_losses
 from benchmarks import backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
-from benchmarks.methods import METHODS, JointEmbedding
-from benchmarks.pages import COMMIT, write
-from benchmarks.probes import Features, knn_accuracy, linear_accuracy
+from benchmarks.methods import METHODS, Method
+from benchmarks.pages import COMMIT
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
-from benchmarks.table1.cli import VALIDATION_SHARE, OptionError, Options
+from benchmarks.table1.cli import OptionError, Options
 from benchmarks.table1.pretrain import MEASURES, Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
-from benchmarks.table1.records import Row, writing
+from benchmarks.table1.records import Row
 
 #: the largest number of epochs with probes in a run, the last epoch included
 PROBES_PER_RUN = 5
 #: the options of torch.compile for --compile
 COMPILER = "inductor"
-#: numbers in the training images beyond which they are not probed themselves
-LARGEST_PIXEL_PROBE = 100_000_000
 
 
 class Run(NamedTuple):
@@ -62,14 +58,14 @@ def loaded(options: Options) -> Images:
     """
     images = load(options.dataset, options.data_root, options.image_size)
     images = images if options.limit_images is None else images.subset(options.limit_images)
-    images = images.validation(VALIDATION_SHARE) if options.is_sweep else images
+    images = images.validation() if options.is_sweep else images
     if len(images.train) < options.batch_size:
         raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
     _backbone(options, images)
     try:
         trainer(options, [])
     except Exception as problem:
-        raise OptionError(f"Lightning refuses --accelerator, --devices, --strategy or --precision: {problem}") from problem
+        raise OptionError(f"Lightning refuses --accelerator, --devices or --precision: {problem}") from problem
     return images
 
 
@@ -80,7 +76,7 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     # if several runs go on at a time, each would draw a bar
     has_bar = sys.stderr.isatty() and options.jobs == 1
-    named = {name: getattr(options, name) for name in ("accelerator", "devices", "strategy", "precision")}
+    named = {name: getattr(options, name) for name in ("accelerator", "devices", "precision")}
     return L.Trainer(max_epochs=options.epochs, callbacks=callbacks, enable_progress_bar=has_bar, **named, **silent)
 
 
@@ -90,7 +86,7 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
     backbone = _backbone(options, images)
     views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
     if run.method == UNTRAINED:
-        return Pretraining(backbone, JointEmbedding(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
+        return Pretraining(backbone, Method(nn.Identity(), nn.Identity()), views, learning_rate=0.0)
     recipe = options.recipes[run.method]
     classes = {"classes": images.classes} if run.method == SUPERVISED else {}
     method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments, **classes)
@@ -104,8 +100,8 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
 
 
 def _backbone(options: Options, images: Images) -> nn.Module:
-    named = {name: getattr(options, name) for name in ("stem", "width", "channels_last")}
-    return backbones.create(options.backbone, channels=images.channels, side=options.image_size, **named)
+    size = {"channels": images.channels, "side": options.image_size}
+    return backbones.create(options.backbone, **size, stem=options.stem, width=options.width)
 
 
 def is_first_process() -> bool:
@@ -113,24 +109,23 @@ def is_first_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
 
 
-def made(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
-    """Row and curve of one run, both empty on all processes but the first."""
-    if run.method == UNTRAINED:
-        return untrained(run, options, images) if is_first_process() else ({}, [])
-    return trained(run, options, images)
+def made(run: Run, options: Options, images: Images) -> Row:
+    """The row of one run, empty on all processes but the first."""
+    if run.method != UNTRAINED:
+        return trained(run, options, images)
+    return untrained(run, options, images) if is_first_process() else {}
 
 
-def untrained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
+def untrained(run: Run, options: Options, images: Images) -> Row:
     """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
     stopwatch = Stopwatch()
     device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
     module = module_for(run, options, images).to(device)
     update_bn((module.views.standardised(part.to(device)) for part in images.train[:4096].split(256)), module.backbone)
-    curve = [{"epoch": 0.0} | measure(module, images, probes=True)]
-    return _row(run, curve, stopwatch, device), curve
+    return _row(run, options, [{"epoch": 0.0} | measure(module, images, probes=True)], stopwatch, device)
 
 
-def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]:
+def trained(run: Run, options: Options, images: Images) -> Row:
     """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
     stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
     module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
@@ -142,26 +137,16 @@ def trained(run: Run, options: Options, images: Images) -> tuple[Row, list[Row]]
         start = "goes on from" if resumed else "starts again, because it cannot read"
         print(f"{run.label(options)}: {start} {checkpoint.path}", flush=True)
     with warnings.catch_warnings():
-        # images are in memory: workers would only copy them; steps are counted by this program's own bars
+        # images are in memory: workers would only copy them
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # Lightning 2.6 gives this warning about its own code under torch 2.15
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         try:
-            batch_size = options.batch_size // options.devices
-            loop.fit(module, loader(images, batch_size, options.workers), ckpt_path=resumed)
+            loop.fit(module, loader(images, options.batch_size // options.devices), ckpt_path=resumed)
         except SystemExit as stopped:
             # Lightning raises this on Ctrl-C
             raise KeyboardInterrupt from stopped
-    if not loop.is_global_zero:
-        return {}, []
-    row = _row(run, evaluation.curve, stopwatch, loop.strategy.root_device)
-    if options.save_backbone:
-        # the weights of `benchmarks.backbones.create`, for `load_state_dict`
-        weights = io.BytesIO()
-        torch.save({key: weight.cpu() for key, weight in module.backbone.state_dict().items()}, weights)
-        with writing(options.output):
-            write(options.output / "backbones" / f"{run.method}-seed{run.seed}.pt", weights.getvalue())
-    return row, evaluation.curve
+    return _row(run, options, evaluation.curve, stopwatch, loop.strategy.root_device) if loop.is_global_zero else {}
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -173,19 +158,11 @@ def _is_whole(checkpoint: Path) -> bool:
     return True
 
 
-def pixel_scores(images: Images) -> dict[str, float] | None:
-    """The probes' accuracies on the pixels themselves, for comparison; None if it would take long."""
-    if images.train.numel() > LARGEST_PIXEL_PROBE:
-        return None
-    train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
-    pixels = Features(train, images.train_labels, test, images.test_labels, images.classes)
-    return {"linear": linear_accuracy(pixels), "kNN": knn_accuracy(pixels)}
-
-
-def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
+def _row(run: Run, options: Options, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
+    """What is recorded of a run: scores of its last and its best epoch, time and place, and, in a table, its curve."""
     probed = [point for point in curve if "linear" in point]
     last, best = probed[-1], max(probed, key=lambda point: point["linear"])
-    return {
+    row = {
         "method": run.method,
         "seed": run.seed,
         "linear": last["linear"],
@@ -203,3 +180,4 @@ def _row(run: Run, curve: list[Row], stopwatch: Stopwatch, device: torch.device)
         "commit": COMMIT,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    return row if options.is_sweep else row | {"curve": curve}

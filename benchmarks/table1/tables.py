@@ -2,84 +2,41 @@
 
 from __future__ import annotations
 
-from math import isnan
 from statistics import fmean
 from typing import Any
 
 from benchmarks.data import Images
-from benchmarks.pages import figure, notes, page, table
-from benchmarks.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, PROBE_WEIGHT_DECAY
-from benchmarks.statistics import LEVEL, Difference, holm, paired_difference
-from benchmarks.table1.cli import Options, describe
+from benchmarks.pages import figure, filled, table
+from benchmarks.probes import Features, knn_accuracy, linear_accuracy
+from benchmarks.statistics import Difference
+from benchmarks.table1.cli import Options
+from benchmarks.table1.launch import head
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
-from benchmarks.table1.recipes import BASES, RECIPES, SUPERVISED, UNTRAINED, title
+from benchmarks.table1.recipes import BASES, PROBE, RECIPES, SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Records
-from benchmarks.table1.runs import pixel_scores
 
 #: the rows without a self-supervised loss, whose features are their embeddings
 REFERENCES = (UNTRAINED, SUPERVISED)
 ORDER = [UNTRAINED, *RECIPES]
-NOTE = (
-    "The linear probe is a logistic regression on frozen, standardised features (weight decay "
-    f"{PROBE_WEIGHT_DECAY:g}, L-BFGS). The kNN probe takes {KNN_NEIGHBOURS} neighbours by cosine similarity, with temperature "
-    f"{KNN_TEMPERATURE:g}. Both are fitted on the training images and scored on the held-out ones at the last epoch. The "
-    "columns (best) have the best epoch that was probed. It is chosen on the held-out images, so these columns are optimistic. "
-    "The entropy is the pairwise (KL) bound of the held-out embeddings on the unit sphere, where each is the centre of a "
-    f"Gaussian of standard deviation {ENTROPY_BANDWIDTH:g}. It is in nats relative to one point: 0 at collapse, and at most "
-    "the logarithm of the number of images. RankMe is the effective rank of the embeddings. The column s has the seconds of a "
-    "run with its probes."
-)
-VERDICTS = (
-    "Do the entropies help? Each row is compared with its base at the same seeds, because a seed gives both the same initial "
-    f"weights and the same images in the same order. A difference is significant if p < {LEVEL:g} in Student's paired test, "
-    "after Holm's correction for the number of rows. The differences have their standard errors:"
-)
+#: numbers in the training images beyond which they are not probed themselves
+LARGEST_PIXEL_PROBE = 100_000_000
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
     """The page of Table 1; writes its `table1.png`."""
-    plot(records, describe(options))
-    seeds = sorted({len(records.of(method)) for method in _methods(records)})
-    over = f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"
-    origin = f"{records.names('device')}, commit {records.names('commit')}"
-    return page(
-        f"Table 1: {records.settings['dataset']}, {records.settings['backbone']}",
-        f"    {options.command}",
-        notes(records.folder),
-        f"{describe(options)}; {origin}; {over}.",
-        "![Table 1](table1.png)",
-        table([*_pixels(images), *(_line(records, method) for method in _methods(records))]),
-        NOTE,
-        VERDICTS,
-        "\n".join(compared(records) or ["- No row with an entropy can be compared yet, because its base has no runs."]),
+    plot(records, options.describe())
+    gaps = records.compared(BASES, "linear")
+    return filled(
+        __file__,
+        **head(records, options),
+        dataset=options.dataset,
+        backbone=options.backbone,
+        devices=records.names("device"),
+        table=table([*_pixels(images), *(_line(records, method, gaps) for method in _methods(records))]),
+        probe=PROBE,
+        bandwidth=ENTROPY_BANDWIDTH,
+        findings=records.findings(BASES, RECIPES),
     )
-
-
-def compared(records: Records) -> list[str]:
-    """A sentence for each row with an entropy that compares it with its base."""
-    seeds = {name: {row["seed"] for row in records.of(name)} for name in {*BASES, *BASES.values()}}
-    pairs = [(name, base) for name, base in BASES.items() if seeds[name] & seeds[base]]
-    linear, knn = (_differences(records, pairs, score) for score in ("linear", "knn"))
-    return [
-        f"- {title(name)} against {title(base)}. Linear probe: it {_in_words(a)}. kNN probe: it {_in_words(b)}."
-        for (name, base), a, b in zip(pairs, linear, knn, strict=True)
-    ]
-
-
-def _differences(records: Records, pairs: list[tuple[str, str]], score: str) -> list[Difference]:
-    """Each row minus its base at their common seeds; p-values corrected for the number of pairs."""
-    gaps = []
-    for pair in pairs:
-        row, base = ({run["seed"]: run[score] for run in records.of(method)} for method in pair)
-        seeds = sorted(row.keys() & base.keys())
-        gaps.append(paired_difference([row[seed] for seed in seeds], [base[seed] for seed in seeds]))
-    corrected = holm([gap.p_value for gap in gaps])
-    return [gap._replace(p_value=p) for gap, p in zip(gaps, corrected, strict=True)]
-
-
-def _in_words(gap: Difference) -> str:
-    chance = ", p < 0.001" if gap.p_value < 0.001 else "" if isnan(gap.p_value) else f", p = {gap.p_value:.2g}"
-    return f"{gap.verdict} ({gap.text()} points{chance})"
 
 
 def _methods(records: Records) -> list[str]:
@@ -89,18 +46,22 @@ def _methods(records: Records) -> list[str]:
 
 def _pixels(images: Images) -> list[dict[str, str]]:
     """The row of the probes on the images themselves; none where they would take long."""
-    scores = pixel_scores(images)
-    return [{"method": "pixels"} | {f"{probe} %": f"{100 * score:.1f}" for probe, score in scores.items()}] if scores else []
+    if images.train.numel() > LARGEST_PIXEL_PROBE:
+        return []
+    train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
+    pixels = Features(train, images.train_labels, test, images.test_labels, images.classes)
+    linear, knn = linear_accuracy(pixels), knn_accuracy(pixels)
+    return [{"method": "pixels", "linear %": f"{100 * linear:.1f}", "kNN %": f"{100 * knn:.1f}"}]
 
 
-def _line(records: Records, method: str) -> dict[str, str]:
-    shares = {"linear %": "linear", "linear % (best)": "linear_best", "kNN %": "knn", "kNN % (best)": "knn_best"}
-    cells = {head: records.mean(method, column).text(100) for head, column in shares.items()}
-    # features have another dimension than embeddings: no entropy to compare
-    entropy, rank = (records.mean(method, column) for column in ("entropy_upper_nats", "rank_me"))
-    embeddings = ("", "") if method in REFERENCES else (entropy.text(digits=2), rank.text())
-    seconds = f"{records.mean(method, 'seconds').mean:.0f}"
-    return {"method": title(method), **cells, "entropy (nats)": embeddings[0], "RankMe": embeddings[1], "s": seconds}
+def _line(records: Records, method: str, gaps: dict[str, Difference]) -> dict[str, str]:
+    line = {"method": title(method)} | records.cells(method, gaps)
+    line |= {f"{probe} % (best)": records.mean(method, f"{probe.lower()}_best").text(100) for probe in ("linear", "kNN")}
+    if method not in REFERENCES:
+        # features have another dimension than embeddings: no entropy to compare
+        line["entropy (nats)"] = records.mean(method, "entropy_upper_nats").text(digits=2)
+        line["RankMe"] = records.mean(method, "rank_me").text()
+    return line | {"s": f"{records.mean(method, 'seconds').mean:.0f}"}
 
 
 def plot(records: Records, description: str) -> None:
@@ -134,10 +95,9 @@ def _draw_curves(axes: Any, records: Records, column: str, label: str) -> None:
     from matplotlib import colormaps
 
     for method in (method for method in _methods(records) if method not in REFERENCES):
-        runs = [records.curve(method, row["seed"]) for row in records.of(method)]
-        epochs = [point["epoch"] for point in min(runs, key=len)]
-        means = [fmean(run[index][column] for run in runs) for index in range(len(epochs))]
+        epochs = zip(*(row["curve"] for row in records.of(method)), strict=True)
+        means = {points[0]["epoch"]: fmean(point[column] for point in points) for points in epochs}
         dashes, colour = "--" if method in BASES else "-", colormaps["tab10"](ORDER.index(method) - 1)
-        axes.plot(epochs, means, dashes, color=colour, label=title(method), linewidth=1.8)
+        axes.plot(list(means), list(means.values()), dashes, color=colour, label=title(method), linewidth=1.8)
     axes.set(xlabel="epoch", title=label)
     axes.grid(alpha=0.25)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.data import Images
-from benchmarks.pages import filled, notes, table
-from benchmarks.table1.cli import Options, parse
-from benchmarks.table1.launch import head, launch
-from benchmarks.table1.recipes import RECIPES, Recipe, long_runs
+from benchmarks.pages import filled, table
+from benchmarks.table1.cli import Options
+from benchmarks.table1.launch import head, sweep
+from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
 #: learning rates for all methods, of a short and of a long run; if you add one, the same command makes the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: learning rates where each run takes minutes, an order of magnitude in three values, by the backbone's family: transformers
-#: and ConvNeXts like them, train at lower ones
-FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "": (2e-4, 6e-4, 2e-3)}
+#: learning rates where each run takes minutes, an order of magnitude in three values: transformers and ConvNeXts like them,
+#: train at lower ones than ResNets
+FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "other": (2e-4, 6e-4, 2e-3)}
 #: method -> its main constant, and the values tried: a lower one, that of the untuned table, and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
@@ -38,74 +39,48 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
     "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
-#: data set -> its name on the page, where they differ
-NAMES = {"fashion_mnist": "Fashion-MNIST"}
 #: the constants that differ for a long run
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
-
-
-class Search(NamedTuple):
-    """The values that a search tries: learning rates for all methods, and values of the main constant of each."""
-
-    rates: tuple[float, ...]
-    constants: Mapping[str, tuple[str, tuple[float, ...]]]
-
-    @classmethod
-    def of(cls, *, long: bool, rates_only: bool, backbone: str) -> Search:
-        """The search for a short or a long run; `rates_only` keeps each constant of the untuned table."""
-        if rates_only:
-            rows = long_runs("") if long else RECIPES
-            rates = next(rates for family, rates in FEW_RATES.items() if backbone.startswith(family))
-            return cls(rates, {name: (own, (rows[name].arguments[own],)) for name, (own, _) in CONSTANTS.items()})
-        return cls(LONG_RATES, CONSTANTS | LONG_CONSTANTS) if long else cls(LEARNING_RATES, CONSTANTS)
-
-
-def searched(records: Records) -> Search:
-    """The search of these rows."""
-    flags = {name: bool(records.settings.get(name)) for name in ("long", "rates_only")}
-    return Search.of(**flags, backbone=str(records.settings.get("backbone")))
-
-
-def settings(methods: list[str], search: Search) -> dict[str, dict[str, Any]]:
-    """Every setting by the name of its runs, as many for each method."""
-    rates, constants = search
-    return {
-        f"{method}-rate{rate:g}-{constant}{value:g}": {"method": method, "constant": constant, "value": value, "rate": rate}
-        for method, (constant, values) in constants.items()
-        if method in methods
-        for rate, value in product(rates, values)
-    }
+#: the name of a setting, as `grid` gives it; without a constant where only rates were tried
+NAME = r"(?P<method>\w+)-rate(?P<rate>.+?)(?:-(?P<constant>[a-z_]+)(?P<value>.+))?"
 
 
 def grid(options: Options) -> dict[str, Recipe]:
-    """The recipe of every setting."""
-    tried = settings(options.methods, Search.of(long=options.long, rates_only=options.rates_only, backbone=options.backbone))
-
-    def recipe(method: str, constant: str, value: float, rate: float) -> Recipe:
-        row = options.recipes[method]
-        title = f"{row.title}, rate {rate:g}, {constant} {value:g}"
-        return row.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
-
-    return {name: recipe(**setting) for name, setting in tried.items()}
+    """The recipe of every setting by its name, as many for each method; `--rates-only` keeps the constant of the row."""
+    rates, constants = (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else (LEARNING_RATES, CONSTANTS)
+    if options.rates_only:
+        rates = FEW_RATES["resnet" if options.backbone.startswith("resnet") else "other"]
+        constants = {name: (own, (options.recipes[name].arguments[own],)) for name, (own, _) in constants.items()}
+    found = {}
+    for method in (method for method in constants if method in options.methods):
+        row, (constant, values) = options.recipes[method], constants[method]
+        for rate, value in product(rates, values):
+            title = f"{row.title}, rate {rate:g}, {constant} {value:g}"
+            recipe = row.varied(title, "the grid of benchmarks.table1.tuning", rate, **{constant: value})
+            found[f"{method}-rate{rate:g}-{constant}{value:g}"] = recipe
+    return found
 
 
 def cells(records: Records) -> pd.DataFrame:
-    """The settings that have runs by their names, with their scores and whether each is the best of its method."""
-    tried = pd.DataFrame(settings(list(CONSTANTS), searched(records))).T
-    tried = tried[[bool(records.of(name)) for name in tried.index]]
+    """The settings that have runs by their names, with their scores and whether each is the best of its method.
+
+    Raises:
+        ValueError: there are none.
+    """
+    names = sorted({row["method"] for row in records.rows})
+    tried = pd.Series(names, names, dtype=str).str.extract(f"^{NAME}$").dropna(subset="method")
+    tried = tried.astype({"rate": float, "value": float}).sort_values(["rate", "value"])
     if tried.empty:
         raise ValueError("has no rows of a grid")
     best = [records.best(names) for names in tried.groupby("method").groups.values()]
-    texts = [records.mean(name, "linear").text(100) for name in tried.index]
-    seeds = [len(records.of(name)) for name in tried.index]
-    return tried.assign(text=texts, seeds=seeds, best=tried.index.isin(best))
+    return tried.assign(text=[records.mean(name, "linear").text(100) for name in tried.index], best=tried.index.isin(best))
 
 
 def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
     """The rows at the best settings of a grid that was recorded in the folder.
 
     Raises:
-        OSError, ValueError: the folder holds no grid, or none of some row.
+        ValueError: the folder holds no grid, or none of some row.
     """
     best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
     missing = [name for name in rows if name not in best]
@@ -113,55 +88,55 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
         raise ValueError(f"has no best setting of {', '.join(missing)}")
 
     def at_best(row: Recipe, cell: Any) -> Recipe:
-        return row.varied(row.title, f"best of the grid in {folder}", cell.rate, **{cell.constant: cell.value})
+        constant = {cell.constant: cell.value} if cell.constant in row.settings else {}
+        return row.varied(row.title, f"best of the grid in {folder}", cell.rate, **constant)
 
     return {name: at_best(row, best[name]) for name, row in rows.items()}
 
 
+def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
+    """A line for each method and value with a column for each rate, the best of each method in bold."""
+    shown = found.assign(text=found.text.mask(found.best, "**" + found.text + "**"))
+    lines = []
+    for name, row in rows.items():
+        for value, line in shown[shown.method == name].groupby("value", dropna=False):
+            setting = {} if math.isnan(value) else {"setting": f"{line.constant.iloc[0]} {value:g}"}
+            texts = {f"learning rate {cell.rate:g}": cell.text for cell in line.itertuples()}
+            lines.append({"method": row.title} | setting | texts)
+    return table(lines, left=2)
+
+
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """A row for each method and value, with the best in bold, and the chosen settings."""
-    found, (rates, constants) = cells(records), searched(records)
-    found["text"] = found.text.mask(found.best, "**" + found.text + "**")
-    seeds = sorted(set(found.seeds))
+    """The grid, and the chosen settings."""
+    found = cells(records)
+    rows = {name: RECIPES[name] for name in CONSTANTS if name in set(found.method)}
     return filled(
         __file__,
         **head(records, options),
-        dataset=NAMES.get(options.dataset, options.dataset),
-        # a ResNet is the usual network
-        network="" if options.backbone.startswith("resnet") else f", {options.backbone}",
-        notes=notes(records.folder),
-        over=f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "accuracy of one seed",
-        grid=table((_line(*key, line, rates) for key, line in found.groupby(["method", "value"], sort=False)), left=2),
-        chosen="\n".join(_choice(cell, rates, constants[cell.method][1]) for cell in found.query("best").itertuples()),
+        dataset=options.dataset,
+        backbone=options.backbone,
+        grid=grid_table(found, rows),
+        chosen="\n".join(
+            _choice(cell, found) for name in rows for cell in found.query("best and method == @name").itertuples()
+        ),
     )
 
 
-def _line(method: str, value: float, line: pd.DataFrame, rates: tuple[float, ...]) -> dict[str, str]:
-    texts = dict(zip(line.rate, line.text, strict=True))
-    cells = {f"learning rate {rate:g}": texts.get(rate, "") for rate in rates}
-    return {"method": RECIPES[method].title, "setting": f"{line.constant.iloc[0]} {value:g}", **cells}
-
-
-def _choice(cell: Any, rates: tuple[float, ...], values: tuple[float, ...]) -> str:
-    tried = {"learning rate": (cell.rate, rates), cell.constant: (cell.value, values)}
-    edges = [name for name, (own, all_) in tried.items() if len(all_) > 1 and own in (all_[0], all_[-1])]
-    at_edge = (
-        f"; the chosen {' and '.join(edges)} {'is' if len(edges) == 1 else 'are'} at the edge of the grid" if edges else ""
+def _choice(cell: Any, found: pd.DataFrame) -> str:
+    tried = {"learning rate": (cell.rate, found.rate), cell.constant: (cell.value, found.value[found.method == cell.method])}
+    edges = [name for name, (own, values) in tried.items() if own in (values.min(), values.max()) and values.nunique() > 1]
+    verb = "is" if len(edges) == 1 else "are"
+    at_edge = f"; the chosen {' and '.join(edges)} {verb} at the edge of the grid" if edges else ""
+    return (
+        f"- {RECIPES[cell.method].title}: learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text} %{at_edge}"
     )
-    setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text.strip('*')} %"
-    return f"- {RECIPES[cell.method].title}: {setting}{at_edge}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
     rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
     about = f"Give every method the same search: {rates}, scored on images held out of the training half."
-
-    def read() -> Options:
-        asked = parse(arguments, sweep="tuning", about=about, seeds=2)
-        return asked.varied(grid(asked))
-
-    return launch(read, page_of)
+    return sweep("tuning", arguments, about=about, seeds=2, variants=grid, page=page_of)
 
 
 if __name__ == "__main__":
