@@ -260,11 +260,11 @@ def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_l
     monkeypatch.setattr(pretrain.Pretraining, "training_step", watched)
     methods = ["--methods", "simclr", "byol", "supervised"]
     assert main([*TINY, *methods, "--epochs", "2", "--output", str(tmp_path)]) == 0
-    simclr = drawn["JointEmbedding"]
+    simclr = drawn["Method"]
     # images, labels and views of four steps, in another order in the second epoch
     assert len(drawn) == 3 and len(simclr) == 12 and not torch.equal(simclr[0], simclr[6])
     for name in ("Momentum", "Supervised"):
-        assert torch.equal(weights[name], weights["JointEmbedding"])
+        assert torch.equal(weights[name], weights["Method"])
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(simclr, drawn[name], strict=True))
 
 
