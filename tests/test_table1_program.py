@@ -17,7 +17,7 @@ from programs import assert_gone, finished
 
 from benchmarks import backbones
 from benchmarks.table1 import cli, launch, pretrain, runs
-from benchmarks.table1.__main__ import main
+from benchmarks.table1.tables import main
 from benchmarks.table1.callbacks import Generator, Stopwatch
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.records import Records

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.data import Images
 from benchmarks.methods import METHODS
@@ -20,27 +20,18 @@ from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
 
 SOURCE = "an ablation"
-BESIDE_BYOL = ("byol_pairdist", "byol_logdet")
 TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
 #: values beside 1, which is that of the row
 BETAS = (0.1, 10.0, 100.0)
 
 
-class Ablation(NamedTuple):
-    """A question; `recipes` by name, the first is the baseline."""
-
-    question: str
-    recipes: dict[str, Recipe]
-
-    @property
-    def baseline(self) -> str:
-        """The name of the row that the variants start from."""
-        return next(iter(self.recipes))
+#: question -> recipes by name; the first is the baseline, the row that the others start from
+Ablations = dict[str, dict[str, Recipe]]
 
 
-def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
+def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
     """All ablations, around these rows of Table 1."""
-    about, added = partial(_varied, rows), partial(_replaced_or_added, rows)
+    varied, named = partial(_varied, rows), {name: row.title for name, row in rows.items()}
     weight = rows["vicreg_logdet"].arguments["entropy_weight"]
     pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
     same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
@@ -49,60 +40,40 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> list[Ablation]:
     wider_beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
     in_proportion = [{"beta": beta, "entropy_weight": weight / beta} for beta in BETAS]
     fixed = [{"beta": beta, "entropy_weight": weight} for beta in BETAS]
-    divergences = "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it"
-    byol_betas = "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension"
-    spreads = "spread_fraction of PairDist, with the default weights"
-    return [
-        about("beta of LogDet, with the entropy weight in proportion to 1 / beta", "vicreg_logdet", in_proportion),
-        about("beta of LogDet, with fixed weights", "vicreg_logdet", fixed),
-        about(spreads, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)),
-        about(divergences, "vicreg_pairdist", [{"divergence": "bhattacharyya"}, wider | same_weights]),
-        about("KL, or Bhattacharyya at four times the spread_fraction, with BYOL", "byol_pairdist", [wider_beside_byol]),
-        added("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
-        added("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
-        *(_projected(rows, name) for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet")),
-        *(_beside_byol(rows, name) for name in BESIDE_BYOL),
-        *(
-            about(f"{rows[name].title}: which tensor is regularized, and whether it is normalised", name, TENSORS)
-            for name in BESIDE_BYOL
+    divergences = [{"divergence": "bhattacharyya"}, wider | same_weights]
+    spreads, weights = _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5), _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5)
+    asked = {
+        "beta of LogDet, with the entropy weight in proportion to 1 / beta": varied("vicreg_logdet", in_proportion),
+        "beta of LogDet, with fixed weights": varied("vicreg_logdet", fixed),
+        "spread_fraction of PairDist, with the default weights": varied("vicreg_pairdist", spreads),
+        "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it": varied(
+            "vicreg_pairdist", divergences
         ),
-        about(byol_betas, "byol_logdet", _each("beta", 64.0, 256.0, 1024.0)),
-    ]
+        "KL, or Bhattacharyya at four times the spread_fraction, with BYOL": varied("byol_pairdist", [wider_beside_byol]),
+    }
+    for name, entropy, added in (
+        ("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
+        ("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
+    ):
+        question = f"{named[name]}: entropy in place of VICReg's variance and covariance, or added to them"
+        asked[question] = _replaced_or_added(rows, name, entropy, added)
+    for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet"):
+        width = rows[name].arguments["output"]
+        asked[f"{named[name]}: dimension of the projection"] = varied(name, _each("output", width // 4, 4 * width))
+    for name in ("byol_pairdist", "byol_logdet"):
+        asked[f"{named[name]}: entropy weight"] = varied(name, weights) | _without(rows, name)
+        asked[f"{named[name]}: which tensor is regularized, and whether it is normalised"] = varied(name, TENSORS)
+    byol_betas = "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension"
+    return asked | {byol_betas: varied("byol_logdet", _each("beta", 64.0, 256.0, 1024.0))}
 
 
-def variants(options: Options) -> Mapping[str, Recipe]:
+def variants(options: Options) -> dict[str, Recipe]:
     """Every recipe whose baseline is among the methods; one that answers two questions is trained once."""
-    chosen = [ablation.recipes for ablation in ablations(options.recipes) if ablation.baseline in options.methods]
-    return {name: recipe for recipes in chosen for name, recipe in recipes.items()}
+    asked = [recipes for recipes in ablations(options.recipes).values() if next(iter(recipes)) in options.methods]
+    return {name: recipe for recipes in asked for name, recipe in recipes.items()}
 
 
-def _replaced_or_added(rows: Mapping[str, Recipe], method: str, entropy: str, weights: tuple[float, ...]) -> Ablation:
-    """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
-    vicreg = rows["vicreg"]
-    recipes = {"vicreg": vicreg, method: rows[method]}
-    for weight in weights:
-        settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
-        title = f"{rows[method].title}, added to all of VICReg, entropy weight {weight:g}"
-        recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
-        recipes[f"{method}-added-entropy_weight{weight:g}"] = recipe
-    return Ablation(f"{rows[method].title}: entropy in place of VICReg's variance and covariance, or added to them", recipes)
-
-
-def _projected(rows: Mapping[str, Recipe], method: str) -> Ablation:
-    width = rows[method].arguments["output"]
-    return _varied(rows, f"{rows[method].title}: dimension of the projection", method, _each("output", width // 4, 4 * width))
-
-
-def _beside_byol(rows: Mapping[str, Recipe], method: str) -> Ablation:
-    row, byol = rows[method], rows["byol"]
-    ablation = _varied(rows, f"{row.title}: entropy weight", method, _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5))
-    # all else as in the row that adds an entropy: BYOL's own best momentum and rate are others
-    common = {name: row.arguments[name] for name in byol.arguments}
-    without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
-    return ablation._replace(recipes=ablation.recipes | {"byol": byol, f"{method}-without": without})
-
-
-def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, changes: Iterable[dict[str, Any]]) -> Ablation:
+def _varied(rows: Mapping[str, Recipe], baseline: str, changes: Iterable[dict[str, Any]]) -> dict[str, Recipe]:
     """The row and each change of it, without changes that leave it as it is."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
@@ -111,7 +82,27 @@ def _varied(rows: Mapping[str, Recipe], question: str, baseline: str, changes: I
             words = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in changed.items())
             name = baseline + "".join(f"-{name}{_short(value)}" for name, value in changed.items())
             recipes[name] = recipe.varied(f"{recipe.title}, {words}", SOURCE, **changed)
-    return Ablation(question, recipes)
+    return recipes
+
+
+def _replaced_or_added(rows: Mapping[str, Recipe], name: str, entropy: str, weights: Iterable[float]) -> dict[str, Recipe]:
+    """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
+    vicreg = rows["vicreg"]
+    recipes = {"vicreg": vicreg, name: rows[name]}
+    for weight in weights:
+        settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
+        title = f"{rows[name].title}, added to all of VICReg, entropy weight {weight:g}"
+        recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
+        recipes[f"{name}-added-entropy_weight{weight:g}"] = recipe
+    return recipes
+
+
+def _without(rows: Mapping[str, Recipe], name: str) -> dict[str, Recipe]:
+    """BYOL, and BYOL with all else as in the row that adds an entropy: its own best momentum and rate are others."""
+    row, byol = rows[name], rows["byol"]
+    common = {own: row.arguments[own] for own in byol.arguments}
+    without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
+    return {"byol": byol, f"{name}-without": without}
 
 
 def _each(name: str, *values: float) -> list[dict[str, float]]:
@@ -123,23 +114,21 @@ def _short(value: object) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """A finding and a table for each question."""
-    answered = [ablation for ablation in ablations(options.recipes) if records.of(ablation.baseline)]
-    return filled(__file__, **head(records, options), questions="\n\n".join(answer(records, each) for each in answered))
+    """A finding and a table for each question whose baseline has runs."""
+    asked = {question: recipes for question, recipes in ablations(options.recipes).items() if records.of(next(iter(recipes)))}
+    answers = (answer(records, question, recipes) for question, recipes in asked.items())
+    return filled(__file__, **head(records, options), questions="\n\n".join(answers))
 
 
-def answer(records: Records, ablation: Ablation) -> str:
+def answer(records: Records, question: str, recipes: dict[str, Recipe]) -> str:
     """The question, a sentence on the variants that differ from the baseline, and the table of all that have runs."""
-    base, *others = (name for name in ablation.recipes if records.of(name))
+    base, *others = (name for name in recipes if records.of(name))
     gaps = {name: difference(records.scores(name, "linear"), records.scores(base, "linear")) for name in others}
-    found = finding({ablation.recipes[name].title: gap for name, gap in gaps.items()})
-    return "\n\n".join(
-        [f"## {ablation.question}", found, table(_line(records, ablation, name, gaps) for name in (base, *others))]
-    )
+    found = finding({recipes[name].title: gap for name, gap in gaps.items()})
+    return "\n\n".join([f"## {question}", found, table(_line(records, name, recipes[name], gaps) for name in (base, *others))])
 
 
-def _line(records: Records, ablation: Ablation, name: str, gaps: dict[str, Difference]) -> dict[str, str]:
-    recipe = ablation.recipes[name]
+def _line(records: Records, name: str, recipe: Recipe, gaps: dict[str, Difference]) -> dict[str, str]:
     line = {"variant": recipe.title, "learning rate": f"{recipe.learning_rate.value:g}", "seeds": str(len(records.of(name)))}
     return line | records.cells(name, gaps)
 

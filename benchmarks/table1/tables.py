@@ -1,4 +1,4 @@
-"""Make the page of Table 1 in Markdown, with its verdicts and a plot, from the rows on disk."""
+"""Table 1 itself: its program, and its page in Markdown, with a plot, from the rows on disk."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from benchmarks.data import Images
 from benchmarks.pages import figure, filled, table
 from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.statistics import Difference
-from benchmarks.table1.cli import Options
-from benchmarks.table1.launch import head
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import BASES, PROBE, RECIPES, SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Records
@@ -20,6 +20,11 @@ REFERENCES = (UNTRAINED, SUPERVISED)
 ORDER = [UNTRAINED, *RECIPES]
 #: numbers in the training images beyond which they are not probed themselves
 LARGEST_PIXEL_PROBE = 100_000_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    return launch(lambda: parse(arguments), page_of)
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
