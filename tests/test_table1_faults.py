@@ -14,8 +14,8 @@ import torch
 from benchmarks_extra import TINY, told
 
 from benchmarks.table1 import launch
-from benchmarks.table1.tables import main
 from benchmarks.table1.records import OutputError, Records, reserved
+from benchmarks.table1.tables import main
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"dataset": "digits", "rows": {}}
