@@ -88,7 +88,7 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
         raise ValueError(f"has no best setting of {', '.join(missing)}")
 
     def at_best(row: Recipe, cell: Any) -> Recipe:
-        constant = {cell.constant: cell.value} if cell.constant in row.settings else {}
+        constant = {cell.constant: cell.value} if isinstance(cell.constant, str) else {}
         return row.varied(row.title, f"best of the grid in {folder}", cell.rate, **constant)
 
     return {name: at_best(row, best[name]) for name, row in rows.items()}
