@@ -21,6 +21,8 @@ from benchmarks.table1.records import Records
 
 SOURCE = "an ablation"
 TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
+#: row, its entropy, and the weights at which it is added to all of VICReg
+ADDED = (("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)), ("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)))
 #: values beside 1, which is that of the row
 BETAS = (0.1, 10.0, 100.0)
 
@@ -31,40 +33,57 @@ Ablations = dict[str, dict[str, Recipe]]
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
     """All ablations, around these rows of Table 1."""
-    varied, named = partial(_varied, rows), {name: row.title for name, row in rows.items()}
-    weight = rows["vicreg_logdet"].arguments["entropy_weight"]
-    pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
-    same_weights = {"invariance_weight": pairwise.invariance_weight, "entropy_weight": pairwise.entropy_weight}
-    # at 4 times the fraction, both divergences assume the same variance of a component
-    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * pairwise.entropy.spread_fraction}
-    wider_beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
+    return _of_log_det(rows) | _of_pairwise(rows) | _of_both(rows) | _beside_byol(rows)
+
+
+def _of_log_det(rows: Mapping[str, Recipe]) -> Ablations:
+    weight, varied = rows["vicreg_logdet"].arguments["entropy_weight"], partial(_varied, rows, "vicreg_logdet")
     in_proportion = [{"beta": beta, "entropy_weight": weight / beta} for beta in BETAS]
-    fixed = [{"beta": beta, "entropy_weight": weight} for beta in BETAS]
-    divergences = [{"divergence": "bhattacharyya"}, wider | same_weights]
-    spreads, weights = _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5), _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5)
-    asked = {
-        "beta of LogDet, with the entropy weight in proportion to 1 / beta": varied("vicreg_logdet", in_proportion),
-        "beta of LogDet, with fixed weights": varied("vicreg_logdet", fixed),
-        "spread_fraction of PairDist, with the default weights": varied("vicreg_pairdist", spreads),
-        "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it": varied(
-            "vicreg_pairdist", divergences
-        ),
-        "KL, or Bhattacharyya at four times the spread_fraction, with BYOL": varied("byol_pairdist", [wider_beside_byol]),
+    return {
+        "beta of LogDet, with the entropy weight in proportion to 1 / beta": varied(in_proportion),
+        "beta of LogDet, with fixed weights": varied([{"beta": beta, "entropy_weight": weight} for beta in BETAS]),
     }
-    for name, entropy, added in (
-        ("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)),
-        ("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)),
-    ):
-        question = f"{named[name]}: entropy in place of VICReg's variance and covariance, or added to them"
-        asked[question] = _replaced_or_added(rows, name, entropy, added)
+
+
+def _of_pairwise(rows: Mapping[str, Recipe]) -> Ablations:
+    criterion = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
+    same_weights = {name: getattr(criterion, name) for name in ("invariance_weight", "entropy_weight")}
+    # at 4 times the fraction, both divergences assume the same variance of a component
+    wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * criterion.entropy.spread_fraction}
+    changes = [{"divergence": "bhattacharyya"}, wider | same_weights]
+    return {
+        "spread_fraction of PairDist, with the default weights": _varied(
+            rows, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)
+        ),
+        "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it": _varied(
+            rows, "vicreg_pairdist", changes
+        ),
+        "KL, or Bhattacharyya at four times the spread_fraction, with BYOL": _varied(rows, "byol_pairdist", [wider]),
+    }
+
+
+def _of_both(rows: Mapping[str, Recipe]) -> Ablations:
+    """Both entropies in place of VICReg's own or added to it, and the dimension of the projection."""
+    asked = {}
+    for name, entropy, weights in ADDED:
+        question = f"{rows[name].title}: entropy in place of VICReg's variance and covariance, or added to them"
+        asked[question] = _replaced_or_added(rows, name, entropy, weights)
     for name in ("vicreg", "vicreg_pairdist", "vicreg_logdet"):
         width = rows[name].arguments["output"]
-        asked[f"{named[name]}: dimension of the projection"] = varied(name, _each("output", width // 4, 4 * width))
+        question = f"{rows[name].title}: dimension of the projection"
+        asked[question] = _varied(rows, name, _each("output", width // 4, 4 * width))
+    return asked
+
+
+def _beside_byol(rows: Mapping[str, Recipe]) -> Ablations:
+    asked = {}
     for name in ("byol_pairdist", "byol_logdet"):
-        asked[f"{named[name]}: entropy weight"] = varied(name, weights) | _without(rows, name)
-        asked[f"{named[name]}: which tensor is regularized, and whether it is normalised"] = varied(name, TENSORS)
-    byol_betas = "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension"
-    return asked | {byol_betas: varied("byol_logdet", _each("beta", 64.0, 256.0, 1024.0))}
+        weights = _varied(rows, name, _each("entropy_weight", 0.02, 0.05, 0.1, 0.2, 0.5))
+        asked[f"{rows[name].title}: entropy weight"] = weights | _without(rows, name)
+        question = f"{rows[name].title}: which tensor is regularized, and whether it is normalised"
+        asked[question] = _varied(rows, name, TENSORS)
+    question = "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension"
+    return asked | {question: _varied(rows, "byol_logdet", _each("beta", 64.0, 256.0, 1024.0))}
 
 
 def variants(options: Options) -> dict[str, Recipe]:
@@ -136,7 +155,7 @@ def _line(records: Records, name: str, recipe: Recipe, gaps: dict[str, Differenc
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
-    return sweep("ablations", arguments, about=about, seeds=3, variants=variants, page=page_of)
+    return sweep(arguments, "ablations", about, seeds=3, variants=variants, page=page_of)
 
 
 if __name__ == "__main__":

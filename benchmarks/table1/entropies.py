@@ -97,7 +97,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 def _line(records: Records, name: str, gaps: dict[str, Difference], cost: pd.DataFrame) -> dict[str, str]:
     ranks = {"RankMe": "rank_me", "of features": "rank_me_features"}
     line = {"entropy": ROWS[name].title} | records.cells(name, gaps)
-    line |= {head: f"{records.mean(name, rank).mean:.0f}" for head, rank in ranks.items()}
+    line |= {column: f"{records.mean(name, rank).mean:.0f}" for column, rank in ranks.items()}
     return line | {"ms": f"{cost.time_ms[name]:.3g}", "MiB": f"{cost.peak_mib[name]:.0f}"}
 
 

@@ -28,6 +28,8 @@ from benchmarks.table1.runs import Run, is_first_process, loaded, made
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 #: the page of a table from its rows
 Page = Callable[[Records, Options, Images], str]
+#: the recipes of a sweep by their names
+Variants = Callable[[Options], Mapping[str, Recipe]]
 
 
 def launch(read: Callable[[], Options], page: Page | None) -> int:
@@ -55,10 +57,7 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
     return 0
 
 
-def sweep(
-    name: str, arguments: list[str] | None, *, about: str, seeds: int, page: Page,
-    variants: Callable[[Options], Mapping[str, Recipe]],
-) -> int:  # fmt: skip
+def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, variants: Variants, page: Page) -> int:
     """The program that trains variants of the rows and scores them on validation images; exit status as of `launch`."""
 
     def read() -> Options:

@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
     rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
     about = f"Give every method the same search: {rates}, scored on images held out of the training half."
-    return sweep("tuning", arguments, about=about, seeds=2, variants=grid, page=page_of)
+    return sweep(arguments, "tuning", about, seeds=2, variants=grid, page=page_of)
 
 
 if __name__ == "__main__":
