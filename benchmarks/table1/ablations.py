@@ -51,6 +51,7 @@ def _of_pairwise(rows: Mapping[str, Recipe]) -> Ablations:
     # at 4 times the fraction, both divergences assume the same variance of a component
     wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * criterion.entropy.spread_fraction}
     changes = [{"divergence": "bhattacharyya"}, wider | same_weights]
+    beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
     return {
         "spread_fraction of PairDist, with the default weights": _varied(
             rows, "vicreg_pairdist", _each("spread_fraction", 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -58,7 +59,7 @@ def _of_pairwise(rows: Mapping[str, Recipe]) -> Ablations:
         "KL or Bhattacharyya at the same spread_fraction (same gradient), or at four times it": _varied(
             rows, "vicreg_pairdist", changes
         ),
-        "KL, or Bhattacharyya at four times the spread_fraction, with BYOL": _varied(rows, "byol_pairdist", [wider]),
+        "KL, or Bhattacharyya at four times the spread_fraction, with BYOL": _varied(rows, "byol_pairdist", [beside_byol]),
     }
 
 
