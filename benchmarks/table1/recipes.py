@@ -57,9 +57,9 @@ def tuned(learning_rate: float, **constant: float) -> dict[str, Setting]:
     return {name: Setting(value, source) for name, value in {"learning_rate": learning_rate, **constant}.items()}
 
 
-def _row(title: str, method: str, *parts: dict[str, Setting], **own: Setting) -> Recipe:
-    """A row from the settings that it shares with others, its tuned ones and its own."""
-    settings = {name: setting for part in (*parts, own) for name, setting in part.items()}
+def _row(title: str, method: str, *parts: dict[str, Setting]) -> Recipe:
+    """A row from settings that it shares with others, and its own."""
+    settings = {name: setting for part in parts for name, setting in part.items()}
     return Recipe(title, method, learning_rate=settings.pop("learning_rate"), settings=settings)
 
 
@@ -74,53 +74,38 @@ REGULARIZED = BYOL | {
     "normalized": Setting(True, "as BYOL's own loss sees it"),
 }
 VICREG = dict.fromkeys(("invariance_weight", "variance_weight"), Setting(25.0, "VICReg (2105.04906), section 4.2"))
-PAIRWISE = Setting("pairwise", "VICRegEntropy, with its default weights")
-LOG_DET = Setting("log_det", "VICRegEntropy, with its default beta and invariance weight")
-RECALLED = "2303.00633, added to BYOL's loss"
+PAIRWISE = {"entropy": Setting("pairwise", "VICRegEntropy, with its default weights")}
+LOG_DET = {"entropy": Setting("log_det", "VICRegEntropy, with its default beta and invariance weight")}
+PAIRWISE_BESIDE = REGULARIZED | {"entropy": Setting("pairwise", "2303.00633, added to BYOL's loss")}
+LOG_DET_BESIDE = REGULARIZED | {
+    "entropy": Setting("log_det", "2303.00633, added to BYOL's loss"),
+    "beta": Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
+}
+SWAV = NARROW | {
+    "prototypes": Setting(100, "solo-learn, CIFAR-10"),
+    # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
+    "epsilon": Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
+}
+QUEUE = Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet")
+LABELS = {
+    "learning_rate": Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
+    "label_smoothing": Setting(0.1, "Inception v3 (1512.00567), section 7"),
+}
 #: the rows that have no embeddings to compare: the backbone before training, and trained with labels
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 
 RECIPES: dict[str, Recipe] = {
     "simclr": _row("SimCLR", "simclr", NARROW, tuned(8e-3, temperature=0.2)),
     "barlow_twins": _row("Barlow Twins", "barlow_twins", WIDE, tuned(4e-3, redundancy_weight=1.25e-3)),
-    "swav": _row(
-        "SwAV",
-        "swav",
-        NARROW,
-        tuned(8e-3, temperature=0.1),
-        prototypes=Setting(100, "solo-learn, CIFAR-10"),
-        # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
-        epsilon=Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
-    ),
-    "moco": _row(
-        "MoCo",
-        "moco",
-        NARROW,
-        tuned(4e-3, temperature=0.2),
-        queue=Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet"),
-        momentum=FAST_MOMENTUM,
-    ),
+    "swav": _row("SwAV", "swav", SWAV, tuned(8e-3, temperature=0.1)),
+    "moco": _row("MoCo", "moco", NARROW, tuned(4e-3, temperature=0.2), {"queue": QUEUE, "momentum": FAST_MOMENTUM}),
     "vicreg": _row("VICReg", "vicreg", WIDE, VICREG, tuned(4e-3, covariance_weight=4.0)),
     "byol": _row("BYOL", "byol", BYOL, tuned(8e-3, momentum=0.97)),
-    "vicreg_pairdist": _row("VICReg+PairDist", "vicreg_entropy", WIDE, tuned(8e-3, spread_fraction=0.2), entropy=PAIRWISE),
-    "vicreg_logdet": _row("VICReg+LogDet", "vicreg_entropy", WIDE, tuned(8e-3, entropy_weight=400.0), entropy=LOG_DET),
-    "byol_pairdist": _row(
-        "BYOL+PairDist", "byol", REGULARIZED, tuned(8e-3, entropy_weight=0.05), entropy=Setting("pairwise", RECALLED)
-    ),
-    "byol_logdet": _row(
-        "BYOL+LogDet",
-        "byol",
-        REGULARIZED,
-        tuned(1.6e-2, entropy_weight=0.8),
-        entropy=Setting("log_det", RECALLED),
-        beta=Setting(256.0, "the dimension: on the unit sphere variances are near 1 / dim"),
-    ),
-    SUPERVISED: _row(
-        "supervised",
-        "supervised",
-        learning_rate=Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
-        label_smoothing=Setting(0.1, "Inception v3 (1512.00567), section 7"),
-    ),
+    "vicreg_pairdist": _row("VICReg+PairDist", "vicreg_entropy", WIDE, PAIRWISE, tuned(8e-3, spread_fraction=0.2)),
+    "vicreg_logdet": _row("VICReg+LogDet", "vicreg_entropy", WIDE, LOG_DET, tuned(8e-3, entropy_weight=400.0)),
+    "byol_pairdist": _row("BYOL+PairDist", "byol", PAIRWISE_BESIDE, tuned(8e-3, entropy_weight=0.05)),
+    "byol_logdet": _row("BYOL+LogDet", "byol", LOG_DET_BESIDE, tuned(1.6e-2, entropy_weight=0.8)),
+    SUPERVISED: _row("supervised", "supervised", LABELS),
 }
 
 #: a long run of a whole network takes the papers' constants and solo-learn's in place of what a short run of digits took; none
