@@ -16,7 +16,7 @@ from benchmarks_extra import TINY, told
 from programs import assert_gone, finished
 
 from benchmarks import backbones
-from benchmarks.table1 import cli, launch, pretrain, runs
+from benchmarks.table1 import cli, launch, pretrain
 from benchmarks.table1.callbacks import Generator, Stopwatch
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.records import Records
@@ -190,9 +190,9 @@ def test_every_preset_is_complete_and_gives_way_to_named_options(name, tmp_path)
     # a long run takes other constants than one of the digits, at lower rates
     assert preset.long == ("cpu" not in name) == (preset.epochs > 20)
     assert not preset.long or all(row.learning_rate.value <= 1e-3 for row in preset.recipes.values())
-    for order in (["--epochs", "7", "--no-compile", *arguments], [*arguments, "--epochs", "7", "--no-compile"]):
+    for order in (["--epochs", "7", "--width", "0.5", *arguments], [*arguments, "--epochs", "7", "--width", "0.5"]):
         named = cli.parse(order)
-        assert (named.epochs, named.compile, named.backbone) == (7, False, preset.backbone)
+        assert (named.epochs, named.width, named.backbone) == (7, 0.5, preset.backbone)
 
 
 @pytest.mark.parametrize(("name", "side"), sorted(NETWORKS))
@@ -201,24 +201,6 @@ def test_the_networks_of_the_presets_take_their_images(name, side):
     assert backbones.width_of(backbone) >= 384
     weights = [weight for weight in backbone.parameters() if weight.ndim == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
-
-
-@pytest.mark.slow
-def test_compiled_backbones_train_the_same_network_through_the_compiler(tmp_path, monkeypatch):
-    graphs, losses = [], []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(runs, "COMPILER", backend)
-    for words in ([], ["--compile"]):
-        folder = tmp_path / str(len(losses))
-        assert main([*TINY, "--backbone", "resnet10t", "--methods", "byol", *words, "--output", str(folder)]) == 0
-        losses.append(Records(folder).rows[-1]["loss"])
-        assert bool(graphs) == bool(words) == Records(folder).settings["compile"]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    torch.compiler.reset()
 
 
 #: what each process imports as it starts; it writes, of each step, the weights, the images and what the views will draw

@@ -27,19 +27,19 @@ def recorded(folder, *cells, **settings):
     return Records(folder)
 
 
-@pytest.mark.parametrize("length", ["--no-long", "--long"])
+@pytest.mark.parametrize("length", [[], ["--long"]])
 def test_every_method_has_as_many_settings(length):
     assert set(tuning.CONSTANTS) == set(RECIPES)
     for method in RECIPES:
-        settings = tuning.grid(cli.parse(["--methods", method, length], sweep="tuning"))
+        settings = tuning.grid(cli.parse(["--methods", method, *length], sweep="tuning"))
         assert len({(recipe.learning_rate.value, *recipe.arguments.items()) for recipe in settings.values()}) == 15
         assert all(recipe.method == RECIPES[method].method for recipe in settings.values())
 
 
 @pytest.mark.parametrize(("backbone", "family"), [("resnet10t", "resnet"), ("vit_tiny_patch16_224", "other")])
-@pytest.mark.parametrize("length", ["--no-long", "--long"])
+@pytest.mark.parametrize("length", [[], ["--long"]])
 def test_a_search_of_the_rate_alone_keeps_the_constants_of_each_row(length, backbone, family):
-    options = cli.parse([length, "--rates-only", "--backbone", backbone], sweep="tuning")
+    options = cli.parse([*length, "--rates-only", "--backbone", backbone], sweep="tuning")
     grid = tuning.grid(options)
     assert len(grid) == 3 * len(RECIPES) and options.settings()["rates_only"]
     for name, recipe in grid.items():

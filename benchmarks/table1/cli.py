@@ -22,8 +22,18 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, l
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: the options that a number in the table depends on
-DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
-DECISIVE += ("limit_images", "compile")
+DECISIVE = (
+    "dataset",
+    "backbone",
+    "width",
+    "stem",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "precision",
+    "devices",
+    "limit_images",
+)
 ABOUT = (
     "Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It compares methods; "
     "to train a backbone for use, take your framework and a criterion of it_losses."
@@ -94,7 +104,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
         description=f"{about} Run it again after a kill: it goes on where it was.",
         epilog="Methods: " + ", ".join(f"{name} ({recipe.title})" for name, recipe in RECIPES.items()) + ".",
     )
-    add, on_or_off = parser.add_argument, argparse.BooleanOptionalAction
+    add = parser.add_argument
     add("--preset", choices=list(PRESETS), metavar="NAME", help=f"options for: {', '.join(PRESETS)}")
     add("--dataset", choices=list(DATASETS), default="digits", help="default: digits, which needs no download")
     add("--data-root", type=Path, help="folder of the data set, or where to download it to")
@@ -106,12 +116,11 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--methods", nargs="+", choices=rows, default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
-    add("--long", action=on_or_off, default=False, help="the constants of a long run, not those of the digits (default: no)")
+    add("--long", action="store_true", help="the constants of a long run, not those of the digits")
     add("--grid", type=Path, metavar="FOLDER", help="each row's best setting in what the tuning wrote there")
     add("--rates-only", action="store_true", help="tuning: three learning rates and nothing else")
     add("--seeds", type=int, default=seeds, help="runs a row (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
-    add("--compile", action=on_or_off, default=False, help="torch.compile the backbone (default: no)")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")

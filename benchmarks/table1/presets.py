@@ -18,8 +18,8 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "tiny_imagenet": {"image_size": 64},
     "image_folder": {"image_size": 64, "epochs": 100},
 }
-#: options with which a recent GPU is fastest; such long rows take the constants of `benchmarks.table1.recipes.long_runs`
-GPU = {"epochs": 200, "precision": "bf16-mixed", "compile": True, "long": True}
+#: options for a recent GPU; such long rows take the constants of `benchmarks.table1.recipes.long_runs`
+GPU = {"epochs": 200, "precision": "bf16-mixed", "long": True}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}
 #: name -> options of the command line; options that the user names beside the preset override it
 PRESETS: dict[str, dict[str, Any]] = {

@@ -53,10 +53,6 @@ class Pretraining(L.LightningModule):
             method.begin(backbone)
         self.epoch_losses: list[Tensor] = []
 
-    def networks(self) -> list[nn.Module]:
-        """The backbone and, where the method has one, its slow copy."""
-        return [self.backbone, *([self.method.target[0]] if isinstance(self.method, Momentum) else [])]
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The losses of an epoch that is not measured yet, and buffers that are in no state, as lightly's queue is."""
         checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
@@ -115,7 +111,5 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
 
 def features(module: Pretraining, images: Tensor) -> Tensor:
     """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
-    batches = images.split(512)
-    # the compiled call would be compiled anew for odd numbers of images
-    network = module.backbone.forward
-    return torch.cat([network(module.views.standardised(part.to(module.device))).float() for part in batches])
+    batches = (module.views.standardised(part.to(module.device)) for part in images.split(512))
+    return torch.cat([module.backbone(batch).float() for batch in batches])

@@ -31,8 +31,6 @@ from benchmarks.table1.records import Row
 
 #: the largest number of epochs with probes in a run, the last epoch included
 PROBES_PER_RUN = 5
-#: the options of torch.compile for --compile
-COMPILER = "inductor"
 
 
 class Run(NamedTuple):
@@ -90,13 +88,7 @@ def module_for(run: Run, options: Options, images: Images) -> Pretraining:
     recipe = options.recipes[run.method]
     classes = {"classes": images.classes} if run.method == SUPERVISED else {}
     method = METHODS[recipe.method](backbones.width_of(backbone), **recipe.arguments, **classes)
-    module = Pretraining(backbone, method, views, recipe.learning_rate.value)
-    if options.compile:
-        # with dozens of networks in one process, dynamo would compile only the first few
-        torch.compiler.reset()
-        for network in module.networks():
-            network.compile(backend=COMPILER)
-    return module
+    return Pretraining(backbone, method, views, recipe.learning_rate.value)
 
 
 def _backbone(options: Options, images: Images) -> nn.Module:
