@@ -69,8 +69,8 @@ def test_rows_are_compared_at_their_common_seeds():
     alone = paired_difference([linear for linear, _ in above[:3]], [linear for linear, _ in base])
     assert gaps["koleo"] == alone._replace(p_value=2 * alone.p_value)
     said = rows.findings({"koleo": "vicreg", "sigreg": "vicreg"}, entropies.ROWS).splitlines()
-    assert said[0] == "- By the linear probe: 1 of 2 differences are significant (p < 0.05): KoLeo +1.0 ± 0.0."
-    assert said[1] == "- By the kNN probe: 0 of 2 differences are significant (p < 0.05)."
+    assert said[0] == "- Linear probe. 1 of 2 differences are significant (p < 0.05): KoLeo +1.0 ± 0.0."
+    assert said[1] == "- kNN probe. 0 of 2 differences are significant (p < 0.05)."
 
 
 def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
@@ -87,7 +87,7 @@ def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, c
     assert entropies.main(arguments) == 0
     assert "0 of 4 runs" in benchmarks_extra.told(capsys.readouterr().out)
     page = (tmp_path / "README.md").read_text()
-    assert page.count("| KoLeo |") == 2 and "| learning rate 0.001 | learning rate 1e+30 |" in page
+    assert page.count("| KoLeo |") == 2 and "| learning rate 0.001 | learning rate 1e+30 |\n|---|---:|---:|" in page
     assert not (tmp_path / "grid" / "README.md").exists()
 
 

@@ -148,9 +148,9 @@ class Records:
     def findings(self, bases: Mapping[str, str], recipes: Mapping[str, Recipe]) -> str:
         """A sentence for each probe on the rows that differ from their bases."""
         lines = []
-        for probe in ("linear", "kNN"):
+        for probe in ("Linear", "kNN"):
             gaps = self.compared(bases, probe.lower())
-            lines.append(f"- By the {probe} probe: {finding({recipes[name].title: gap for name, gap in gaps.items()})}")
+            lines.append(f"- {probe} probe. {finding({recipes[name].title: gap for name, gap in gaps.items()})}")
         return "\n".join(lines)
 
     def names(self, column: str) -> str:

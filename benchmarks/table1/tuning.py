@@ -103,7 +103,7 @@ def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
             setting = {} if math.isnan(value) else {"setting": f"{line.constant.iloc[0]} {value:g}"}
             texts = {f"learning rate {cell.rate:g}": cell.text for cell in line.itertuples()}
             lines.append({"method": row.title} | setting | texts)
-    return table(lines, left=2)
+    return table(lines, left=2 if "setting" in lines[0] else 1)
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
