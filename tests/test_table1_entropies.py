@@ -73,6 +73,7 @@ def test_rows_are_compared_at_their_common_seeds():
     assert said[1] == "- kNN probe. 0 of 2 differences are significant (p < 0.05)."
 
 
+@pytest.mark.slow
 def test_a_tiny_table_is_made_from_its_grid_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(entropies, "ROWS", {name: entropies.ROWS[name] for name in ("vicreg", "koleo")})
     monkeypatch.setattr(entropies, "RATES", (1e-3, 1e30))

@@ -75,6 +75,7 @@ def test_torchrun_and_an_output_that_is_a_file_are_refused(tmp_path, monkeypatch
     assert "run this without torchrun" in told(capsys.readouterr().err) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_bf16_trains_on_a_cpu(tmp_path):
     options = [*TINY, "--image-size", "32", "--precision", "bf16-mixed"]
     assert main([*options, "--methods", "vicreg", "--output", str(tmp_path)]) == 0
@@ -82,7 +83,7 @@ def test_bf16_trains_on_a_cpu(tmp_path):
 
 
 def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
-    assert main([*TWO, "--output", str(tmp_path)]) == 0
+    assert main([*TWO, "--save-backbone", "--output", str(tmp_path)]) == 0
     printed, page, rows = told(capsys.readouterr().out), (tmp_path / "README.md").read_text(), Records(tmp_path).rows
     assert methods_of(tmp_path) == ["untrained", "vicreg", "byol_logdet"]
     assert all(0 <= row["linear"] <= 1 and row["entropy_upper_nats"] >= 0 and "commit" in row for row in rows)
@@ -90,6 +91,9 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert re.search(r"about 0:\d\d:\d\d to go, an estimate", printed.partition("VICReg, seed 0: linear")[0])
     assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
     assert [len(row["curve"]) for row in rows] == [1, 1, 1] and "nothing to compare yet" in page
+    assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
+    weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
+    backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
 
     # the same command trains nothing, but takes up what was written about the rows; another setting is refused
     remarks = "<!-- notes -->\n\nWhat this table shows.\n\n<!-- /notes -->"
@@ -195,6 +199,7 @@ def test_every_preset_is_complete_and_gives_way_to_named_options(name, tmp_path)
         assert (named.epochs, named.width, named.backbone) == (7, 0.5, preset.backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), sorted(NETWORKS))
 def test_the_networks_of_the_presets_take_their_images(name, side):
     backbone = backbones.create(name, channels=3, side=side)

@@ -115,6 +115,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
     add("--limit-images", type=int, help="use the first so many images of each half: for trials")
+    add("--save-backbone", action="store_true", help="keep each run's weights in OUTPUT/backbones")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
     return parser
 

@@ -1,4 +1,4 @@
-"""Options that suit each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU.
+"""Options that suit each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
 
 The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (`docs/sources.md`
 says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
@@ -40,3 +40,4 @@ PRESETS["fashion-mnist-cpu"] = {
     "batch_size": 128,
     "methods": FASHION_ROWS,
 }
+PRESETS["fashion-mnist-gpu"] = {"dataset": "fashion_mnist"} | GPU | {"epochs": 100}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -22,12 +23,12 @@ from benchmarks import backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, Method
-from benchmarks.pages import COMMIT
+from benchmarks.pages import COMMIT, write
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
 from benchmarks.table1.cli import OptionError, Options
 from benchmarks.table1.pretrain import MEASURES, Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
-from benchmarks.table1.records import Row
+from benchmarks.table1.records import Row, writing
 
 #: the largest number of epochs with probes in a run, the last epoch included
 PROBES_PER_RUN = 5
@@ -138,7 +139,19 @@ def trained(run: Run, options: Options, images: Images) -> Row:
         except SystemExit as stopped:
             # Lightning raises this on Ctrl-C
             raise KeyboardInterrupt from stopped
-    return _row(run, options, evaluation.curve, stopwatch, loop.strategy.root_device) if loop.is_global_zero else {}
+    if not loop.is_global_zero:
+        return {}
+    if options.save_backbone:
+        _save(module.backbone, options.output / "backbones" / f"{run.method}-seed{run.seed}.pt")
+    return _row(run, options, evaluation.curve, stopwatch, loop.strategy.root_device)
+
+
+def _save(backbone: nn.Module, path: Path) -> None:
+    """The weights of `benchmarks.backbones.create`, on the CPU, for `load_state_dict`."""
+    weights = io.BytesIO()
+    torch.save({name: weight.cpu() for name, weight in backbone.state_dict().items()}, weights)
+    with writing(path.parent.parent):
+        write(path, weights.getvalue())
 
 
 def _is_whole(checkpoint: Path) -> bool:
