@@ -200,9 +200,9 @@ def run_tests(folder: str, tests: list[str]) -> int:
     # the interpreter warns on newer versions of numpy
     os.environ |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
-    options += ["-W", "ignore"] if interpreted else ["-m", "not slow"]
+    options += ["-W", "ignore"] if interpreted else []
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        failed = pytest.main([*options, *(str(TESTS / test) for test in tests)])
+        failed = pytest.main([*options, "-m", "not slow", *(str(TESTS / test) for test in tests)])
         # random cases run on the CPU, without Triton
         return int(failed or (not interpreted and pytest.main([*options, str(TESTS / "test_fuzz.py")])))
 
