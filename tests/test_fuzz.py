@@ -1,4 +1,4 @@
-"""Hostile inputs: every estimator, criterion and convention against its definition in float64, on fresh random cases.
+"""Hostile inputs: every estimator, criterion, function and convention against its definition in float64, on fresh cases.
 
 Every test run draws 2,000 fresh cases, and `make fuzz` 100,000. A failure prints its FUZZ_SEED, which repeats the cases of the
 run. FUZZ_CASES sets their number, and FUZZ_NAMES names the entropies.
@@ -20,12 +20,15 @@ to their own dtype.
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import hypothesis
@@ -34,7 +37,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICReg, VICRegEntropy
+from it_losses import ESTIMATORS, EntropyEstimator, EntropyRegularizer, Pairwise, VICReg, VICRegEntropy, functional
 from it_losses.checks import accepted
 from it_losses.kernels.dispatch import VARIABLE
 from it_losses.vicreg_conventions import CONVENTIONS
@@ -71,21 +74,87 @@ FOURTH_POWERS = ("VarianceCovariance", "VICReg,", "Spacings")
 Objective = Callable[..., Tensor]
 
 
-def objectives(name: str) -> list[tuple[str, Objective]]:
-    """Every criterion of an entropy, by what it is called in a failure."""
+class Drawn(NamedTuple):
+    """What a case is drawn for, and the objective that defines its number."""
+
+    title: str
+    objective: Objective
+    definition: Objective
+
+
+def objectives(name: str) -> list[Drawn]:
+    """Every criterion and every function of an entropy, by what it is called in a failure."""
     if name == "vicreg":
-        return [(f"VICReg, {name}", VICReg(convention=name)) for name in CONVENTIONS]
+        return vicreg_objectives()
     found = []
     for options in [{}, *OPTIONS.get(name, [])]:
         # evaluation mode: implementation and definition take the same random slices
         estimator = ESTIMATORS[name](**options).eval()
         weights = {"invariance_weight": 25.0, "entropy_weight": 1.0}
-        found += [
-            (f"{estimator} alone", lambda *views, alone=estimator: torch.stack([alone(z) for z in accepted(*views)]).mean()),
-            (f"regularizer, {estimator}", EntropyRegularizer(estimator).eval()),
-            (f"criterion, {estimator}", VICRegEntropy(estimator, **weights).eval()),
-            (f"cosine, {estimator}", VICRegEntropy(estimator, invariance="von_mises_fisher", **weights).eval()),
-        ]
+        criteria = {
+            "alone": alone(estimator),
+            "regularizer": EntropyRegularizer(estimator).eval(),
+            "criterion": VICRegEntropy(estimator, **weights).eval(),
+            "cosine": VICRegEntropy(estimator, invariance="von_mises_fisher", **weights).eval(),
+        }
+        found += [Drawn(f"{kind}, {estimator}", criterion, criterion) for kind, criterion in criteria.items()]
+        found += entropy_functions(name, estimator, options)
+    return found
+
+
+def alone(entropy: Objective) -> Objective:
+    """The mean over the views of an entropy of one view."""
+    return lambda *views: torch.stack([entropy(z) for z in accepted(*views)]).mean()
+
+
+def entropy_functions(name: str, estimator: EntropyEstimator, options: dict[str, object]) -> list[Drawn]:
+    """The functions of an entropy with these options, defined by its classes."""
+    regularizer = EntropyRegularizer(estimator).eval()
+    everywhere = partial(functional.global_entropy, entropy=estimator)
+    found = [Drawn(f"functional.global_entropy, {estimator}", everywhere, lambda *views: -regularizer(*views))]
+    function = getattr(functional, f"{name}_entropy", None)
+    if function and options.keys() <= keywords(function).keys():
+        # nats of all dimensions are the default of the function, and nats per dimension that of the class
+        estimator = ESTIMATORS[name](**keywords(function) | options).eval()
+        of_each_view = alone(partial(function, **options))
+        found.append(Drawn(f"functional.{name}_entropy, {estimator}", of_each_view, alone(estimator)))
+    if name == "pairwise" and not options:
+        found += [nt_xent(temperature) for temperature in (0.5, 0.05)]
+    return found
+
+
+def keywords(function: Objective) -> dict[str, object]:
+    """The options of a function, with their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
+
+
+def nt_xent(temperature: float) -> Drawn:
+    """SimCLR's loss of every two views that follow each other, defined by the criterion of pooled unit vectors."""
+    criterion = VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True)
+
+    def definition(z_a: Tensor, z_b: Tensor) -> Tensor:
+        component = z_a.shape[-1] / 2 * math.log(2 * math.pi * math.e * temperature)
+        return criterion(z_a, z_b) + component + math.log(2 * len(z_a) - 1)
+
+    def of_neighbours(loss: Objective) -> Objective:
+        return lambda *views: torch.stack([loss(*pair) for pair in itertools.pairwise(accepted(*views))]).mean()
+
+    function = partial(functional.nt_xent, temperature=temperature)
+    return Drawn(f"functional.nt_xent, {criterion.entropy}", of_neighbours(function), of_neighbours(definition))
+
+
+def vicreg_objectives() -> list[Drawn]:
+    """VICReg in every convention, as a class and as a function, and the invariance, defined by its formula."""
+
+    def squared_distances(*views: Tensor) -> Tensor:
+        return torch.stack([(a - b).square().mean() for a, b in itertools.combinations(accepted(*views), 2)]).mean()
+
+    found = [Drawn("functional.invariance", functional.invariance, squared_distances)]
+    for convention in CONVENTIONS:
+        criterion, function = VICReg(convention=convention), partial(functional.vicreg, convention=convention)
+        found.append(Drawn(f"VICReg, {convention}", criterion, criterion))
+        found.append(Drawn(f"functional.vicreg, VICReg, {convention}", function, criterion))
     return found
 
 
@@ -171,8 +240,8 @@ def evaluated(objective: Objective, views: list[Tensor], dtype: torch.dtype | No
     return [x.detach().double() for x in (value, *gradients)]
 
 
-def check(title: str, objective: Objective, case: Case) -> None:
-    views = views_of(case)
+def check(drawn: Drawn, case: Case) -> None:
+    views, (title, objective, definition) = views_of(case), drawn
     torch.manual_seed(case.seed)
     with warnings.catch_warnings():
         # saturation is what many cases are about
@@ -183,7 +252,7 @@ def check(title: str, objective: Objective, case: Case) -> None:
             return
         widest = torch.float64 if any(z.dtype == torch.float64 for z in views) else torch.float32
         with reference():
-            right = evaluated(objective, [z.double() for z in views])
+            right = evaluated(definition, [z.double() for z in views])
         squares = float(max(z.double().square().sum() for z in views))
         if widest == torch.float64 or squares ** (2 if any(name in title for name in FOURTH_POWERS) else 1) < LARGEST_SQUARES:
             assert_finite(got, right, views)
@@ -194,7 +263,7 @@ def check(title: str, objective: Objective, case: Case) -> None:
             if "MatrixRenyi" in title:
                 least = max(1.0, largest(right[0])) / max((squares / views[0].numel()) ** 0.5, torch.finfo(widest).tiny)
             sizes = [size(z.double(), about_mean="Pairwise" in title).clamp_max(reach / z.shape[-1] ** 0.5) for z in views]
-            assert_exact(objective, views, widest, got, right, sizes=sizes, least=least)
+            assert_exact(definition, views, widest, got, right, sizes=sizes, least=least)
 
 
 def size(z: Tensor, *, about_mean: bool) -> Tensor:
@@ -212,7 +281,7 @@ def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -
 
 
 def assert_exact(
-    objective: Objective,
+    definition: Objective,
     views: list[Tensor],
     widest: torch.dtype,
     got: list[Tensor],
@@ -229,12 +298,12 @@ def assert_exact(
         scale = max(least if i else 1.0, largest(f))
         rounding = kind.eps * scale + 100 * kind.smallest_normal * kind.eps if i else 0.0
         if error > 200 * eps * scale + rounding:
-            allowed = rounding + allowance(objective, views, widest, i, f, sizes)
+            allowed = rounding + allowance(definition, views, widest, i, f, sizes)
             what = f"gradient {i}" if i else "value"
             assert error <= allowed, f"{what} is off by {error:.2e}, allowed {allowed:.2e}, of {scale:.2e}"
 
 
-def allowance(objective: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, sizes: list[Tensor]) -> float:
+def allowance(definition: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, sizes: list[Tensor]) -> float:
     """The allowed error, without the rounding of a gradient to the dtype of its view; `sizes` are of the normal samples."""
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
     # below the smallest normal number rounding no longer shrinks
@@ -245,11 +314,11 @@ def allowance(objective: Objective, views: list[Tensor], widest: torch.dtype, i:
                 (z + (eps * z.abs().max()).clamp_min(least) * torch.randn_like(z)).to(widest)
                 for z in map(torch.Tensor.double, views)
             ]
-            exactly = evaluated(objective, [z.double() for z in near])[i]
+            exactly = evaluated(definition, [z.double() for z in near])[i]
             moves.append(largest(exactly - f))
-            losses.append(largest(evaluated(objective, near)[i] - exactly))
+            losses.append(largest(evaluated(definition, near)[i] - exactly))
             alike = [of_size * torch.randn_like(z.double()) for z, of_size in zip(views, sizes, strict=True)]
-            usual.append(largest(evaluated(objective, alike)[i]))
+            usual.append(largest(evaluated(definition, alike)[i]))
     scale = max(float(i == 0), largest(f), *usual)
     return 10 * max(moves) + 4 * max(losses) + 200 * eps * scale
 
@@ -298,7 +367,15 @@ def test_pairwise_entropy_of_one_point_is_that_of_its_definition(dtype, divergen
     torch.testing.assert_close(estimator(z).item(), exact)
 
 
-NAMES = os.environ.get("FUZZ_NAMES", " ".join(("vicreg", *ESTIMATORS))).split()
+EVERY_NAME = ("vicreg", *ESTIMATORS)
+NAMES = os.environ.get("FUZZ_NAMES", " ".join(EVERY_NAME)).split()
+
+
+def test_every_public_function_is_drawn():
+    titles = [drawn.title.partition(",")[0] for name in EVERY_NAME for drawn in objectives(name)]
+    functions = inspect.getmembers(functional, inspect.isfunction)
+    public = {name for name, function in functions if function.__module__ == functional.__name__ and name[0] != "_"}
+    assert {f"functional.{name}" for name in public} == {title for title in titles if title.startswith("functional.")}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -312,8 +389,8 @@ def test_random_cases(name):
     )
     @hypothesis.given(case=cases)
     def run(case):
-        title, objective = known[case.objective % len(known)]
-        hypothesis.note(title)
-        check(title, objective, case)
+        drawn = known[case.objective % len(known)]
+        hypothesis.note(drawn.title)
+        check(drawn, case)
 
     run()
