@@ -375,7 +375,29 @@ def test_moments_survive_copies_and_pickles_and_go_on():
     assert moments.count == 40
 
 
+def without_numbers(kind: str, views: list[Tensor]) -> list[Tensor]:
+    """Views of the same shapes that hold no numbers."""
+    if kind == "meta":
+        return [z.to("meta") for z in views]
+    with FakeTensorMode() as mode:
+        return [mode.from_tensor(z) for z in views]
+
+
 @every_measurement
-def test_a_measurement_refuses_tensors_without_numbers(name):
-    with pytest.raises(ValueError, match="meta device, which has none"):
-        MEASUREMENTS[name](*[z.to("meta") for z in embeddings_for(name)])
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+@pytest.mark.parametrize("given", [list, lambda views: [[z] for z in views]], ids=["a batch", "a list of batches"])
+def test_a_measurement_refuses_tensors_without_numbers_and_says_what_to_pass(name, kind, given):
+    views = given(without_numbers(kind, embeddings_for(name)))
+    message = f"got a {kind} tensor, which has none. Pass the tensor of a real run"
+    with pytest.raises(ValueError, match=message):
+        MEASUREMENTS[name](*views)
+    with FakeTensorMode(), pytest.raises(ValueError, match=message):
+        MEASUREMENTS[name](*views)
+
+
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_moments_that_refuse_a_tensor_without_numbers_stay_as_they_were(kind):
+    moments = diagnostics.Moments().update(torch.ones(3, 2))
+    with pytest.raises(ValueError, match=f"got a {kind} tensor"):
+        moments.update(*without_numbers(kind, [torch.ones(3, 2)]))
+    assert moments.count == 3 and torch.equal(moments.mean, torch.ones(2, dtype=torch.float64))

@@ -58,8 +58,9 @@ def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
         raise ValueError(f"embeddings need a dense tensor, got layout {tensor.layout}. Convert it with .to_dense().")
     if hasattr(tensor, "full_tensor"):
         raise ValueError("embeddings need a plain tensor, got a DTensor. Pass z.full_tensor().")
-    if tensor.is_meta:
-        raise ValueError("embeddings need values, got a tensor on the meta device, which has none.")
+    if tensor.is_meta or hasattr(tensor, "fake_mode"):
+        kind = "meta" if tensor.is_meta else "fake"
+        raise ValueError(f"embeddings need values, got a {kind} tensor, which has none. Pass the tensor of a real run.")
     if tensor.ndim != len(dimensions) or tensor.numel() == 0:
         raise ValueError(f"embeddings need shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
     tensor = tensor.detach()
