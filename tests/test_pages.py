@@ -1,19 +1,22 @@
-"""The code of every page runs: its Python blocks in order, and each diff twice, before the change and after it."""
+"""The code of every page runs: its Python blocks in order, each diff before the change and after it, each configuration."""
 
 import contextlib
 import io
 import re
+import textwrap
 from pathlib import Path
 
 import hosts
 import pytest
 import torch
 
+from it_losses import VICRegEntropy
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADAPTERS = ROOT / "docs" / "adapters"
-#: languages of the blocks of code: the first two are run here, and nobody mistakes the others for Python
-LANGUAGES = {"python", "diff", "sh", "yaml", "text"}
+#: languages of the blocks of code: test_page_commands.py checks those of sh, and text is not run
+LANGUAGES = {"python", "diff", "yaml", "sh", "text"}
 #: what a page may need that a test environment may lack
 OPTIONAL = {
     "eb_jepa",
@@ -111,6 +114,52 @@ def test_the_changed_lines_run_too_and_a_swapped_import_changes_no_number(page, 
     swaps_an_import_alone = not re.search(r"^[+-](?!(from|import) )", diff, re.MULTILINE)
     if "loss" in before and swaps_an_import_alone:
         torch.testing.assert_close(after["loss"], before["loss"], rtol=1e-6, atol=0)
+
+
+def configurations():
+    """Every block of YAML, and every changed configuration, with its page."""
+    blocks = [(page, language, block) for page in PAGES for language, block in fenced(page)]
+    found = [(page, block) for page, language, block in blocks if language == "yaml"]
+    changed = [(page, diff) for page, language, diff in blocks if language == "diff" and ": " in diff and "--- " not in diff]
+    found += [(page, side(diff, "+")) for page, diff in changed if not is_a_program(diff)]
+    return [pytest.param(page, block, id=f"{name(page)}-{block.count(chr(10))}") for page, block in found]
+
+
+@pytest.mark.parametrize(("page", "block"), configurations())
+def test_a_configuration_can_be_composed_and_its_objectives_have_a_value(page, block):
+    hydra, omegaconf = pytest.importorskip("hydra"), pytest.importorskip("omegaconf")
+    config = omegaconf.OmegaConf.create(textwrap.dedent(block))
+    objectives = composed(hydra, config) if "method" in config else instances(hydra, config)
+    for objective in objectives:
+        assert objective(*torch.randn(2, 16, 8)).isfinite()
+
+
+def composed(hydra, config):
+    """The objective that a configuration of solo-learn names; all of its entries are known to the one that we ship."""
+    from it_losses.adapters.solo_learn import CONFIGS
+
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.2"):
+        known = hydra.compose("cifar10", [f"it_losses={config.method}"])
+    given = config.get("method_kwargs", {})
+    assert known.method == config.method and given.keys() <= known.method_kwargs.keys()
+    return [VICRegEntropy(given.entropy, **given.entropy_options)] if given else []
+
+
+def instances(hydra, config):
+    """The objectives among the entries with a `_target_`; the other ones are callbacks, which need solo-learn."""
+    found = [hydra.utils.get_class(node._target_) for node in targets(config)]
+    assert found
+    if not all(issubclass(kind, torch.nn.Module) for kind in found):
+        hosts.module("solo.methods", "SOLO_LEARN_HOME")
+    created = [hydra.utils.instantiate(node) for node in targets(config)]
+    return [objective for objective in created if isinstance(objective, torch.nn.Module)]
+
+
+def targets(config):
+    """The outermost entries that name a class."""
+    if "_target_" in config:
+        return [config]
+    return [found for entry in config.values() if hasattr(entry, "values") for found in targets(entry)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

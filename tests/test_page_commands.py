@@ -1,0 +1,232 @@
+"""The commands of every page: its own program reads each, and each file, option, target and extra that it names exists."""
+
+import argparse
+import os
+import pydoc
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import hosts
+import pytest
+from packaging.requirements import InvalidRequirement, Requirement
+from test_pages import PAGES, ROOT, fenced, name
+from torch.distributed.run import get_args_parser
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+#: programs that take files and no options
+WITHOUT_OPTIONS = {
+    "benchmarks.examples.minimal",
+    "benchmarks.report",
+    "benchmarks.site.made",
+    "benchmarks.site.schematic",
+    "benchmarks.site.tutorials",
+    "it_losses.adapters.solo_learn",
+    "pytest",
+}
+#: checkouts of other libraries, as the pages call them -> the variable that names them
+CHECKOUTS = {repository.split("/")[1]: variable for variable, repository in hosts.REPOSITORIES.items()}
+#: words of the pages that stand for a choice of the reader
+STANDS_FOR = {"LIBRARY": "lightly"}
+PROGRAM = r"(?:\w+=\S+ +)*(?:\w+=\$\()?(?:\S*/)?(?:python|torchrun|make|pip|git|export)\b"
+
+
+def commands(page):
+    """Every line of a block of sh, and what looks like a command in an indented block or in a sentence."""
+    found = [line for language, block in fenced(page) if language == "sh" for line in lines(block)]
+    prose = re.sub(r"^([ ]*)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    indented = lines("".join(re.findall(r"^ {4}.*\n", prose, re.MULTILINE)))
+    inline = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    return found + [line for line in indented + inline if re.match(PROGRAM + " ", line)]
+
+
+def lines(block):
+    """The commands of a block, each in one line."""
+    return [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def every_command():
+    """Each command once, with the first page that has it."""
+    pages = {command: page for page in reversed(PAGES) for command in commands(page)}
+    return [pytest.param(command, id=f"{name(page)}: {command}", marks=marks(command)) for command, page in pages.items()]
+
+
+def marks(command):
+    """The parsers of the benchmarks import networks and trainers."""
+    return [pytest.mark.slow] * ("-m benchmarks." in command)
+
+
+def check(command):
+    """An error unless the command is of a known form and names what exists."""
+    inside = re.fullmatch(r"\w+=\$\((.*)\)", command)
+    for part in (inside[1] if inside else command).split("&&"):
+        check_program(*shlex.split(part, comments=True))
+
+
+def check_program(*words):
+    variable = re.fullmatch(r"(\w+)=.*", words[0])
+    if variable:
+        assert variable[1] in {"PYTHONPATH", *hosts.REPOSITORIES}
+        return check_program(*words[1:])
+    program = Path(words[0]).name
+    assert program in FORMS, f"{program} is no program that the pages use"
+    return FORMS[program](*words[1:])
+
+
+def check_make(*words):
+    targets, variables = ({w.partition("=")[0] for w in words if ("=" in w) is given} for given in (False, True))
+    assert targets <= set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+    assert variables <= set(re.findall(r"^(\w+) *[?:]?=", MAKEFILE, re.MULTILINE))
+
+
+def check_pip(verb, *packages):
+    assert verb == "install"
+    known = set(re.findall(r"^(\w+) = \[", extras_table(), re.MULTILINE))
+    for package in packages:
+        ours = re.fullmatch(r"(?:\.|\./it-losses|it-losses)(?:\[(\w+)\])?", package)
+        if ours:
+            assert ours[1] is None or ours[1] in known
+        else:
+            Requirement(package)
+
+
+def extras_table():
+    """The part of pyproject.toml that defines extras; Python 3.10 has no tomllib."""
+    return (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+
+
+def check_git(verb, address):
+    assert verb == "clone" and address.removeprefix("https://github.com/") in hosts.REPOSITORIES.values()
+
+
+def check_export(assignment):
+    variable, _, folder = assignment.partition("=$PWD/")
+    assert CHECKOUTS.get(folder) == variable
+
+
+def check_apt(verb, package):
+    assert verb == "download" and re.fullmatch(r"[a-z0-9-]+", package)
+
+
+def check_dpkg(option, archive, folder):
+    assert option == "-x" and archive.endswith("_*.deb") and folder.startswith("data/")
+
+
+def check_torchrun(*words):
+    options = get_args_parser().parse_args(words)
+    assert options.module
+    check_python("-m", options.training_script, *options.training_script_args)
+
+
+def check_python(*words):
+    if words[0] != "-m":
+        return check_script(*words)
+    module, *arguments = words[1:]
+    for word in arguments:
+        check_file(word)
+    if module == "pydoc":
+        assert all(map(pydoc.locate, arguments))
+    elif module not in WITHOUT_OPTIONS:
+        check_options(module, arguments)
+    return None
+
+
+def check_script(script, *arguments):
+    """A script of a checkout, and the configuration that it is given: without the checkout only its form."""
+    check_file(script)
+    options = argparse.ArgumentParser()
+    options.add_argument("--config-path", type=Path, required=True)
+    options.add_argument("--config-name", required=True)
+    given, overrides = options.parse_known_args(arguments)
+    assert all(re.fullmatch(r"\+?[\w.]+=\S+", override) for override in overrides)
+    ours = given.config_path == Path("$CONFIGS")
+    folder = ROOT / "adapters" / "solo_learn" / "configs" if ours else Path(script).parent / given.config_path
+    check_file(str((folder / given.config_name).with_suffix(".yaml")))
+
+
+def check_file(word):
+    """A file exists, here or in the checkout that its first folder names, where there is one."""
+    if not re.fullmatch(r"\S+/\S+\.\w+", word):
+        return
+    folder, _, path = word.partition("/")
+    if folder in CHECKOUTS:
+        home = Path(os.environ.get(CHECKOUTS[folder], ""))
+        assert not home.parts or (home / path).is_file()
+    else:
+        assert (ROOT / word).is_file()
+
+
+class OptionsAreReadError(BaseException):
+    """The program has accepted its options, and runs no further."""
+
+
+def check_options(module, arguments):
+    """Start a program, and stop it when it has read its options; SystemExit if it refuses them."""
+
+    def read_and_stop(parser, words=None, namespace=None):
+        read(parser, words, namespace)
+        raise OptionsAreReadError
+
+    read = argparse.ArgumentParser.parse_args
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OptionsAreReadError):
+        patch.setattr(argparse.ArgumentParser, "parse_args", read_and_stop)
+        # a parser ends the program at --help, before it reads the rest
+        patch.setattr(sys, "argv", [module, *(STANDS_FOR.get(word, word) for word in arguments if word != "--help")])
+        runpy.run_module(module, run_name="__main__")
+
+
+FORMS = {
+    "make": check_make,
+    "pip": check_pip,
+    "git": check_git,
+    "export": check_export,
+    "apt-get": check_apt,
+    "dpkg": check_dpkg,
+    "torchrun": check_torchrun,
+    "python": check_python,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", every_command())
+def test_a_command_of_a_page_is_read_by_its_program(command):
+    check(command)
+
+
+WRONG = [
+    "make tabel",
+    "make table TABEL=--help",
+    "pip install .[lightyl]",
+    "pip install 'scikit learn'",
+    "git clone https://github.com/nobody/solo-learn",
+    "export SOLO_LEARN_HOME=$PWD/lightly",
+    "python -m pytest tests/test_nothing.py",
+    "python -m benchmarks.site.tutorials docs/tutorials/nothing.md",
+    "python -m benchmarks.table1 --backbones resnet18",
+    "python -m benchmarks.table1 --methods vicrag",
+    "python -m benchmarks.table1.tuning --rates-only yes",
+    "python -m benchmarks.paper figures --trails 5",
+    "python -m benchmarks.speed --dtype float12",
+    "python -m it_losses --self-tests-all",
+    "python -m pydoc it_losses.VICRegEntropies",
+    "torchrun --processes 2 -m benchmarks.examples.train_ddp",
+    "torchrun --nproc-per-node 2 -m benchmarks.examples.train_ddp --stages 5",
+    "python solo-learn/main_pretrain.py --config-path $CONFIGS --config-name cifar11",
+    "conda install it-losses",
+    "HOME_OF_LIGHTLY=../lightly make test",
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("command", [pytest.param(command, marks=marks(command)) for command in WRONG])
+def test_a_command_with_a_mistake_is_refused(command):
+    with pytest.raises((AssertionError, SystemExit, InvalidRequirement)):
+        check(command)
+
+
+def test_programs_without_options_have_none():
+    ours = [module.replace(".", "/").replace("it_losses/adapters", "adapters") for module in WITHOUT_OPTIONS - {"pytest"}]
+    files = [path if path.is_file() else path.with_suffix("") / "__main__.py" for path in (ROOT / f"{m}.py" for m in ours)]
+    assert all("argparse" not in file.read_text() for file in files)
