@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from it_losses import EntropyRegularizer, Pairwise, QuadraticRenyi, VICRegEntropy, diagnostics, functional
+from it_losses.entropy.pairs import squared_distances
 from it_losses.kernels.products import cpu_pairs
 
 F32, F64 = torch.float32, torch.float64
@@ -195,3 +196,16 @@ def test_default_weights_of_unit_vectors_equal_one_minus_the_cosine():
     assert QuadraticRenyi().default_weights.invariance == pytest.approx(2.0)
     assert VICRegEntropy("quadratic").invariance == "von_mises_fisher"
     assert Pairwise().default_weights == (2.5, 1.0, "gaussian") == QuadraticRenyi("auto", normalize=None).default_weights
+
+
+def test_a_distance_that_rounding_made_negative_is_zero_and_keeps_its_gradient():
+    lost = 0
+    for seed in range(20):
+        z = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        z[1] = z[0] + 1e-9
+        distance = squared_distances(z.requires_grad_())[0, 1]
+        lost += distance == 0
+        assert distance >= 0
+        (gradient,) = torch.autograd.grad(distance, z)
+        torch.testing.assert_close(gradient[0], torch.full_like(gradient[0], -2e-9), rtol=1e-6, atol=0)
+    assert lost > 5

@@ -34,7 +34,9 @@ def squared_distances(z: Tensor) -> Tensor:
     centred = centred - centred.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
-    return distances.masked_fill(same_image(z, 1), 0).clamp_min(0)
+    distances = distances.masked_fill(same_image(z, 1), 0)
+    # the value alone is clamped: the gradient of a distance that rounding made negative is right
+    return distances - distances.detach().clamp_max(0)
 
 
 def same_image(z: Tensor, rows: int) -> Tensor:
