@@ -8,7 +8,7 @@ from torch import nn
 
 from it_losses.adapters import framework
 
-#: of the names of timm models among the backbones of solo-learn
+#: solo-learn backbones with this prefix are timm models
 PREFIX = "timm/"
 
 

@@ -165,7 +165,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The same sum with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
+    """The loss with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     invariance, variance, covariance = weights
     if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):

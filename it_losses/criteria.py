@@ -249,7 +249,7 @@ class EntropyRegularizer(Checked):
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
-        raise ValueError(f"there is no default {name}, because its value would depend on dim. Pass {name}=... .")
+        raise ValueError(f"there is no default {name}, because a good value depends on dim. Pass {name}.")
     return weight
 
 

@@ -30,7 +30,7 @@ class SIGRegConvention(NamedTuple):
     pooled: bool
     #: weights of the mean squared distance of two views and of the statistic
     weights: tuple[float, float]
-    #: slices for each dimension; the larger of `slices` and of these is drawn
+    #: `max(slices, slices_per_dim * dim)` slices are drawn
     slices_per_dim: int = 0
 
 

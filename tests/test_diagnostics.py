@@ -497,7 +497,7 @@ def test_sphere_entropy_falls_while_directions_are_lost():
         (torch.randn(4, 3, 5), "flatten"),
         ([], "at least one batch"),
         ([(torch.randn(4, 2), 0)], "for x, _ in loader"),
-        ([torch.randn(4, 2), torch.randn(4, 3)], "one dim"),
+        ([torch.randn(4, 2), torch.randn(4, 3)], "the same dim"),
     ],
 )
 def test_errors_give_advice(z, match):

@@ -20,7 +20,7 @@ __all__ = ["CONFIGS", "METHODS", "RegisterMethods", "register"]
 
 
 class RegisterMethods(Callback):
-    """`hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods` in any YAML of solo-learn.
+    """Name it in a YAML as `hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods`.
 
     Hydra creates its callbacks before the script's main. Errors in a callback's later methods are only logged, so the
     constructor does everything.

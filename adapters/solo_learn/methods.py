@@ -222,6 +222,6 @@ class BYOLPairDist(PairDistOnTheSphere, BYOL):
 
 
 class SimCLREntropy(LogDetOnTheSphere, SimCLR):
-    """`simclr_entropy`, by default with the weight 0.2, which was not measured."""
+    """`simclr_entropy`. Its default weight, 0.2, was not measured."""
 
     needed = ("proj_hidden_dim", "proj_output_dim", "temperature")

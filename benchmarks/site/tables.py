@@ -159,7 +159,8 @@ def _failures(name: str) -> str:
     rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "limits.md").read_text().splitlines()]
     names = {f"`{name}`", f"`{OBJECTIVE_OF.get(name, name)}`"}
     known = [(row[0], row[2]) for row in rows if len(row) == 3]
-    failures = [(situation, remedy) for situation, remedy in known if any(name in situation for name in names)]
+    mine = [(situation, remedy) for situation, remedy in known if any(name in situation for name in names)]
+    failures = [(situation, remedy) for situation, remedy in mine if not remedy.startswith(("Nothing:", "Nothing in"))]
     if not failures:
         return ""
     return "Where it fails:\n\n" + "\n".join(f"- {situation} *What to do:* {remedy}" for situation, remedy in failures)

@@ -72,11 +72,11 @@ def check_together(first: Tensor, other: Tensor) -> None:
     """ValueError unless two batches have one dimension and one device."""
     if first.shape[1:] != other.shape[1:]:
         raise ValueError(
-            f"embeddings need one dim, got batches of shape {tuple(first.shape)} and {tuple(other.shape)}. "
+            f"all batches need the same dim, got shapes {tuple(first.shape)} and {tuple(other.shape)}. "
             "Measure each kind of embedding by itself."
         )
     if first.device != other.device:
-        raise ValueError(f"embeddings need one device, got {first.device} and {other.device}. Move the batches with .cpu().")
+        raise ValueError(f"batches need one device, got {first.device} and {other.device}. Move the batches with .cpu().")
 
 
 def _as_tensor(z: Batch) -> Tensor:
@@ -84,8 +84,7 @@ def _as_tensor(z: Batch) -> Tensor:
         return z
     if not hasattr(z, "__array__"):
         raise ValueError(
-            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. "
-            "From a loader of pairs: (net(x) for x, _ in loader)."
+            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Pass pairs as (net(x) for x, _ in loader)."
         )
     array = z.__array__()
     try:

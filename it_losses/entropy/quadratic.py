@@ -114,7 +114,7 @@ class QuadraticRenyi(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """On unit vectors `t` for one minus the cosine and 1 for the entropy: at t = 2 alignment plus uniformity.
+        """On unit vectors the weights are t and 1: at t = 2 the loss is alignment plus uniformity.
 
         With these a collapsed batch spreads as long as the views of an image differ by less than independent ones. Other
         embeddings have the weights of Pairwise, `1 / (2 spread_fraction)` and 1.

@@ -48,7 +48,7 @@ class Spacings(EntropyEstimator):
         H(z) = mean_j H(z_j) - covariance_weight * sum_{i != j} Cov(z)_ij^2 / dim
         H(x) = mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = batch / (2 m) (x_(i+m) - x_(i-m))
 
-    x_(1) <= x_(2) <= ... are the sorted samples of one dimension, and indices end at 1 and at batch. No shape of the
+    x_(1) <= x_(2) <= ... are the sorted samples of one dimension, and indices clamp to [1, batch]. No shape of the
     distribution is assumed. H(x) estimates the entropy of one dimension in nats, too low for few samples. In the limit of many
     samples the sum over the dimensions is an upper bound on the joint entropy. Without the penalty, copies of one dimension
     count as much as independent dimensions, and training keeps only few directions.

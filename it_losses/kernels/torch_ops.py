@@ -142,7 +142,7 @@ def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
 def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, overwrite: bool = False) -> list[Tensor | None]:
     """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved one."""
     if of_gradient is not None:
-        raise RuntimeError("fused losses have no second derivative. IT_LOSSES_BACKEND=reference has one.")
+        raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference.")
     (gradient,) = ctx.saved_tensors
     n, *groups, dim = ctx.shape
     if upstream is None:

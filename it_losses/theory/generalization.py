@@ -96,7 +96,7 @@ def generalization_bound(
 
 @torch.no_grad()
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
-    """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> [dim, outputs], and two scalars.
+    """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> W, its residual, its rank.
 
     It is computed in float64. Directions of z smaller than `max(n, dim) * eps` of the largest, with eps of the dtype of z,
     count as rounding. So pass the output of the network itself, not a float64 copy of it.

@@ -31,8 +31,7 @@ class OutputMixture:
         factors, failed = torch.linalg.cholesky_ex(covariances)
         if bool(failed.any()):
             raise ValueError(
-                "covariances must be positive definite. A network's are not if dim exceeds its Jacobian's rank. "
-                "Raise the ridge."
+                "covariances must be positive definite. They are not if dim exceeds the Jacobian's rank. Raise the ridge."
             )
         self.means, self.covariances = means, covariances
         self._factors = factors

@@ -65,7 +65,7 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
 
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], where wanted the squared norms of the columns of Zc [S, 1, dim], and own Zc."""
+    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of its columns [S, 1, dim] if `squares`, and own Zc."""
     views, ranks, whole, n = batch.own, batch.ranks, slice(0, batch.dim), batch.own[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
@@ -290,7 +290,7 @@ def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
 
 
 def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
-    """`out += x_own x^T`, or `=` where fresh; of all rows the lower triangle, which `mirror_` completes: [S, n, N]."""
+    """Add `x_own x^T` to out [S, n, N], or set it if fresh; of all rows `mirror_` adds the upper triangle."""
     side, beta = x.shape[1], 0.0 if fresh else 1.0
     strip = _strip(side)
     if own.stop - own.start < side or strip == side:

@@ -84,7 +84,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N], or [K, groups, 1] for all samples."""
     x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_empty(len(x), own.stop - own.start, 1)
-    # one strip alone needs no memory to use again
+    # a single strip reuses no memory
     scratch = _scratch(x, strips) if len(strips) > 1 else None
     again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
     for i, (rows, cols) in enumerate(strips):
@@ -115,7 +115,7 @@ def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
 
 
 def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
-    """-|x_i - x_j|^2 of a strip, or for one rate e_ij: [groups, rows, cols]."""
+    """-|x_i - x_j|^2 of a strip, or e_ij for one rate: [groups, rows, cols]."""
     x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
     torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)

@@ -114,14 +114,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
-    """Views [groups, n, dim] less their means, or those of other samples, in their dtype."""
+    """Views [groups, n, dim] less their means, or the given means, in their dtype."""
     groups, rows, dim = views[0].shape
     zc = views[0].new_empty(len(views) * groups, rows, dim)
     return Centred(zc, passes.centre_into(zc, views, passes.moments(views) if parts is None else parts))
 
 
 def _means(batch: Batch) -> Moments:
-    """The means of all ranks as moments of one chunk, without squares."""
+    """Means over all ranks, as Moments of one chunk without squares."""
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in batch.own])
     means = batch.ranks.summed(sums) / batch.samples
     nothing = torch.zeros_like(means)

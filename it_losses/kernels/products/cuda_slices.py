@@ -34,7 +34,7 @@ TILE = 256
 
 
 class Waves(NamedTuple):
-    """Samples along the slices and knots, of which each pass computes the waves anew."""
+    """Projected samples, and knots. Each pass recomputes the waves from them."""
 
     x: Tensor  # [S, slices, n]
     knots: Tensor  # [K]
