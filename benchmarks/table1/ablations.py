@@ -33,7 +33,16 @@ Ablations = dict[str, dict[str, Recipe]]
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
     """All ablations, around these rows of Table 1."""
-    return _of_log_det(rows) | _of_pairwise(rows) | _of_both(rows) | _beside_byol(rows)
+    return _of_log_det(rows) | _of_pairwise(rows) | _of_both(rows) | _beside_byol(rows) | _of_vicreg(rows)
+
+
+def _of_vicreg(rows: Mapping[str, Recipe]) -> Ablations:
+    """Beyond the largest covariance weight of the search, and again where the projection is wider."""
+    weights, wide = _each("covariance_weight", 1.0, 16.0, 64.0), {"output": 4 * rows["vicreg"].arguments["output"]}
+    return {
+        "VICReg: covariance weight": _varied(rows, "vicreg", weights),
+        "VICReg: covariance weight at four times the dimension": _varied(rows, "vicreg", [wide, *(wide | w for w in weights)]),
+    }
 
 
 def _of_log_det(rows: Mapping[str, Recipe]) -> Ablations:
