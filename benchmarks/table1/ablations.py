@@ -143,8 +143,9 @@ def _short(value: object) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """A finding and a table for each question whose baseline has runs."""
-    asked = {question: recipes for question, recipes in ablations(options.recipes).items() if records.of(next(iter(recipes)))}
+    """A finding and a table for each question of which at least two recipes have runs."""
+    trained = {row["method"] for row in records.rows}
+    asked = {question: recipes for question, recipes in ablations(options.recipes).items() if len(recipes.keys() & trained) > 1}
     answers = (answer(records, question, recipes) for question, recipes in asked.items())
     return filled(__file__, **head(records, options), questions="\n\n".join(answers))
 
