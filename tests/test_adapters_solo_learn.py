@@ -67,6 +67,11 @@ def solo(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, ours.__name__, ours)
     monkeypatch.setattr(solo_learn, "methods", ours, raising=False)
     yield methods
+    forget()
+
+
+def forget():
+    """Let `solo` be imported anew. Without monkeypatch, which would bring these modules back for the tests of other files."""
     for name in ("solo", "solo.methods", "solo.methods.base"):
         sys.modules.pop(name, None)
 
@@ -115,18 +120,16 @@ def make_old(solo):
     Path(solo.__file__).with_name("base.py").write_text("import pl_bolts_of_2021\n")
 
 
-def test_the_release_of_2021_is_refused_with_the_way_out_though_it_does_not_import(solo, monkeypatch):
+def test_the_release_of_2021_is_refused_with_the_way_out_though_it_does_not_import(solo):
     make_old(solo)
-    for name in ("solo", "solo.methods", "solo.methods.base"):
-        monkeypatch.delitem(sys.modules, name)
+    forget()
     with pytest.raises(ImportError, match=r"old release.*git clone https://github.com/vturrisi/solo-learn"):
         solo_learn.register()
 
 
-def test_a_package_that_solo_learn_needs_is_named_with_the_line_to_install_it(solo, monkeypatch):
+def test_a_package_that_solo_learn_needs_is_named_with_the_line_to_install_it(solo):
     Path(solo.__file__).write_text("import no_such_package_of_solo_learns")
-    for name in ("solo", "solo.methods", "solo.methods.base"):
-        monkeypatch.delitem(sys.modules, name)
+    forget()
     with pytest.raises(
         ImportError, match=r'no_such_package_of_solo_learns, which is not installed\. Run: pip install "hydra-core<1.4" einops'
     ):
