@@ -79,11 +79,11 @@ test-minimal:  ## import and use the package where torch alone is installed
 	.ci/environment $(PYTHON) $(MINIMAL) .
 	cd $(MINIMAL) && bin/python ../tests/minimal.py
 
-test-gpu: $(GPU_READY)  ## tests and speed on a GPU, 10 minutes; PYTHON=python3 runs that one as it is, OUT=folder of the rows
+test-gpu: $(GPU_READY)  ## tests and speed on a GPU; PYTHON=python3 runs that one as it is, OUT=folder of the rows
 	$(GPU_PYTEST)
 	$(SPEED) --dtype float32 bfloat16 --out $(OUT)
 
-test-gpu-full: $(GPU_READY)  ## the same with the speed at every size: an hour
+test-gpu-full: $(GPU_READY)  ## the same with the speed at every size
 	$(GPU_PYTEST)
 	$(SPEED) --seconds 2 --full --dtype float32 bfloat16 --out $(OUT)
 

@@ -95,7 +95,7 @@ def _size(text: str) -> tuple[int, int]:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     add, names, dtypes = parser.add_argument, list(OBJECTIVES), ("float32", "bfloat16", "float16")
-    add("--full", action="store_true", help="large sizes too, and VICReg at every size of a grid: an hour or more on a CPU")
+    add("--full", action="store_true", help="large sizes too, and VICReg at every size of a grid")
     add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
     add("--sizes", nargs="+", type=_size, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
     add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
