@@ -39,12 +39,14 @@ PLOTS = {
 }
 #: name -> function that writes that part as Markdown, into the page itself
 MADE: dict[str, Callable[[], str]] = {
+    "accuracies": tables.accuracies,
     "choice": tables.choice,
     "choice-setting": tables.choice_setting,
     "conventions": calculator.conventions,
     "cost": tables.cost,
     "described-estimators": tables.described_estimators,
     "estimators": tables.estimators,
+    "gains": tables.gains,
     "ranks": tables.ranks,
     "step": tables.step,
     "weights": tables.weights,
@@ -95,8 +97,8 @@ def plot_files() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the made parts of every page of docs/."""
-    for path in sorted((ROOT / "docs").glob("*.md")):
+    """Write the made parts of the README and of every page of docs/."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         before = path.read_text()
         if written(before) != before:
             write(path, written(before))

@@ -22,6 +22,11 @@ def folder(content: str, dataset: str | None = None) -> Path:
     return next(path for path in found if dataset is None or _is_resnet(records(path).settings, dataset))
 
 
+def gpu_folder() -> Path:
+    """The newest folder of speed that is not of a CPU."""
+    return next(path for path in newest(RESULTS, "speed") if "-cpu-" not in path.name)
+
+
 def _is_resnet(settings: dict[str, Any], dataset: str) -> bool:
     return settings["dataset"] == dataset and settings["backbone"].startswith("resnet")
 

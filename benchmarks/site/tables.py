@@ -6,11 +6,14 @@ import inspect
 import re
 from pathlib import Path
 
-from benchmarks.pages import table
-from benchmarks.site.rows import changed, folder, read, records, score, speed, speed_rows
+from benchmarks.pages import RESULTS, table
+from benchmarks.report import newest
+from benchmarks.site.rows import changed, folder, gpu_folder, read, records, score, speed, speed_rows
 from benchmarks.site.sources import ROOT
-from benchmarks.speed.report import by_case
-from benchmarks.statistics import difference
+from benchmarks.speed.measure import Row
+from benchmarks.speed.report import Key, by_case
+from benchmarks.statistics import LEVEL, difference
+from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator
 from it_losses.__main__ import estimator_table
 
@@ -28,6 +31,15 @@ OBJECTIVE_OF = {"VarianceCovariance": "VICReg"}
 #: the shape at which the time of every objective is recorded
 SHAPE = 1024, 512
 WIDE = 2048
+#: the rows and columns of the first table of the README: level, batch and dim, and implementations of VICReg
+GAINS = ("op", 256, 2048), ("op", 256, 8192), ("step", 128, 2048)
+IMPLEMENTATIONS = {
+    "it-losses": "ours",
+    "lightly": "lightly",
+    "solo-learn": "solo-learn",
+    "official": "the authors' code",
+    "torch, N x N": "Gram in plain torch",
+}
 
 
 def estimators() -> str:
@@ -105,6 +117,39 @@ def cost() -> str:
     ]
     setting = "These are the times of forward and backward of two views in float32 on one CPU thread"
     return f"{table(lines)}\n\n{setting} ({_linked(folder('speed'))})."
+
+
+def gains() -> str:
+    """VICReg on a GPU and on one CPU thread beside other implementations: a call of the loss, and a training step."""
+    gpu = read(gpu_folder() / "rows.csv")
+    recorded = {gpu[0]["device"].removeprefix("NVIDIA "): gpu, "one CPU thread": speed_rows()}
+    return table(_gain(device, rows, *shape) for device, rows in recorded.items() for shape in GAINS)
+
+
+def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dict[str, str]:
+    times, peaks = (by_case(rows, metric=metric) for metric in ("time_ms", "peak_mib"))
+    case = Key(level, "vicreg", "float32", batch, dim)
+    cells = {"": f"{device}, {'training step, ' * (level == 'step')}{batch} x {dim}"}
+    for name, column in IMPLEMENTATIONS.items():
+        memory = f", {peaks[case][name]:,.0f} MiB" if case in peaks else ""
+        cells[column] = f"{times[case][name]:,.{int(times[case][name] < 100)}f} ms{memory}"
+    return cells
+
+
+def accuracies() -> str:
+    """The linear probe of VICReg, of BYOL and of both with an entropy, by data set and network; significant gains are bold."""
+    return table(_accuracies(path) for path in newest(RESULTS, "table1"))
+
+
+def _accuracies(path: Path) -> dict[str, str]:
+    runs = records(path)
+    gaps = runs.compared(BASES, "linear")
+    images = {"fashion_mnist": "Fashion-MNIST", "image_folder": "drawings"}.get(runs.settings["dataset"], "digits")
+    cells = {"images, network": f"{images}, {runs.settings['backbone']}", "seeds": str(_seeds(path))}
+    for row in OBJECTIVES:
+        text = score(path, row).text() if runs.of(row) else ""
+        cells[title(row)] = f"**{text}**" if row in gaps and gaps[row].p_value < LEVEL else text
+    return cells
 
 
 def step() -> str:
