@@ -21,15 +21,15 @@ MUTANTS ?=
 KILLS ?=
 OUT ?= build/gpu
 REPOSITORY ?=
-# the Python that is named, as it is; without a name, that of the environment
+# the GPU targets use PYTHON unchanged if you set it, and the Python of the environment otherwise
 GIVEN := $(filter-out file,$(origin PYTHON))
 GPU_PYTHON := $(if $(GIVEN),$(PYTHON),$(BIN)/python)
 GPU_READY := $(if $(GIVEN),,$(READY))
-# on as many processes as there are cores, less two, if pytest-xdist is installed
+# with pytest-xdist the GPU tests run in as many processes as there are cores, minus two
 WORKERS = $(shell $(GPU_PYTHON) -c "import os, xdist; print('-n', max(os.cpu_count() - 2, 1))" 2>/dev/null)
 GPU_PYTEST = OMP_NUM_THREADS=1 $(GPU_PYTHON) -m pytest -m gpu tests/test_gpu.py $(WORKERS)
 SPEED := IT_LOSSES_SELF_TEST=error $(GPU_PYTHON) -m benchmarks.speed --device cuda --tested --seconds 0.5
-# in the order of their names: sorted by number of tests, files of a few long ones come last, on one core
+# files run in the order of their names: sorted by number of tests, those with few long ones would run last, on one core
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup check fix test test-fast fuzz mutants kills test-versions test-gpu test-gpu-full test-minimal
@@ -60,18 +60,18 @@ test: $(READY)  ## every test, offline
 test-fast: $(READY)  ## the tests to run after every change, under 3 minutes
 	$(PYTEST) -m "not slow"
 
-fuzz: $(READY)  ## 100,000 hostile inputs and 10,000 calls of each objective, half an hour; FUZZ_SEED=1 repeats a run
+fuzz: $(READY)  ## try 100,000 hostile inputs, and 10,000 calls of each objective: half an hour; FUZZ_SEED=1 repeats a run
 	@echo FUZZ_SEED=$(FUZZ_SEED)
 	FUZZ_SEED=$(FUZZ_SEED) FUZZ_CASES=$(FUZZ_CASES) FUZZ_NAMES="$(FUZZ_NAMES)" $(PYTEST) tests/test_fuzz.py
 	FUZZ_CALLS=10000 $(PYTEST) tests/test_public.py -k memory
 
-mutants: $(READY)  ## change the mathematics in one place at a time: hours; MUTANTS='--sample 50 kernels/log_det.py'
+mutants: $(READY)  ## change the code in one place at a time to see a test fail: hours; MUTANTS='--sample 50 kernels/log_det.py'
 	$(BIN)/python tests/mutants.py $(MUTANTS)
 
-kills: $(READY)  ## kill a table and a sweep at 20 random moments each, half an hour; KILLS='--kills 5 --seed 1'
+kills: $(READY)  ## kill and resume Table 1 and its search, 20 times each: half an hour; KILLS='--kills 5 --seed 1'
 	$(BIN)/python tests/kills.py $(KILLS)
 
-test-versions:  ## the core tests on other versions; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
+test-versions:  ## the core tests on other versions of torch and Python; VERSIONS='2.8 newest' PYTHONS='3.10 3.13' KEEP=--keep
 	$(PYTHON) tests/versions.py --torch $(VERSIONS) $(if $(PYTHONS),--python $(PYTHONS)) $(KEEP)
 
 test-minimal:  ## import and use the package where torch alone is installed
@@ -79,11 +79,11 @@ test-minimal:  ## import and use the package where torch alone is installed
 	.ci/environment $(PYTHON) $(MINIMAL) .
 	cd $(MINIMAL) && bin/python ../tests/minimal.py
 
-test-gpu: $(GPU_READY)  ## tests and speed on a GPU; PYTHON=python3 runs that one as it is, OUT=folder of the rows
+test-gpu: $(GPU_READY)  ## tests and speed on a GPU; PYTHON=python3 uses that Python unchanged, OUT=folder takes the results
 	$(GPU_PYTEST)
 	$(SPEED) --dtype float32 bfloat16 --out $(OUT)
 
-test-gpu-full: $(GPU_READY)  ## the same with the speed at every size
+test-gpu-full: $(GPU_READY)  ## like test-gpu, with the speed at every size
 	$(GPU_PYTEST)
 	$(SPEED) --seconds 2 --full --dtype float32 bfloat16 --out $(OUT)
 
@@ -93,7 +93,7 @@ table: $(READY)  ## pre-train, evaluate and compare every method of Table 1; TAB
 tune: $(READY)  ## give every method of Table 1 the same search for its settings; TUNE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.tuning $(TUNE)
 
-ablations: $(READY)  ## change one thing at a time in the rows of VICReg and BYOL; ABLATE='--help' for its options
+ablations: $(READY)  ## change one setting at a time of VICReg and BYOL in Table 1; ABLATE='--help' for its options
 	$(BIN)/python -m benchmarks.table1.ablations $(ABLATE)
 
 entropies: $(READY)  ## compare every entropy at its default weights with VICReg, SimCLR and BYOL; ENTROPIES='--help' for its options
@@ -116,7 +116,7 @@ docs: $(READY)  ## run the code of every page and build the documentation, with 
 	$(PYTEST) -m "not slow" tests/test_pages.py tests/test_site.py
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict
 
-dist: $(READY)  ## the wheel and the source distribution in dist/, checked for PyPI; REPOSITORY=https://... is their address
+dist: $(READY)  ## the wheel and the source distribution in dist/, checked for PyPI; their links lead to REPOSITORY=https://...
 	$(BIN)/python -m benchmarks.release "$(REPOSITORY)"
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist build/release

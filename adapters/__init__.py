@@ -10,7 +10,7 @@ drop_in                   base of drop-in criteria: names, dtypes and pickles of
 conventions               the arguments of each library's VICReg and SIGReg, in our names
 backbones                 timm models as encoders of large and of 32-pixel images
 
-Importing it_losses imports none of these; importing one imports at most its own framework.
+Importing it_losses imports none of these; importing an adapter imports at most its own framework.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import ModuleType
 
 
 def framework(name: str, *, install: str) -> ModuleType:
-    """The module of that name; ImportError with the command that installs it if its package is missing."""
+    """Import a module; ImportError with the command to install its package if that is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -13,13 +13,13 @@ PREFIX = "timm/"
 
 
 def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> nn.Module:
-    """`timm.create_model(name, num_classes=0, **options)`: images -> [batch, backbone.num_features].
+    """A timm model without a head, as an encoder: images -> [batch, backbone.num_features].
 
     Args:
         name: a timm model.
         small_images: replace a ResNet's stem of stride 4 by a 3x3 convolution of stride 1, for images of about 32 pixels. For
             transformers pass `img_size=32, patch_size=4` instead.
-        options: arguments of the model.
+        options: other arguments of `timm.create_model`.
 
     Raises:
         ValueError: an unknown model; `num_classes` other than 0, which would be a head.
@@ -27,10 +27,10 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
     if options.pop("num_classes", 0):
         raise ValueError(
             "timm_backbone makes an encoder without a head, so num_classes must be 0. "
-            "Leave it out, and put torch.nn.Linear(backbone.num_features, num_classes) behind the encoder."
+            "Leave it out, and put torch.nn.Linear(backbone.num_features, num_classes) after the encoder."
         )
     timm = framework("timm", install="pip install timm")
-    # looked up by module, because a framework may have registered its own model under the same name
+    # timm's own model, because a framework may have registered another one under the same name
     model = _entrypoint(timm, name)(num_classes=0, **options)
     if small_images:
         _keep_resolution(model, name)
@@ -62,7 +62,7 @@ def _keep_resolution(model: Any, name: str) -> None:
 
 
 class WithTimm(dict[str, Any]):
-    """solo-learn's backbones by name, and every timm model as `timm/<model>`."""
+    """solo-learn's dict of backbones, with every timm model as `timm/<model>`."""
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and name.startswith(PREFIX))
@@ -72,7 +72,7 @@ class WithTimm(dict[str, Any]):
             raise KeyError(name)
 
         def build(method: str | None = None, **options: Any) -> nn.Module:
-            # solo-learn passes the name of the method to its own backbones
+            # `method` is unused: solo-learn passes it to its own backbones
             return timm_backbone(name.removeprefix(PREFIX), **options)
 
         return build

@@ -1,4 +1,4 @@
-"""The constructor arguments of each library's VICReg and SIGReg, translated into our names and its convention."""
+"""The arguments of each library's VICReg and SIGReg, translated into our names and that library's convention."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
 
 
 def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments: object) -> VICReg:
-    """The criterion that has the value of that library's VICReg for its arguments.
+    """A VICReg with the same value as that library's VICReg with these arguments.
 
     Args:
         library: a key of ARGUMENTS.
-        gather_distributed: whether the statistics are those of all ranks; None for the library's default.
-        arguments: of the library's VICReg.
+        gather_distributed: whether the statistics use the samples of all ranks; None for the library's default.
+        arguments: those of the library's VICReg.
 
     >>> vicreg("solo-learn", sim_loss_weight=25, var_loss_weight=25, cov_loss_weight=1).convention
     'solo-learn'
@@ -82,7 +82,7 @@ def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments:
 
 
 class EppsPulley(SIGReg):
-    """Minus `batch * T`, T the statistic of Epps and Pulley: `[batch, ..., dim] -> []`. See SIGReg.
+    """SIGReg as `-batch * T`, where T is the statistic of Epps and Pulley: `[batch, ..., dim] -> []`.
 
     Args:
         knots: points of the trapezoidal rule on [0, t_max], which is doubled by symmetry.
@@ -102,5 +102,5 @@ class EppsPulley(SIGReg):
 
     @property
     def numbers(self) -> SIGRegConvention:
-        """Lightly's convention with these knots. stable-pretraining's is the same once views are pooled."""
+        """Lightly's convention with these knots. stable-pretraining's is the same for pooled views."""
         return CONVENTIONS["lightly"]._replace(points=2 * self.knots - 1, largest=self.t_max)

@@ -21,7 +21,6 @@ class HostNames(nn.Module):
     of the host. A subclass maps the names of the host to ours in `host_names`.
     """
 
-    #: name in the host library -> our name, if they differ
     host_names: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -47,7 +46,7 @@ class HostNames(nn.Module):
 
     @property
     def gather_distributed(self) -> bool:
-        """Whether the statistics are those of all ranks. It can be set."""
+        """Whether the statistics use the samples of all ranks. It can be set."""
         gathers: bool = self._constants().distributed.gather_distributed
         return gathers
 
@@ -67,7 +66,7 @@ class HostNames(nn.Module):
 def in_host_dtype(value: Tensor, *views: Any) -> Tensor:
     """The value in the dtype that the host would return: float32 under autocast, else the widest dtype of the views."""
     kind = views[0].device.type
-    # devices are listed, because older compilers cannot trace a query for those that have autocast
+    # older compilers cannot trace a query for devices with autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return value
     return value.to(reduce(torch.promote_types, [z.dtype for z in views]))
@@ -83,9 +82,9 @@ def check_can_gather(gather_distributed: bool) -> None:
 
 
 def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    """Construct our criterion by `cls.__init__`, and return its state, made of the pickled state of the replaced class.
+    """Construct our criterion by `cls.__init__`, and return its state plus the rest of the replaced class's pickled state.
 
-    Everything else in that state is kept: the attributes, parameters and submodules of a subclass, and hooks.
+    The rest are hooks, and attributes, parameters and submodules of a subclass.
     """
     cls.__init__(criterion, **arguments)
     ours = {name: value for name, value in state.items() if name not in arguments}

@@ -26,9 +26,9 @@ class VICRegLoss(HostNames, VICReg):
     read and set under eb_jepa's names.
 
     Args:
-        std_coeff: weight of the hinges of the views, added.
+        std_coeff: weight of the variance hinges, added over the views.
         cov_coeff: weight of the squared covariances, averaged over the pairs of dimensions and added over the views.
-        gather_distributed: whether the statistics are those of all ranks; eb_jepa's are not.
+        gather_distributed: whether the statistics use the samples of all ranks; eb_jepa's do not.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["eb_jepa"]
@@ -38,7 +38,7 @@ class VICRegLoss(HostNames, VICReg):
         super().__init__(**theirs | {"gather_distributed": gather_distributed})  # type: ignore[arg-type]
 
     def forward(self, z1: Tensor, z2: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
-        """Named terms: 2 x [batch, dim] -> []."""
+        """The terms by name: 2 x [batch, dim] -> 4 x []."""
         terms = self.terms(z1, z2)
         named = {
             "loss": terms.loss,
@@ -63,6 +63,6 @@ class EntropyLoss(nn.Module):
         self.criterion = VICRegEntropy(entropy, **options)  # type: ignore[arg-type]
 
     def forward(self, z1: Tensor, z2: Tensor | None = None, *more_views: Tensor) -> dict[str, Tensor]:
-        """V x [batch, dim] -> 3 x [], by name."""
+        """The terms by name: V x [batch, dim] -> 3 x []."""
         terms = self.criterion.terms(z1, z2, *more_views)
         return {"loss": terms.loss, "invariance_loss": terms.invariance, "entropy": terms.entropy}

@@ -30,7 +30,6 @@ def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, fl
 
 
 def _numbers_of_view(z: Tensor, beta: float) -> dict[str, float]:
-    # converted once for both functions below
     z = in_float64(z)
     bounds = diagnostics.sphere_entropy_bounds(z)
     return diagnostics.measure(z, beta=beta) | {
@@ -62,7 +61,7 @@ def spectrum_figure(eigenvalues: Tensor) -> Any:
 
 
 def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
-    """Functions that give a figure to the loggers of TensorBoard and W&B; none on other ranks or without matplotlib."""
+    """Functions that give a figure to the loggers of TensorBoard and W&B; none on rank > 0 or without matplotlib."""
     if not trainer.is_global_zero or not can_plot():
         return []
     sinks: list[Callable[[Any], None]] = []

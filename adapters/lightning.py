@@ -2,8 +2,7 @@
 
     Trainer(callbacks=[EmbeddingMonitor(every_n_steps=100)])
 
-Every `every_n_steps` it logs the terms of each criterion, entropies in nats, RankMe and the spectrum of the covariance. It
-warns if the embeddings have collapsed.
+It logs the terms of each criterion, entropies, RankMe and the spectrum, and warns if the embeddings have collapsed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from it_losses.checks import Check, check_count, check_name
 
 
 def _lightning() -> Any:
-    # one library has two names, and its trainer takes callbacks of both
+    # Lightning has two package names, and its trainer takes callbacks of both
     try:
         return framework("lightning.pytorch", install="pip install lightning")
     except ImportError:
@@ -37,7 +36,7 @@ def _check_folder(name: str, folder: str | Path | None) -> Path | None:
 
 
 lightning = _lightning()
-#: constant -> its check, whenever it is set
+#: the check of each constant, which runs whenever it is set
 CHECKS: dict[str, Check] = {
     "every_n_steps": check_count,
     "rows": partial(check_count, at_least=2),
@@ -50,7 +49,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     """Measures the embeddings of every `every_n_steps`-th step on each rank's batch, and logs the averages over ranks.
 
     Each criterion of ours that the step calls is logged under its own name in the module, with the views it is called with;
-    the second call of a step is `<name>-2`, and so on. Another module is measured if you name it. If no criterion is called,
+    the second call of a step is `<name>-2`, and so on. With `module` that submodule is measured. If no criterion is called,
     the output of `projector` or `projection_head` is measured. For each name it logs:
 
     `<prefix>/<name>/invariance`, `/entropy`, ...: the terms of the criterion, in its own units;
@@ -58,16 +57,16 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     `<prefix>/<name>/gaussian_entropy_nats`, `/log_det_entropy_nats`, `/rank_me`, `/participation_ratio`, `/spread`, `/std`,
     `/norm_of_mean`: `diagnostics.measure`, with the beta of the criterion if it has one.
 
-    `<prefix>/collapsed` is the fraction of ranks on which any of them has collapsed. A row is an image: positions, tokens and
-    groups are averaged. Embeddings may be [N, D], [N, tokens, D], [N, D, H, W] or [N, D, 1, 1].
+    `<prefix>/collapsed` is the fraction of ranks on which any embeddings have collapsed. A row is an image: positions, tokens
+    and groups are averaged. Embeddings may be [N, D], [N, tokens, D], [N, D, H, W] or [N, D, 1, 1].
 
     Args:
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
-        every_n_steps: measure every so many batches; the other steps cost nothing.
+        every_n_steps: measure one batch in this many; the others cost nothing.
         rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
         spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that take figures always get them.
         on_collapse: "warn" once, "stop" the training, or "raise".
-        prefix: of the logged names.
+        prefix: prefix of the logged names.
 
     Raises:
         ValueError: the module has no submodule of that name, the submodule returns no embeddings, or there is nothing to
@@ -98,7 +97,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start to observe criteria and modules if this step is to be measured."""
         self._close()
-        # batch_idx would start again with every epoch
+        # counted here, because batch_idx starts again in every epoch
         self._batches += 1
         if (self._batches - 1) % self.every_n_steps == 0:
             self._step = MeasuredStep(pl_module, self.module, self.rows)
@@ -127,7 +126,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")} | {"_step": None}
 
     def _close(self) -> MeasuredStep | None:
-        """Close the current step, if there is one, and return it."""
+        """Close and return the current step, if any."""
         step, self._step = self._step, None
         if step is not None:
             step.close()
@@ -173,7 +172,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         self._warn(message, kind="collapse")
 
     def _warn(self, message: str, kind: str = "nothing seen") -> None:
-        """Warn once for each kind of message."""
+        """Warn once for each kind."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=3)
@@ -192,7 +191,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
 
 def _mean_over_ranks(trainer: Any, device: Any, measured: dict[str, float]) -> dict[str, float]:
-    """Average each number that the first rank has over the ranks that have it, and `collapsed` over all ranks."""
+    """Average each number of the first rank, and `collapsed`, over the ranks that have it."""
     names = trainer.strategy.broadcast(["collapsed", *(name for name in measured if name != "collapsed")])
     rows = [[measured.get(name, 0.0), float(name in measured)] for name in names]
     sums = trainer.strategy.reduce(torch.tensor(rows, dtype=torch.float32, device=device), reduce_op="sum").tolist()

@@ -15,20 +15,20 @@ from it_losses.observe import add_observer, can_be_seen
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
 #: names of the projector in lightly (projection_head), solo-learn and stable-pretraining (projector)
 PROJECTORS = ("projector", "projection_head")
-#: calls of a criterion, or outputs of a module, that are kept; an optimizer with a closure may make many more
+#: most calls of a criterion, or outputs of a module, that are kept; an optimizer with a closure may make many more
 MOST_CALLS = 8
 
 
 class MeasuredStep:
     """Collects rows of the embeddings and terms of the criteria of one step, until `close()`.
 
-    Modules get forward hooks only, which pickle and deep-copy with them and do nothing in the copy. A step that is no longer
+    Modules get forward hooks only. A pickled or copied module keeps them, but there they do nothing. A step that is no longer
     referenced closes itself.
 
     Args:
         root: the module whose submodules are named.
         module_name: the submodule whose outputs are the embeddings; None for the views of criteria, or else of projectors.
-        rows: the number of rows that are kept for each name, spread evenly over its views and over the batch.
+        rows: the most rows that are kept for each name, spread evenly over its views and over the batch.
     """
 
     def __init__(self, root: nn.Module, module_name: str | None, rows: int) -> None:
@@ -39,7 +39,7 @@ class MeasuredStep:
         self.unreadable: str | None = None
         self._taken: dict[str, list[Tensor]] = {}
         self._made: dict[str, list[Tensor]] = {}
-        # torch.compile(module) returns a module that wraps the compiled one
+        # torch.compile(module) returns a wrapper with the module as `_orig_mod`
         self._names = {module: name.replace("._orig_mod", "") for name, module in modules.items()}
         criteria = [name for name, module in modules.items() if isinstance(module, CRITERIA)]
         projectors = (
@@ -105,7 +105,7 @@ class HookOf:
         self._method = weakref.WeakMethod(method)
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        """Called by torch after the forward pass of the module."""
+        """Called after a forward pass."""
         if not can_be_seen():
             return
         method = self._method()
@@ -130,7 +130,7 @@ def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
         raise ValueError(f"nothing to measure: the module has no submodule {name!r}. It has {children}.")
     if isinstance(modules[name], CRITERIA):
         raise ValueError(
-            f"{name!r} is a criterion: it returns its loss, no embeddings. Leave the name out to measure the views of "
+            f"{name!r} is a criterion: it returns its loss, not embeddings. Leave the name out to measure the views of "
             "criteria, or name the module that makes the embeddings."
         )
     return name

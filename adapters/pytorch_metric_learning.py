@@ -24,12 +24,12 @@ from pytorch_metric_learning.reducers import MeanReducer  # noqa: E402
 class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
     """A criterion of two views with the library's interface: `loss(embeddings, ref_emb=...)`, 2 x [batch, dim] -> [].
 
-    The criterion gathers over ranks itself. Do not wrap it in `DistributedLossWrapper`, whose gradient is that of the global
-    batch divided by the number of ranks.
+    The criterion gathers over ranks itself. Do not wrap it in `DistributedLossWrapper`, which divides the gradient by
+    the number of ranks.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
-        options: of BaseMetricLossFunction, such as `collect_stats`.
+        options: arguments of BaseMetricLossFunction, such as `collect_stats`.
     """
 
     def __init__(self, criterion: nn.Module, **options: Any) -> None:
@@ -57,8 +57,8 @@ class VICRegLoss(HostNames, SelfSupervised):
         variance_mu: weight of the variance hinge.
         covariance_v: weight of the covariances.
         eps: added to the variances under the root.
-        gather_distributed: whether the statistics are those of all ranks. Those of the library, without a wrapper, are not.
-        options: of BaseMetricLossFunction.
+        gather_distributed: whether the statistics use the samples of all ranks. Without a wrapper, the library's do not.
+        options: arguments of BaseMetricLossFunction.
 
     Raises:
         ValueError: a distance or a regularizer, which the library refuses too; a reducer other than MeanReducer.
@@ -80,7 +80,7 @@ class VICRegLoss(HostNames, SelfSupervised):
                 raise ValueError(f"VICRegLoss has no {name}, as in the library. Leave it out.")
         if not isinstance(options.get("reducer"), (MeanReducer, type(None))):
             raise ValueError(
-                f"the loss is already reduced as by MeanReducer, got reducer={options['reducer']!r}. "
+                f"VICRegLoss supports only MeanReducer, got reducer={options['reducer']!r}. "
                 "Leave it out, or use the library's own VICRegLoss."
             )
         theirs = {"invariance_lambda": invariance_lambda, "variance_mu": variance_mu, "covariance_v": covariance_v, "eps": eps}

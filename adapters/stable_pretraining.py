@@ -3,7 +3,7 @@
     spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
                vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
 
-Any criterion of ours can be a `_target_` in its YAML, `_target_: it_losses.VICRegEntropy`, and any estimator one below it,
+Its YAML can name any criterion of ours, `_target_: it_losses.VICRegEntropy`, with any estimator as an argument,
 `entropy: {_target_: it_losses.KoLeo}`. Nothing of stable-pretraining is imported.
 """
 
@@ -41,7 +41,7 @@ class VICRegLoss(HostNames, VICReg):
         super().__init__(**translated("stable-pretraining", **theirs))  # type: ignore[arg-type]
 
     def forward(self, z_i: Tensor, z_j: Tensor | None = None, *more_views: Tensor) -> Tensor:
-        """V x [batch, dim] -> []."""
+        """The loss: V x [batch, dim] -> []."""
         return in_host_dtype(self.terms(z_i, z_j, *more_views).loss, z_i, z_j, *more_views)
 
     @property
@@ -56,9 +56,9 @@ class SlicedEppsPulley(EntropyRegularizer):
         model = LeJEPA("vit_small_patch16_224")
         model.sigreg = SlicedEppsPulley()
 
-    The statistic is of the samples of all ranks, times their number. In stable-pretraining it is of a rank's own samples, times
-    their number, or times that of all ranks if the process group existed before the model. The slices are functions of the
-    number of calls, as there, but others: see `it_losses.SIGReg`. Calls in evaluation mode or without gradients do not count.
+    The statistic uses the samples of all ranks, times their number. In stable-pretraining each rank uses its own samples, times
+    their number, or times the number of all ranks if the process group existed before the model. Both choose
+    slices by the number of calls, but not the same slices: see `it_losses.SIGReg`. Ours counts calls in training only.
 
     Args:
         num_slices: number of random directions.
@@ -92,7 +92,7 @@ class SlicedEppsPulley(EntropyRegularizer):
         destination[prefix + "global_step"] = self.global_step.clone()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *options: Any) -> None:
-        # stable-pretraining's tables are constants
+        # stable-pretraining also saves tables, which are constants here
         for table in ("t", "phi", "weights"):
             state_dict.pop(f"{prefix}ep.{table}", None)
         step = state_dict.pop(prefix + "global_step", None)
@@ -104,8 +104,8 @@ class SlicedEppsPulley(EntropyRegularizer):
 def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
     """A forward for `spt.Module`: the loss of all views of a batch, with every term logged as `<stage>/<term>`.
 
-    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. It returns "embedding" and, if there are
-    labels, "label" for the callbacks, and "loss" in training.
+    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. The result has
+    "embedding", "label" if the batch has labels, and "loss" in training.
     """
     views = _views(batch)
     embeddings = [self.backbone(view["image"]) for view in views]
@@ -123,5 +123,5 @@ def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
     """The views of a batch: a list, a dict by name, or the one view of a validation batch."""
     views = batch.get("views", [batch] if "image" in batch else batch)
-    # spt.Module adds the number of the batch to views by name
+    # spt.Module adds the batch index to a dict of views
     return [view for view in views.values() if isinstance(view, dict)] if isinstance(views, dict) else list(views)

@@ -2,12 +2,12 @@
 
 criteria            VICRegEntropy, VICReg, EntropyRegularizer: the modules that a training loop calls
 functional          the same objectives as functions of tensors
-bound               the sum entropy + invariance, and its Terms
-entropy             estimators of H(Z), by name in ESTIMATORS; each file holds a definition, the reference implementation
+bound               the loss, minus the sum of entropy and likelihood, and its Terms
+entropy             estimators of H(Z), by name in ESTIMATORS; each file is a reference implementation
 likelihood          E[log q(z | z')] as a distance of the views: Gaussian or von Mises-Fisher
 normalize           unit norm of each sample, or unit variance of each dimension
 vicreg_conventions  what VICReg's weights mean in each published code
-sigreg_conventions  what SIGReg is in each published source
+sigreg_conventions  how each published source defines SIGReg
 slices              random directions that all ranks share
 checks, constants   checks of views and constants, and modules that check their constants whenever they are set
 precision           accumulation in float32, autocast off

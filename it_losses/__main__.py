@@ -1,4 +1,4 @@
-"""The doctor, `python -m it_losses`: versions, devices, which implementation runs here and how exact it is.
+"""`python -m it_losses` prints versions, devices, which implementation runs here and how exact it is.
 
 Paste its output into a bug report. `--self-test` adds the self-test of the GPU kernels, and errors and times of every estimator
 in every dtype. `--estimators` prints the table of estimators instead.
@@ -25,9 +25,9 @@ from it_losses.checks import check_name
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.base import kernels
 
-#: environment variable that chooses the implementation: auto | reference | fused
+#: environment variable that chooses the implementation
 VARIABLE = "IT_LOSSES_BACKEND"
-#: the environment variables and their values
+#: environment variables and their values
 VARIABLES = {VARIABLE: ("auto", "reference", "fused"), "IT_LOSSES_SELF_TEST": ("auto", "off", "error")}
 #: packages whose versions are reported; all but torch are optional
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
@@ -39,7 +39,7 @@ SHAPES = ((256, 64), (64, 256))
 
 
 def estimator_table() -> str:
-    """The declared facts of every estimator, as a Markdown table."""
+    """A Markdown table of the facts that every estimator declares."""
     rows = ["| entropy | class | unit | direction | rotation invariant | cost |", "|---|---|---|---|---|---|"]
     for name, kind in ESTIMATORS.items():
         invariant = "yes" if kind().rotation_invariant else "no"
@@ -64,7 +64,7 @@ def report() -> str:
     """The text that `python -m it_losses` prints: versions, devices, implementations and their errors."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [_version(package) for package in COMPANIONS]
-    lines += [f"devices: {_devices()}", "", "what runs here:", *_implementations()]
+    lines += [f"devices: {_devices()}", "", "implementation of each estimator:", *_implementations()]
     lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
     return "\n".join(lines)
 
@@ -96,11 +96,11 @@ def _errors() -> list[str]:
 
 def self_test() -> str:
     """The self-test of the GPU kernels, and the errors and times of every estimator, as text."""
-    lines = ["self-test of the GPU kernels:", *_kernel_faults(), "", "value and gradient of every estimator, relative, and ms:"]
+    lines = ["self-test of the GPU kernels:", *_kernel_faults(), "", "relative errors of value and gradient, and times in ms:"]
     for name, kind in ESTIMATORS.items():
         for dtype, shape in itertools.product(DTYPES, SHAPES):
             z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).double()
-            # in evaluation mode an estimator with random numbers draws the same ones again
+            # in evaluation mode a random estimator draws the same numbers at every call
             found = _differences(kind().eval(), z, dtype, timed=True)
             lines.append(f"  {name} {str(dtype)[6:]} {shape[0]} x {shape[1]}: {found}")
     return "\n".join(lines)
@@ -108,7 +108,7 @@ def self_test() -> str:
 
 def _kernel_faults() -> list[str]:
     if not torch.cuda.is_available() or kernels is None:
-        return ["  they run on CUDA devices, and there is none" if kernels else "  the folder kernels is missing"]
+        return ["  not run: there is no CUDA device" if kernels else "  the folder kernels is missing"]
     lines = []
     for (products, most), dtype, less in itertools.product(kernels.self_test.ROWS.items(), DTYPES, (0, 7)):
         rows, dim = most - less, kernels.self_test.DIM - less
@@ -118,7 +118,7 @@ def _kernel_faults() -> list[str]:
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = torch.float32, *, timed: bool = False) -> str:
-    """The largest differences of value and gradient: from the reference, and of both from float64."""
+    """The largest differences as text: from the reference, and of both implementations from float64."""
     rounded = z.to(_device(), dtype)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
@@ -132,7 +132,7 @@ def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = to
 
 
 def _milliseconds(estimator: EntropyEstimator, z: Tensor) -> float:
-    """The median time of value and gradient; reading them waits for the device."""
+    """The median time of value and gradient in ms. Copying them waits for the device."""
     return statistics.median(timeit.repeat(lambda: _value_and_gradient(estimator, z), number=1, repeat=9)) * 1e3
 
 
@@ -145,7 +145,7 @@ def _value_and_gradient(estimator: EntropyEstimator, z: Tensor) -> tuple[Tensor,
 
 
 def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
-    """The larger of the differences of value and gradient, each relative to its largest element."""
+    """The larger difference of value and gradient, relative to the largest element of `theirs`."""
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
 
 

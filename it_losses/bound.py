@@ -1,4 +1,4 @@
-"""The bound I(Z; X') >= H(Z) + E[log q(z | z')]: entropy plus invariance, added here or by the fused op."""
+"""The loss of every criterion: minus the bound H(Z) + E[log q(z | z')] on I(Z; X'), from the reference or the fused code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class VICRegTerms(NamedTuple):
     entropy: Tensor
     #: mean over the views of the hinge on the standard deviations, unweighted
     variance: Tensor
-    #: sum over two views of the squared covariances divided by dim, unweighted
+    #: sum over two views of `sum_{i != j} Cov_ij^2 / dim`, unweighted
     covariance: Tensor
 
 
@@ -72,9 +72,9 @@ def lower_bound(
     likelihood: str = "gaussian",
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
-    """The loss is minus the bound, since training maximises the bound: V x [batch, ..., dim] -> 3 x []."""
+    """Loss, invariance and entropy. The loss is minus the bound, which training maximises: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
-        # the derivative of the loss by a weight is its term, so each term is evaluated alone
+        # the gradient of a trainable weight is its term, so each term is evaluated alone
         minus_entropy, entropy = regularizer(views, estimator, weight=entropy_weight, distributed=distributed)
         invariance = _invariance(views, estimator, likelihood, distributed)
         return Terms(weighted(invariance, invariance_weight, distributed) + minus_entropy, invariance.detach(), entropy)
@@ -87,7 +87,6 @@ def lower_bound(
         entropy = estimator.mean_entropy(views)
         log_likelihood = -invariance_weight * invariance
         bound = entropy_weight * entropy + log_likelihood
-        # the bound is maximised, a loss is minimised
         return Terms(_for_reduction(-bound, distributed), invariance.detach(), entropy.detach())
 
 
@@ -102,7 +101,7 @@ def _fused_bound(
     if normalize == estimator.normalize:
         loss, terms = _fused_entropy(views, estimator, weights, distributed, likelihood=likelihood)
         return Terms(loss, terms[0], terms[1])
-    # the two terms see views that are normalized in different ways
+    # invariance and entropy normalize the views differently, so each needs its own call
     invariance, distance = _fused_invariance(views, estimator, weights[0], likelihood, distributed)
     minus_entropy, terms = _fused_entropy(views, estimator, weights[1:], distributed)
     return Terms(invariance + minus_entropy, distance, terms[1])
@@ -111,7 +110,7 @@ def _fused_bound(
 def _fused_invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, weight: float, likelihood: str, distributed: DistributedOptions
 ) -> tuple[Tensor, Tensor]:
-    """The weighted invariance alone, which back-propagates, and the unweighted one."""
+    """The invariance: weighted with a gradient, and unweighted without: -> [], []."""
     normalize = _distance_normalization(likelihood, estimator)
     loss, terms = _fused_loss(views, "", (), (weight, 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood)
     return loss, terms[0]
@@ -120,7 +119,7 @@ def _fused_invariance(
 def _invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, likelihood: str, distributed: DistributedOptions
 ) -> Tensor:
-    """The invariance alone: V x [batch, ..., dim] -> []."""
+    """The unweighted invariance, with a gradient: V x [batch, ..., dim] -> []."""
     if _is_fused(estimator.fused, estimator.constants(), views, distributed):
         return _fused_invariance(views, estimator, 1.0, likelihood, distributed)[0]
     views = gathered_views(views, distributed, estimator, likelihood)
@@ -134,7 +133,7 @@ def _reference_invariance(views: Sequence[Tensor], estimator: EntropyEstimator, 
 
 
 def _distance_normalization(likelihood: str, estimator: EntropyEstimator) -> Normalization:
-    """How the views are normalized before their distance: to unit vectors, or as the estimator normalizes them."""
+    """The normalization of views before their distance: unit vectors for a cosine, otherwise that of the estimator."""
     return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
 
 
@@ -146,7 +145,7 @@ def _fused_entropy(
     *,
     likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
-    """`_fused_loss` with the entropy of the estimator, which warns if it is saturated."""
+    """`_fused_loss` for this estimator, which warns if its entropy is saturated."""
     constants, normalize = estimator.constants(), estimator.normalize
     draw = estimator.draw() if estimator.is_random else None
     arguments = views, estimator.fused, constants, weights, distributed, estimator
@@ -165,7 +164,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The loss with VICReg's surrogate for H(Z) and its three weights: V x [batch, ..., dim] -> 5 x []."""
+    """VICReg's loss and terms for its three weights: V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     invariance, variance, covariance = weights
     if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):
@@ -193,7 +192,7 @@ def _vicreg_bound(
         views = [samples(z) for z in _full_precision_views(views)]
         invariance = mean_squared_distance(views)
         variance = _mean_over_views([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
-        # the authors average the hinges of the two views, but add their covariances
+        # the authors average the hinges of two views, but add their covariance terms
         covariance = 2 * _mean_over_views([covariance_penalty(z) for z in views])
         entropy = -(weights.variance * variance + weights.covariance * covariance)
         loss = _for_reduction(weights.invariance * invariance - entropy, distributed)
@@ -203,7 +202,7 @@ def _vicreg_bound(
 def regularizer(
     views: Sequence[Tensor], estimator: EntropyEstimator, *, weight: Weight, distributed: DistributedOptions = LOCAL
 ) -> tuple[Tensor, Tensor]:
-    """`-weight * H`, where H is the mean entropy of the views, and H without a gradient: V x [batch, ..., dim] -> [], []."""
+    """The loss `-weight * H`, and H without a gradient. H is the mean entropy of the views: V x [batch, ..., dim] -> [], []."""
     if isinstance(weight, Tensor):
         minus_entropy, entropy = regularizer(views, estimator, weight=1.0, distributed=distributed)
         return weighted(minus_entropy, weight, distributed), entropy
@@ -229,12 +228,12 @@ def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:
-    """The same as `distributed.is_active()`; the first two tests are its quick answer for one process."""
+    """`distributed.is_active()`, after two tests that answer faster for one process."""
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
 def _is_fused(fused: str, constants: Sequence[Weight] | None, views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
-    """Whether the fused implementation runs. Also checks the views of one process; ranks check theirs when they meet."""
+    """Whether the fused implementation runs. Also checks the views; ranks check theirs later in `check_ranks_agree`."""
     if not _has_ranks(distributed):
         check_views(views)
     try:
@@ -256,9 +255,10 @@ def _fused_loss(
     likelihood: str = "gaussian",
     draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`weights[0] * invariance - weights[1] * entropy` [], and (invariance, entropy, *parts) [2 + k], detached.
+    """The loss [] from the fused implementation, and (invariance, entropy, *parts) [2 + k], detached.
 
-    With one weight it is `-weights[0] * entropy`. Messages of the ranks name the objective, an estimator or "VICReg".
+    The loss is `weights[0] * invariance - weights[1] * entropy`, or `-weights[0] * entropy` for one weight. Errors of
+    collectives name the objective, an estimator or "VICReg".
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
@@ -276,7 +276,7 @@ def _vicreg_with_trainable_weights(
     evaluated: Callable[[VICRegWeights], VICRegTerms],
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    """Evaluate each of the three terms with weight 1."""
+    """Evaluate each term alone with weight 1, because the term is the gradient of its weight."""
     invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
     terms = [term.loss for term in (invariance, variance, covariance)]
     loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()

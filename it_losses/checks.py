@@ -19,11 +19,11 @@ _DENSE = torch.strided
 
 
 class ViewError(ValueError, AssertionError):
-    """Raised for views that no objective accepts. It is an AssertionError too, as in the classes that ours replace."""
+    """Raised for views that no objective accepts. It is an AssertionError too, like the errors of lightly."""
 
 
 def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
-    """The views of one call in the widest of their dtypes; ViewError with the remedy if one is no plain tensor of numbers.
+    """The views in the widest of their dtypes; ViewError with a remedy unless all are plain floating-point tensors.
 
     Each view receives its gradient in its own dtype.
     """
@@ -80,7 +80,7 @@ def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
 
 
 def _obstacle(z: object) -> str:
-    """The error message for such a view: the fault and the remedy."""
+    """The error message for a refused view: its fault and the remedy."""
     if not isinstance(z, Tensor):
         return f"the objective needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:
@@ -98,7 +98,7 @@ def _obstacle(z: object) -> str:
 
 
 def _subclass(z: object) -> str:
-    """The message for a tensor subclass that is not accepted; empty for others. Its class is not imported."""
+    """The error message for a DTensor or a masked tensor, recognised by its methods; empty for others."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
             "the objective needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which "
@@ -150,7 +150,7 @@ def check_not_negative(name: str, value: SupportsFloat) -> float:
 
 
 def check_count(name: str, value: object, *, at_least: int = 1) -> int:
-    """The count as an int; ValueError unless it is a whole number and large enough."""
+    """The count as an int; ValueError unless it is a whole number >= `at_least`."""
     number = _number(value)
     if number is None or number != int(number) or number < at_least:
         raise ValueError(f"{name} must be a whole number >= {at_least}, got {value!r}.")
@@ -166,7 +166,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
-    """The tensor; ValueError unless it is [rows, columns] and real, and floating-point too unless `floating=False`."""
+    """The tensor; ValueError unless it is [rows, columns] of floating-point numbers, or of any real ones if not `floating`."""
     if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
         kind = "floating-point" if floating else "real"
         raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
@@ -197,7 +197,7 @@ def _wants_gradient(value: object) -> bool:
 def _number(value: object) -> float | None:
     """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
     if type(value) is float and -math.inf < value < math.inf:
-        # the usual case; compilers can trace it where the value is a symbol
+        # the usual case is first, because compilers can trace it for a symbolic value
         return value
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
@@ -210,7 +210,7 @@ def _number(value: object) -> float | None:
 
 
 def _item(value: object) -> object:
-    """The single element of a tensor or a NumPy value; anything else unchanged."""
+    """The one element of a tensor or NumPy value, None for another tensor, anything else unchanged."""
     if isinstance(value, Tensor):
         return value.detach().item() if value.numel() == 1 and not value.is_meta else None
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

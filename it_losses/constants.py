@@ -25,13 +25,13 @@ class Checked(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # a property gives a constant a second name, under which the module would register a Parameter
+            # a property is a second name of a constant; nn.Module would register a Parameter under both
             object.__setattr__(self, name, value)
             return
         if name in self.checks:
             value = self.checks[name](name, value)
             if name in self.__dict__.get("_parameters", {}) and not isinstance(value, nn.Parameter):
-                # a module refuses to replace a Parameter by a number
+                # nn.Module refuses to replace a Parameter by a number, so delete it first
                 del self._parameters[name]
         super().__setattr__(name, value)
 
@@ -45,7 +45,7 @@ class Checked(nn.Module):
         return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 
     def extra_repr(self) -> str:
-        """The constants."""
+        """The constants, as printed."""
         constants = {name: getattr(self, name) for name in self.checks if name not in self._modules}
         return ", ".join(f"{name}={_shown(value)}" for name, value in constants.items())
 

@@ -1,4 +1,4 @@
-"""The criteria: modules that hold checked constants and evaluate the bound for the views they are called with."""
+"""The criteria: modules with checked constants that return the loss of the views they are called with."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class VICRegEntropy(Checked):
         invariance_weight * distance of the views - entropy_weight * H(Z)
 
     `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). Lower is better, and the
-    value may be negative: it is minus the bound on I(Z; X'). H(Z) is the mean entropy of the views. Dimensions between batch
-    and dim are groups; each has its own statistics, and the entropies are averaged.
+    value may be negative: it is minus a bound on the mutual information. H(Z) is the mean entropy of the views. Dimensions
+    between batch and dim are groups; each has its own statistics, and the entropies are averaged.
 
     Args:
         entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. Setting another one later keeps
@@ -43,11 +43,11 @@ class VICRegEntropy(Checked):
         invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views as
             the estimator normalizes them. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR. None for
             the estimator's default.
-        invariance_weight: weight of that distance; None for the estimator's default. A Parameter trains.
-        entropy_weight: weight of the entropy; None likewise. A Parameter trains.
+        invariance_weight: weight of the distance; None for the estimator's default. It may be a trainable Parameter.
+        entropy_weight: weight of the entropy, with the same options.
         gather_distributed: if torch.distributed is initialised, take the loss of the batch of all ranks. Training then equals
-            that of one process.
-        process_group: the group, or its name, of the ranks that hold one batch together; None for all. The name is kept.
+            training in one process.
+        process_group: the group, or its name, of the ranks that hold one batch together; None for all ranks.
         gradient_reduction: how the training loop combines the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
         estimator_options: arguments of the estimator if `entropy` is a name.
 
@@ -112,7 +112,7 @@ class VICRegEntropy(Checked):
         return terms
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
-        """V x [batch, ..., dim] -> []."""
+        """The loss: V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
 
@@ -177,7 +177,7 @@ class VICReg(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
-        """The loss, and for logging s, v and c, unweighted, and the entropy that v and c stand for."""
+        """The loss, and for logging the unweighted s, v and c, and the surrogate of entropy from v and c."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.vicreg_bound(
             views,
@@ -192,7 +192,7 @@ class VICReg(Checked):
         return terms
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
-        """V x [batch, ..., dim] -> []."""
+        """The loss: V x [batch, ..., dim] -> []."""
         return self.terms(z_a, z_b, *more_views).loss
 
 
@@ -203,7 +203,7 @@ class EntropyRegularizer(Checked):
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy. A Parameter trains.
+        weight: weight of the entropy; a Parameter is trained.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
         estimator_options: arguments of the estimator if `entropy` is a name.
 
@@ -238,7 +238,7 @@ class EntropyRegularizer(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
-        """V x [batch, ..., dim] -> []."""
+        """The term: V x [batch, ..., dim] -> []."""
         views = bound.accepted_views((z, *more_views), self.distributed)
         loss, entropy = bound.regularizer(views, self.entropy, weight=self.weight, distributed=self.distributed)
         if OBSERVERS and can_be_seen():
@@ -254,7 +254,7 @@ def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
 
 
 def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
-    """The default weight of the distance. At unit variance the mean squared distance is twice one minus the cosine."""
+    """The default weight of the distance, doubled for one minus the cosine, which is half the distance at unit variance."""
     if likelihood == default.likelihood:
         return default.invariance
     return 2 * default.invariance if likelihood == "von_mises_fisher" else None

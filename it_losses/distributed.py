@@ -2,7 +2,7 @@
 
 Before anything is gathered, the ranks exchange the shapes of their views between hosts (`check_ranks_agree`). Ranks may hold
 different numbers of samples. If anything else differs, every rank raises an error. The exchange is one small message and waits
-for no device. Every collective returns new memory.
+for no device. Every collective returns a new tensor.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch import Tensor
 from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: torch's function of that name; False without distributed support
+#: torch's function of that name; `bool()`, which is False, without distributed support
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
 #: what a rank sends in the place of its shapes if its views are invalid
 _REFUSED = (0, 0, 0, 0, 0, 0)
 #: bytes of the description of an objective that ranks exchange when they disagree
 _LONGEST = 400
-#: the criterion or estimator that is evaluated, for messages; "" in compiled code, which keeps no context
+#: the criterion or estimator that is evaluated, for error messages; "" in compiled code, which keeps no context
 _evaluated: ContextVar[object] = ContextVar("evaluated", default="")
 _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
 class DistributedOptions(NamedTuple):
-    """Whose samples a loss is computed from, and how the training loop combines its gradients."""
+    """The ranks from whose samples a loss is computed, and how the training loop combines its gradients."""
 
-    #: whether the loss is that of the batch of all ranks
+    #: whether the loss is computed from the samples of all ranks
     gather_distributed: bool = False
     #: name of the process group that holds one batch together; "" for all ranks
     process_group: str = ""
@@ -47,7 +47,7 @@ class DistributedOptions(NamedTuple):
         return self.gather_distributed and is_initialized() and (bool(self.process_group) or dist.get_world_size() > 1)
 
 
-#: options for the loss of the samples of this process
+#: options for the loss of this process alone
 LOCAL = DistributedOptions()
 
 
@@ -64,7 +64,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
 
 @contextmanager
 def evaluating(objective: object) -> Iterator[None]:
-    """Let messages about collectives inside the context name this criterion or estimator."""
+    """Let errors of collectives inside the context name this criterion or estimator."""
     token = _evaluated.set(objective)
     try:
         yield
@@ -136,7 +136,7 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks and how many samples each holds; ViewError on every rank if their views differ in anything else."""
+    """The ranks with their numbers of samples; ViewError on every rank if anything else of views or objective differs."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     evaluated = _evaluated.get() or str(objective[0])
@@ -187,7 +187,7 @@ def gathered_views(
         return views
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, (objective, *settings), *views))
-    # not as a decorator, which would import the compiler together with this module
+    # not as a decorator, which would import the compiler at once
     return list(torch.compiler.disable(_Gather.apply)(distributed, (objective, *settings), *views))  # type: ignore[no-untyped-call]
 
 
@@ -195,7 +195,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, distributed: DistributedOptions, objective: tuple[object, ...], *views: Tensor) -> tuple[Tensor, ...]:
         ranks = check_ranks_agree(views, distributed.process_group, objective=_named(*objective))
-        # own rows of the gradient of the whole batch, times W because DDP divides by W
+        # the backward pass multiplies by the number of ranks, because DDP divides by it
         ctx.own, ctx.world = ranks.own, ranks.world
         return tuple(ranks.gathered(z) for z in views)
 
@@ -205,7 +205,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _named(objective: object, *settings: object) -> tuple[object, ...]:
-    """The name, the constants and the settings of an objective. Those that train are left out, since ranks may round them."""
+    """Name, constants and settings of an objective. Trainable ones are left out, because ranks may round them differently."""
     name = objective if isinstance(objective, str) else type(objective).__name__
     constants: dict[str, object] = getattr(objective, "fixed_constants", dict)()
     return name, *constants.items(), *(value for value in settings if not isinstance(value, Tensor))
@@ -218,13 +218,13 @@ def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[lis
         stamp = zlib.crc32(repr(objective).encode())
         dtype = _DTYPES.index(views[0].dtype)
     except ValueError as error:
-        # raised after the exchange, because the other ranks wait for this one
+        # the error is raised after the exchange, because the other ranks wait for this one
         return list(_REFUSED), error
     return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """All-gather these numbers on the host: those of every rank, in rank order."""
+    """All-gather numbers on the host: a list for each rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
     all_gather_single(all_ranks, mine, group=cpu_group(group))
@@ -232,13 +232,13 @@ def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[
 
 
 def _gather_text(text: str, group: dist.ProcessGroup) -> list[str]:
-    """All-gather the beginning of a text on the host: that of every rank, in rank order."""
+    """All-gather the beginning of a text on the host: a text for each rank, in rank order."""
     own = text.encode()[:_LONGEST].ljust(_LONGEST)
     return [bytes(numbers).decode(errors="replace").strip() for numbers in gather_sizes(list(own), group)]
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The group, or a gloo group of the same ranks, so that exchanging sizes waits for no device."""
+    """The group if it can send CPU tensors, else a gloo group of the same ranks. Neither waits for a device."""
     if "cpu" in dist.get_backend_config(group):
         return group
     if group not in _cpu_groups:

@@ -62,7 +62,7 @@ def vicreg(
 
 
 def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False, anchor: bool = False) -> Tensor:
-    """`1/2 log det(I + beta Cov(z))` in nats, or in nats per dimension: [batch, ..., dim] -> []. See LogDet."""
+    """Log-det entropy `1/2 log det(I + beta Cov(z))` in nats, or nats per dimension: [batch, ..., dim] -> []. See LogDet."""
     entropy: Tensor = LogDet(beta, per_dimension=per_dimension, anchor=anchor)(z)
     return entropy
 
@@ -119,7 +119,7 @@ def renyi_entropy(
     order: float = 2.0,
     normalize: Literal["columns", "uncentred_columns", "rows"] | None = None,
 ) -> Tensor:
-    """`log sum_k p_k^order / (1 - order)`, p the eigenvalues of the covariance over their sum: -> []. See MatrixRenyi."""
+    """Renyi entropy of the eigenvalues of the covariance, divided by their sum: [batch, ..., dim] -> []. See MatrixRenyi."""
     entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
 

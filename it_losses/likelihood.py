@@ -1,4 +1,4 @@
-"""The second slot, E[log q(z | z')]: minus a distance of the views, up to constants.
+"""The likelihood term E[log q(z | z')]: minus a distance of the views, up to constants.
 
 gaussian            q = N(z; z', I s^2): the mean squared distance, VICReg's invariance term
 von_mises_fisher    q = C exp(k <u, u'>) of unit vectors u = z / |z|: one minus the cosine, as in BYOL, SimSiam and SimCLR

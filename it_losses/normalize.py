@@ -16,10 +16,10 @@ SMALLEST, ROUNDING = 1e-12, 16
 
 
 def normalized(z: Tensor, normalization: Normalization) -> Tensor:
-    """`z / |z|` for "rows", `(z - mean) / std` over the batch for "columns": [..., batch, dim] -> [..., batch, dim].
+    """Normalized samples: [..., batch, dim] -> [..., batch, dim].
 
-    "uncentred_columns" divides by the root mean square over the batch instead. A row of zeros, and a column without variance,
-    stay zero.
+    They are `z / |z|` for "rows", and `(z - mean) / std` over the batch for "columns". "uncentred_columns" divides by the root
+    mean square over the batch. Zeros stay zero, and "columns" sets a constant column to zero.
     """
     if normalization == "rows":
         return functional.normalize(z, dim=-1)
@@ -31,7 +31,7 @@ def _columns(z: Tensor, *, centre: bool) -> Tensor:
     if centre:
         z = z - mean
     std = torch.linalg.vector_norm(z, dim=-2, keepdim=True) / z.shape[-2] ** 0.5
-    # a column that differs by rounding only is constant
+    # a column whose values differ by rounding alone counts as constant
     floor = (ROUNDING * torch.finfo(z.dtype).eps * mean.abs()).clamp_min(SMALLEST)
     unit: Tensor = z / std.masked_fill(std <= floor, torch.inf)
     return unit

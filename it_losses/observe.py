@@ -1,4 +1,4 @@
-"""Observers: objects that are notified of every call of a criterion, so that a monitor needs no hooks on criteria."""
+"""Observers are notified of every call of a criterion, so a monitor needs no hooks on criteria."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def can_be_seen() -> bool:
     """Whether an observer can see this call: it is part of a forward pass, and no compiler or torch.func hides its values."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    # activation checkpointing repeats the calls of the forward pass in the backward pass
+    # the backward pass is excluded, because activation checkpointing repeats forward calls in it
     return bool(torch._C._current_graph_task_id() == -1)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the device of z, so that it casts no operand of a product inside."""
+    """A context without autocast on the device of z, so that no operand of a product is cast."""
     kind = z.device.type
-    # devices are listed, because older compilers cannot trace a query for those that have autocast
+    # device types are listed, because older compilers cannot trace a query for those with autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
@@ -24,7 +24,7 @@ def samples(z: Tensor) -> Tensor:
 
 
 def accumulated(z: Tensor) -> Tensor:
-    """The samples in the accumulation dtype; a conversion that changes nothing would still take the time of an operator."""
+    """z in the accumulation dtype, without the time of an operator if nothing changes."""
     dtype = accumulation_dtype(z.dtype)
     return z if z.dtype == dtype else z.to(dtype)
 
@@ -35,5 +35,5 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def gradient_dtype(z: Tensor) -> torch.dtype:
-    """The dtype in which the forward pass forms the gradient: on a GPU bfloat16 stays, all else is float32 at least."""
+    """The dtype of the gradient in the forward pass: bfloat16 for bfloat16 on a GPU, otherwise the accumulation dtype."""
     return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)

@@ -5,7 +5,7 @@ Every source compares the projections x = a^T z on random unit directions a with
     T = mean_a sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2,   phi(t) = exp(-t^2 / 2),
 
 where the sum is a trapezoidal rule for the integral of phi(t) |...|^2 over [-largest, largest]. The sources differ in the
-rule, in the number of directions, in a factor N, and in whether the views are one sample or several.
+rule, in the number of directions, in a factor N (the batch size), and in whether they pool the views.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class SIGRegConvention(NamedTuple):
     #: points of the trapezoidal rule on [-largest, largest]
     points: int
     largest: float
-    #: random directions of one evaluation
+    #: number of random directions of one evaluation
     slices: int
     #: whether the statistic is multiplied by the number of samples
     times_batch: bool
-    #: whether the samples of all views are one sample of the statistic
+    #: whether one statistic is computed from the samples of all views
     pooled: bool
     #: weights of the mean squared distance of two views and of the statistic
     weights: tuple[float, float]
@@ -35,7 +35,7 @@ class SIGRegConvention(NamedTuple):
 
 
 def _le_jepa(trade_off: float) -> tuple[float, float]:
-    # (1 - lambda) times the mean squared distance to the mean of two views, which is a quarter of that between them
+    # the source takes the mean squared distance of two views to their mean, a quarter of that between the views
     return (1 - trade_off) / 4, trade_off
 
 
@@ -48,15 +48,15 @@ CONVENTIONS = {
     "lightly": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "stable-pretraining": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=True, weights=(1 / 4, 0.02)),
     "eb_jepa": _EB_JEPA,
-    # the gradient of a step lies in the span of its slices
+    # the gradient lies in the span of the slices, so there are at least two for each dimension
     "it_losses": _EB_JEPA._replace(slices_per_dim=2),
 }
 
 
 def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The positive knots t of the rule, phi(t) = exp(-t^2 / 2), and their weights with phi(t), doubled for -t: -> 3 x [K].
+    """Positive knots t of the rule, phi(t) = exp(-t^2 / 2), and weights times phi(t), doubled for -t: -> 3 x [K].
 
-    At t = 0 every sample agrees with N(0, 1), so that knot is left out.
+    The knot t = 0 is left out, because its error is 0 for all samples.
     """
     spacing, count = 2 * largest / (points - 1), points // 2
     first = largest - (count - 1) * spacing

@@ -1,7 +1,7 @@
-"""Random unit directions that are a function of a seed and a number, so that all ranks and both implementations have the same.
+"""Random unit directions, the same on all ranks and in both implementations for the same seed and number of the draw.
 
-The random bits are hashes of their place, made by ordinary tensor operators on the device. They use no generator. So they leave
-torch's random numbers as they were, and can be compiled, transformed and captured in a CUDA graph.
+The random bits are hashes of row and column, computed by ordinary tensor operators without a generator. So the state of torch's
+generators does not change, and the code can be compiled, transformed and captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 
 #: a CPU draws this many numbers at a time, so that they stay in its cache
 BLOCK = 1 << 16
-#: the first place of the columns: if they had the places of rows, the numbers of key 0 would be symmetric
+#: the hashed index of the first column; with the indices of rows, the numbers of key 0 would be symmetric
 FIRST_COLUMN = 1 << 30
 _BITS_32 = 0xFFFFFFFF
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
-    """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim], in the dtype of `like`."""
+    """Directions that are uniform on the unit sphere, for a seed and the number of a draw: -> [count, dim], dtype of `like`."""
     key = key_of(seed, draw)
     half = (dim + 1) // 2
     places = torch.arange(count, device=like.device) ^ key, torch.arange(FIRST_COLUMN, FIRST_COLUMN + half, device=like.device)
@@ -38,7 +38,7 @@ def key_of(seed: int, draw: int | Tensor) -> Any:
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
     radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
-    # half a step off the axes: on them the cosine is 0, which has no direction in one dimension
+    # 0.5 keeps angles off the axes, because a cosine of 0 has no direction in one dimension
     angle = (bits & 0xFFFF).to(dtype).add_(0.5).mul_(2 * math.pi * 2.0**-16)
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 
@@ -47,7 +47,7 @@ def _hashed(x: Any) -> Any:
     """A hash of 32 bits that flips each bit of the result with a probability of a half when one bit of x changes."""
     for _ in range(2):
         x = (x >> 16) ^ x
-        # the factor is below 2^31, so that no product of 64 bits overflows
+        # the factor is below 2^31, so that no product overflows int64
         x *= 0x45D9F3B
         x &= _BITS_32
     return (x >> 16) ^ x

@@ -46,7 +46,7 @@ def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
     return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
 
 
-#: name -> (weights under that convention, dim) -> the authors' weights
+#: name -> function that converts weights of that convention for dim into the authors' weights
 CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
     "official": _official,
     "solo-learn": _solo_learn,
@@ -64,5 +64,5 @@ def check_convention(convention: str) -> str:
 
 
 def official_weights(weights: VICRegWeights, *, dim: int, convention: str) -> VICRegWeights:
-    """The weights with which the authors' loss has the value of that convention."""
+    """The weights for which the authors' loss equals the loss of that convention."""
     return CONVENTIONS[check_convention(convention)](weights, dim)

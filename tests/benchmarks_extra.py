@@ -1,4 +1,4 @@
-"""Import this first where a test needs the programs of `benchmarks`: it skips the file where a package of theirs is missing."""
+"""Tests of the programs in `benchmarks` import this first. It skips the test file if a package of the programs is missing."""
 
 import pytest
 
@@ -6,11 +6,11 @@ PACKAGES = ("joblib", "kornia", "lightly", "lightning", "matplotlib", "numpy", "
 for name in (*PACKAGES, "torchvision"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[benchmarks]'")
 
-#: options of Table 1 for the smallest run
+#: command-line options that make a run of `benchmarks.table1` as small as possible
 TINY = ["--limit-images", "70", "--batch-size", "32", "--epochs", "1", "--seeds", "1", "--width", "0.125", "--image-size", "16"]
 TINY += ["--jobs", "1", "--accelerator", "cpu"]
 
 
 def told(text):
-    """What was printed, without the breaks of lines."""
+    """The printed text as one line, so that a test can search for words across line breaks."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Every test starts from one seed and leaves torch as it found it; the core tests are marked by their file."""
+"""Every test starts from one random seed, and threads and compiler are reset after it. Tests of the core files are marked."""
 
 import sys
 from fnmatch import fnmatch
@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-#: files whose tests must pass on every version of torch and Python that we support; tests/test_suite.py finds each
+#: files whose tests must pass on every supported version of torch and Python; test_suite.py checks that each pattern finds one
 CORE = (
     "test_adapters_lightning*",
     "test_closed_forms*",
@@ -36,6 +36,6 @@ def one_seed():
 @pytest.fixture(autouse=True)
 def no_graphs_of_other_tests():
     yield
-    # the compiler counts the graphs of a function over all tests, and gives up at eight
+    # torch.compile counts the graphs of a function over all tests, and stops compiling the function at eight
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""The tests of the fused implementations share this: the objectives by their equations, usual inputs, and comparisons."""
+"""Shared by the tests of fused implementations: every objective written out from its equations, inputs, and comparisons."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from it_losses import (
 )
 from it_losses.slices import unit_directions
 
-#: error allowed beyond the reference's in the same dtype, relative to the largest exact element
+#: dtype -> error allowed on top of that of the reference implementation, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
 def vicreg_terms(z_a: Tensor, z_b: Tensor, *, margin: float = 1.0, epsilon: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
-    """Invariance, variance and covariance as the paper's equations read, over a masked D x D covariance."""
+    """The invariance, variance and covariance terms of VICReg in the official convention, from the D x D covariance matrix."""
     batch, dim = z_a.shape
     others = 1 - torch.eye(dim, dtype=z_a.dtype)
     variance, covariance = [], []
@@ -44,13 +44,13 @@ def vicreg_terms(z_a: Tensor, z_b: Tensor, *, margin: float = 1.0, epsilon: floa
 
 
 def log_det(z: Tensor, *, beta: float) -> Tensor:
-    """`1/2 log det(I + beta Zc^T Zc / N)` by the eigenvalues' definition of the determinant, D x D."""
+    """`1/2 log det(I + beta Zc^T Zc / N)` by `torch.logdet` of the D x D matrix; Zc are the centred samples."""
     zc = z - z.mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + beta / len(z) * zc.T @ zc) / 2
 
 
 def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
-    """`-KL(N(0, C + I / beta) || N(0, (D / k + 1 / beta) I))` in the k directions of C, with log-det's D x D definition."""
+    """`-KL(N(0, C + I / beta) || N(0, (D / k + 1 / beta) I))` in the k directions that the samples span; C = Cov(z)."""
     rank = min(len(z) - 1, z.shape[1])
     variance = z.shape[1] / rank + 1 / beta
     trace = z.var(dim=0, unbiased=False).sum() + rank / beta
@@ -72,7 +72,7 @@ def koleo(z: Tensor) -> Tensor:
 
 
 def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
-    """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` by indices, less the weighted covariances; 1e-16 in the logarithm."""
+    """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` of sorted samples x, window m, less the weighted covariances."""
     x, place = z.sort(dim=0, stable=True).values, torch.arange(len(z))
     spacing = x[(place + window).clamp(max=len(z) - 1)] - x[(place - window).clamp(min=0)]
     marginal = ((len(z) / (2 * window) * spacing).square() + 1e-16).log().mean() / 2
@@ -80,7 +80,7 @@ def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
 
 
 def sigreg(z: Tensor, directions: Tensor, *, points: int, largest: float) -> Tensor:
-    """`mean_a int phi(t) |mean_i exp(i t x_i) - phi(t)|^2 dt` by the trapezoidal rule: z [N, dim], a [dim, S]."""
+    """`mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt` by trapezoids: z [N, dim], directions a [dim, S]."""
     t = torch.linspace(-largest, largest, points, dtype=z.dtype)
     phi = torch.exp(-t.square() / 2)
     difference = torch.exp(1j * (z @ directions)[:, :, None] * t).mean(dim=0) - phi  # [S, points]
@@ -97,7 +97,7 @@ def standardised(z: Tensor) -> Tensor:
 
 
 def renyi(z: Tensor, *, order: float) -> Tensor:
-    """The entropy of the positive eigenvalues of the D x D second moment, divided by its trace."""
+    """The Renyi entropy of that order, from the positive eigenvalues of `z^T z` divided by its trace."""
     p = torch.linalg.eigvalsh(z.T @ z / z.square().sum())
     p = p[p > 1e-12]
     return -(p * p.log()).sum() if order == 1 else (p**order).sum().log() / (1 - order)
@@ -117,34 +117,34 @@ def _pairwise_entropy(z: Tensor, factor: float, bandwidths: tuple[float, ...] = 
 
 
 def quadratic_entropy(z: Tensor) -> Tensor:
-    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))` with the bandwidth that follows the batch."""
+    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))`, s the automatic bandwidth, which follows the batch."""
     s2 = 2 * 0.2 / 4 * z.detach().var(dim=0).sum()
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return z.shape[1] / 2 * torch.log(4 * math.pi * s2) - (-distance / (4 * s2)).exp().mean().log()
 
 
 class Objective(NamedTuple):
-    """`invariance * mean squared distance - entropy_weight * mean entropy`, as a criterion and as its definition."""
+    """One loss twice: the criterion, and `invariance * mean squared distance - entropy_weight * mean entropy` written out."""
 
-    #: of two or more views
+    #: the loss of two or more views, as the package computes it
     criterion: nn.Module
-    #: of one view or more: -entropy_weight * mean entropy
+    #: -entropy_weight * mean entropy of one view or more, as the package computes it
     regularizer: nn.Module
-    #: [batch, dim] -> []
+    #: the entropy of one group of samples, written out: [batch, dim] -> []
     entropy: Callable[[Tensor], Tensor]
     invariance: float
     entropy_weight: float
-    #: what the distance is of
+    #: the map that is applied to the views before their distance is taken, such as a normalisation
     variable: Callable[[Tensor], Tensor] = lambda z: z
     #: whether the entropy is that of all views together
     pooled: bool = False
 
     def fused(self, *views: Tensor) -> Tensor:
-        """By the package: V x [batch, ..., dim] -> []."""
+        """The loss as the package computes it: V x [batch, ..., dim] -> []."""
         return (self.criterion if len(views) > 1 else self.regularizer)(*views)
 
     def definition(self, *views: Tensor) -> Tensor:
-        """By the equations: V x [batch, ..., dim] -> []."""
+        """The loss by its equations: V x [batch, ..., dim] -> []."""
         samples = [torch.cat(views)] if self.pooled else views
         groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in samples for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
@@ -165,7 +165,7 @@ def _objective(
     return Objective(criterion, EntropyRegularizer(estimator, weight), entropy, invariance, weight, variable, pooled)
 
 
-#: every objective that has a fused implementation, with constants that are not the defaults among them
+#: every objective that has a fused implementation; some appear again with constants other than the defaults
 OBJECTIVES = {
     "VICReg": Objective(VICReg(), EntropyRegularizer(VarianceCovariance()), lambda z: _vicreg_entropy(z, 25.0, 1.0), 25.0, 1.0),
     "VICReg, other constants": Objective(
@@ -189,7 +189,7 @@ OBJECTIVES = {
     ),
     "spacings": _objective(Spacings(0.4, window=1), lambda z: spacings(z, window=1, covariance_weight=0.4), 2.5, 0.7),
     "koleo": _objective(KoLeo(None), koleo, 2.5, 0.7),
-    # in evaluation mode every call has the same slices
+    # in evaluation mode every call draws the same random directions, which the definition uses too
     "sigreg": _objective(SIGReg(slices=24).eval(), lambda z: _sigreg_entropy(z, 24, points=10, largest=3.0), 1.0, 10.0),
     "sigreg, times the batch": _objective(
         SIGReg("lightly", slices=16).eval(), lambda z: len(z) * _sigreg_entropy(z, 16, points=33, largest=3.0), 0.2, 0.05
@@ -220,32 +220,32 @@ OBJECTIVES = {
 
 
 def leaf(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """The same numbers in another dtype and in memory of their own, with a gradient to come."""
+    """A copy of z in that dtype, which requires a gradient."""
     return z.detach().to(dtype).clone().requires_grad_()
 
 
 def evaluated(function: Callable[..., Tensor], views: list[Tensor], upstream: float = 1.0) -> list[Tensor]:
-    """Value and gradients of the views, for that upstream gradient."""
+    """The value of the function, and the gradient of every view for that upstream gradient."""
     value = function(*views)
     return [value.detach(), *torch.autograd.grad(value, views, torch.tensor(upstream, dtype=value.dtype))]
 
 
 def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Views of one batch: features of different variances, on both sides of VICReg's margin, correlated, with a mean."""
+    """Random views of one batch. Features are correlated, have a mean, and have variances on both sides of VICReg's margin."""
     z = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
     z = z + 0.5 * z[..., :1] + 0.5
     return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, least: float = 0) -> None:
-    """Each pair differs by no more than the tolerance, relative to its largest element, or to `least` if that is more."""
+    """Assert that pairs differ by at most the tolerance times the largest element of `theirs`, or times `least` if larger."""
     for mine, other in zip(ours, theirs, strict=True):
         error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
         assert error <= tolerance * max(scale, least), f"{error:.3g} against {scale:.3g}"
 
 
 def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:
-    """|fused - exact| <= |reference - exact| + tolerance, relative to the largest exact element; prints the worst one."""
+    """Assert that errors are at most the reference's largest plus the tolerance, relative to the largest exact element."""
     fused, reference, exact = (x.detach().double() for x in (fused, reference, exact))
     scale = exact.abs().max().clamp_min(1e-300)
     error, allowed = (fused - exact).abs() / scale, (reference - exact).abs().max() / scale + tolerance
@@ -256,7 +256,7 @@ def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, toleranc
     )
 
 
-#: name -> layout of a [batch, dim] tensor in memory
+#: name -> function that gives a [batch, dim] tensor that layout in memory
 LAYOUTS = {
     "contiguous": lambda z: z,
     "columns first": lambda z: z.T.contiguous().T,

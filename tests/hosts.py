@@ -1,4 +1,4 @@
-"""The libraries whose classes ours replace: installed, or in a checkout that an environment variable names."""
+"""Finds the libraries whose classes ours replace: installed, or in a checkout that an environment variable names."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ import pytest
 REPOSITORIES = {
     "LIGHTLY_HOME": "lightly-ai/lightly",
     "SOLO_LEARN_HOME": "vturrisi/solo-learn",
-    # install the checkout: its version comes from the installation
+    # this checkout must also be installed, because the package looks its version up in the installation
     "STABLE_PRETRAINING_HOME": "galilai-group/stable-pretraining",
     "PYTORCH_METRIC_LEARNING_HOME": "KevinMusgrave/pytorch-metric-learning",
     "EB_JEPA_HOME": "facebookresearch/eb_jepa",
@@ -18,7 +18,7 @@ REPOSITORIES = {
 
 
 def checkout(variable, file):
-    """The checkout that has the file; skips the test, with the reason, where there is none."""
+    """The folder of a checkout that contains the file. Skips the test if there is none."""
     home = Path(os.environ.get(variable, ""))
     if not os.environ.get(variable) or not (home / file).is_file():
         pytest.skip(f"{variable} names no checkout with {file} (git clone https://github.com/{REPOSITORIES[variable]})")
@@ -26,7 +26,7 @@ def checkout(variable, file):
 
 
 def module(name, variable=None):
-    """A module of a host; skips the test where neither an installed package nor a checkout has it."""
+    """Import a module of another library. Skips the test if neither an installed package nor a checkout has it."""
     home = os.environ.get(variable, "") if variable else ""
     if home and home not in sys.path:
         sys.path.append(home)

@@ -1,4 +1,4 @@
-"""The Triton kernels under Triton's interpreter; test_kernels_triton runs this file in a process that has it switched on."""
+"""Tests of the Triton kernels in Triton's interpreter, without a GPU; test_kernels_triton.py runs them in a new process."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ try:
 except triton.runtime.errors.InterpreterError as error:
     pytest.skip(f"the interpreter of Triton {triton.__version__} cannot loop with this numpy: {error}", allow_module_level=True)
 
-#: relative rounding of one element; the interpreter cuts bfloat16 off where a GPU rounds it to nearest
+#: dtype -> relative rounding error of an element; the interpreter truncates to bfloat16, while a GPU rounds to nearest
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
-#: error of an entropy, and of the largest element of a gradient
+#: dtype -> relative error allowed for an entropy, and for a gradient relative to its largest element
 ERRORS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
 LAYOUTS = {
     "rows": lambda z: z,
@@ -47,7 +47,7 @@ every_dtype = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    """Scratch memory holds NaN until it is written."""
+    """CPU products replace those of a GPU, and new memory holds NaN, so that reading it before writing shows."""
     stand_in_for_gpu(monkeypatch)
     new_empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
@@ -77,7 +77,7 @@ def test_moments_and_centred_samples(shape, layout, dtype):
     norms = cuda_passes.centre_into(out, [z], parts)
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(1 + norms, 1 + zc.square().sum(dim=1, keepdim=True), 1e-6)
-    # by element: rounding is relative to each of them, but for that of a sample in float32
+    # rounding is relative to each element; 1e-6 is for float32 arithmetic on samples that are larger than the element
     assert ((out.double() - zc).abs() <= ROUNDING[dtype] * zc.abs() + 1e-6).all()
 
 
@@ -96,7 +96,7 @@ def test_samples_far_from_zero_keep_their_digits(offset, rows):
 @pytest.mark.parametrize(("shape", "layout"), [((1, 1, 1), "rows"), *[((2, 33, 71), name) for name in LAYOUTS]])
 def test_differences(shape, layout, dtype):
     z_a, z_b = LAYOUTS[layout](samples(*shape, dtype)), samples(*shape, dtype)
-    # own rows of centred samples of more ranks
+    # as under DDP, the rows of this rank are part of a larger tensor of centred samples
     zc = samples(2 * shape[0], shape[1] + 4, shape[2], dtype)[:, 3:-1]
     slope = torch.randn(2 * shape[0], 1, shape[2])
     difference = 0.3 * (z_a.double() - z_b.double())
@@ -109,7 +109,10 @@ def test_differences(shape, layout, dtype):
 
 
 def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor, image_rows: int) -> tuple[Tensor, Tensor]:
-    """Sums [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] as they are defined, in float64."""
+    """The sums `sum_j e_ij` [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] by their definitions, in float64.
+
+    e_ij = exp(-rate |x_i - x_j|^2) for each of K rates, 0 within an image; W_ij = sum_k e_kij (weight_ki + weight_kj).
+    """
     image = torch.arange(x.shape[1]) // image_rows
     difference = x.double()[:, own, None] - x.double()[:, None]
     e = (-rates.double()[:, :, None, None] * difference.square().sum(dim=3)).exp()
@@ -143,7 +146,7 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
     sums, pairs = cuda_pairs.pair_sums(x, slice(0, 40), rates, memory=0)
     cuda_pairs.add_pair_gradient_(out, pairs, torch.ones(1, 2, 40))
     assert_close(sums, torch.full((1, 2, 40), 39), 1e-6)
-    # against weights of 2 to 39 others
+    # the differences are 0: allow the rounding of a sum of 39 pairs, each of weight 2
     assert out.abs().max() < 1e-6 * 78 * x.abs().max()
     x[1, 3, 4] = torch.nan
     sums, _ = cuda_pairs.pair_sums(x, slice(0, 40), rates, memory=0)
@@ -170,7 +173,7 @@ def test_waves(samples, knots):
 
 
 class TwoRanks:
-    """One of two ranks, each a thread; the interpreter serves one at a time, so the other waits until this one exchanges."""
+    """One of two ranks, each a thread. The interpreter serves one thread at a time, so a rank runs alone up to a collective."""
 
     world = 2
     _turn, _meet = threading.Lock(), threading.Barrier(2, timeout=60)
@@ -205,7 +208,7 @@ class TwoRanks:
         return torch.cat(self._exchange(own))
 
 
-#: margins above every standard deviation, so that rounding switches no hinge on or off
+#: name -> (module, constants); VICReg's margin is above every standard deviation, so that rounding switches no hinge on or off
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 4.0, 1e-4)),
     "log_det": (log_det, (10.0, 1.0, 0.0)),
@@ -223,7 +226,7 @@ OBJECTIVES = {
 
 
 def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: torch.dtype) -> None:
-    """Products of a GPU against those of a CPU in float64 on the samples of all ranks."""
+    """Assert that an evaluation with GPU products equals one with CPU products in float64 on the samples of all ranks."""
     module, constants = OBJECTIVES[name]
     wanted = Request(0.01, 1.7, needs_gradient=True)
     by_gram = module.prefers_gram(batch.samples, batch.dim, 1)
@@ -231,9 +234,9 @@ def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: 
     truth = module.evaluate(exact, Plan(products_named("cpu" + module.PRODUCTS), by_gram), constants, wanted)
     assert got.gradient.dtype == (dtype if dtype == torch.bfloat16 else torch.float32)
     assert_close(got.entropy, truth.entropy, ERRORS[dtype][0])
-    # eigenvalues have the rounding of the largest one, which the logarithm of a small one multiplies by their ratio
+    # every eigenvalue has the rounding error of the largest one, and the logarithm in order 1 magnifies it for small ones
     assert_close(got.gradient, truth.gradient[:, own], ERRORS[dtype][1] * (4 if "order 1" in name else 1))
-    # the largest projection is told of own samples
+    # on two ranks SIGReg's largest projection differs, because each rank reports that of its own samples
     if batch.is_whole or module is not sigreg:
         for ours, right in zip(got.parts, truth.parts, strict=True):
             assert_close(ours, right, 4 * ERRORS[dtype][0])
@@ -292,14 +295,14 @@ def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, mo
         monkeypatch.setenv(dispatch.VARIABLE, backend)
         own = [z.to(dtype).requires_grad_() for z in views]
         gradients.append(torch.stack(torch.autograd.grad(40 * criterion(*own), own)))
-    # rounded at the end of either pass
+    # the gradient is rounded to bfloat16 at the end of the forward pass, and again in the backward pass
     assert_close(*gradients, 2.0**-7)
 
 
 @pytest.mark.parametrize("products", self_test.ROWS)
 @every_dtype
 def test_the_self_test_passes(dtype, products):
-    # one of the sizes that are tested on a GPU, and one that takes the interpreter less time
+    # float32 takes a size that the self-test uses on a GPU; other dtypes take a smaller one to save time
     size = (self_test.ROWS[products] - 7, self_test.DIM - 7) if dtype == torch.float32 else (32, 48)
     assert not self_test.fault(products, torch.device("cpu"), dtype, rows=size[0], dim=size[1])
 
@@ -335,7 +338,7 @@ LAUNCHED = {
 @pytest.mark.parametrize(
     ("kernel", "fault"),
     [
-        # one writes its results in place of its input
+        # `slopes_of_waves` overwrites its input: if it writes nothing, its result is wrong, but not NaN
         *[(kernel, "is off by" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
         ("centre", "compile"),
         ("pair_weights", "invalid argument"),

@@ -1,8 +1,8 @@
-"""Kill a table and a sweep at random moments, and see that every finished run is kept and that they end as undisturbed ones do.
+"""Kill two benchmark programs at random moments, and check that restarts keep finished runs and end with the same numbers.
 
     make kills KILLS='--kills 20 --seed 1'
 
-Half of the kills end the program with its workers, the other half the program alone.
+Half of the kills end the program and its workers, the other half end only the program.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PROGRAMS = {
     "table1": ["--methods", "vicreg", "moco", "byol_logdet", "--seeds", "2"],
     "table1.tuning": ["--methods", "vicreg", "byol", "--rates-only"],
 }
-#: the columns of a row that depend on nothing but the run
+#: the columns of a row that a repeated run must reproduce; others, such as its time, may differ
 NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss", "curve")
 
 
 def started(program: str, output: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"benchmarks.{program}", *PROGRAMS[program], *TINY, "--output", str(output)]
-    # no pipe: idle workers of a killed program hold it open for minutes
+    # stderr goes to a file, because idle workers of a killed program would hold a pipe open for minutes
     with (output.parent / "stderr").open("wb") as said:
         return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=said)
 
 
 def numbers(folder: Path) -> dict[tuple[str, int], list[float]]:
-    """What every finished run measured, in a table with its whole curve."""
+    """The results of every finished run in the folder, by method and seed."""
     return {(row["method"], row["seed"]): [row.get(name) for name in NUMBERS] for row in Records(folder).rows}
 
 
@@ -56,7 +56,7 @@ def kill(process: subprocess.Popen[bytes], with_workers: bool) -> None:
 
 
 def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
-    """Kill the program so many times, then let it end."""
+    """Kill and restart the program this many times, then let it end. Its results must equal those of an undisturbed one."""
     start = time.monotonic()
     ended(started(program, folder / "whole"), folder)
     seconds, whole, killed = time.monotonic() - start, numbers(folder / "whole"), folder / "killed"
@@ -74,11 +74,11 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
             ended(process, folder)
         kept = numbers(killed)
         assert before.items() <= kept.items(), "a finished run was lost or changed"
-        assert kept.items() <= whole.items(), "a run ended otherwise than the undisturbed one"
+        assert kept.items() <= whole.items(), "a run has other results than without kills"
         print(f"{program}: {done} kills, now after {after:.1f} s, {len(kept)} of {len(whole)} runs kept", flush=True)
         before = kept
         if len(kept) == len(whole):
-            # nothing is left to be killed in
+            # all runs are finished, so the next kills need a new folder
             again += 1
             killed, before = folder / f"killed{again}", {}
     ended(started(program, killed), folder)

@@ -1,4 +1,4 @@
-"""A GPU's part of the package without a GPU: products that a CPU can form, and kernels that record their launches."""
+"""Runs the GPU code of the package without a GPU: matrix products run on the CPU, and kernel launches are recorded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, cuda_slice
 from it_losses.precision import accumulation_dtype
 
 MODULES = cuda_passes, cuda_pairs, cuda_slices
-#: parts of kernels, which are not launched
+#: functions that kernels call and that are never launched themselves
 PARTS = {"hashed", "rows_of"}
-#: those that are launched
+#: name -> kernel that is launched
 KERNELS = {
     name: kernel
     for module in MODULES
@@ -32,7 +32,7 @@ class Launch(NamedTuple):
 
 
 class _Recorder:
-    """Stands in for one kernel: `kernel[grid](...)` is recorded."""
+    """Replaces one kernel: a launch `kernel[grid](...)` is recorded and computes nothing."""
 
     def __init__(self, kernel: str, launches: list[Launch]) -> None:
         self._kernel, self._launches = kernel, launches
@@ -42,7 +42,7 @@ class _Recorder:
 
 
 def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """Replace every kernel for the rest of a test: -> the list that its launches are added to."""
+    """Replace every kernel for the rest of the test. Returns a list to which each launch is added."""
     launches: list[Launch] = []
     for module in MODULES:
         for name in KERNELS.keys() & vars(module).keys():
@@ -51,7 +51,7 @@ def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 
 def stand_in_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, products of a GPU come in float32, and gradients in the dtype that they have on a GPU."""
+    """Let the GPU code run on a CPU: matrix products give float32, and gradients have the dtype that they have on a GPU."""
     for module in (cuda, cuda_pairs):
         monkeypatch.setattr(module, "product", lambda a, b: torch.bmm(a.float(), b.float()))
     monkeypatch.setattr(cuda, "gradient_dtype", lambda z: z.dtype if z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype))

@@ -27,7 +27,7 @@ class Training(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
     def train_dataloader(self):
-        # in order: Lightning's own sampler shuffles
+        # keep the samples in order, as the test does; Lightning's own sampler would shuffle them
         sampler = DistributedSampler(dataset(), self.trainer.world_size, self.global_rank, shuffle=False)
         return DataLoader(dataset(), BATCH // self.trainer.world_size, sampler=sampler)
 
@@ -40,7 +40,7 @@ def main(devices, path):
     trainer = lightning.Trainer(
         accelerator="cpu",
         devices=devices,
-        # a rank that waits for one that is gone must not wait for half an hour
+        # if one rank dies, the others raise an error after a minute instead of half an hour
         strategy=DDPStrategy(timeout=timedelta(seconds=60)),
         use_distributed_sampler=False,
         max_epochs=1,

@@ -1,4 +1,4 @@
-"""Where torch alone is installed: import the package from outside the checkout, train every criterion a step."""
+"""Checks the installed wheel in an environment with torch only: it imports, and every loss runs forward and backward."""
 
 import importlib.metadata
 import importlib.util

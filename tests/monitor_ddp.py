@@ -1,4 +1,4 @@
-"""Trains under DDP on two ranks with criteria and embeddings of their own, and writes what is logged: `monitor_ddp.py FILE`."""
+"""Trains on two DDP ranks that call different criteria, and writes what EmbeddingMonitor logs: `monitor_ddp.py FILE`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from it_losses.adapters.lightning import EmbeddingMonitor
 
 
 class Training(LightningModule):
-    """The second rank calls a criterion of its own, sees nothing in its second step, and collapses in its third."""
+    """A module that on the second rank calls one more criterion, no criterion in step 2, and has collapsed views in step 3."""
 
     def __init__(self):
         super().__init__()

@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/mutants.py --sample 60 --seed 1 kernels/log_det.py entropy/log_det.py
 
-prints every mutant that no test of its file notices, and how many were killed. Without names it takes every file of CHECKED_BY.
+This prints every mutant that no test notices, and how many were killed. Without file names it takes every file of CHECKED_BY.
 Each mutant is a copy of the package in a folder of its own, which a forked process imports; so torch is loaded once.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "it_losses"
-#: the entropies of the random cases
+#: the objectives for which tests/test_fuzz.py draws random cases
 FUZZED = ("vicreg", "variance_covariance", "log_det", "pairwise", "quadratic", "renyi", "sigreg", "koleo", "spacings")
 #: the tests of the Triton kernels without a GPU
 INTERPRETED = "interpreted_kernels.py"
@@ -38,7 +38,7 @@ EVERY_ENTROPY = [
     "test_kernels_precision.py",
     "test_saturation.py",
 ]
-#: file -> the tests that are to notice its mutants, the quick ones first; test_fuzz.py follows
+#: file -> the tests that should notice its mutants, the quick ones first; test_fuzz.py runs after them
 CHECKED_BY = {
     "entropy/base.py": ["test_contract.py", "test_kernels_dispatch.py", "test_criteria.py"],
     "entropy/log_det.py": ["test_closed_forms.py", *EVERY_ENTROPY, "test_criteria.py"],
@@ -125,7 +125,7 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
     for node in places:
         for i, (name, _) in enumerate(changes(node)):
             mutant = copy.deepcopy(tree)
-            # the copy of the node is where the node is in the walk
+            # the copied node has the same position in a walk through the copied tree
             copied = list(ast.walk(mutant))[list(ast.walk(tree)).index(node)]
             before = ast.unparse(copied)
             list(changes(copied))[i][1]()
@@ -133,7 +133,7 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that are executed: no annotations, texts of errors, or what a class declares."""
+    """The nodes that can change a result: no annotations, no error messages, and no declarations in a class."""
     yield node
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "exc") or isinstance(value, ast.JoinedStr):
@@ -145,7 +145,7 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def changes(node: ast.AST):
-    """What can be changed at a node: a name, and a function that does it in place."""
+    """The possible changes of a node: for each one its name, and a function that makes it in place."""
     if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
         yield "operator", lambda: setattr(node, "op", OPERATORS[type(node.op)]())
     if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
@@ -177,7 +177,7 @@ def survives(file: str, mutant: ast.Module, tests: list[str]) -> bool:
 
 
 def runs(tests: list[str]) -> list[list[str]]:
-    """The tests that share a process. Triton looks for its interpreter when it is imported, so those tests have their own."""
+    """Groups of tests that share a process. Triton chooses its interpreter when it is imported, so its tests need their own."""
     others = [test for test in tests if test != INTERPRETED]
     return [run for run in (others, [INTERPRETED] * (INTERPRETED in tests)) if run]
 
@@ -197,18 +197,18 @@ def run_tests(folder: str, tests: list[str]) -> int:
     signal.alarm(PATIENCE)
     sys.path.insert(0, folder)
     interpreted = tests == [INTERPRETED]
-    # the interpreter warns on newer versions of numpy
     os.environ |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
+    # Triton's interpreter warns on newer versions of numpy
     options += ["-W", "ignore"] if interpreted else []
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         failed = pytest.main([*options, "-m", "not slow", *(str(TESTS / test) for test in tests)])
-        # random cases run on the CPU, without Triton
+        # test_fuzz.py runs on the CPU, where it cannot notice mutants of the Triton kernels
         return int(failed or (not interpreted and pytest.main([*options, str(TESTS / "test_fuzz.py")])))
 
 
 def testable() -> list[str]:
-    """The files whose tests can run here: those of the Triton kernels need Triton."""
+    """The files whose tests can run on this machine. The tests of the Triton kernels need Triton."""
     return [file for file, tests in CHECKED_BY.items() if INTERPRETED not in tests or importlib.util.find_spec("triton")]
 
 
@@ -227,7 +227,7 @@ def main() -> None:
     found = [(file, *mutant) for file in options.files for mutant in mutants(ast.parse((PACKAGE / file).read_text()))]
     drawn = found if options.sample is None else random.Random(options.seed).sample(found, min(options.sample, len(found)))
     print(f"{len(drawn)} of {len(found)} mutants", flush=True)
-    # tests that fail without a mutant would kill them all
+    # a test that fails without a mutant would seem to kill every mutant
     used = dict.fromkeys(test for file, *_ in drawn for test in CHECKED_BY[file])
     assert survives("__init__.py", ast.parse((PACKAGE / "__init__.py").read_text()), list(used)), (
         "a test fails without a mutant"

@@ -1,4 +1,4 @@
-"""Programs that start others: their output, an end after some seconds, and none of their processes left behind."""
+"""Runs programs that start other processes: returns their output, ends them after a time limit, and leaves none running."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import time
 
 
 def finished(command, *, seconds=300, **options):
-    """What `subprocess.run` gives; AssertionError with the output so far where the program does not end in time."""
+    """The same result as `subprocess.run`; AssertionError with the output so far if the command does not end in time."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes, **options)
     try:
@@ -18,13 +18,13 @@ def finished(command, *, seconds=300, **options):
         out, error = process.communicate()
         raise AssertionError(f"{command} did not end within {seconds} seconds:\n{out[-3000:]}\n{error[-3000:]}") from None
     finally:
-        # ranks that their launcher has left behind
+        # end also the processes that a launcher has left running, such as ranks
         _end_session(process)
     return subprocess.CompletedProcess(command, process.returncode, out, error)
 
 
 def alive(pid):
-    """Whether the process runs: one that has ended may wait for its parent to clear it away."""
+    """Whether the process still runs. A process that has ended and waits for its parent (state Z) does not count."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
@@ -33,7 +33,7 @@ def alive(pid):
 
 
 def assert_gone(*pids):
-    """The processes end within ten seconds."""
+    """Assert that these processes end within ten seconds."""
     for _ in range(100):
         if not any(map(alive, pids)):
             return

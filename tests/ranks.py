@@ -1,4 +1,4 @@
-"""Real processes that speak gloo to each other: started once, lent to every test that needs ranks.
+"""Runs a check on several ranks: processes with a gloo group, which are started once and used by every test that needs ranks.
 
 `run(world, check, *args)` calls `check(*args)` on ranks 0 .. world - 1 of a fresh process group and returns what each returned.
 The first rank that fails ends the test at once: its traceback is the error, and the processes of all ranks are replaced.
@@ -16,9 +16,9 @@ from datetime import timedelta
 from multiprocessing import connection
 from pathlib import Path
 
-#: seconds: a check that hangs is a failed check
+#: seconds after which a check that hangs counts as failed
 PATIENCE = 180
-#: seconds that a failure waits for others of the same moment: ranks whose peer died complain of it before its death is seen
+#: seconds to wait for more errors after the first: if a rank dies, errors of others may arrive before its death is seen
 GRACE = 0.2
 _context = multiprocessing.get_context("spawn")
 _tasks = itertools.count()
@@ -36,14 +36,14 @@ def run(world, check, *args):
     try:
         results = _answers({pipe: rank for rank, (_, pipe) in enumerate(_workers[:world])})
     except BaseException:
-        # the others may wait for the rank that failed: a collective cannot be called off, a process can be ended
+        # other ranks may wait in a collective for the rank that failed; this cannot be cancelled, so end their processes
         _end_all()
         raise
     return [results[rank] for rank in range(world)]
 
 
 def _answers(pending):
-    """Rank -> what its check returned; AssertionError as soon as one fails."""
+    """The results of the checks, by rank; AssertionError as soon as one fails."""
     results, failures, deadline = {}, [], time.monotonic() + PATIENCE
     while pending:
         ready = connection.wait(pending, deadline - time.monotonic())
@@ -73,7 +73,7 @@ def _started():
     ours, theirs = _context.Pipe()
     process = _context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    # an end that is open here too would hide the death of the process
+    # if the child's end stayed open in this process too, the death of the child would not be noticed
     theirs.close()
     return process, ours
 
@@ -97,10 +97,10 @@ def _serve(pipe):
         except EOFError:
             return
         if dist.is_initialized():
-            # not before all ranks have answered: one that still connects to this one would fail
+            # destroyed only after all ranks have answered, because a rank that still connects to this one would fail
             dist.destroy_process_group()
         torch.manual_seed(0)
-        # what is an error in the test is one here
+        # use the warning filters of the test, so that the same warnings are errors here
         warnings.resetwarnings()
         warnings.filters.extend(filters)
         try:

@@ -1,4 +1,4 @@
-"""Every library's number is pinned: adapter defaults give its value and gradient, here written out from its own formula."""
+"""Adapters have the defaults of their library: value and gradient equal those of the library's formula, written out here."""
 
 import subprocess
 import sys
@@ -78,7 +78,7 @@ def test_defaults_give_the_number_of_the_librarys_formula(library, dtype):
     assert_same_number(FORMULAS[library], conventions.vicreg(library), batch(dtype))
 
 
-def test_the_five_libraries_are_not_one_number():
+def test_the_five_libraries_have_three_different_values():
     values = {round(float(f(*batch(torch.float64))), 6) for f in FORMULAS.values()}
     assert len(values) == 3
 
@@ -150,7 +150,7 @@ def eb_jepas(gather):
     return lambda a, b: criterion(a, b)["loss"]
 
 
-#: whoever has the argument, built with it
+#: name -> function that builds a criterion with this value of `gather_distributed`
 GATHERING = {
     "lightly VICReg": lambda gather: lightly.VICRegLoss(gather_distributed=gather),
     "lightly pairwise": lambda gather: lightly.PairwiseLoss(gather_distributed=gather),
@@ -167,7 +167,7 @@ def official_of_no_rank(a, b):
 
 
 def of_two_ranks(name):
-    """Values with and without gathering, of this rank's half; those of the whole and of the half in one process."""
+    """Values of this rank's half with and without gathering, and those of the whole batch and of the half in one process."""
     whole = torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     half = whole[:, 6 * dist.get_rank() :][:, :6]
     found = [GATHERING[name](gather)(*half).item() for gather in (True, False)]
@@ -190,7 +190,7 @@ def test_a_library_that_gathers_by_itself_is_followed():
 
 
 class HostModule(torch.nn.Module):
-    """What stable-pretraining's Module is to a forward function."""
+    """A stand-in for stable-pretraining's Module, with the attributes that a forward function uses."""
 
     def __init__(self, criterion):
         super().__init__()
@@ -255,7 +255,7 @@ def test_without_pytorch_metric_learning_the_adapter_gives_the_line_to_install_i
 
 FRAMEWORKS = "lightly timm lightning pytorch_lightning hydra solo stable_pretraining eb_jepa pytorch_metric_learning"
 
-#: what is imported, one after the other, and which framework may be there afterwards that was not there before
+#: (module that is imported, in this order; the only framework that its import may load)
 IMPORTS = [
     ("it_losses", ""),
     ("it_losses.adapters.conventions", ""),

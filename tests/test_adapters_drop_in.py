@@ -1,4 +1,4 @@
-"""Classes that replace a host's own: constructor, call, attributes, dtype, copies and pickles are those of the host."""
+"""Our classes that replace those of another library, the host, have its constructor, call, attributes, dtype and pickles."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ def metric_learning():
     return pytorch_metric_learning.VICRegLoss
 
 
-#: host -> (its module, the variable that names its checkout, our class, its attributes)
+#: host -> (its module, the environment variable that names its checkout, function that returns our class, names of constants)
 HOSTS = {
     "lightly": ("lightly.loss", None, lambda: lightly.VICRegLoss, ["lambda_param", "mu_param", "nu_param", "eps"]),
     "stable-pretraining": (
@@ -57,7 +57,7 @@ def ours(host):
 
 
 def called(host, criterion, a, b):
-    """What the criterion returns, called as users of the host call it."""
+    """The loss of the criterion, called as users of the host call it."""
     result = criterion(a, ref_emb=b) if host == "pytorch-metric-learning" else criterion(a, b)
     return result["loss"] if host == "eb_jepa" else result
 
@@ -68,7 +68,7 @@ def views(dtype=torch.float64):
 
 
 def holder(criterion, attribute):
-    """The object that has the attribute, and its name there."""
+    """The object that holds an attribute with a dotted name, and the last part of that name."""
     *path, name = attribute.split(".")
     for part in path:
         criterion = getattr(criterion, part)
@@ -315,7 +315,7 @@ def test_stable_pretrainings_regression_test_passes_with_the_class_swapped(tmp_p
     ours = "__import__('it_losses.adapters.stable_pretraining', fromlist=['x'])"
     swapped(source, tmp_path / "test_methods.py", "losses.VICRegLoss()", f"{ours}.VICRegLoss()")
     path = os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")])
-    # its registry of runs is otherwise the user's own
+    # without SPT_CACHE_DIR the test would write to the user's own registry of runs
     run_tests(tmp_path, "test_methods.py", "-k", "vicreg", PYTHONPATH=path, SPT_CACHE_DIR=str(tmp_path / "runs"))
 
 

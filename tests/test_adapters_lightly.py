@@ -1,4 +1,4 @@
-"""lightly: same numbers, same errors, same calls as the classes replaced, and nothing imported that is not asked for."""
+"""The lightly adapter: its classes have the numbers, errors and calls of those that they replace, and its methods train."""
 
 import copy
 import importlib
@@ -37,7 +37,7 @@ def assert_same_number(theirs, mine, z_a: Tensor, z_b: Tensor) -> None:
 
 
 def authors_vicreg(x: Tensor, y: Tensor) -> Tensor:
-    """The authors' formula in the authors' order of operations, on which lightly's test asks for equal bits."""
+    """VICReg in its authors' order of operations. lightly's own test asks for equality with it to the last bit."""
     invariance = mse_loss(x, y)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     variance = sum(relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() / 2 for z in (x, y))
@@ -71,7 +71,7 @@ def test_each_term_function_has_the_value_of_lightlys(name):
 
 
 def test_tiny_batches_have_the_bits_of_the_authors_formula():
-    # lightly's own class misses about 1 % of these seeds
+    # a few misses are allowed: lightly's own class differs in the last bit for about 1 % of these seeds
     misses = 0
     for seed in range(200):
         torch.manual_seed(seed)
@@ -89,12 +89,12 @@ def test_the_constructor_asks_once_whether_ranks_can_be_gathered(monkeypatch):
     with pytest.raises(ValueError, match=r"torch\.distributed"):
         ours.VICRegLoss(gather_distributed=True)
     ours.VICRegLoss(gather_distributed=False)
-    # there are no other ranks, so all samples are here
+    # these classes gather by default; without torch.distributed there are no other ranks, so they still work
     for criterion in (ours.LogDetLoss(), ours.PairwiseLoss()):
         assert criterion(*torch.randn(2, 8, 4)).isfinite()
 
 
-def test_replacements_of_lightlys_classes_gather_as_these_do_and_other_losses_as_our_criteria_do():
+def test_only_replacements_of_lightlys_classes_do_not_gather_by_default():
     lightly_loss = pytest.importorskip("lightly.loss")
     assert ours.VICRegLoss().gather_distributed == lightly_loss.VICRegLoss().gather_distributed
     wrapped = ours.EntropyRegularized(torch.nn.MSELoss())
@@ -166,7 +166,7 @@ def test_install_swaps_the_names_and_uninstall_puts_them_back():
         ours.install()
         assert loss.VICRegLoss is vicreg.VICRegLoss is ours.VICRegLoss
         assert vicregl.covariance_loss is ours.covariance_loss
-        # a subclass of lightly's class would call itself for ever here
+        # if our class were a subclass of lightly's, the constructor of lightly's class would call itself forever
         assert loss.VICRegLoss()(z_a, z_b).isfinite()
     finally:
         ours.uninstall()
@@ -175,7 +175,7 @@ def test_install_swaps_the_names_and_uninstall_puts_them_back():
 
 
 def swapped(function):
-    """What the function returns while ours is installed."""
+    """The result of the function, called while our classes are installed in lightly."""
     try:
         ours.install()
         return function()
@@ -416,15 +416,15 @@ def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, mon
     assert all(model.backbone.num_features == 512 for model in seen)
 
 
-#: tests of lightly that count its own messages to stand-ins of torch.distributed, or replace the method that draws its slices;
-#: test_adapters_lightly_family.py tests the same on two real ranks
+#: tests of lightly that count its calls of a mocked torch.distributed, or replace the method that draws its random directions;
+#: test_adapters_lightly_family.py tests the same behaviour on two real ranks
 OF_LIGHTLYS_INSIDE = (
     "TestSIGReg::test_forward_gather_distributed_world_size_gt_one",
     "TestSIGReg::test_forward_gather_distributed_matches_non_distributed",
     "TestSIGReg::test_gather_distributed_gradient_matches_non_distributed",
     "TestLeJEPALoss::test_forward_gather_distributed_world_size_gt_one",
 )
-#: files of lightly's tests
+#: lightly's own tests that run here with our classes
 OWN_TESTS = (
     *(f"tests/loss/test_{name}_loss.py" for name in ("vicreg", "vicregl", "koleo", "frossl", "hypersphere", "lejepa")),
     "tests/utils/test_dist__gather__losses.py::TestGatherLayer_Losses::test_loss_vicreg",
@@ -436,7 +436,7 @@ def test_lightlys_own_tests_pass_with_the_import_swapped(tmp_path):
     pytest.importorskip("pytest_mock", reason="lightly's tests need pytest-mock")
     home = hosts.checkout("LIGHTLY_HOME", "tests/loss/test_lejepa_loss.py")
     shutil.copytree(home / "tests", tmp_path / "tests")
-    # for VICRegLLoss, which stays lightly's own and computes with ours
+    # install() serves the tests of VICRegLLoss, a class of lightly that then computes with our functions
     (tmp_path / "conftest.py").write_text("from it_losses.adapters.lightly import install\n\ninstall()\n")
     theirs = rf"^from lightly\.loss[.\w]* import (?=({'|'.join(ours.__all__)})\b)"
     for name in (chosen.partition("::")[0] for chosen in OWN_TESTS):

@@ -40,7 +40,7 @@ def theirs(name):
 
 
 def both(name, *arguments, **options):
-    """lightly's criterion, which draws the slices of ours, and ours."""
+    """lightly's criterion and ours. lightly's draws our random directions, so that both must give the same number."""
     other, mine = theirs(name)(*arguments, **options), getattr(ours, name)(*arguments, **options)
     sliced = getattr(other, "sigreg", other)
     sliced._generate_unit_vectors = lambda device, dtype, dim: (
@@ -80,7 +80,7 @@ def assert_same(name, mine, other, z, tolerance):
 def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(name):
     for function in ("__init__", "forward"):
         mine, other = (inspect.signature(getattr(cls, function)).parameters for cls in (getattr(ours, name), theirs(name)))
-        # a call without the second view gets the message of the criteria, not that of Python
+        # our second view defaults to None, so that a call without it raises our message instead of Python's
         missing = {"z_b": None} if function == "forward" else {}
         shape = [
             [(p.name, p.kind, missing.get(p.name, p.default)) for p in parameters.values()] for parameters in (mine, other)
@@ -88,7 +88,7 @@ def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(nam
         assert shape[0] == shape[1]
 
 
-#: lightly holds the tables of SIGReg in float32
+#: class -> relative error beside lightly, which keeps the quadrature tables of SIGReg in float32; 1e-12 for other classes
 TOLERANCE = {"SIGReg": 1e-7, "LeJEPALoss": 1e-7}
 
 
@@ -105,7 +105,7 @@ def test_value_and_gradient_equal_lightlys(name):
 @each_class
 def test_the_defaults_equal_lightlys(name):
     other, mine = both(name)
-    # lightly adds eps = 1e-8 twice to a distance in KoLeo
+    # for KoLeo lightly adds eps = 1e-8 to each component and to the distance, which ours does not
     assert_same(name, mine, other, views(), 1e-7 if name == "KoLeoLoss" else TOLERANCE.get(name, 1e-12))
 
 
@@ -126,7 +126,7 @@ def test_eps_is_the_distance_at_which_the_logarithm_levels_off():
     criterion = ours.KoLeoLoss(eps=1e-3)
     assert criterion.eps == 1e-3
     row = torch.tensor([[1.0]])
-    # a sample that is alone, as in lightly
+    # a batch of one sample is accepted, as in lightly
     torch.testing.assert_close(criterion(row), theirs("KoLeoLoss")(eps=1e-3)(row))
     criterion.eps = 0.1
     torch.testing.assert_close(criterion(row), -torch.tensor(0.2).log())
@@ -166,7 +166,7 @@ def test_gathering_without_torch_distributed_is_refused(monkeypatch):
 def test_the_result_has_lightlys_dtype(name, dtype):
     other, mine = both(name)
     value, gradient = evaluated(name, mine, views(dtype))
-    # torch has no pdist of half precision on a CPU
+    # here lightly raises an error, because torch has no pdist in half precision on a CPU; ours keeps the dtype of the views
     missing = name == "HypersphereLoss" and dtype.itemsize == 2
     assert value.dtype is (dtype if missing else called(name, other, views(dtype)).dtype)
     assert gradient.dtype is dtype and value.isfinite() and gradient.isfinite().all()
@@ -289,7 +289,7 @@ def test_slices_come_from_a_seed_and_torchs_random_numbers_stay():
 
 
 def on_two_ranks(rows):
-    """Errors of value and gradient of this rank: against one process, and against lightly where ranks have as many samples."""
+    """Relative errors of value and gradient on this rank: against one process, and against lightly if `rows` are equal."""
     whole = views()[:, : sum(rows)]
     start = sum(rows[: dist.get_rank()])
     own = slice(start, start + rows[dist.get_rank()])
@@ -298,7 +298,7 @@ def on_two_ranks(rows):
     lightlys = evaluated("SIGReg", other, whole[:, own]) if len(set(rows)) == 1 else None
     dist.destroy_process_group()
     expected, slope = evaluated("SIGReg", both("SIGReg")[1], whole)
-    # training takes the mean of the gradients of the ranks
+    # DDP averages the gradients of the ranks, so the gradient on each rank is larger by their number
     pairs = [(value, expected), (gradient, len(rows) * slope[:, own])]
     if lightlys is not None:
         pairs += [(value, lightlys[0]), (gradient, lightlys[1])]

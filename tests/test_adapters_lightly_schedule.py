@@ -1,4 +1,4 @@
-"""The schedule of lightly's modules under every way to end a Lightning run."""
+"""The learning-rate schedule of our modules for lightly, for every way to limit the length of a Lightning run."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Tiny(pretraining.Pretraining):
-    """The optimizer and schedule of a Pretraining without its networks."""
+    """A Pretraining with tiny layers in place of its networks, because only the optimizer and the schedule are tested."""
 
     def __init__(self, warmup_epochs):
         lightning.LightningModule.__init__(self)
@@ -45,7 +45,7 @@ def rates(warmup_epochs, *, batches=40, data=None, **options):
 
 
 def warmed_up(found):
-    """How many steps the rate rose before it fell."""
+    """The number of steps up to the largest learning rate; 0 if the run starts with it."""
     return max(range(len(found)), key=found.__getitem__) + 1 if found[0] < 1 else 0
 
 
@@ -75,7 +75,7 @@ def test_the_warmup_is_that_many_epochs_and_a_tenth_of_the_run_at_most(warmup_ep
 
 def test_accumulated_batches_are_one_step():
     found = rates(1, batches=10, max_epochs=20, accumulate_grad_batches=2)
-    # five steps of two batches each
+    # an epoch of ten batches is five optimizer steps of two batches each
     assert warmed_up(found[::2]) == 5 and len(found) == 200
 
 

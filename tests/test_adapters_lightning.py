@@ -1,4 +1,4 @@
-"""EmbeddingMonitor: what it logs is true of the step's embeddings, and it leaves nothing behind however a step ends."""
+"""EmbeddingMonitor logs the right numbers for the embeddings of a step, and removes its hooks however the step ends."""
 
 import contextlib
 import copy
@@ -34,7 +34,7 @@ QUIET = {
 
 @pytest.fixture(autouse=True)
 def warnings_of_ours_alone():
-    """Lightning warns about small loaders and workers; a warning of ours must be expected by the test."""
+    """Ignore Lightning's warnings about small loaders; turn a warning of ours into an error unless the test expects it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.filterwarnings("error", module="it_losses")
@@ -43,7 +43,7 @@ def warnings_of_ours_alone():
 
 
 class Plain(lightning.LightningModule):
-    """Two views through a projector into a criterion; what the criterion saw is kept."""
+    """A module that calls a criterion on two projected views. `seen` keeps the views of the last call."""
 
     def __init__(self, criterion=None, *, scale=1.0):
         super().__init__()
@@ -93,7 +93,7 @@ def mean_over(views, measured):
 
 
 def assert_clean(module, callback):
-    """Nothing of the monitor is left on the module, in the monitor, or with the criteria."""
+    """Assert that no hook is left on the module, no measured step in the monitor, and no observer of criteria."""
     for part in module.modules():
         assert not part._forward_hooks and not part._forward_pre_hooks
         assert "terms" not in vars(part)
@@ -102,7 +102,7 @@ def assert_clean(module, callback):
     assert not len(OBSERVERS)
 
 
-# what is logged
+# the numbers that are logged
 
 
 def test_each_number_is_that_of_the_views_of_the_step():
@@ -122,7 +122,7 @@ def test_each_number_is_that_of_the_views_of_the_step():
         "pairwise_upper_nats": lambda z: diagnostics.sphere_entropy_bounds(z).upper,
     }.items():
         assert found[f"embeddings/criterion/{name}"] == pytest.approx(mean_over(module.seen, measured), rel=1e-4), name
-    # the criterion's number is in nats per dimension, with its own beta
+    # the monitor logs nats, with the criterion's beta; the criterion gives nats per dimension, for 5 dimensions
     assert found["embeddings/criterion/log_det_entropy_nats"] == pytest.approx(5 * terms.entropy.item(), rel=1e-4)
     assert found["embeddings/collapsed"] == 0
 
@@ -147,7 +147,7 @@ def test_the_other_name_of_lightning_works_too():
 
 
 class Several(Plain):
-    """A global and a local criterion, one of them called twice, and a regularizer of normalised views."""
+    """A module with two criteria, of which `local` is called twice, and a regularizer of l2-normalised views."""
 
     def __init__(self):
         super().__init__()
@@ -182,7 +182,7 @@ def test_each_call_of_each_criterion_is_logged_with_its_own_views():
     unit = [z.detach() for z in module.calls["regularizer"]]
     entropy = mean_over(unit, module.regularizer.entropy)
     assert found["embeddings/regularizer/entropy"] == pytest.approx(entropy, rel=1e-5)
-    # the projector makes what the criteria take, not a kind of its own
+    # the output of a projector is not logged under its own name if there are criteria
     assert not any("projector" in name for name in found)
 
 
@@ -213,7 +213,7 @@ def test_a_named_module_is_measured_in_a_model_without_our_criteria():
     found = logged(module, monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="z"))
     assert found["z/projector/rank_me"] == pytest.approx(mean_over(module.seen, diagnostics.rank_me), rel=1e-5)
     assert not any("invariance" in name for name in found)
-    # a projector is found without its name where there is no criterion
+    # if the model has no criterion of ours, its projector is measured without being named
     assert "embeddings/projector/rank_me" in logged(Plain(nn.MSELoss()))
 
 
@@ -224,7 +224,7 @@ def test_a_named_module_is_measured_beside_the_terms_of_the_criteria():
 
 
 class Mapped(Plain):
-    """A backbone whose output has the given form."""
+    """A module whose backbone returns `form(z)`, for example feature maps or tokens."""
 
     def __init__(self, form):
         super().__init__(nn.MSELoss())
@@ -250,7 +250,7 @@ class Mapped(Plain):
 def test_maps_and_tokens_are_averaged_over_their_positions(form):
     module = Mapped(form)
     found = logged(module, monitor.EmbeddingMonitor("backbone", every_n_steps=1, on_collapse="raise"))
-    # what positions add is the same for all images, which leaves the covariance as it is
+    # each position adds the same number to all images, so the covariance does not change
     expected = mean_over(module.seen, diagnostics.participation_ratio)
     assert found["embeddings/backbone/participation_ratio"] == pytest.approx(expected, rel=1e-3)
 
@@ -359,7 +359,7 @@ def test_every_measured_step_reaches_the_logger_at_any_interval_of_logging(tmp_p
 
 
 class Ending(Plain):
-    """A module whose step ends, at one batch, as the test says."""
+    """A module whose step raises `end`, returns no loss, or does not start because the hook of the batch returned -1."""
 
     def __init__(self, end, at=1):
         super().__init__()
@@ -533,11 +533,11 @@ def test_a_copy_of_a_measured_module_is_not_measured():
     module.criterion = VICReg()
     module.criterion(*torch.randn(2, 8, 5))
     assert len(step.embeddings["projector"]) == 1 and not step.terms
-    # criteria that nobody observes take their shortest path
+    # no observer is left, so criteria spend no time on notifying one
     assert not OBSERVERS
 
 
-# steps in between, and what is said
+# steps that are not measured, and warnings
 
 
 def test_steps_in_between_are_left_alone_and_say_nothing():
@@ -555,7 +555,7 @@ def test_steps_are_counted_through_epochs_that_are_shorter(monkeypatch):
     callback = monitor.EmbeddingMonitor(every_n_steps=3)
     calls = []
     monkeypatch.setattr(callback, "_plot", lambda *_: calls.append(1))
-    # five epochs of two steps: the first, fourth, seventh and tenth
+    # of ten steps, two in each of five epochs, the first, fourth, seventh and tenth are measured
     fit(Plain(), callback, max_epochs=5)
     assert len(calls) == 4
 
@@ -599,7 +599,7 @@ def test_views_that_collapsed_to_two_points_are_an_alarm():
 
 
 def test_all_ranks_stop_when_one_of_them_has_collapsed(monkeypatch):
-    # the sum over two ranks, where this one is well and the other is not
+    # stands for the sum over two ranks, of which this one is healthy and the other has collapsed
     def reduce(strategy, here, reduce_op):
         assert reduce_op == "sum"
         if here.ndim < 2:
@@ -615,15 +615,15 @@ def test_all_ranks_stop_when_one_of_them_has_collapsed(monkeypatch):
     assert trainer.global_step == 1 and trainer.callback_metrics["embeddings/collapsed"] == 0.5
 
 
-def test_a_rank_that_saw_other_criteria_waits_for_nobody(monkeypatch):
-    # the first rank has a criterion that this one did not call, and lacks one that it called
+def test_a_rank_that_saw_other_criteria_does_not_wait_for_the_others(monkeypatch):
+    # the first rank called a criterion that this rank did not call, and did not call one that this rank called
     first_rank = ["collapsed", "elsewhere/rank_me", "criterion/rank_me"]
     strategy = lightning.strategies.SingleDeviceStrategy
     monkeypatch.setattr(strategy, "broadcast", lambda strategy, names: first_rank)
     shapes = []
     monkeypatch.setattr(strategy, "reduce", lambda strategy, here, reduce_op: shapes.append(here.shape) or here)
     found = logged(Several())
-    # Lightning itself adds up the lengths of the loaders
+    # scalars are left out, because Lightning itself adds up the lengths of the loaders
     assert {shape for shape in shapes if len(shape)} == {(3, 2)}
     assert {name for name in found if name.startswith("embeddings")} == {"embeddings/collapsed", "embeddings/criterion/rank_me"}
 
@@ -719,7 +719,7 @@ def test_the_error_of_an_unknown_name_lists_the_known_names(criterion):
         fit(module, monitor.EmbeddingMonitor("no_such_module"))
 
 
-def test_a_criterion_is_no_module_that_makes_embeddings():
+def test_naming_a_criterion_as_the_measured_module_is_refused():
     module = Several()
     with pytest.raises(ValueError, match=r"'regularizer' is a criterion.*Leave the name out"):
         fit(module, monitor.EmbeddingMonitor("regularizer"))
@@ -774,5 +774,5 @@ def test_ranks_that_see_different_modules_log_the_common_ones_and_stop_together(
     assert found["steps"] == 3
     assert [row["collapsed"] for row in found["rows"]] == [0, 0, 0.5]
     assert all("everywhere/rank_me" in row and "elsewhere/rank_me" not in row for row in found["rows"])
-    # the second rank is collapsed to a single direction in the third step, and absent from the mean in the second
+    # the mean falls, because the second rank has collapsed in the third step and is not part of the mean in the second step
     assert found["rows"][2]["everywhere/pairwise_upper_nats"] < 0.6 * found["rows"][1]["everywhere/pairwise_upper_nats"]

@@ -1,6 +1,7 @@
-"""solo-learn: configs, registration and errors without a checkout; the real scripts where SOLO_LEARN_HOME names one.
+"""The solo-learn adapter: configs, registration and errors; with SOLO_LEARN_HOME also its real scripts.
 
-A stand-in for `solo.methods` keeps what registration touches; whatever it could get wrong is tested against the real one.
+Tests of registration use a stand-in for `solo.methods`, which has only the names that registration needs. Tests that train
+need the real package: they run if SOLO_LEARN_HOME names a checkout.
 """
 
 import importlib
@@ -51,7 +52,7 @@ BASE = """class BaseMethod:
 
 @pytest.fixture
 def solo(monkeypatch, tmp_path):
-    """`solo.methods` and ours, as far as register() looks."""
+    """Stand-ins for `solo.methods` and for our methods, with only the names that register() uses."""
     home = tmp_path / "checkout" / "solo" / "methods"
     home.mkdir(parents=True)
     (home / "base.py").write_text(BASE)
@@ -71,7 +72,7 @@ def solo(monkeypatch, tmp_path):
 
 
 def forget():
-    """Let `solo` be imported anew. Without monkeypatch, which would bring these modules back for the tests of other files."""
+    """Forget `solo`, so that the next import loads it again. monkeypatch would restore the stand-in for other test files."""
     for name in ("solo", "solo.methods", "solo.methods.base"):
         sys.modules.pop(name, None)
 
@@ -95,7 +96,7 @@ def test_every_config_composes_with_every_method(primary, method):
 
 def test_the_smoke_config_runs_on_a_cpu_as_solo_learn_wants_it():
     cfg = composed("cpu_smoke", "data.train_path=images")
-    # it multiplies the learning rate by len(devices)
+    # a string, because solo-learn multiplies the learning rate by len(devices)
     assert cfg.devices == "1" and isinstance(cfg.devices, str)
     assert (cfg.accelerator, cfg.strategy, cfg.sync_batchnorm, cfg.wandb.enabled) == ("cpu", "auto", False, False)
     assert cfg.method_kwargs.proj_output_dim == 32
@@ -116,11 +117,11 @@ def test_a_name_that_is_taken_is_an_error(solo):
 
 
 def make_old(solo):
-    """The release has no configurations, and does not import beside today's Lightning."""
+    """Make the stand-in like the release of 2021, which has no configurations and fails to import with a current Lightning."""
     Path(solo.__file__).with_name("base.py").write_text("import pl_bolts_of_2021\n")
 
 
-def test_the_release_of_2021_is_refused_with_the_way_out_though_it_does_not_import(solo):
+def test_the_release_of_2021_is_refused_with_a_remedy(solo):
     make_old(solo)
     forget()
     with pytest.raises(ImportError, match=r"old release.*git clone https://github.com/vturrisi/solo-learn"):
@@ -188,7 +189,7 @@ def test_a_backbone_has_no_head():
 
 
 def plugin():
-    """Hydra's plugin, imported afresh."""
+    """Our Hydra plugin, imported again."""
     sys.modules.pop("hydra_plugins.it_losses", None)
     return importlib.import_module("hydra_plugins.it_losses")
 
@@ -233,7 +234,7 @@ def test_a_plugin_whose_adapter_cannot_be_imported_lets_hydra_compose(monkeypatc
     monkeypatch.delitem(sys.modules, "solo.methods", raising=False)
     if solo_learn_is_loaded:
         monkeypatch.setitem(sys.modules, "solo.methods", types.ModuleType("solo.methods"))
-    # the planted fault: an import of this module raises
+    # None makes every import of this module raise an error
     monkeypatch.setitem(sys.modules, "it_losses.adapters.solo_learn", None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -246,7 +247,7 @@ def test_a_plugin_whose_adapter_cannot_be_imported_lets_hydra_compose(monkeypatc
 
 
 def composed_with(search_path_plugin, monkeypatch):
-    """Compose a config in a program whose one plugin for search paths is this one."""
+    """Compose a config while Hydra knows no other plugin for search paths."""
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -263,7 +264,7 @@ def composed_with(search_path_plugin, monkeypatch):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """scikit-learn's digits as one folder a class."""
+    """Options that name folders of 96 of scikit-learn's digits, one folder for each class."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     image = pytest.importorskip("PIL.Image")
     root = tmp_path_factory.mktemp("digits")
@@ -372,7 +373,7 @@ def test_two_gloo_ranks_train_by_every_way_of_registering(way, images, tmp_path)
         first = ["-m", "it_losses.adapters.solo_learn"] if way == "runner" else []
         run(tmp_path, *first, *stock(), *images, *STOCK, "method=vicreg_fused", *two)
     (checkpoint,) = checkpoints(tmp_path)
-    # 64 images in batches of 16 are four steps of one rank, and two of two
+    # 64 images in batches of 16 are four steps on one rank, and two steps on two ranks
     assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
 
 
@@ -401,7 +402,7 @@ def test_resume_auto_resume_and_the_linear_probe(images, tmp_path):
 
 
 def cifar(root, name):
-    """A few images in the files of CIFAR-10 or CIFAR-100, as torchvision reads them."""
+    """Write random images in the file format of CIFAR-10 or CIFAR-100, and return the options that name them."""
     ten = name == "cifar10"
     folder = root / ("cifar-10-batches-py" if ten else "cifar-100-python")
     folder.mkdir(parents=True)
@@ -416,7 +417,7 @@ def cifar(root, name):
     return [f"data.train_path={root}", f"data.val_path={root}"]
 
 
-#: solo-learn always asks torchvision to download, which does so unless the checksums are those of the real files
+#: solo-learn always asks torchvision to download; without checksums torchvision takes our files instead
 WITHOUT_CHECKSUMS = """import runpy, sys, torchvision
 for data in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
     data.train_list = [[file, None] for file, _ in data.train_list]
@@ -435,12 +436,12 @@ def test_the_cifar_config_trains_on_files_of_either_format(name, tmp_path):
     pytest.importorskip("torchvision")
     script = tmp_path / "without_checksums.py"
     script.write_text(WITHOUT_CHECKSUMS)
-    # the arguments of a CPU, a short run and a narrow projector; all else is the config's
+    # override only the settings for a CPU, a short run and a narrow projector; the config gives all others
     here = [word for word in STOCK if word != "data.dataset=custom"]
     run(tmp_path, script, *ours("cifar10"), f"data.dataset={name}", *cifar(tmp_path / "data", name), *here)
     (checkpoint,) = checkpoints(tmp_path)
     saved = torch.load(checkpoint, weights_only=False)
-    # 40 images in whole batches of 16
+    # 40 images make two whole batches of 16, and the rest is dropped
     assert saved["global_step"] == 2
     assert saved["state_dict"]["classifier.weight"].shape[0] == int(name.removeprefix("cifar"))
 

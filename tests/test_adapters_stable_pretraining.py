@@ -21,7 +21,10 @@ def batch(rows=24, dim=6):
 
 
 def statistic(z, *, slices, t_max, points):
-    """N times the integral of phi |ecf - phi|^2 over [-t_max, t_max], by the points on one half, mean over the slices."""
+    """N times the integral of phi |ecf - phi|^2 over [-t_max, t_max], mean over the slices; ecf is the characteristic function.
+
+    phi(t) = exp(-t^2 / 2). The integrand is symmetric, so that the points need only cover [0, t_max].
+    """
     x = z @ unit_directions(slices, z.shape[1], seed=0, draw=0, like=z).T
     t = torch.linspace(0, t_max, points, dtype=F64)
     ecf, phi = torch.exp(1j * x[:, :, None] * t).mean(dim=0), torch.exp(-t * t / 2)
@@ -58,7 +61,7 @@ def test_a_resumed_run_goes_on_with_the_next_slices():
     second = criterion(z).item()
     assert set(saved) == {"sigreg.global_step"} and first != second
     resumed = torch.nn.ModuleDict({"sigreg": SlicedEppsPulley(16)})
-    # stable-pretraining's own state dict has its tables too
+    # a state dict saved by stable-pretraining also holds constant tables, which our class must accept
     tables = {f"sigreg.ep.{name}": torch.zeros(17) for name in ("t", "phi", "weights")}
     resumed.load_state_dict(saved | tables)
     assert resumed["sigreg"].global_step == 1
@@ -87,7 +90,7 @@ def on_two_ranks():
     found = evaluated(SlicedEppsPulley(32), z[own].detach().requires_grad_())
     dist.destroy_process_group()
     value, gradient = evaluated(SlicedEppsPulley(32), z)
-    # training takes the mean of the gradients of the ranks
+    # DDP averages the gradients of the ranks, so the gradient on each of two ranks is twice as large
     return found, (value, 2 * gradient[own])
 
 
@@ -122,7 +125,7 @@ def test_any_estimator_is_a_target_in_its_yaml(name):
 
 
 class HostModule(torch.nn.Module):
-    """What a forward function uses of stable-pretraining's Module."""
+    """A stand-in for stable-pretraining's Module, with the attributes that a forward function uses."""
 
     backbone, projector, vicreg_loss = torch.nn.Flatten(), torch.nn.Identity(), VICRegEntropy("log_det")
 

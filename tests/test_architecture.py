@@ -1,4 +1,4 @@
-"""The tree shows the architecture: imports point one way, the core needs torch alone, the wheel ships what it should."""
+"""The architecture of the package: imports go in one direction, the core needs only torch, the wheel ships every folder."""
 
 import ast
 import subprocess
@@ -42,7 +42,7 @@ BELOW = {
     "theory": {"checks", "diagnostics"},
 }
 
-#: the same of the files in it_losses/kernels; those that are not listed, most entropies, import `batch` alone
+#: the files in it_losses/kernels that each file there imports; a file that is not listed imports only `batch`
 BELOW_IN_KERNELS = {
     "__init__": {"dispatch", "self_test", "torch_ops"},
     "torch_ops": {"batch", "dispatch", "normalize", "vicreg"},
@@ -54,14 +54,14 @@ BELOW_IN_KERNELS = {
     "batch": set(),
 }
 
-#: the modules that a file imports with importlib: one may be missing, one of several is chosen by its name
+#: file -> arguments of its calls of `import_module`, for a module that may be missing or that is chosen by its name
 DYNAMIC = {
     "entropy/base.py": ["'it_losses.kernels'"],
     "kernels/dispatch.py": ["f'it_losses.kernels.{name}'"],
     "kernels/products/__init__.py": ["f'it_losses.kernels.products.{name}'"],
 }
 
-#: the one file that may touch each optional package, as a prefix of its path
+#: optional package -> the folder of it_losses whose files may import it
 OPTIONAL = {"triton": "kernels/", "scipy": "theory/"}
 
 
@@ -70,7 +70,7 @@ def layer(path):
 
 
 def imports(path):
-    """Every module name that a file imports, at its top or inside a function, and names that may be modules of a package."""
+    """Every module that a file imports, at its top or inside a function; for `from package import name` also `package.name`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -89,7 +89,7 @@ LAYERED = [path for path in CORE if layer(path) not in ("__init__", "__main__")]
 
 
 def edges(paths, package, part):
-    """What the files import of the package, by its parts, other than themselves; part: path -> the part that it belongs to."""
+    """For each part of the package, the other parts that its files import. `part(path)` is the part to which a file belongs."""
     found = {}
     for path in paths:
         names = {name.removeprefix(package + ".").split(".")[0] for name in imports(path) if name.startswith(package + ".")}
@@ -111,7 +111,7 @@ def test_files_of_kernels_import_exactly_the_listed_files():
 
 
 def test_imports_point_one_way():
-    # the two edges that `imports` does not see: see DYNAMIC
+    # `imports` does not see two imports that use importlib (see DYNAMIC), so they are added here
     layers = {**BELOW, "entropy": BELOW["entropy"] | {"kernels"}}
     files = {**BELOW_IN_KERNELS, "dispatch": BELOW_IN_KERNELS["dispatch"] | {kind.fused for kind in ESTIMATORS.values()}}
     for graph in (layers, files):
@@ -154,7 +154,7 @@ def test_a_file_tells_its_idea_in_its_first_line_and_stays_short(path):
 
 
 def run_fresh(code):
-    """What a fresh interpreter, started elsewhere, prints."""
+    """The output of this code in a fresh interpreter, started outside the checkout."""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
     return done.stdout
 

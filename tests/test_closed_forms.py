@@ -1,4 +1,4 @@
-"""Each estimator against what can be written down: exact covariances, two points, a Gaussian mixture by Monte Carlo."""
+"""Each estimator against known values: for exact covariances, for two points, and for a Gaussian mixture by Monte Carlo."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_log_det_of_an_exact_covariance(beta, rows):
 def test_anchored_log_det_is_minus_a_divergence_from_the_round_gaussian(shape, beta, backend, monkeypatch):
     monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
     z = (torch.randn(shape, dtype=F64) * 1.5 + 1).requires_grad_()
-    # the directions that the samples span, and the variance of each where the mean over all dimensions is 1
+    # a basis of the directions that the samples span, and their variance if the mean variance of all dimensions is 1
     spanned = torch.linalg.svd((z - z.mean(dim=0)).detach(), full_matrices=False).Vh[: min(len(z) - 1, shape[1])].T
     target, identity = shape[1] / spanned.shape[1], torch.eye(spanned.shape[1], dtype=F64)
     centre, within = torch.zeros(spanned.shape[1], dtype=F64), (z - z.mean(dim=0)) @ spanned
@@ -74,7 +74,7 @@ def test_anchored_log_det_is_largest_at_a_mean_variance_of_one_for_every_batch(s
     assert value.abs() < 1e-12 and slope.abs().max() < 1e-12
 
 
-def test_both_sides_of_log_det_agree():
+def test_log_det_by_the_gram_and_the_covariance_matrix_agree():
     z = torch.randn(8, 8, dtype=F64)
     wide = torch.cat([z, torch.zeros(8, 5, dtype=F64)], dim=1)
     torch.testing.assert_close(LogDet(3.0, per_dimension=False)(wide), LogDet(3.0, per_dimension=False)(z), rtol=1e-11, atol=0)
@@ -101,7 +101,7 @@ def test_variance_covariance_of_an_exact_diagonal_covariance(std):
 
 def test_variance_covariance_of_two_correlated_coordinates():
     u = batch_with_covariance([1.0], rows=20, unbiased=True)
-    # three copies: six off-diagonal covariances of 4, divided by dim = 3, weighted by 2 * 1
+    # the squares of six off-diagonal covariances of 4, divided by dim = 3, times 2 * covariance_weight = 2
     assert VarianceCovariance()(2 * u.expand(-1, 3)).item() == pytest.approx(-2 * 6 * 4**2 / 3, rel=1e-12)
 
 
@@ -144,15 +144,15 @@ def mixture_entropy(z, s, draws=20_000):
     return surprise.mean().item(), surprise.std().item() / math.sqrt(draws)
 
 
-# at the smallest bandwidth both bounds stand at log batch, which is the truth there
-@pytest.mark.filterwarnings("ignore:pairwise entropy stands at log")
+# the smallest bandwidth makes both bounds saturate and warn; they are exact there, because the components do not overlap
+@pytest.mark.filterwarnings("ignore:pairwise entropy has reached its limit")
 @pytest.mark.parametrize("s", [0.5, 1.5, 4.0])
 def test_pairwise_bounds_hold_on_their_own_side(s):
     z = 2 * torch.randn(48, 6, dtype=F64)
     truth, error = mixture_entropy(z, s)
     assert Pairwise(s, "bhattacharyya")(z) <= truth + 4 * error
     assert Pairwise(s, "kl")(z) >= truth - 4 * error
-    # between the bounds, and the bounds no further apart than they can be
+    # both bounds lie in one interval of length log(batch), so their difference is at most that
     assert Pairwise(s, "kl")(z) - Pairwise(s, "bhattacharyya")(z) <= math.log(48)
 
 
@@ -172,7 +172,7 @@ def test_log_det_is_tight_for_a_gaussian():
 
 
 def test_curvature_of_log_det_is_that_of_vicreg_at_the_identity():
-    # -1/2 log det(I + E) = sum_j ((1 - v_j)/2 + (1 - v_j)^2/4) + 1/4 sum_{i != j} c_ij^2 + O(E^3)
+    # -1/2 log det(I + E) = sum_j ((1 - v_j)/2 + (1 - v_j)^2/4) + 1/4 sum_{i != j} E_ij^2 + O(E^3), with v_j = 1 + E_jj
     step = 1e-3 * torch.randn(5, 5, dtype=F64)
     step = step + step.T
     variance = 1 + step.diagonal()
@@ -187,6 +187,6 @@ def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, d
     z = torch.randn(256, dim, dtype=F64)
     s2 = fraction * z.var(dim=0).sum()
     spread = Pairwise("auto", spread_fraction=fraction)(z) - dim / 2 * torch.log(2 * math.pi * math.e * s2)
-    # from saturation at small fractions towards nothing at large ones
+    # the spread is near its limit log(batch) at small fractions, and near 0 at large ones
     low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
     assert low < spread / math.log(256) < high

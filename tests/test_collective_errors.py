@@ -1,4 +1,4 @@
-"""A rank that waits in vain says in which criterion, which rank it is, and what to do."""
+"""If a collective fails because another rank is late or gone, the error names the rank, the criterion and the remedy."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ CRITERIA = {
     "VICReg": VICReg,
     "LogDet": lambda **ranks: VICRegEntropy("log_det", **ranks),
     "Pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
-    # the views are normalized in two ways, so that the first kernel has no entropy
+    # only the distance takes unit vectors, so it has a collective of its own, whose error must still name the entropy
     "KoLeo": lambda **ranks: VICRegEntropy("koleo", normalize=None, invariance="von_mises_fisher", **ranks),
     "VarianceCovariance": lambda **ranks: VICRegEntropy("variance_covariance", **ranks),
     "Spacings": lambda **ranks: EntropyRegularizer("spacings", **ranks),
@@ -33,7 +33,7 @@ CRITERIA = {
 
 
 def uneven(name, joined):
-    """What rank 0, which has a batch more than rank 1, is told."""
+    """Train rank 0 for one batch more than rank 1. Returns the error message and that of its cause, or None."""
     group = dist.new_group(timeout=timedelta(seconds=SHORT))
     criterion = CRITERIA[name](process_group=group)
     net = nn.parallel.DistributedDataParallel(nn.Linear(4, 4), process_group=group)
@@ -58,10 +58,10 @@ def test_a_rank_with_more_batches_is_told_the_remedy(name, joined):
 
 
 def late(name):
-    """What each rank is told where rank 1 comes after the timeout, and after how many seconds."""
+    """Let rank 1 call the criterion after the timeout. Returns each rank's error message, and the seconds until it came."""
     criterion = CRITERIA[name](process_group=dist.new_group(timeout=timedelta(seconds=SHORT)))
     if dist.get_rank():
-        # the others have given up
+        # by then rank 0 has given up
         time.sleep(SHORT + 2)
     started = time.monotonic()
     try:
@@ -79,10 +79,10 @@ def test_a_late_rank_is_an_error_on_every_rank_within_the_timeout(name):
 
 
 def killed(name, collective):
-    """Rank 1 dies where it is to start a collective of the samples, after the ranks have agreed on their sizes."""
+    """Let rank 1 die when it starts a collective on the samples, after the ranks have exchanged their shapes."""
     criterion = CRITERIA[name](process_group=dist.new_group(timeout=timedelta(seconds=SHORT)))
     z = torch.randn(2, 8, 4, requires_grad=True)
-    # both start together, so that the seconds are those after the death of rank 1
+    # both ranks start together, so that the measured seconds count from the death of rank 1
     dist.barrier()
     if dist.get_rank():
         with patch.object(distributed.Ranks, collective, lambda *_: os._exit(9)):
@@ -105,7 +105,7 @@ def test_a_killed_rank_is_an_error_on_the_others_that_names_the_objective(name, 
 
 
 def refused(name, odd):
-    """What each rank is told where the first of them brings a batch that no objective accepts."""
+    """The error message of each rank if rank 0 passes views that no objective accepts."""
     z = torch.randn(8, 4)
     views = (z, z) if dist.get_rank() else ODD[odd][0](z)
     try:
@@ -114,7 +114,7 @@ def refused(name, odd):
         return str(error)
 
 
-#: name -> (what one rank makes of its views, what it is told)
+#: name -> (function that makes invalid views of a tensor, text in the error message of that rank)
 ODD = {
     "vectors": (lambda z: (z[0], z[0]), r"shape (batch, ..., dim)"),
     "a list": (lambda z: ([z, z],), "criterion(*views)"),
@@ -132,7 +132,7 @@ def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
 
 
 def promoted():
-    """The loss of views whose dtypes differ on one rank alone."""
+    """The loss if two views differ in dtype on rank 1 only."""
     z = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(dist.get_rank())).bfloat16()
     views = (z[0], z[1].float()) if dist.get_rank() else (z[0].float(), z[1].float())
     return VICReg()(*views)

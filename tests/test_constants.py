@@ -1,4 +1,4 @@
-"""Constants: checked whenever they are set; weights may train, other constants are refused as Parameters; flags are bools."""
+"""Constants are checked whenever they are set. A weight may be a trainable Parameter; other constants may not."""
 
 import copy
 import decimal
@@ -34,7 +34,7 @@ from it_losses.vicreg_conventions import CONVENTIONS
 
 F64 = torch.float64
 
-#: criterion or estimator, and a constant of each kind that it has
+#: (function that builds a criterion or estimator, name of one of its constants)
 CONSTANTS = [
     (VICReg, "invariance_weight"),
     (VICReg, "variance_weight"),
@@ -371,7 +371,7 @@ def test_a_count_is_a_whole_number(value):
 
 
 def slopes(build, reduction):
-    """What the ranks' training loop makes of the gradients of two weights and of the views, each rank with its own half."""
+    """The gradients of weights and views, combined over ranks as a training loop does. Each rank holds a part of the batch."""
     world, rank = dist.get_world_size(), dist.get_rank()
     z = [half.requires_grad_() for half in torch.randn(2, 8, 5, dtype=F64).chunk(world, dim=1)[rank]]
     criterion = BUILT[build](reduction)

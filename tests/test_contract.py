@@ -1,4 +1,4 @@
-"""The contract of every entropy estimator: whatever is in ESTIMATORS passes all of this."""
+"""The contract of entropy estimators: every estimator in ESTIMATORS passes the tests of this file."""
 
 import copy
 import pickle
@@ -12,9 +12,9 @@ from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICRegEntropy
 from it_losses.entropy import EntropyEstimator
 from it_losses.normalize import normalized
 
-# "auto" follows the batch without a gradient, so that a numerical derivative sees more than the analytic one: fix it
+# "auto" follows the batch without a gradient, so a numerical derivative would differ from ours: take a fixed bandwidth
 SMOOTH = {"pairwise": {"bandwidth": 2.0}}
-# of the default penalty the best scale is beyond those that are tried
+# with the default weight of the penalty, the best scale lies beyond the scales that the tests try
 SMOOTH["spacings"] = {"covariance_weight": 1.0}
 
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
@@ -41,7 +41,7 @@ def rotation(dim, seed=1):
 
 
 @every_estimator
-def test_facts_are_declared(name):
+def test_every_estimator_declares_its_properties(name):
     estimator = build(name)
     assert estimator.unit and estimator.direction and estimator.cost
     assert isinstance(estimator.rotation_invariant, bool) and isinstance(estimator.translation_invariant, bool)
@@ -96,7 +96,7 @@ def test_scale_matters_exactly_as_declared(name):
 
 @every_estimator
 def test_rotation_matters_exactly_as_declared(name):
-    # one wide and several narrow directions: no coordinate system is like another
+    # one wide and several narrow directions, so that a rotation changes the variances of the coordinates
     z = batch(20, 4) * torch.tensor([3.0, 0.3, 0.2, 0.1], dtype=torch.float64)
     estimator = build(name)
     same = torch.allclose(estimator(z @ rotation(4)), estimator(z), rtol=1e-10)
@@ -119,19 +119,19 @@ def test_gradient_spreads_a_nearly_collapsed_batch(name, spread):
     ascent = gradient(estimator, z)
     outward = z - z.mean(dim=0)
     if estimator.scaling == "invariant" and estimator.translation_invariant:
-        # by Euler's theorem such an entropy has no slope along the spread itself
+        # by Euler's theorem the gradient of a scale-invariant entropy is orthogonal to the centred samples
         assert (ascent * outward).sum().abs() <= 1e-8 * ascent.norm() * outward.norm()
     else:
         assert (ascent * outward).sum() > 0
 
 
 @every_estimator
-def test_halving_the_spread_lowers_it(name):
+def test_halving_the_spread_lowers_the_entropy(name):
     z = batch(32, 8)
     estimator = build(name, **SMOOTH.get(name, {}))
     if estimator.scaling == "invariant":
         pytest.skip("the value does not depend on the scale")
-    # below the margin of the hinge, where more spread is still wanted
+    # the standard deviations stay below VICReg's margin, above which more spread would change nothing
     values = torch.stack([estimator(z * 0.8 * 0.5**k) for k in range(5)])
     assert (values.diff() < 0).all(), values
 

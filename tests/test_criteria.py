@@ -1,4 +1,4 @@
-"""The criteria: every convention's number, terms, more views, and what is refused."""
+"""The criteria: the value of every convention, the terms, more than two views, and the errors of wrong arguments."""
 
 import copy
 import pickle
@@ -36,7 +36,7 @@ def squared_covariances(z):
     return torch.cat([upper, upper]).square()
 
 
-# each library's published loss, in its own shape: weights (i, v, c), views a and b, batch n, dim d
+# the loss of each library as its source has it: views a and b, weights i, v and c of invariance, variance and covariance
 def official(a, b, i, v, c):
     d = a.shape[1]
     covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
@@ -74,7 +74,7 @@ def views(*shape, dtype=F64, scale=0.7):
 
 
 def assert_same_loss(ours, theirs, a, b, *, rtol):
-    """Value and both gradients agree, under an upstream gradient that is not 1."""
+    """Assert that the values and both gradients agree, for an upstream gradient of -1.7."""
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
     for mine, other in zip(torch.autograd.grad(-1.7 * ours, (a, b)), torch.autograd.grad(-1.7 * theirs, (a, b)), strict=True):
         assert (mine - other).norm() <= rtol * other.norm(), (mine - other).abs().max()
@@ -94,7 +94,7 @@ def test_each_convention_gives_its_sources_number(convention, shape, weights):
 
 
 @pytest.mark.parametrize("convention", SOURCES)
-def test_the_functional_form_is_the_module(convention):
+def test_functional_vicreg_equals_the_module(convention):
     a, b = views(12, 5)
     assert torch.equal(functional.vicreg(a, b, convention=convention), VICReg(convention=convention)(a, b))
 
@@ -166,7 +166,7 @@ def test_log_det_in_nats_takes_the_weight_it_is_given():
 @pytest.mark.parametrize("difference", [0.05, 0.5, 1.0])
 def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(beta, difference):
     criterion, side = VICRegEntropy("log_det", beta=beta), 64
-    # orthonormal columns: views `shared + noise`, `shared - noise`, every direction alike
+    # views `shared + noise` and `shared - noise` of orthogonal columns, with the same variance in every direction
     columns = torch.linalg.qr(torch.randn(4 * side, 2 * side, dtype=F64)).Q
     columns = torch.linalg.qr(columns - columns.mean(dim=0)).Q * (4 * side) ** 0.5
     shared, noise = (1 - difference / 2) ** 0.5 * columns[:, :side], (difference / 2) ** 0.5 * columns[:, side:]
@@ -187,7 +187,7 @@ def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta
     target = dim / min(39, dim)
     criterion = VICRegEntropy("log_det", beta=beta, anchor=True)
     variance = 1 / (beta / (1 + beta * target) + 100 * difference / criterion.entropy_weight) - 1 / beta
-    # unrelated views do not collapse
+    # a positive variance means no collapse, even for independent views (difference 1)
     assert variance > 0
     scale = torch.tensor(variance**0.5, dtype=F64, requires_grad=True)
     criterion(scale * (shared + noise), scale * (shared - noise)).backward()
@@ -221,7 +221,7 @@ def test_an_estimator_of_ones_own_serves_as_well():
 
 @pytest.mark.parametrize(("beta", "weight"), [(0.1, 4000.0), (1.0, 400.0), (10.0, 400.0), (100.0, 400.0)])
 def test_the_default_weight_of_log_det_follows_the_ablation(beta, weight):
-    # at beta 100 an entropy weight of 4 loses 7.4 +- 2.3 points, and 400 loses 1.2 +- 1.0
+    # docs/report.md, linear probe on digits: at beta 100 the weight 4 loses 7.4 +- 2.3 points, and 400 loses 1.2 +- 1.0
     assert VICRegEntropy("log_det", beta=beta).entropy_weight == weight
 
 
@@ -253,7 +253,7 @@ def test_bad_views_are_refused_with_advice(criterion, case):
     bad, message = BAD_VIEWS[case]
     with pytest.raises(ValueError, match=message) as refused:
         criterion(*bad)
-    # lightly's classes assert, and code that catches that must go on working
+    # lightly's classes raise AssertionError, and code that catches it must keep working
     assert isinstance(refused.value, AssertionError)
 
 

@@ -1,4 +1,4 @@
-"""Diagnostics against closed forms, outside libraries and laws; a batch, a loader and a stream give one number."""
+"""Diagnostics against closed forms, power laws, NumPy and SciPy. A batch, a loader and a stream give the same number."""
 
 import itertools
 import math
@@ -161,7 +161,7 @@ def views_with_covariances(between, within, *, images=40):
 
 
 def test_lidar_of_exact_covariances():
-    # W^-1/2 B W^-1/2 = diag(4, 1, 1) once the ridge is 1
+    # B is the covariance between images, W that within images: with the ridge 1, W^-1/2 B W^-1/2 = diag(4, 1, 1)
     views = views_with_covariances([8.0, 3.0, 2.0], [1.0, 2.0, 1.0])
     p = torch.tensor([4.0, 1.0, 1.0], dtype=F64) / 6
     assert_close(diagnostics.lidar(views, ridge=1.0), (-(p * p.log()).sum()).exp())
@@ -170,7 +170,7 @@ def test_lidar_of_exact_covariances():
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-18])
 def test_lidar_without_an_inverse_of_the_views_covariance_is_nan(ridge):
-    # 40 deviations of 2 views span 40 of 64 directions
+    # the deviations of 2 views of 40 images span only 40 of 64 directions
     assert diagnostics.lidar(torch.randn(40, 2, 64), ridge=ridge).isnan()
     assert diagnostics.lidar(torch.randn(40, 1, 64).expand(-1, 2, -1), ridge=0.0).isnan()
 
@@ -191,7 +191,7 @@ def test_lidar_tells_views_and_images_apart():
     assert diagnostics.lidar(views).isfinite()
     with pytest.raises(ValueError, match=r"2 images of 40 views.*transpose"):
         diagnostics.lidar(views.transpose(0, 1))
-    # of a loader, all batches count
+    # a batch of a loader may have fewer images than views: only the total counts
     diagnostics.lidar(torch.randn(6, 4, 8).split(2))
     with pytest.raises(ValueError, match="2 views of each image"):
         diagnostics.lidar(views[:, :1])
@@ -213,7 +213,7 @@ def test_alignment_of_right_angles_and_of_scaled_views():
 
 def test_uniformity_of_three_points_and_of_random_ones():
     distance = pytest.importorskip("scipy.spatial.distance")
-    # the two right angles and the one opposite pair of three points on a circle
+    # three points on a circle: two pairs at a right angle, and one pair of opposite points
     z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
     assert_close(diagnostics.uniformity(z), math.log((2 * math.exp(-4) + math.exp(-8)) / 3))
     z = torch.randn(40, 5, dtype=F64)
@@ -312,7 +312,7 @@ def _two_views(z):
 
 
 def flat(value):
-    """Every number of a result."""
+    """All numbers of a result as a list; a text or None is returned as it is."""
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, str) or value is None:
@@ -343,7 +343,7 @@ def test_every_floating_dtype_is_measured_in_float64(name, dtype):
 
 
 class OnMetal(torch.Tensor):
-    """A tensor that says it is on MPS, where torch has neither float64 nor factorizations; its numbers are on the CPU."""
+    """A stand-in for a tensor on MPS, where torch has neither float64 nor factorizations. Its numbers are on the CPU."""
 
     @staticmethod
     def __new__(cls, numbers):
@@ -394,7 +394,7 @@ def test_a_device_without_float64_is_measured_on_the_cpu(name):
         (torch.zeros(0, 4), "shape"),
     ],
 )
-def test_every_diagnostic_has_the_same_entrance(name, z, match):
+def test_every_diagnostic_checks_its_argument_alike(name, z, match):
     if name == "lidar":
         with pytest.raises(ValueError, match=match):
             diagnostics.lidar(z[None] if not getattr(z, "is_sparse", False) else z)
@@ -481,7 +481,7 @@ def test_sphere_entropy_is_that_of_the_directions_above_one_point():
 
 
 def test_sphere_entropy_falls_while_directions_are_lost():
-    # the data-driven bandwidth follows the batch, so the bounds with it may rise meanwhile
+    # these bounds have a fixed bandwidth; with one that follows the batch they might rise while directions are lost
     scales = torch.linspace(0, 1, 6)
     z = torch.randn(128, 32)
     collapsing = [torch.stack(diagnostics.sphere_entropy_bounds(torch.cat([z[:, :2], (1 - s) * z[:, 2:]], 1))) for s in scales]

@@ -1,4 +1,4 @@
-"""The loss of the global batch: real processes with different data give the numbers of one process that holds it all."""
+"""Ranks that hold parts of a batch get the loss and gradient of one process that holds the whole batch."""
 
 import copy
 import functools
@@ -23,7 +23,7 @@ from it_losses.vicreg_conventions import CONVENTIONS
 
 
 class Stranger(LogDet):
-    """An estimator of somebody else's, that knows nothing of ranks."""
+    """An estimator as a user writes it, without a fused implementation and without any code for ranks."""
 
     def entropy(self, z):
         return super().entropy(z) + z.square().mean(dim=(-2, -1))
@@ -53,7 +53,7 @@ OBJECTIVES = {
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
-#: one for each fused implementation, and one without
+#: one objective for each fused implementation, and one without any
 SOME = [
     "VICReg, official",
     "VICRegEntropy, log_det",
@@ -94,7 +94,7 @@ def errors(build, rows, shape, views=2, upstream=1.0):
     terms, gradients = evaluated(build(gather_distributed=False), whole, upstream)
     our_terms, our_gradients = evaluated(build(), mine, upstream)
     part = own(rows, sum(rows[: dist.get_rank()]))
-    # DDP takes the mean over the ranks
+    # DDP averages over the ranks, so the gradient on each rank is larger by their number
     wrong = [(g[part] * len(rows) - ours).abs().max().item() for g, ours in zip(gradients, our_gradients, strict=True)]
     return (terms - our_terms).abs().max().item(), max(wrong)
 
@@ -105,7 +105,7 @@ def errors_everywhere(build, world):
         # more samples than twice the dimensions, more dimensions than samples, groups of odd sizes
         for shape in ((3,), (37,), (3, 5)):
             for by_gram in (True, False):
-                # few samples are kept centred, blocks of many are centred again
+                # KEPT = 0 takes the code for large batches, whose blocks are centred again at each use instead of being kept
                 for kept in (cpu.KEPT, 0):
                     with (
                         patch.object(vicreg, "prefers_gram", lambda *_, side=by_gram: side),
@@ -181,7 +181,7 @@ def test_the_backward_pass_speaks_to_no_other_rank(objective):
 
 
 def gradients_of_some_views(objective):
-    """The ranks agree on a gradient that one of them does not want, and on a value without any."""
+    """Errors of value and gradient if only rank 1 wants a gradient, and if no rank wants one."""
     rows = (3, 8)
     _, mine = batches(rows, (6,))
     criterion = OBJECTIVES[objective]()
@@ -200,7 +200,7 @@ def test_ranks_may_want_different_gradients(objective):
 
 
 def refusals(build, odd):
-    """What each rank is told where the last of them brings something else."""
+    """The error message of each rank if the last rank passes other views than the rest; "no error" if there is none."""
     views = [torch.randn(4, 6) for _ in range(2)]
     if dist.get_rank() == dist.get_world_size() - 1:
         views = odd(views)
@@ -257,7 +257,7 @@ def refusals_of_other_objectives(name):
     return refusals(OTHERS[name][dist.get_rank()], list)
 
 
-#: name -> (criterion of the first rank, criterion of the second, what both are told of each)
+#: name -> (criterion of rank 0, criterion of rank 1, what the message on both ranks says of rank 0, and of rank 1)
 OTHERS = {
     "weights": (lambda: VICReg(25.0, 7.0), lambda: VICReg(25.0, 8.0), "to VICReg with .*7.0", "to VICReg with .*8.0"),
     "constants": (
@@ -279,7 +279,7 @@ def test_ranks_that_minimise_different_objectives_are_told_so(name):
 
 
 def told_with_backends(builds, *backends):
-    """What each rank is told with a backend and a criterion of its own."""
+    """The error message of each rank if every rank has its own backend and criterion; "no error" if there is none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IT_LOSSES_BACKEND", backends[dist.get_rank()])
         try:
@@ -382,7 +382,7 @@ def test_one_rank_is_one_process():
 
 
 def errors_in_low_precision(objective, dtype):
-    """Relative errors of terms and gradient against float64 on the rounded samples, and the dtypes that come back."""
+    """Relative errors of terms and gradient against float64 on the rounded samples, and the dtypes of loss and gradient."""
     rows = (3, 8)
     whole, mine = batches(rows, (24,), dtype=dtype)
     wide = [z.detach().double().requires_grad_() for z in whole]
@@ -416,7 +416,7 @@ def difference_when_compiled(objective):
         _, mine = batches(rows, (6,))
         terms, gradients = evaluated(criterion, mine)
         with warnings.catch_warnings():
-            # the compiler's own
+            # ignore the compiler's own warnings
             warnings.simplefilter("ignore")
             loss = compiled(*mine)
             gradient = torch.autograd.grad(loss, mine)[0]
@@ -426,7 +426,7 @@ def difference_when_compiled(objective):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", SOME)
-def test_compiled_code_says_the_same(objective):
+def test_a_compiled_criterion_has_the_same_loss_and_gradient(objective):
     assert max(max(found) for found in ranks.run(2, difference_when_compiled, objective)) < 1e-12
 
 
@@ -445,7 +445,7 @@ def test_a_second_derivative_is_an_error(objective):
 
 
 def errors_far_from_zero(objective, shape):
-    """Errors of the gradient in float32, of these ranks and of the reference, for samples whose mean is 100 sigma."""
+    """Relative errors of float32 gradients, ours and the reference's, for samples of mean near 100 and deviations near 1."""
     rows = (30, 50)
     whole, mine = batches(rows, shape, dtype=torch.float32)
     with torch.no_grad():
@@ -493,5 +493,5 @@ def host_groups():
     return cpu_group(dist.group.WORLD) is dist.group.WORLD, hosts is cpu_group(devices_only), total.item()
 
 
-def test_sizes_travel_between_hosts_where_the_group_speaks_for_devices_alone():
+def test_a_group_without_a_cpu_backend_exchanges_sizes_by_gloo():
     assert ranks.run(2, host_groups) == [(True, True, 2.0)] * 2

@@ -1,4 +1,4 @@
-"""The benchmark of many ranks counts the bytes that the schemes send by their algebra."""
+"""The benchmark of communication counts as many bytes sent by a rank as the formulas of ring collectives give."""
 
 import pytest
 import ranks
@@ -21,7 +21,8 @@ def both_sent(samples, dim):
 @pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 @pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
 def test_a_rank_sends_the_bytes_that_the_algebra_says(world, samples, dim):
-    # a ring all-gather of m bytes a rank sends (W - 1) m, a ring all-reduce 2 (W - 1) / W m; two views of 4 bytes a number
+    # in a ring of W ranks, each rank sends (W - 1) m bytes for an all-gather of m bytes per rank, and 2 (W - 1) / W m bytes
+    # for an all-reduce of m bytes; the factor 8 below is two views of 4 bytes per number
     gathered, share = (world - 1) * samples // world * dim, 2 * (world - 1) / world
     ours = share * dim * dim if samples > dim else gathered
     theirs = gathered + share * samples * dim

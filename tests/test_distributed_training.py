@@ -1,4 +1,4 @@
-"""Training on many ranks ends where training on one does: DDP, FSDP, Lightning, torchrun."""
+"""Training on several ranks gives the weights or losses of one process: DDP, FSDP, Lightning and torchrun."""
 
 import os
 import re
@@ -19,9 +19,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 20
-# small enough for every objective to converge at dim 7: a run that diverges magnifies the last bit
+# small enough for every objective to converge at dim 7, because a run that diverges magnifies rounding errors
 LEARNING_RATE = 0.005
-#: how the 13 samples of a step lie on the ranks
+#: number of ranks -> how many of the 13 samples of a step each rank holds
 ROWS = {1: (13,), 2: (4, 9), 4: (5, 1, 4, 3)}
 
 
@@ -55,7 +55,7 @@ def trained(objective, wrap, accumulate=1):
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=0.9)
     for step in range(STEPS):
         for part in range(accumulate):
-            # the gradients of the ranks meet at the last part alone
+            # as in no_sync of DDP, the ranks average their gradients only at the last part
             net.require_backward_grad_sync = part == accumulate - 1
             views = batch(step * accumulate + part, rows)
             z_a, z_b = net(views.flatten(0, 1)).chunk(2)

@@ -1,4 +1,4 @@
-"""The doctor `python -m it_losses`: a wrong setting is refused, and what is installed is found under either name."""
+"""The report of `python -m it_losses`: it refuses a wrong setting, finds Lightning by either name, and shows the self-test."""
 
 import importlib.metadata
 
@@ -48,7 +48,7 @@ def test_the_self_test_shows_every_estimator_and_that_there_are_no_kernels_to_te
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     main(["--self-test"])
     lines = capsys.readouterr().out.splitlines()
-    assert "  they run on CUDA devices, and there is none" in lines
+    assert "  not run: there is no CUDA device" in lines
     for name in ESTIMATORS:
         (line,) = [line for line in lines if line.startswith(f"  {name} float16 64 x 256: from the reference ")]
         assert line.count(" ms") == 2

@@ -1,4 +1,4 @@
-"""The entrance: what no objective can take is refused with the remedy; views of several dtypes are promoted."""
+"""The checks of arguments: views that no objective accepts are refused with a remedy; views of several dtypes are promoted."""
 
 import warnings
 
@@ -20,7 +20,7 @@ GOOD = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
 
 class DTensor(torch.Tensor):
-    """What tells the tensor of a device mesh from others, without a mesh."""
+    """A stand-in for torch's DTensor, with the methods by which our check recognises it; it needs no device mesh."""
 
     def to_local(self):
         return self.as_subclass(torch.Tensor)
@@ -34,13 +34,13 @@ class Tagged(torch.Tensor):
 
 
 def quietly(build, *args, **options):
-    """What torch makes only with a warning."""
+    """Build an object while ignoring the warning that torch gives for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build(*args, **options)
 
 
-#: name -> (no view, what the message says, the remedy that the message names, applied)
+#: name -> (argument that is no valid view, text of the error message, function that applies the remedy in that message)
 BAD = {
     "sparse": (GOOD.to_sparse(), r"\.to_dense\(\)", lambda z: z.to_dense()),
     "compressed rows": (quietly(GOOD.to_sparse_csr), r"\.to_dense\(\)", lambda z: z.to_dense()),
@@ -110,7 +110,7 @@ def test_arguments_that_are_no_views_are_refused_with_a_remedy_that_works(call, 
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_an_estimator_refuses_it_too(case):
+def test_an_estimator_refuses_invalid_samples_too(case):
     bad, message, remedy = BAD[case]
     with pytest.raises(ViewError, match=message):
         LogDet()(bad)
@@ -130,7 +130,7 @@ def test_an_estimator_refuses_it_too(case):
     ],
     ids=["list", "tuple", "dict", "iterator", "generator"],
 )
-def test_a_container_is_to_be_taken_apart(call, views, message):
+def test_a_container_of_views_is_refused_with_the_call_to_use(call, views, message):
     with pytest.raises(ViewError, match=message):
         CALLS[call](views)
     with pytest.raises(ViewError, match=message):
@@ -187,7 +187,7 @@ def test_meta_and_fake_tensors_are_taken():
         assert VICReg()(z, z).shape == ()
 
 
-def test_torch_func_is_taken():
+def test_torch_func_transforms_work():
     z = torch.randn(3, 8, 4, dtype=F64)
     each = torch.func.vmap(lambda z: VICReg()(z, 2 * z))(z)
     torch.testing.assert_close(each, torch.stack([VICReg()(one, 2 * one) for one in z]))
@@ -237,7 +237,7 @@ def test_three_dtypes_meet_in_the_widest():
 @pytest.mark.parametrize(
     ("bad", "message"), [(GOOD[:5], "same shape"), (GOOD.to("meta"), "same device")], ids=["shape", "device"]
 )
-def test_nothing_else_is_made_alike(bad, message):
+def test_other_shapes_and_devices_are_not_converted(bad, message):
     with pytest.raises(ViewError, match=message):
         VICReg()(GOOD.double(), bad)
     with pytest.raises(ViewError, match="same dtype"):

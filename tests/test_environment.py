@@ -1,4 +1,4 @@
-"""`make` on a machine that lacks something says what, and what to do, instead of a traceback."""
+"""If a machine lacks something, `make` names it and says what to do. It shows no traceback."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ PROGRAM = Path(__file__).resolve().parent.parent / ".ci" / "environment"
 
 
 def told(tmp_path, python=sys.executable, **variables):
-    """What the program says where it cannot make the environment."""
+    """Run `.ci/environment`, check that it fails without a traceback, and return its error output."""
     done = subprocess.run(
         ["bash", str(PROGRAM), str(python), str(tmp_path / "environment"), "it-losses"],
         env={**os.environ, "ROOM_GB": "0", **variables},

@@ -1,4 +1,4 @@
-"""The examples of the docstrings run, and what `python -m it_losses` prints is true. `test_pages.py` runs the pages."""
+"""The examples in docstrings run, and the report of `python -m it_losses` is true. `test_pages.py` runs the code of pages."""
 
 import doctest
 import importlib
@@ -13,7 +13,7 @@ import it_losses
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [name for _, name, _ in pkgutil.walk_packages(it_losses.__path__, "it_losses.") if not name.endswith("__main__")]
-#: adapters with examples; the other adapters need a library
+#: adapters whose docstrings have examples; the other adapters have none, because they need a library
 ADAPTERS = ["it_losses.adapters.conventions"]
 EXAMPLES = [name for name in MODULES if not name.startswith("it_losses.adapters")] + ADAPTERS
 

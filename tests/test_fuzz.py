@@ -1,21 +1,25 @@
-"""Hostile inputs: every estimator, criterion, function and convention against its definition in float64, on fresh cases.
+"""Hostile inputs: every estimator, criterion, function and convention is compared with its definition in float64.
 
 Every test run draws 2,000 fresh cases, and `make fuzz` 100,000. A failure prints its FUZZ_SEED, which repeats the cases of the
-run. FUZZ_CASES sets their number, and FUZZ_NAMES names the entropies.
+run. FUZZ_CASES sets the number of cases, and FUZZ_NAMES names the entropies.
 
-What is promised of a case, with f the objective in float64 by its definition on the numbers that came in:
+Let f(z) be the value or the gradient by the definition in float64 on the input z. `reference` computes the same in the widest
+dtype of the views (at least float32), and `got` is the tested result. A case promises:
 
-    a number that is NaN or infinite goes in      the value is not finite
-    squares of the samples overflow float32       the value is not finite, or as exact as below
-    all else                                      value and gradients are finite, and
-        |got - f(z)| <= 10 max |f(z') - f(z)| + 4 max |reference(z') - f(z')| + 200 eps |f(z)|
+    the input has a NaN or an infinite number     the value is not finite
+    squares of the samples overflow float32       the value is not finite, or it is as exact as below
+    every other input                             value and gradients are finite, and
+        |got - f(z)| <= 10 max |f(z') - f(z)| + 4 max |reference(z') - f(z')| + 200 eps scale
 
-over four z' near z: each number is moved by about the rounding of the largest one in float32, or in float64 if a view has that.
-`|f|` is the value, or the largest element of the gradient (of all views, if they are pooled), or the largest of either for
-normal samples of the same mean square (for pairwise entropies, whose gradient grows as 1 / spread, of the same variance), or of
-a norm of the given bandwidth if that is less; of a value it is at least 1. A matrix-based Renyi entropy is constant for samples
-in one direction: of its gradient it is at least the value over the root of the mean square. Gradients are then rounded to their
-own dtype.
+The maxima are over four inputs z' near z. They differ from z by about the rounding of the largest number of each view, in the
+widest dtype. The rounding of a gradient to the dtype of its view is allowed as well. The scale is the largest of these:
+
+    - the value, or the largest element of the gradient (of all views, if they are pooled)
+    - the same for normal samples with the mean square of z, or for pairwise entropies, whose gradient grows as 1 / spread, with
+      the variance of z. If a bandwidth is given, the norm of these samples is at most 0.3, about the narrowest bandwidth
+    - for a value, 1
+    - for the gradient of a matrix-based Renyi entropy, which is constant for samples in one direction: the value divided by the
+      root mean square of z
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("FUZZ_SEED", time.time_ns() % 10**9))
 CASES = int(os.environ.get("FUZZ_CASES", 2000))
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: options beside the default ones
+#: options of each entropy that are tested besides its defaults
 OPTIONS = {
     "variance_covariance": [{"margin": 3.0, "epsilon": 1e-8}, {"variance_weight": 0.0}, {"covariance_weight": 0.0}],
     "log_det": [{"beta": 1e-3}, {"beta": 1e3}, {"per_dimension": False}, {"anchor": True}],
@@ -68,14 +72,14 @@ OPTIONS = {
 }
 #: sums of squares above this may overflow in float32
 LARGEST_SQUARES = 1e36
-#: entropies with squares of covariances
+#: entropies that square covariances, so that their sums grow with the fourth power of the samples
 FOURTH_POWERS = ("VarianceCovariance", "VICReg,", "Spacings")
 
 Objective = Callable[..., Tensor]
 
 
 class Drawn(NamedTuple):
-    """What a case is drawn for, and the objective that defines its number."""
+    """A tested objective with its title in a failure, and the objective that defines its value."""
 
     title: str
     objective: Objective
@@ -83,7 +87,7 @@ class Drawn(NamedTuple):
 
 
 def objectives(name: str) -> list[Drawn]:
-    """Every criterion and every function of an entropy, by what it is called in a failure."""
+    """Every criterion and every function for the entropy of that name."""
     if name == "vicreg":
         return vicreg_objectives()
     found = []
@@ -103,18 +107,18 @@ def objectives(name: str) -> list[Drawn]:
 
 
 def alone(entropy: Objective) -> Objective:
-    """The mean over the views of an entropy of one view."""
+    """A function of several views that averages this entropy over them."""
     return lambda *views: torch.stack([entropy(z) for z in accepted(*views)]).mean()
 
 
 def entropy_functions(name: str, estimator: EntropyEstimator, options: dict[str, object]) -> list[Drawn]:
-    """The functions of an entropy with these options, defined by its classes."""
+    """The functions that compute this entropy with these options. The classes are their definitions."""
     regularizer = EntropyRegularizer(estimator).eval()
     everywhere = partial(functional.global_entropy, entropy=estimator)
     found = [Drawn(f"functional.global_entropy, {estimator}", everywhere, lambda *views: -regularizer(*views))]
     function = getattr(functional, f"{name}_entropy", None)
     if function and options.keys() <= keywords(function).keys():
-        # nats of all dimensions are the default of the function, and nats per dimension that of the class
+        # by default the function returns nats of all dimensions, and the class nats per dimension
         estimator = ESTIMATORS[name](**keywords(function) | options).eval()
         of_each_view = alone(partial(function, **options))
         found.append(Drawn(f"functional.{name}_entropy, {estimator}", of_each_view, alone(estimator)))
@@ -130,7 +134,7 @@ def keywords(function: Objective) -> dict[str, object]:
 
 
 def nt_xent(temperature: float) -> Drawn:
-    """SimCLR's loss of every two views that follow each other, defined by the criterion of pooled unit vectors."""
+    """SimCLR's loss, averaged over pairs of consecutive views. The criterion of pooled unit vectors defines it."""
     criterion = VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True)
 
     def definition(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ def nt_xent(temperature: float) -> Drawn:
 
 
 def vicreg_objectives() -> list[Drawn]:
-    """VICReg in every convention, as a class and as a function, and the invariance, defined by its formula."""
+    """VICReg in every convention, as a class and as a function. Then the invariance, which its formula defines."""
 
     def squared_distances(*views: Tensor) -> Tensor:
         return torch.stack([(a - b).square().mean() for a, b in itertools.combinations(accepted(*views), 2)]).mean()
@@ -159,7 +163,7 @@ def vicreg_objectives() -> list[Drawn]:
 
 
 class Case(NamedTuple):
-    """What is drawn of one call."""
+    """The random choices that make one call."""
 
     objective: int
     rows: int
@@ -221,7 +225,7 @@ def views_of(case: Case) -> list[Tensor]:
 
 @contextmanager
 def reference() -> Iterator[None]:
-    """The definitions, in the place of the fused implementations."""
+    """Inside this context the reference implementations run instead of the fused ones."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "reference"
     try:
@@ -232,7 +236,7 @@ def reference() -> Iterator[None]:
 
 
 def evaluated(objective: Objective, views: list[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Value and gradients, in float64."""
+    """Value and gradients, computed in `dtype` or that of the views, and converted to float64."""
     leaves = [z.detach().to(dtype or z.dtype).requires_grad_() for z in views]
     value = objective(*leaves)
     gradients = torch.autograd.grad(value, leaves)
@@ -244,7 +248,7 @@ def check(drawn: Drawn, case: Case) -> None:
     views, (title, objective, definition) = views_of(case), drawn
     torch.manual_seed(case.seed)
     with warnings.catch_warnings():
-        # saturation is what many cases are about
+        # many cases saturate an estimator on purpose
         warnings.simplefilter("ignore", UserWarning)
         got = evaluated(objective, views)
         if not all(z.isfinite().all() for z in views):
@@ -256,9 +260,9 @@ def check(drawn: Drawn, case: Case) -> None:
         squares = float(max(z.double().square().sum() for z in views))
         if widest == torch.float64 or squares ** (2 if any(name in title for name in FOURTH_POWERS) else 1) < LARGEST_SQUARES:
             assert_finite(got, right, views)
-        # a value that is not finite is not silent, whatever the gradient
+        # a value that is not finite shows the fault to the user, so its gradient may be anything
         if got[0].isfinite() and not is_limit(title, case, views, widest, squares):
-            # samples farther apart than a given bandwidth have no gradient, and its rounding is not that of none
+            # normal samples farther apart than a given bandwidth have no gradient, which would make the scale 0
             reach, least = 0.3 if "bandwidth=(" in title else math.inf, 0.0
             if "MatrixRenyi" in title:
                 least = max(1.0, largest(right[0])) / max((squares / views[0].numel()) ** 0.5, torch.finfo(widest).tiny)
@@ -273,7 +277,7 @@ def size(z: Tensor, *, about_mean: bool) -> Tensor:
 
 
 def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
-    """The largest element of the value and of each gradient; the gradient of pooled views is one of all their samples."""
+    """The largest element of the value and of each gradient. Pooled views share the largest element of all gradients."""
     value, *gradients = map(largest, right)
     return [value, *([max(gradients)] * len(gradients) if pooled else gradients)]
 
@@ -281,7 +285,7 @@ def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
     assert got[0].isfinite(), f"{got[0]} for {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
-        # the gradient of a view in half precision may leave its range; which one of equal samples has it is not defined
+        # a gradient may overflow in half precision, at any of several equal samples: so the whole view is judged
         if largest(exact) < torch.finfo(z.dtype).max / 2:
             assert ours.isfinite().all(), f"{ours} for {exact}"
         assert not ours.isnan().any(), f"{ours} for {exact}"
@@ -301,7 +305,7 @@ def assert_exact(
     eps = torch.finfo(widest).eps
     for i, (ours, f) in enumerate(zip(got, right, strict=True)):
         kind = torch.finfo(views[i - 1].dtype if i else widest)
-        # what is not finite is not silent
+        # infinite elements are left out, because they are visible to the user
         error = largest((ours - f)[ours.isfinite() & (f.abs() < kind.max / 2)])
         scale = max(least if i else 1.0, largest(f))
         rounding = kind.eps * scale + 100 * kind.smallest_normal * kind.eps if i else 0.0
@@ -314,7 +318,7 @@ def assert_exact(
 def allowance(
     definition: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, unit: float, sizes: list[Tensor]
 ) -> float:
-    """The allowed error, without the rounding of a gradient to the dtype of its view; `sizes` are of the normal samples."""
+    """The allowed error before a gradient is rounded to the dtype of its view. `sizes` are scales of the normal samples."""
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
     # below the smallest normal number rounding no longer shrinks
     least = eps * torch.finfo(widest).smallest_normal
@@ -346,7 +350,7 @@ def have_equals(z: Tensor) -> bool:
 
 
 def have_two_nearest(z: Tensor, title: str) -> bool:
-    """Whether a sample has two neighbours at one distance, as rounded samples often have: either gives a right gradient."""
+    """Whether two neighbours of a sample are equally near, which is common after rounding. Either gives a valid gradient."""
     x = z.double().movedim(0, -2)
     x = x - x.mean(dim=-2, keepdim=True)
     if "normalize='columns'" in title:
@@ -359,29 +363,29 @@ def have_two_nearest(z: Tensor, title: str) -> bool:
 
 
 def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, squares: float) -> bool:
-    """Whether docs/limits.md says that digits are lost, or the definition itself loses them in float64."""
+    """Whether digits are lost for a known reason: docs/limits.md names it, or the definition loses them even in float64."""
     if "LogDet" in title and widest == torch.float64 and torch.finfo(widest).eps * squares**0.5 > 1e-3:
-        # the rounding of the mean is a spread to the definition
+        # the definition takes the rounding error of the mean for a spread of the samples
         return True
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
-        # rounding moves the eigenvalue of the ones, which the fused implementation takes out
+        # rounding changes the eigenvalue along the vector of ones, which the fused implementation alone corrects
         return squares > 1e3
     if "bandwidth=(" in title:
-        # distances of near samples are mostly rounding, and the bandwidth is as narrow
+        # distances of near samples are mostly rounding, and the bandwidth is as narrow as these distances
         return torch.finfo(widest).eps * squares > 1e-2
     if case.dim == 1 and ("normalize='rows'" in title or title.startswith("cosine")):
-        # unit vectors in one dimension are 1 or -1: the gradient is zero, and has no size for rounding to be compared with
+        # unit vectors in one dimension are 1 or -1: the gradient is zero, and gives no scale for rounding errors
         return True
     if "KoLeo" in title and any(have_equals(z) or have_two_nearest(z, title) for z in views):
-        # their distance is mostly rounding, and the nearest of equals is not one sample
+        # the distance of equal samples is mostly rounding; of two nearest samples either gives a valid gradient
         return True
     return any(name in title for name in FOURTH_POWERS[:2]) and 8 * case.rows <= 7 * case.dim and "many scales" in case.kind
 
 
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_pairwise_entropy_of_one_point_is_that_of_its_definition(dtype, divergence):
-    # the definition took the rounding of the mean for a spread, and the fused implementation had another smallest scale
+def test_pairwise_entropy_of_one_point_equals_its_definition(dtype, divergence):
+    # regression: the definition took the rounding of the mean for a spread, and the fused one had another smallest scale
     z, estimator = torch.full((17, 3), 0.1, dtype=dtype), Pairwise(divergence=divergence)
     smallest = torch.finfo(dtype).tiny ** 0.5
     exact = 1.5 * math.log(2 * math.pi * math.e * smallest)
@@ -390,7 +394,7 @@ def test_pairwise_entropy_of_one_point_is_that_of_its_definition(dtype, divergen
     torch.testing.assert_close(estimator(z).item(), exact)
 
 
-def test_of_two_nearest_neighbours_either_gives_the_gradient_of_koleo():
+def test_koleo_may_follow_either_of_two_equally_near_neighbours():
     drawn = next(drawn for drawn in objectives("koleo") if drawn.title == "alone, KoLeo(normalize='columns', epsilon=1e-08)")
     tied = Case(0, 3, 7, (1, 3), (torch.float16, torch.float16), "normal", 0.0, 1000.0, 0.0, "contiguous", 2)
     assert any(have_two_nearest(z, drawn.title) for z in views_of(tied))

@@ -1,4 +1,7 @@
-"""The fused implementations on a GPU: exact, captured, without waiting, within their memory. `make test-gpu` runs them."""
+"""The fused implementations on a GPU: exact numbers, CUDA graphs, no wait for the device, bounded memory.
+
+`make test-gpu` runs these tests.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from it_losses.kernels import self_test
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 DEVICE = "cuda"
-#: error allowed beyond four times that of the reference in float32 on a CPU, of the value and of the largest gradient element
+#: relative errors of value and gradient allowed beyond four times the error of the reference in float32 on a CPU
 ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
-#: small, odd, both sides of N = D, and few rows with many columns
+#: small and odd sizes, batch size N below and above dimension D, few rows with many columns, and groups
 SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (260, 515), (128, 2048), (40, 3, 20)]
 #: margins above every standard deviation of `samples`, so that rounding switches no hinge on or off
 CRITERIA = {
@@ -43,7 +46,7 @@ CRITERIA = {
 
 
 def criterion_named(name: str):
-    """A criterion that has not been called: they count their calls, and warn once."""
+    """A fresh copy of a criterion, because criteria count their calls and warn only once."""
     return copy.deepcopy(CRITERIA[name])
 
 
@@ -52,8 +55,8 @@ every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 
 @pytest.fixture(autouse=True)
-def kernels_run_whatever_their_self_test_says(monkeypatch):
-    # or the reference would take their place, and be compared with itself
+def self_test_is_off(monkeypatch):
+    # otherwise the reference would replace kernels that fail, and would be compared with itself
     monkeypatch.setenv(self_test.VARIABLE, "off")
 
 
@@ -66,17 +69,17 @@ def no_tf32():
 
 
 def samples(shape: tuple[int, ...], dtype: torch.dtype, count: int) -> list[Tensor]:
-    """Views whose mean is not zero and whose columns differ, as the dtype holds them."""
+    """Views whose mean is not zero and whose columns have different scales, rounded to the dtype."""
     scales = torch.linspace(0.3, 1.5, shape[-1], dtype=torch.float64)
     common = torch.randn(shape, dtype=torch.float64)
     return [((common + 0.3 * torch.randn(shape, dtype=torch.float64)) * scales + 3).to(dtype) for _ in range(count)]
 
 
 def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Value and gradients of the same numbers in a dtype on a device, in float64 on the CPU."""
+    """Evaluate the views in this dtype on this device. Return value and gradients in float64 on the CPU."""
     own = [z.detach().to(device, dtype).requires_grad_() for z in views]
     value = criterion(*own)
-    # scaled as for any loss in float16: gradients are of the order of 1 / dim
+    # gradients are of the order of 1 / dim, so they are scaled to avoid underflow in float16
     scale = views[0].shape[-1]
     gradients = torch.autograd.grad(-1.7 * scale * value, own)
     assert all(g.dtype == dtype for g in gradients)
@@ -135,15 +138,15 @@ def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
         for z in views:
             z.copy_(torch.randn(shape, device=DEVICE))
     graph.replay()
-    # sums that programs add to in any order differ in their last digits
+    # GPU programs add to a sum in any order, so its last digits differ
     torch.testing.assert_close(replayed, step(), rtol=ROUNDED[dtype][1], atol=1e-5)
 
 
 @every_dtype
 @pytest.mark.parametrize("name", [*(name for name in CRITERIA if "bandwidths" not in name), "one bandwidth"])
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (256, 4096)], ids=str)
-def test_no_step_waits_for_the_device(shape, name, dtype):
-    # for a warning, the value of a given bandwidth is read at calls 1, 2, 4, 8 of a criterion
+def test_forward_and_backward_do_not_wait_for_the_device(shape, name, dtype):
+    # to warn of a value out of range, a criterion reads it at calls 1, 2, 4, 8, ...: the third call must not wait
     criterion = criterion_named(name) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
     views = views_of(shape, dtype)
     for _ in range(2):
@@ -185,12 +188,12 @@ def test_peak_memory_above_the_inputs_stays_within_its_bound(criterion, batch, d
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     criterion(*views).backward()
-    # float16 forms its gradient, and the product in it, in float32
+    # float16 views compute their gradient, and the matrix product in it, in float32, which takes more memory
     allowed = 1.2 * most_mib if dtype == torch.float16 else most_mib
     assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= allowed
 
 
-#: to be called with `gather_distributed`
+#: functions that make a criterion; the test passes `gather_distributed`
 OVER_RANKS = {
     "vicreg": functools.partial(VICReg, margin=4.0),
     "log_det": functools.partial(VICRegEntropy, "log_det", beta=2.0),
@@ -209,7 +212,7 @@ def errors_of_a_rank(name: str, shape: tuple[int, int], dtype: torch.dtype) -> l
     part = slice(rows) if first else slice(rows, None)
     ours = evaluated(OVER_RANKS[name](gather_distributed=True), [z[part] for z in whole], dtype, DEVICE)
     exact = evaluated(OVER_RANKS[name](gather_distributed=False), whole, torch.float64, "cpu")
-    # DDP takes the mean over the ranks
+    # DDP averages the gradients of the two ranks, so each rank returns twice its part
     right = exact[0], 2 * exact[1][:, part]
     scales = right[0].abs().clamp_min(1), right[1].abs().max().clamp_min(1e-12)
     errors = [((a - b).abs().max() / s).item() for a, b, s in zip(ours, right, scales, strict=True)]

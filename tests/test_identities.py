@@ -1,4 +1,4 @@
-"""Known losses are an entropy and a likelihood: NT-Xent, decoupled contrastive learning, alignment and uniformity, BYOL."""
+"""Known losses are an entropy plus a likelihood: NT-Xent, decoupled contrastive learning, alignment and uniformity, BYOL."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def evaluated(loss, views: list[Tensor]) -> list[Tensor]:
 
 
 def assert_differ_by(ours: list[Tensor], theirs: list[Tensor], constant: float) -> None:
-    """The values differ by the constant and the gradients not at all, to 1e-12 of the largest element."""
+    """Value `theirs` is `ours` plus the constant. The gradients agree to 1e-12 of the largest element."""
     torch.testing.assert_close(ours[0] + constant, theirs[0], rtol=1e-12, atol=1e-12)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         assert (mine - other).abs().max() <= 1e-12 * other.abs().max()
 
 
 def contrastive(temperature: float, *, positives: bool, **options: object) -> VICRegEntropy:
-    """SimCLR's loss, or with `positives=False` that of decoupled contrastive learning, less `constant(...)`."""
+    """SimCLR's loss minus `constant(...)`; with `positives=False` decoupled contrastive learning's loss minus it."""
     entropy = Pairwise(temperature**0.5, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=not positives)
     return VICRegEntropy(
         entropy, invariance="von_mises_fisher", invariance_weight=1 / temperature, entropy_weight=1.0, **options
@@ -44,7 +44,7 @@ def contrastive(temperature: float, *, positives: bool, **options: object) -> VI
 
 
 def constant(temperature: float, dim: int, pairs: int) -> float:
-    """What the contrastive losses leave out: the entropy of a component, and the logarithm of the number of pairs of a row."""
+    """A contrastive loss minus our criterion: the entropy of a component, plus the log of the number of pairs in a row."""
     return dim / 2 * math.log(2 * math.pi * math.e * temperature) + math.log(pairs)
 
 
@@ -94,7 +94,7 @@ def test_the_default_weights_of_a_pooled_density_of_unit_vectors_equal_nt_xents(
 
 
 def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tuple[float, float]:
-    """Of value and gradient, against lightly's loss on as many ranks where they hold as many samples, else on one process."""
+    """Errors of value and gradient. lightly's loss runs on the ranks if they hold equally many samples, else in one process."""
     import lightly.loss
 
     positives = name == "NTXentLoss"
@@ -105,12 +105,12 @@ def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tu
     value, *gradients = evaluated(contrastive(temperature, positives=positives), mine)
     if len(set(rows)) == 1:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature, gather_distributed=True), mine)
-        # each rank has the mean over its own samples
+        # lightly's value on a rank is the mean over the samples of that rank
         dist.all_reduce(theirs)
         theirs /= len(rows)
     else:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature), whole)
-        # training takes the mean of the gradients of the ranks
+        # DDP averages the gradients of the ranks, so ours are larger by the number of ranks
         slopes = [len(rows) * slope[own] for slope in slopes]
     wrong = max(((g - s).abs().max() / s.abs().max()).item() for g, s in zip(gradients, slopes, strict=True))
     return (value + constant(temperature, 6, pairs) - theirs).abs().item(), wrong
@@ -138,7 +138,7 @@ def test_alignment_and_uniformity(shape, t):
     assert_differ_by(evaluated(in_nats, views), evaluated(theirs, views), 0.7 * shape[1] / 2 * math.log(math.pi / t))
 
 
-def test_uniformity_of_many_dimensions_has_the_digits_of_float32():
+def test_uniformity_of_many_dimensions_is_exact_to_float32_precision():
     z = torch.randn(16, 2048, generator=torch.Generator().manual_seed(0))
     exact, found = (QuadraticRenyi.of_uniformity(1.0)(z.to(dtype)).double() for dtype in (torch.float64, torch.float32))
     assert (found - exact).abs() < 1e-6 * exact.abs()
@@ -188,7 +188,7 @@ def test_a_wide_von_mises_fisher_density_is_uniform():
 
 
 @pytest.mark.parametrize(("concentration", "dim"), [(0.0, 3), (-1.0, 3), (math.inf, 3), (1.0, 0), (1.0, 2.5)])
-def test_constants_of_no_von_mises_fisher_density_are_refused(concentration, dim):
+def test_invalid_von_mises_fisher_constants_are_refused(concentration, dim):
     with pytest.raises(ValueError, match=r"concentration|dim"):
         theory.von_mises_fisher_log_constant(concentration, dim)
 

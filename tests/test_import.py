@@ -1,4 +1,4 @@
-"""Importing the package changes nothing in the process: no state of torch, no thread, no socket, no process, no environment."""
+"""Importing the package changes no state of torch or of the environment. It opens no socket and starts no thread or process."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from programs import finished
 
-#: what a fresh process finds before and after an import, and the events that Python reports during it
+#: imports a module, and prints which parts of the state of the process it changed and which events Python reported
 PROGRAM = """
 import importlib, json, os, random, sys, threading, torch
 
@@ -36,7 +36,7 @@ print(json.dumps({"changed": changed, "events": seen, "CUDA is initialised": aft
 
 
 def imported(name, folder=None):
-    """What the import of a module changes."""
+    """Run PROGRAM for a module in a fresh process, and return what it prints."""
     done = finished([sys.executable, "-c", PROGRAM, name], cwd=folder or Path(__file__).parent)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

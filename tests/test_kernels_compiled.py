@@ -1,4 +1,4 @@
-"""Every Triton kernel compiled ahead of time, as it can be launched: it builds, fits, and spills nothing."""
+"""Every Triton kernel compiles ahead of time for every kind of launch, fits into shared memory, and spills few registers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices  # noqa: E402
 
-#: shared memory a program may have, bytes: an sm_86 or sm_89 has less than the sm_80 it runs the code of
+#: compute capability -> bytes of shared memory of a program; code for sm_80 also runs on sm_86 and sm_89, which have less
 SHARED = {80: 99 * 1024, 90: 227 * 1024}
-#: bytes that a thread may spill into memory where sizes are no multiples of 16: every element has an address of its own, and
-#: ptxas keeps one or two of them in memory so that more programs run at a time
+#: bytes that a thread may spill into memory if sizes are no multiples of 16. Every element then has its own address, and ptxas
+#: keeps one or two addresses in memory so that more programs run at a time
 SPILLED = 16
-#: bytes in which a cosine keeps the digits of numbers above 10^5, which are rare; and the kernels that have cosines
+#: bytes of memory that a cosine needs for arguments above 10^5, which are rare; and the kernels that compute cosines
 OF_COSINE = 32
 WITH_COSINES = {"normal_numbers", "sums_of_waves", "slopes_of_waves"}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -31,7 +31,7 @@ SHAPES = [(16, 256, 128), (2, 33, 71), (1, 2, 1), (2, 2048, 1 << 21)]
 
 
 def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """All launches for samples of a dtype, of tensors without memory."""
+    """All launches for samples of this dtype. The tensors are on the meta device, so they take no memory."""
     launches = record_launches(monkeypatch)
     stand_in_for_gpu(monkeypatch)
     for groups, samples, dim in SHAPES:
@@ -39,7 +39,7 @@ def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch
         zc = z.new_empty(2 * groups, samples, dim)
         slope = z.new_empty(2 * groups, 1, dim, dtype=torch.float32)
         cuda_passes.centre_into(zc, [z, z], cuda_passes.moments([z, z]))
-        # a gradient of float16 samples is formed in float32
+        # the gradient of float16 samples is computed in float32
         out = zc.float() if dtype == torch.float16 else zc
         cuda_passes.differences_into(out, z, z, 0.1)
         cuda_passes.differences_into(out, z, z, 0.1, zc, slope)
@@ -64,7 +64,7 @@ def type_of(argument: Any) -> str:
 
 
 def source_of(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
-    """What Triton compiles at that launch, and its options: sizes of 1 are constants, and multiples of 16 are known as such."""
+    """The source that Triton compiles for a launch, and its options. Sizes of 1 are constants; multiples of 16 are marked."""
     kernel = KERNELS[launch.kernel]
     constants = {name: value for name, value in launch.named.items() if name in kernel.arg_names}
     options = {name: value for name, value in launch.named.items() if name not in kernel.arg_names}
@@ -80,7 +80,7 @@ def source_of(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
 
 
 def stack_bytes(cubin: bytes, folder: Path) -> int:
-    """Bytes that a thread keeps in memory as no register is left for them."""
+    """Bytes that a thread keeps in memory because no register is left for them."""
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)]

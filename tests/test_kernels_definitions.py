@@ -1,4 +1,7 @@
-"""Every fused implementation is its definition in float64: both sides, sizes, views, groups, layouts, constants, collapse."""
+"""Every fused implementation equals its definition in float64.
+
+The tests vary the matrix (N x N or D x D), the sizes, views, groups, memory layouts and constants, and include collapse.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def only_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, params=["sizes by rule", "many blocks"])
 def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test meets the paths of large inputs too: blocks, strips, products one by one, no sums in the authors' order."""
+    """Every test also runs with tiny limits: small inputs then take the paths of large ones, such as blocks and strips."""
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
@@ -37,7 +40,7 @@ def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(autouse=True)
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fresh memory holds NaN, so that a number that is read before it is written shows."""
+    """Fill fresh memory with NaN, so that a test fails if a number is read before it is written."""
     new_empty, empty_like = torch.Tensor.new_empty, torch.empty_like
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size, **kw: _poison(new_empty(self, *size, **kw)))
     monkeypatch.setattr(torch, "empty_like", lambda *args, **kw: _poison(empty_like(*args, **kw)))
@@ -54,9 +57,9 @@ def test_value_and_gradient_are_the_definitions(name, shape):
     for count in (1, 2, 3, 4) if max(shape) < 128 else (2, 3):
         views = correlated_views(count, shape)
         ours, theirs = (evaluated(f, views, -1.7) for f in (objective.fused, objective.definition))
-        # beside the entropy of one dimension of two samples, or of a sum that cancels, an absolute error counts
+        # some exact values are near zero, because their terms cancel: the error allowed is then absolute
         assert (ours[0] - theirs[0]).abs() <= 1e-11 * theirs[0].abs().clamp_min(1)
-        # the entropy of one direction is constant: its gradient is rounding, divided by the norm of a small sample
+        # Renyi entropy is constant for samples in one direction: the gradient is then rounding, divided by a small norm
         assert_near(ours[1:], theirs[1:], 1e-10, least=0.1 if "renyi" in name else 0)
 
 
@@ -96,11 +99,11 @@ def test_exact_collapse_is_finite(name, dtype, shape):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(40, 200), (200, 140)], ids=str)
 @every_objective
-def test_exact_collapse_is_not_moved_by_rounding(name, dtype, shape):
+def test_rounding_gives_no_gradient_at_exact_collapse(name, dtype, shape):
     point = torch.randn(1, shape[1], dtype=torch.float64)
     _, *gradients = evaluated(OBJECTIVES[name].fused, [leaf(point.expand(shape), dtype) for _ in range(2)])
     if not OBJECTIVES[name].regularizer.entropy.translation_invariant:
-        # such an entropy may move all samples, but alike
+        # an entropy that depends on the mean may move the samples, but all by the same vector
         gradients = [g - g[0] for g in gradients]
     assert all(g.abs().max() <= 1e-4 for g in gradients), [g.abs().max() for g in gradients]
 
@@ -116,7 +119,7 @@ def test_a_bad_input_gives_a_bad_value_and_a_gradient_that_shows_it(name, bad, s
     assert not gradients[0].isfinite().all()
 
 
-# another order of operations gives the same bits for about two of three draws
+# five draws are made, because for about two of three another order of operations gives the same bits
 @pytest.mark.parametrize("draw", range(5))
 @pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
 def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, draw, many_blocks):
@@ -137,7 +140,7 @@ def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batc
 
 @pytest.mark.parametrize("beta", [1e3, 1e6])
 def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
-    # the ones are a null vector of it: an inverse that is not centred multiplies the rounding of 1^T Zc by beta
+    # the Gram matrix has ones as a null vector: an inverse that is not centred multiplies the rounding of 1^T Zc by beta
     (z,) = correlated_views(1, (128, 300), torch.float32)
     (gradient,) = torch.autograd.grad(LogDet(beta)(z + 3), z)
     assert gradient.mean(dim=0).abs().max() < 1e-5 * gradient.abs().max()
@@ -156,7 +159,7 @@ def test_rank_deficiency_with_a_large_beta_is_finite(shape, rank, beta):
 @pytest.mark.parametrize("beta", [1e-3, 0.1, 2.0])
 @pytest.mark.parametrize("shape", [(53, 145), (145, 53)], ids=str)
 def test_near_collapse_log_det_keeps_its_digits(shape, beta):
-    # A is nearly I: the logarithm of 1 + x has the digits of 1, not of x
+    # the matrix is nearly I, and log(1 + x) is rounded as 1 is, not as x: so the error allowed is absolute
     z = 1e-2 * correlated_views(1, shape, torch.float32)[0].detach()
     value = LogDet(beta, per_dimension=False)(z).double()
     assert (value - log_det(z.double(), beta=beta)).abs() <= 1e-7 * max(shape)
@@ -193,7 +196,7 @@ def test_several_bandwidths_are_the_mean_of_each():
     assert_near(together, [sum(parts) / 3 for parts in zip(*each, strict=True)], 1e-12)
 
 
-def test_coincident_samples_do_not_move_under_a_narrow_bandwidth():
+def test_coincident_samples_have_no_gradient_under_a_narrow_bandwidth():
     value, gradient = evaluated(Pairwise(0.02), [torch.full((150, 7), 0.7, requires_grad=True)])
     constant = evaluated(Pairwise(0.02), [torch.full((2, 7), 0.7, requires_grad=True)])[0]
     torch.testing.assert_close(value, constant)

@@ -1,4 +1,7 @@
-"""Which implementation runs and on which side, the files of a call, and that all works without fused implementations."""
+"""Dispatch: which implementation runs, with which matrix (N x N or D x D), and through which files.
+
+Without the folder of fused implementations every objective still works.
+"""
 
 from __future__ import annotations
 
@@ -58,12 +61,12 @@ def test_the_reason_for_the_reference_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("dim", [1, 7, 100, 1000, 8192])
-def test_the_side_is_the_smaller_one_or_the_one_with_fewer_products(dim):
+def test_the_smaller_or_cheaper_matrix_is_used(dim):
     for samples in (2, dim // 2, dim - 1, dim, dim + 1, 2 * dim, 10 * dim):
         assert log_det.prefers_gram(samples, dim, 1) == log_det.prefers_gram(samples, dim, 4) == (samples < dim)
         assert pairwise.prefers_gram(samples, dim, 1)
         assert renyi.prefers_gram(samples, dim, 1) == renyi.prefers_gram(samples, dim, 4) == (samples < dim)
-        # over ranks what is sent counts: N x dim of every rank, or dim x dim
+        # over ranks communication costs the most: ranks exchange either N x dim samples or a dim x dim matrix
         assert vicreg.prefers_gram(samples, dim, 4) == (samples < 2 * dim)
         assert samples >= dim or vicreg.prefers_gram(samples, dim, 1) or samples > 0.8 * dim
         assert samples < dim or not vicreg.prefers_gram(samples, dim, 1)
@@ -155,7 +158,7 @@ def test_without_the_folder_of_fused_implementations_every_objective_works_with_
     assert_near([torch.tensor(x) for x in with_it], [torch.tensor(x) for x in without], 1e-9)
 
 
-#: the entropies for which the limits of the folder are set; each further one adds one file, and those of slices their products
+#: the limits on the size of the folder hold for these entropies; each further one adds a file, and SIGReg two files of products
 FIRST_ENTROPIES = {"vicreg", "log_det", "pairwise"}
 FURTHER_ENTROPIES = {"koleo", "quadratic", "renyi", "sigreg", "spacings"}
 
@@ -171,7 +174,7 @@ def test_the_folder_has_at_most_16_files_and_2200_lines_for_its_first_three_entr
 
 
 def files_of_a_step(criterion, shape=(40, 60)):
-    """The files of ours whose functions run in one forward and backward pass, after one that has imported everything."""
+    """The files of the package whose functions run in a forward and backward pass, after a first pass that does the imports."""
     views = torch.randn(2, *shape, requires_grad=True)
     criterion(*views).backward()
     files = set()
@@ -182,14 +185,14 @@ def files_of_a_step(criterion, shape=(40, 60)):
 
     sys.setprofile(note)
     try:
-        # autograd runs the backward pass of a CPU in the thread that asks for it
+        # on a CPU autograd runs the backward pass in the calling thread, so the profile contains it
         criterion(*views).backward()
     finally:
         sys.setprofile(None)
     return sorted(files)
 
 
-#: what a reader has to open, at most
+#: criterion, and the most files that a reader has to open to follow a call
 CRITERIA = {
     "VICReg": (VICReg, 10),
     "log_det": (VICRegEntropy, 11),
@@ -197,7 +200,7 @@ CRITERIA = {
     "koleo": (lambda: VICRegEntropy("koleo"), 12),
     "spacings": (lambda: VICRegEntropy("spacings"), 12),
     "renyi": (lambda: VICRegEntropy("renyi"), 12),
-    # quadrature and random directions have a file each, which the reference shares, and slices one for their products
+    # quadrature and random directions have a file each, which the reference uses too; products of slices have another
     "sigreg": (lambda: VICRegEntropy("sigreg"), 14),
 }
 ON_TWO_RANKS = {"sigreg": 15}
@@ -207,7 +210,7 @@ ON_TWO_RANKS = {"sigreg": 15}
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_call_passes_through_few_files(name, shape):
     if dist.is_initialized():
-        # a group that another test has left
+        # another test has left a process group behind
         dist.destroy_process_group()
     build, most = CRITERIA[name]
     files = files_of_a_step(build(), shape)
@@ -237,6 +240,6 @@ def test_a_flop_counter_counts_the_products(name, shape):
     with FlopCounterMode(display=False) as counter:
         criterion(*views).backward()
     side = rows if name == "pairwise" else min(rows, dim)
-    # of two views two products each, one for the matrix and one for the gradient; a symmetric one in strips saves up to half
+    # each of two views takes two products: the matrix, of which strips save up to half by symmetry, and the gradient
     full = 2 * 2 * (2 * rows * dim * side)
     assert 0.7 * full < counter.get_total_flops() <= full

@@ -1,6 +1,6 @@
-"""What a GPU is asked to do, seen without one: the launches that the docstrings list, and no operator that waits for a result.
+"""A call launches the expected kernels and uses no operator that waits for the GPU. The tests need no GPU.
 
-The numbers are nobody's: what is launched does not depend on them.
+Launches are recorded and not run, so the computed numbers mean nothing. The launches do not depend on them.
 """
 
 from __future__ import annotations
@@ -58,20 +58,19 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
             Request(0.1, 1.0, needs_gradient=True),
         )
     expected = {"differences": 1}
-    # samples that are not centred meet one kernel alone
+    # only objectives that centre the samples launch these two
     if module not in (koleo, sigreg) and name != "renyi":
         expected |= {"column_moments": 1, "centre": 1}
     if module is sigreg:
         expected |= dict.fromkeys(("normal_numbers", "sums_of_waves", "slopes_of_waves"), 1)
     if module in (pairwise, quadratic):
-        # of both views at once
+        # the pairs of both small views are computed at once, in strips of few rows if memory is 0
         strips = -(-2 * shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
-        # small views are computed together
         expected |= {"similarity_sums": strips, "pair_weights": strips}
     assert Counter(launch.kernel for launch in launches) == expected
 
 
-def test_every_kernel_is_told_of_in_the_first_lines_of_its_file():
+def test_every_kernel_is_named_in_the_docstring_of_its_file():
     for module in MODULES:
         kernels = KERNELS.keys() & vars(module).keys()
         assert kernels and all(name in module.__doc__ for name in kernels)

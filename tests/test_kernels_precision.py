@@ -1,8 +1,8 @@
-"""The precision that is promised, on inputs drawn afresh at every run for FRESH: IT_LOSSES_TEST_SEED repeats a run.
+"""Fused implementations have the precision that docs/limits.md promises. Errors are differences from float64.
 
-In float32 the value and gradient of a fused implementation are no further from float64 than four times the reference's error
-plus 1e-6 of the largest element. The worst of several draws are compared, because a single number is near by luck now and then.
-In half precision the gradient is rounded once.
+In float32 the error of a value or gradient is at most four times the reference's error plus 1e-6 of the largest element. The
+largest errors of several draws are compared, because a single one may be small by chance. In half precision the gradient is
+rounded once. The entropies in FRESH get new inputs at every run; IT_LOSSES_TEST_SEED repeats a run.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ ENTROPIES = {
 }
 
 
-#: SIGReg, KoLeo, spacings and MatrixRenyi take the same draw at every run here; `test_fuzz.py` draws afresh for all
+#: first words of the entropies that get new inputs at every run; `test_fuzz.py` draws new inputs for the others too
 FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
-#: values of which less than so much counts: a hinge has the digits of its margin, times the weight, and a mean of logarithms of
-#: both signs those of its terms
+#: smallest scale for the relative error of a value. The error of a hinge is relative to its margin times its weight. The error
+#: of a mean of logarithms of both signs is relative to its terms
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "log_det, anchored": math.log(2) / 2,
@@ -83,7 +83,7 @@ LEAST = {
 
 
 def errors(function, views: list[Tensor], monkeypatch: pytest.MonkeyPatch, least: float = 1e-30) -> list[tuple[float, float]]:
-    """Largest error of value and gradient, fused and by the reference, relative to the largest element in float64."""
+    """(fused, reference) largest errors, first of the value and then of the gradient, relative to the largest exact element."""
     results = []
     for backend, dtype in (("fused", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
@@ -105,7 +105,7 @@ def assert_four_times(found: list[list[tuple[float, float]]]) -> None:
         )
 
 
-#: beta times the largest variance is beyond 1e4 in these, where float32 has few digits, see docs/limits.md
+#: cases with beta times the largest variance above 1e4, where float32 has few digits: see docs/limits.md
 FEW_DIGITS = {("log_det, beta 100", kind) for kind in ("correlated", "low rank and noise", "clusters")}
 
 
@@ -115,7 +115,7 @@ def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, 
     torch.manual_seed(seed)
     sizes, found = random.Random(seed), []
     for _ in range(DRAWS):
-        # of fewer than nine samples or columns float32 has what it has
+        # at least nine samples and columns: the bound is not promised for fewer
         batch, dim = (round(2 ** sizes.uniform(3.2, most)) for most in (9.0, 8.0))
         views = [KINDS[kind](torch.randn(batch, dim)) for _ in range(sizes.choice((1, 2)))]
         found.append(errors(EntropyRegularizer(ENTROPIES[name]), views, monkeypatch, LEAST.get(name, 1e-30)))
@@ -138,7 +138,7 @@ def test_float32_criteria_are_no_further_from_float64_than_four_times_the_refere
 
 
 def test_hinges_of_many_samples_are_exact_to_the_rounding_of_the_margin():
-    # a sum of 100,000 samples one by one would give a standard deviation 2e-6 off
+    # adding 100,000 samples one by one would give an error of 2e-6 in the standard deviation
     z = torch.randn(100_000, 8)
     hinge, exact = (VICReg().terms(x, x).variance for x in (z, z.double()))
     assert (hinge - exact).abs() <= torch.finfo(torch.float32).eps
@@ -174,16 +174,16 @@ def test_half_precision_rounds_the_gradient_of_all_terms_once(name, shape, dtype
         assert value.dtype == torch.float32 and {g.dtype for g in gradients} == {dtype}
         torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=1e-5)
         unit = torch.finfo(dtype)
-        # eigenvalues have the rounding of the largest one, which the logarithm of a small one multiplies by their ratio
+        # every eigenvalue has the rounding error of the largest one, and the logarithm of a small one amplifies it
         digits = 4e-5 if "order 1" in name else 1e-5
         for got, slope in zip(gradients, slopes, strict=True):
-            # half a unit in the last place, and a little for float32; below the smallest normal number units are fixed
+            # half a unit in the last place, plus the error of float32; below the smallest normal number the unit is constant
             allowed = 0.51 * unit.eps * slope.abs() + digits * slope.abs().max() + unit.smallest_normal * unit.eps
             assert ((got.double() - slope).abs() <= allowed).all(), f"seed {SEED}"
 
 
 def test_float16_sums_may_exceed_the_range_of_float16():
-    # N * covariance is far above 65504
+    # N * covariance is far above 65504, the largest float16 number
     views = [leaf(6 * torch.randn(1024, 150), torch.float16) for _ in range(2)]
     ours, exact = (evaluated(VICReg(), [leaf(z, dtype) for z in views]) for dtype in (torch.float16, torch.float64))
     torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=0)
@@ -192,7 +192,7 @@ def test_float16_sums_may_exceed_the_range_of_float16():
 
 @pytest.mark.parametrize("criterion", [VICReg(0.0, 0.0, 1e-4), VICRegEntropy("log_det", invariance_weight=0.0)], ids=repr)
 def test_a_small_float16_gradient_survives_a_loss_scale(criterion):
-    # the upstream gradient must come before the rounding: the bare gradient underflows in float16
+    # the gradient must be multiplied by the loss scale before it is rounded: alone it underflows in float16
     views = [leaf(torch.randn(150, 600), torch.float16) for _ in range(2)]
     ours, exact = (evaluated(criterion, [leaf(z, t) for z in views], 2.0**12) for t in (torch.float16, torch.float64))
     assert (ours[1].double() - exact[1]).norm() < 5e-4 * exact[1].norm()

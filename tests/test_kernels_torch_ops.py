@@ -1,4 +1,4 @@
-"""The one op as a citizen of torch: compilers, export, autocast, checkpoints, grad modes, and no silent second derivative."""
+"""The registered op works with compilers, export, autocast, checkpoints and grad modes. A second derivative raises an error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_op_is_well_formed(fused, shape, dtype):
             gradient,
             None,
         )
-        # where there is a gradient the last check differentiates that output too, which raises by design
+        # with a gradient the last check is left out: it would differentiate the gradient, which raises an error by design
         checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")[: 4 - gradient]
         torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments, test_utils=checks)
 
@@ -126,11 +126,11 @@ def test_a_graph_of_dynamic_sizes_has_the_numbers_of_eager_mode(name):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="inductor needs a C++ compiler for a CPU")
 def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
-    # a folder of our own: the one that all use may hold what another commit compiled
+    # the test has its own cache, because the shared one may hold code that another commit compiled
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def step(z_a, z_b):
-        # with operators of a network before and after, which inductor would fuse
+        # operators before and after the losses, which inductor could fuse with them
         z_a, z_b = z_a.tanh(), z_b.tanh()
         return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise", "sigreg"))
 
@@ -176,7 +176,7 @@ def test_a_second_derivative_raises(name, shape):
     gradients = torch.autograd.grad(OBJECTIVES[name].criterion(*views), views, create_graph=True)
     assert all(g.isfinite().all() for g in gradients)
     with pytest.raises(RuntimeError, match="second derivative"):
-        # beside a term with a derivative of its own, where silence would pass unnoticed
+        # the second term has its own derivative, so that without an error a missing one would pass unnoticed
         (gradients[0].square().sum() + views[0].sum()).backward()
 
 
@@ -189,7 +189,7 @@ def test_the_saved_gradient_is_not_written_over_while_the_graph_is_kept(name, sh
     kept = [g.clone() for g in first]
     for g in first:
         g.mul_(torch.nan)
-    value *= 2  # in place, the loss is the caller's
+    value *= 2  # the caller may change the loss in place
     second = torch.autograd.grad(value, views, torch.tensor(0.5, dtype=value.dtype), retain_graph=True)
     torch.testing.assert_close(list(second), kept, rtol=0, atol=0)
     value.backward(retain_graph=True)
@@ -226,7 +226,7 @@ def test_an_objective_may_be_checkpointed(name, compiles):
 
 
 @every_objective
-def test_a_gradient_to_some_views_is_theirs_of_the_gradient_to_all(name):
+def test_the_gradient_of_a_view_does_not_depend_on_which_others_need_one(name):
     objective = OBJECTIVES[name].criterion
     views = correlated_views(3, (30, 20))
     value, *all_gradients = evaluated(objective, views)
@@ -283,7 +283,7 @@ def test_torch_func_transforms_run_the_reference(name, monkeypatch):
     z_a, z_b = correlated_views(2, (12, 6))
     slope = torch.func.grad(lambda z: called(name, [z, z_b.detach()]))(z_a.detach())
     assert_near([slope], [torch.autograd.grad(called(name, [z_a, z_b.detach()]), z_a)[0]], 1e-10)
-    if "pairwise" not in name:  # of its automatic bandwidth torch has no batching rule and warns
+    if "pairwise" not in name:  # torch has no batching rule for the automatic bandwidth, and warns
         several = torch.stack([z_a.detach(), z_b.detach()])
         values = torch.func.vmap(lambda z: called(name, [z, z_b.detach()]))(several)
         torch.testing.assert_close(values, torch.stack([called(name, [z, z_b.detach()]) for z in several]))
@@ -295,7 +295,7 @@ def test_torch_func_transforms_that_are_asked_for_the_fused_implementation_are_t
 
 
 class NoWaits(TorchDispatchMode):
-    """Raises where a host would wait for its device."""
+    """Raises an error at an operator that makes the host wait for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         waits = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
@@ -305,8 +305,8 @@ class NoWaits(TorchDispatchMode):
 
 @SIZES
 @pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg", "renyi"])
-def test_the_mathematics_waits_for_no_device(name, shape, monkeypatch):
-    # a CPU reads the largest diagonal element, which a GPU does not
+def test_no_operator_waits_for_the_device(name, shape, monkeypatch):
+    # the factorization of a CPU reads a number, so the one of a GPU is tested, which reads none
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)
     views = correlated_views(3, shape)
     expected = evaluated(OBJECTIVES[name].definition, views)
@@ -322,7 +322,7 @@ def test_the_mode_sees_an_operator_that_waits():
 
 
 @pytest.mark.parametrize("memory_mib", [0.0, 0.05, 256.0])
-def test_nothing_quadratic_of_pairs_waits_for_the_backward_pass(memory_mib):
+def test_no_pair_matrix_is_saved_for_the_backward_pass(memory_mib):
     z, saved = torch.randn(300, 8, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         Pairwise(2.0, memory_mib=memory_mib)(z)
@@ -330,7 +330,7 @@ def test_nothing_quadratic_of_pairs_waits_for_the_backward_pass(memory_mib):
 
 
 @every_call
-def test_nothing_but_the_gradient_waits_for_the_backward_pass(name):
+def test_only_the_gradient_is_saved_for_the_backward_pass(name):
     views, saved = correlated_views(2, (60, 50), torch.bfloat16), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         called(name, views)

@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: right under Triton's interpreter."""
+"""The Triton kernels give right numbers under Triton's interpreter, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest.importorskip("numpy", reason="Triton's interpreter computes with numpy")
 
 @pytest.mark.slow
 def test_the_kernels_are_right_under_the_interpreter():
-    # Triton looks at the variable when it is imported: a process of its own. Its interpreter warns on newer versions of numpy
+    # Triton reads TRITON_INTERPRET at its import, so a new process runs it. Its interpreter warns on newer versions of numpy
     file = Path(__file__).with_name("interpreted_kernels.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}

@@ -1,4 +1,4 @@
-"""KoLeo against lightly, scipy and closed forms, and what Kozachenko and Leonenko's estimate is worth in nats."""
+"""KoLeo equals lightly, scipy and closed forms. Kozachenko and Leonenko's estimate is compared with known entropies in nats."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_the_gradient_is_a_sum_over_the_pairs_of_neighbours(backend):
         expected[i] += q
         expected[j] -= q
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-    # the value grows by log c where z is multiplied by c
+    # H(c z) = H(z) + log c, so the sum of z times the gradient is 1
     assert (z * gradient).sum().item() == pytest.approx(1, abs=1e-12)
 
 
@@ -67,7 +67,7 @@ def test_two_points_and_the_smoothed_logarithm(backend):
 @pytest.mark.parametrize("centres", [1, 6])
 @pytest.mark.parametrize("samples", [500, 1088])
 def test_float32_finds_the_neighbours_of_near_samples(centres, samples, backend):
-    # a product has no digits left for samples that are 10^4 times nearer to each other than to zero
+    # the samples are 10^4 times nearer to each other than to zero: distances from inner products would have no digits left
     z = 100 + torch.randn(centres, 16, dtype=F64)[torch.arange(samples) % centres]
     z = (z + 1e-2 * torch.randn(samples, 16, dtype=F64)).float()
     ours, exact = (evaluated(KoLeo(None), [leaf(z, dtype)]) for dtype in (torch.float32, F64))
@@ -88,14 +88,14 @@ def test_half_precision_is_finite_where_samples_coincide(dtype, backend):
     assert value.isfinite() and gradient.isfinite().all()
 
 
-def test_samples_that_coincide_do_not_move(backend):
+def test_samples_that_coincide_have_no_gradient(backend):
     z = torch.randn(8, 3, dtype=F64)
     _, gradient = evaluated(KoLeo(None), [leaf(z.repeat(2, 1), F64)])
     assert not gradient.any()
 
 
 class Largest(TorchDispatchMode):
-    """Keeps the largest number of elements of a tensor that an operator returns."""
+    """Records the size of the largest tensor that an operator returns, in elements."""
 
     elements = 0
 
@@ -129,7 +129,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_kozachenko_and_leonenko_know_the_entropy_of_few_dimensions(name):
+def test_kozachenko_leonenko_is_right_in_few_dimensions(name):
     sample, truth, allowed = KNOWN[name]
     estimates = torch.stack([diagnostics.nearest_neighbour_entropy(sample(4096)) for _ in range(4)])
     assert estimates.mean().item() == pytest.approx(truth, abs=allowed)
@@ -149,7 +149,7 @@ def test_it_is_the_value_of_the_estimator_and_a_constant():
 
 
 def test_from_32_dimensions_on_it_is_no_entropy_in_nats():
-    # more than two nats too high: the nearest of 1024 samples is far away in 32 dimensions
+    # the estimate is more than two nats too high, because the nearest of 1024 samples is far away in 32 dimensions
     truth = 16 * math.log(2 * math.pi * math.e)
     estimates = torch.stack([diagnostics.nearest_neighbour_entropy(torch.randn(1024, 32, dtype=F64)) for _ in range(4)])
     assert estimates.mean().item() - truth == pytest.approx(2.6, abs=0.5)

@@ -1,4 +1,4 @@
-"""The second slot and the normalization of views: values, gradients and ranks, in both implementations."""
+"""The likelihoods (Gaussian, von Mises-Fisher) with every normalization of the views, in both implementations and on ranks."""
 
 import itertools
 

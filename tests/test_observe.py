@@ -1,4 +1,4 @@
-"""Observers are told of every eager call of a criterion, however it is called, and of nothing else."""
+"""Observers are notified of every eager call of a criterion, in whatever way it is called, and of nothing else."""
 
 import gc
 import pickle
@@ -55,7 +55,7 @@ def test_a_regularizer_tells_its_entropy(notes):
     torch.testing.assert_close(-0.2 * terms["entropy"], value)
 
 
-def test_nobody_is_told_after_leaving_or_when_gone():
+def test_removed_or_deleted_observers_are_not_notified():
     left, gone = Notes(), Notes()
     stop = add_observer(left)
     stop()
@@ -69,7 +69,7 @@ def test_nobody_is_told_after_leaving_or_when_gone():
     assert not OBSERVERS
 
 
-def test_transforms_have_no_values_to_tell(notes):
+def test_torch_func_transforms_notify_no_observer(notes):
     z = torch.randn(2, 16, 4)
     torch.func.grad(lambda z: VICReg()(*z))(z)
     assert notes.calls == []

@@ -1,4 +1,4 @@
-"""The commands of every page: its own program reads each, and each file, option, target and extra that it names exists."""
+"""Every command on a page is valid: its program accepts its options, and every file, target and extra that it names exists."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from test_pages import PAGES, ROOT, fenced, name
 from torch.distributed.run import get_args_parser
 
-#: a record keeps the command of its own commit, whose options may have changed since
+#: this page keeps the commands of earlier commits, whose options may have changed, so it is left out
 RECORDS = ROOT / "docs" / "report.md"
 MAKEFILE = (ROOT / "Makefile").read_text()
 #: programs that take files and no options
@@ -28,15 +28,15 @@ WITHOUT_OPTIONS = {
     "it_losses.adapters.solo_learn",
     "pytest",
 }
-#: checkouts of other libraries, as the pages call them -> the variable that names them
+#: folder of a checkout of another library on the pages -> environment variable with its path
 CHECKOUTS = {repository.split("/")[1]: variable for variable, repository in hosts.REPOSITORIES.items()}
-#: words of the pages that stand for a choice of the reader
+#: placeholders on the pages -> a value that a reader could choose
 STANDS_FOR = {"LIBRARY": "lightly"}
 PROGRAM = r"(?:\w+=\S+ +)*(?:\w+=\$\()?(?:\S*/)?(?:python|torchrun|make|pip|git|export)\b"
 
 
 def commands(page):
-    """Every line of a block of sh, and what looks like a command in an indented block or in a sentence."""
+    """Every line of an sh block, and every text in an indented block or in backquotes that looks like a command."""
     found = [line for language, block in fenced(page) if language == "sh" for line in lines(block)]
     prose = re.sub(r"^([ ]*)```.*?^\1```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     indented = lines("".join(re.findall(r"^ {4}.*\n", prose, re.MULTILINE)))
@@ -45,7 +45,7 @@ def commands(page):
 
 
 def lines(block):
-    """The commands of a block, each in one line."""
+    """The commands of a block; a continued command becomes one line."""
     return [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
@@ -56,12 +56,12 @@ def every_command():
 
 
 def marks(command):
-    """The parsers of the benchmarks import networks and trainers."""
+    """Commands of the benchmarks are slow, because their programs import networks and trainers."""
     return [pytest.mark.slow] * ("-m benchmarks." in command)
 
 
 def check(command):
-    """An error unless the command is of a known form and names what exists."""
+    """Raise an error unless the command has a known form and all that it names exists."""
     inside = re.fullmatch(r"\w+=\$\((.*)\)", command)
     for part in (inside[1] if inside else command).split("&&"):
         check_program(*shlex.split(part, comments=True))
@@ -136,7 +136,7 @@ def check_python(*words):
 
 
 def check_script(script, *arguments):
-    """A script of a checkout, and the configuration that it is given: without the checkout only its form."""
+    """Check a script of a checkout and its configuration. If the checkout is missing, check only the form of the command."""
     check_file(script)
     options = argparse.ArgumentParser()
     options.add_argument("--config-path", type=Path, required=True)
@@ -149,7 +149,7 @@ def check_script(script, *arguments):
 
 
 def check_file(word):
-    """A file exists, here or in the checkout that its first folder names, where there is one."""
+    """Assert that a file exists, here or in the checkout that its first folder names. A missing checkout is accepted."""
     if not re.fullmatch(r"\S+/\S+\.\w+", word):
         return
     folder, _, path = word.partition("/")
@@ -161,7 +161,7 @@ def check_file(word):
 
 
 class OptionsAreReadError(BaseException):
-    """The program has accepted its options, and runs no further."""
+    """Stops a program that has accepted its options."""
 
 
 def check_options(module, arguments):
@@ -174,7 +174,7 @@ def check_options(module, arguments):
     read = argparse.ArgumentParser.parse_args
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OptionsAreReadError):
         patch.setattr(argparse.ArgumentParser, "parse_args", read_and_stop)
-        # a parser ends the program at --help, before it reads the rest
+        # --help is left out, because a parser ends the program there before it reads the rest
         patch.setattr(sys, "argv", [module, *(STANDS_FOR.get(word, word) for word in arguments if word != "--help")])
         runpy.run_module(module, run_name="__main__")
 

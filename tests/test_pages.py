@@ -1,4 +1,4 @@
-"""The code of every page runs: its Python blocks in order, each diff before the change and after it, each configuration."""
+"""The code of every page runs: Python blocks in order, each diff before and after its change, and each configuration."""
 
 import contextlib
 import io
@@ -15,9 +15,9 @@ from it_losses import VICRegEntropy
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ADAPTERS = ROOT / "docs" / "adapters"
-#: languages of the blocks of code: test_page_commands.py checks those of sh, and text is not run
+#: languages of code blocks; test_page_commands.py checks sh blocks, and text blocks are not run
 LANGUAGES = {"python", "diff", "yaml", "sh", "text"}
-#: what a page may need that a test environment may lack
+#: packages that a page may need and that a test environment may lack
 OPTIONAL = {
     "eb_jepa",
     "jsonargparse",
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def fenced(page):
-    """(language, program with the line numbers of the page) of every block of code."""
+    """(language, program) of every code block. Empty lines come first, so that errors have the line numbers of the page."""
     text = page.read_text()
     for block in re.finditer(r"^([ ]*)```(\S*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         lines_before = text[: block.start(3)].count("\n")
@@ -52,7 +52,7 @@ def programs(page):
 
 
 def is_a_program(diff):
-    """Not a change of a configuration, nor one of a file of this repository."""
+    """Whether a diff changes a program of the reader, and not a configuration or a file of this repository."""
     return " import " in diff and "--- " not in diff
 
 
@@ -69,7 +69,7 @@ def side(diff, sign):
 
 
 def run(program, page, namespace):
-    """Run a program; the name of a package that it needs and that is not installed."""
+    """Run a program. Return the name of a needed package that is not installed, or None."""
     try:
         exec(compile(program, name(page), "exec"), namespace)
     except ImportError as error:
@@ -80,7 +80,7 @@ def run(program, page, namespace):
 
 
 def run_all(page, programs):
-    """Run programs one after another in one namespace; skip, once all have run, if some needed what is not installed."""
+    """Run programs one after another in one namespace. Then skip the test if one of them needed a missing package."""
     torch.manual_seed(0)
     namespace = {"__name__": "page"}
     missing = [run(program, page, namespace) for program in programs]
@@ -90,7 +90,7 @@ def run_all(page, programs):
 
 
 def pages_with_programs():
-    """A tutorial trains a network, and `make docs` runs it to show what it prints."""
+    """Every page with Python code. Tutorials are slow, because they train a network."""
     marks = {page: [pytest.mark.slow] for page in PAGES if page.parent.name == "tutorials"}
     return [pytest.param(page, marks=marks.get(page, []), id=name(page)) for page in PAGES if programs(page)]
 
@@ -135,7 +135,7 @@ def test_a_configuration_can_be_composed_and_its_objectives_have_a_value(page, b
 
 
 def composed(hydra, config):
-    """The objective that a configuration of solo-learn names; all of its entries are known to the one that we ship."""
+    """The objectives of a solo-learn configuration. All of its entries must occur in the configuration that we ship."""
     from it_losses.adapters.solo_learn import CONFIGS
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.2"):
@@ -146,7 +146,7 @@ def composed(hydra, config):
 
 
 def instances(hydra, config):
-    """The objectives among the entries with a `_target_`; the other ones are callbacks, which need solo-learn."""
+    """Create the entries with a `_target_`, and return the objectives. The others are callbacks, which need solo-learn."""
     found = [hydra.utils.get_class(node._target_) for node in targets(config)]
     assert found
     if not all(issubclass(kind, torch.nn.Module) for kind in found):

@@ -18,7 +18,10 @@ F32, F64 = torch.float32, torch.float64
 
 
 def defined(views: tuple[Tensor, ...], *, scale: float, excluded: str, quadratic: bool = False) -> Tensor:
-    """`-mean_i log mean_j e_ij`, or `-log mean_ij e_ij`, of unit vectors in all views, by direct differences."""
+    """`-mean_i log mean_j e_ij`, or if quadratic `-log mean_ij e_ij`, over the samples of all views.
+
+    Here `e_ij = exp(-|u_i - u_j|^2 / scale)` and `u = z / |z|`.
+    """
     u = normalize(torch.cat(views), dim=1)
     overlap = (-(u[:, None] - u).square().sum(dim=2) / scale).exp()
     row = torch.arange(len(u))
@@ -45,7 +48,7 @@ def both(request, monkeypatch):
 
 @pytest.fixture
 def many_strips(monkeypatch):
-    """Strips of a few rows, which end within an image unless they are made to hold whole ones."""
+    """Make strips so small that they would end within an image, if they did not have to hold whole images."""
     for name, value in {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}.items():
         monkeypatch.setattr(cpu_pairs, name, value)
 
@@ -100,7 +103,7 @@ def test_the_quadratic_entropy_is_the_integral_of_the_squared_density(both):
 
 @pytest.mark.parametrize("order", [0.2, 0.5, 0.8])
 def test_the_chernoff_divergence_of_an_order_has_its_closed_form(order, both):
-    # -log of the integral of p^order q^(1 - order) for N(0, s^2) and N(d, s^2)
+    # the divergence is -log of the integral of p^order q^(1 - order), p = N(0, s^2) and q = N(distance, s^2)
     distance, s, x = 1.3, 0.7, torch.linspace(-9, 10, 20001, dtype=F64)
     p, q = (-((x - mean) ** 2) / (2 * s**2) - 0.5 * math.log(2 * math.pi * s**2) for mean in (0.0, distance))
     overlap = torch.trapezoid((order * p + (1 - order) * q).exp(), x)
@@ -144,7 +147,7 @@ def test_a_sample_far_from_all_others_gives_finite_numbers(estimator, dtype):
     value, gradient = evaluated(estimator, [z.to(dtype).requires_grad_()])
     exact, slope = evaluated(estimator, [z.requires_grad_()])
     torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=0)
-    # the distances of the others have three digits left in float32
+    # next to a sample at 1e3, the distances of the other samples keep three digits in float32
     assert (gradient.double() - slope).norm() < 0.05 * slope.norm()
 
 
@@ -159,13 +162,13 @@ def test_unit_vectors_run_in_the_fused_implementation_down_to_small_temperatures
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
         views = [x.to(dtype, copy=True).requires_grad_() for x in opposite]
         found[backend, dtype] = [t.double() for t in evaluated(EntropyRegularizer(estimator), views)]
-    # the largest exponent is 2 / temperature, and an exponential turns its absolute error into a relative one
+    # the largest exponent is 2 / temperature, whose absolute error becomes the relative error of the exponential
     assert_near(found["fused", F32], found["reference", F64], 4 * torch.finfo(F32).eps * 2 / temperature)
 
 
 @pytest.mark.parametrize("normalization", [None, "rows", "columns"])
 @pytest.mark.parametrize("build", [Pairwise, QuadraticRenyi])
-def test_facts_follow_the_normalization(build, normalization):
+def test_invariances_depend_on_the_normalization(build, normalization):
     estimator = build(1.0, normalize=normalization)
     z = torch.randn(20, 4, dtype=F64) * torch.tensor([3.0, 1.0, 0.5, 0.2])
     rotation = torch.linalg.qr(torch.randn(4, 4, dtype=F64)).Q
@@ -190,7 +193,7 @@ def test_default_weights_of_unit_vectors_equal_one_minus_the_cosine():
     weights = Pairwise(0.5**0.5, normalize="rows").default_weights
     assert (weights.likelihood, weights.entropy) == ("von_mises_fisher", 1.0)
     assert weights.invariance == pytest.approx(2.0)
-    # the inverse temperature 2 / (c s^2): its mean over several s, and 1 / spread_fraction where s follows the batch
+    # the weight of the invariance is 2 / (2 s^2), averaged over several s, and 1 / spread_fraction for "auto"
     assert Pairwise((1.0, 2.0), normalize="rows").default_weights.invariance == pytest.approx((2 / 2 + 2 / 8) / 2)
     assert Pairwise(normalize="rows", spread_fraction=0.1).default_weights.invariance == pytest.approx(10.0)
     assert QuadraticRenyi().default_weights.invariance == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""A program that hangs fails its test with what it said, and leaves no process behind."""
+"""A program that hangs makes its test fail with the output so far. None of its processes is left behind."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from programs import assert_gone, finished
 
-#: starts a process that sleeps, says its id, and waits for it
+#: starts a process that sleeps, and prints its id
 PARENT = """
 import subprocess, sys
 silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -1,4 +1,4 @@
-"""Every public callable that takes embeddings, treated roughly: by name, so that a new one is tested as it is added."""
+"""Every public callable that takes embeddings withstands hostile arguments and uses. New callables are found by their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from it_losses import ESTIMATORS, EntropyRegularizer, VICReg, VICRegEntropy, dia
 from it_losses.checks import check_weight
 
 WEIGHTS = {"invariance_weight": 2.0, "entropy_weight": 3.0}
-#: calls of the test of memory; `make fuzz` asks for 10,000
+#: number of calls in the memory test; `make fuzz` asks for 10,000
 CALLS = int(os.environ.get("FUZZ_CALLS", 100))
 
 MODULES: dict[str, nn.Module] = {"VICReg": VICReg()}
@@ -50,7 +50,7 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
 
 
-#: options of an estimator that concern several views, which a function of one matrix has not
+#: options of an estimator for several views; functions take one matrix and lack these options
 OF_SEVERAL_VIEWS = {"pool_views", "exclude_positives"}
 
 
@@ -143,7 +143,7 @@ def test_inputs_are_left_as_they_are(name):
 
 
 @every_loss
-def test_a_gradient_to_one_view_only_is_its_gradient_among_all(name):
+def test_the_gradient_of_one_view_alone_equals_its_gradient_with_all_views(name):
     views = samples_for(LOSSES[name])
     for i, expected in enumerate(gradients(LOSSES[name](*views), views)):
         one = [z.detach().requires_grad_(j == i) for j, z in enumerate(views)]
@@ -229,7 +229,7 @@ def test_an_exported_objective_has_the_same_value(name, strict):
 
 
 @every_loss
-def test_each_thread_has_its_own_number(name):
+def test_results_do_not_mix_between_threads(name):
     batches = [[(1 + 0.1 * i) * z.detach() for z in samples_for(LOSSES[name])] for i in range(8)]
 
     def step(batch: list[Tensor]) -> tuple[Tensor, ...]:
@@ -258,7 +258,7 @@ def test_zero_weights_give_zero(name):
 
 
 def weights_of(name: str) -> list[str]:
-    """The weights of an objective: its own, and those of its estimator after "entropy."."""
+    """The names of the weights of an objective. Those of its estimator start with "entropy."."""
     call = LOSSES[name]
     if not isinstance(call, nn.Module):
         return [parameter for parameter in inspect.signature(call).parameters if parameter.endswith("_weight")]
@@ -315,19 +315,19 @@ def test_memory_does_not_grow_with_the_number_of_calls(name):
 
     samples = samples_for(LOSSES[name])
     calls(50)
-    # what is there already need not be looked at again
+    # from now on the garbage collector ignores the objects that exist already
     gc.freeze()
     try:
         before, objects = calls(30)
         after, more = calls(CALLS)
     finally:
         gc.unfreeze()
-    # what every call leaves behind is seen as an object, and after 10,000 calls as memory
+    # something that every call leaves behind shows in the number of objects, or after 10,000 calls in the memory
     assert more - objects < CALLS / 10 and after - before < 3
 
 
 def embeddings_for(name: str) -> list[Tensor]:
-    """What a measurement takes: 40 samples of 24 dimensions, or 40 images of 2 views of them."""
+    """The arguments of a measurement: 40 samples of 24 dimensions, or for LiDAR 2 views of each of 40 images."""
     shape = (40, 2, 24) if name == "lidar" else (40, 24)
     return [torch.randn(shape) for _ in range(views_of(MEASUREMENTS[name]))]
 

@@ -1,4 +1,4 @@
-"""The wheel: small, without a compiled part, with the files that it should have, and usable without Triton."""
+"""The wheel is small, has no compiled part, contains exactly the expected files, and works without Triton."""
 
 import email
 import re
@@ -86,7 +86,7 @@ def test_an_index_of_packages_accepts_it(wheel):
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
 
 
-def test_an_address_that_is_none_is_refused(tmp_path):
+def test_an_address_without_https_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="must start with https://"):
         release.lay_out(tmp_path, "somewhere")
 

@@ -26,7 +26,7 @@ def backend(request, monkeypatch):
 
 
 def two_views(*shape, dtype=F64):
-    """Correlated columns with means and several scales."""
+    """Two views whose columns are correlated, have different scales, and have means other than zero."""
     z = torch.randn(*shape, dtype=F64) * torch.linspace(0.3, 2, shape[-1], dtype=F64) + 0.5
     z = z + 0.5 * z[:, :1]
     return [leaf(z + 0.3 * torch.randn(*shape, dtype=F64), dtype) for _ in range(2)]
@@ -58,7 +58,7 @@ def test_directions_that_share_the_variance_equally_are_counted(order):
 @every_shape
 def test_order_two_is_the_logarithm_of_the_covariance_penalty(shape):
     (z, _), (batch, dim) = two_views(*shape), shape
-    # the penalty divides by batch - 1
+    # the penalty divides by batch - 1, the entropy by batch
     penalty = covariance_penalty(standardised(z)) * ((batch - 1) / batch) ** 2
     torch.testing.assert_close(MatrixRenyi()(z), math.log(dim) - torch.log1p(penalty), rtol=1e-12, atol=1e-12)
 
@@ -90,7 +90,7 @@ def test_frossl_of_its_authors_up_to_a_constant(shape):
     def frossl(*views):
         units = [math.sqrt(dim) * normalize(z - z.mean(dim=0), dim=0) for z in views]
         norms = [torch.log(torch.linalg.matrix_norm(z.T @ z / batch) ** 2) for z in units]
-        # their distance is of columns of norm sqrt(dim), and so are their kernel matrices
+        # the authors scale columns to norm sqrt(dim), so the distance gets a factor here and the entropies a constant
         return (units[0] - units[1]).square().mean() * batch / dim + sum(norms) - 4 * math.log(dim**2 / batch)
 
     ours = evaluated(VICRegEntropy("renyi", invariance_weight=1.0, entropy_weight=2.0), views)
@@ -139,7 +139,7 @@ def test_zero_eigenvalues_and_collapse_have_finite_gradients(order, normalizatio
 @pytest.mark.parametrize("shape", [(3, 3), (8, 3), (3, 9)], ids=str)
 @pytest.mark.parametrize("order", [0.5, 0.9])
 def test_a_zero_eigenvalue_adds_no_rounding_to_the_gradient(order, shape, monkeypatch):
-    # a power below 0 of it is large, and centred samples have one where they are no more than dimensions
+    # if N <= D, centred samples have a zero eigenvalue p, whose p^(order - 1) in the gradient would be large after rounding
     z, results = torch.randn(*shape, dtype=F64, requires_grad=True), []
     for backend in ("fused", "reference"):
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
@@ -158,7 +158,7 @@ def test_a_bad_number_is_seen_in_the_value(order, bad, backend):
 
 
 @every_normalization
-def test_facts_follow_the_normalization(normalization):
+def test_invariances_depend_on_the_normalization(normalization):
     estimator, z = MatrixRenyi(normalize=normalization), two_views(30, 5)[0].detach()
     rotation = torch.linalg.qr(torch.randn(5, 5, dtype=F64)).Q
     moved = {"rotation_invariant": z @ rotation, "translation_invariant": z + 0.7}

@@ -1,4 +1,4 @@
-"""Warnings that an estimate cannot be trusted: given once, at the right values, and never from inside a compiler."""
+"""Estimators warn of values that cannot be trusted: once, at the right values, and never inside a compiler."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from it_losses.entropy.log_det import MOST_IN_FLOAT32
 
 
 def told(call):
-    """What the call warns of."""
+    """The messages of the warnings that a call gives."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()

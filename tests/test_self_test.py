@@ -1,4 +1,4 @@
-"""The self-test of the GPU products, with planted faults: products of a CPU stand in for those of a GPU.
+"""The self-test of the GPU's matrix products finds planted faults. Products of a CPU stand in for those of a GPU.
 
 tests/interpreted_kernels.py plants faults in the Triton kernels themselves.
 """
@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture
 def plant(monkeypatch):
-    """A function that replaces functions of the stand-ins, and returns the list of the products that were asked for."""
+    """A function that replaces functions of the stand-ins. It returns a list, which records the names of requested modules."""
     monkeypatch.setattr(self_test, "_passed", set())
     monkeypatch.setattr(self_test, "_failed", {})
     monkeypatch.delenv(self_test.VARIABLE, raising=False)
@@ -50,7 +50,7 @@ def test_right_products_are_tested_once_for_each_kind_of_shape(products, dtype, 
     for count, shape in enumerate([(64, 32), (64, 31), (63, 32), (63, 31)], 1):
         for _ in range(3):
             assert self_test.failure(products, views(*shape, dtype)) == ""
-        # half precision takes products of float32 too, of normalized samples
+        # half precision is tested in float32 too, because normalized samples are multiplied in float32
         assert asked == ["cuda" + products, "cpu" + products] * count * (1 if dtype == torch.float32 else 2)
 
 

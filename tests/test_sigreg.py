@@ -1,4 +1,4 @@
-"""SIGReg: closed forms, five published sources, and random slices that ranks, compilers and evaluation agree on."""
+"""SIGReg equals closed forms and five published sources. Ranks, compilers and evaluation mode agree on the random slices."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ def two_views(*shape, seed=0):
 
 
 def normal_quantiles(count, variance):
-    """A sample of N(0, variance) without noise: [count, 1]."""
+    """Quantiles of N(0, variance) at even steps of probability, which are a sample without noise: [count, 1]."""
     places = (torch.arange(count, dtype=F64) + 0.5) / count
     return (torch.special.ndtri(places) * math.sqrt(variance))[:, None]
 
@@ -64,7 +64,7 @@ def test_the_statistic_of_normal_samples_and_of_one_point_is_known(convention, n
 
 
 def slope(variance, convention):
-    """T'(v) of N(0, v) by the rule of that convention."""
+    """The derivative T'(v) of the statistic T of N(0, v), with the quadrature of that convention."""
     points, largest, *_ = CONVENTIONS[convention]
     knots, phi, weights = quadrature(points, largest, like=torch.zeros((), dtype=F64))
     damped = torch.exp(-variance * knots.square() / 2)
@@ -74,7 +74,7 @@ def slope(variance, convention):
 @every_convention
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
     invariance, entropy = CONVENTIONS[convention].weights
-    # views that are independent, and a batch of 64 where the statistic is multiplied by it
+    # for independent views, and for a batch of 64 if the statistic is multiplied by the batch size
     attraction, repulsion = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
     assert attraction + repulsion * slope(0.0, convention) < 0 < attraction + repulsion * slope(0.999, convention)
 
@@ -95,11 +95,11 @@ def test_the_measurement_is_the_statistic_in_float64():
     assert diagnostics.sigreg_statistic(torch.zeros(8, 3)) == pytest.approx(0.4, abs=1e-3)
 
 
-# the five sources: their loss of two views, from their own slices A [dim, S]
+# the five sources: each function computes the loss of its source for two views and slices a [dim, S]
 
 
 def half_rule(x, t, weights, phi):
-    """The statistic of each slice on the knots [0, 3], whose weights are doubled."""
+    """The statistic of each slice by a quadrature on [0, 3], whose weights are doubled to cover [-3, 3]."""
     angles = x[:, :, None] * t
     return ((angles.cos().mean(0) - phi).square() + angles.sin().mean(0).square()) @ weights
 
@@ -151,7 +151,7 @@ def lightly(views, a, tables=None):
     )
     if tables is not None:
         loss.sigreg.t, loss.sigreg.weights, loss.sigreg.phi = tables
-    # both views are global ones; a mean over views does not change if they come again as local ones
+    # both views are passed as global views and again as local views, which leaves a mean over views unchanged
     stacked = torch.stack(views)
     return loss(global_proj=stacked, local_proj=stacked)
 
@@ -162,7 +162,7 @@ SOURCES = {
     "lightly": lambda views, a: lightly(views, a, half_rule_tables()),
     "stable-pretraining": stable_pretraining,
     "eb_jepa": eb_jepa,
-    # the same loss with other slices
+    # our convention differs from eb_jepa in the number of slices alone
     "it_losses": eb_jepa,
 }
 
@@ -175,7 +175,7 @@ def test_a_convention_with_its_default_weights_is_the_loss_of_that_source(conven
     a = unit_directions(CONVENTIONS[convention].slices, 6, seed=5, draw=0, like=views[0]).mT
     ours = evaluated(VICRegEntropy("sigreg", convention=convention, seed=5), views)
     assert_near(ours, evaluated(lambda *views: SOURCES[convention](views, a), views), 1e-12)
-    # the same where the slices are named
+    # slices that are given as a tensor give the same loss
     named = VICRegEntropy("sigreg", convention=convention, slices=3 * a)
     monkeypatch.setenv("IT_LOSSES_BACKEND", "auto")
     assert_near(evaluated(named, views), ours, 1e-12)
@@ -213,14 +213,14 @@ def test_pooled_views_of_groups_are_pooled_in_each_group():
 def test_slices_are_unit_vectors_without_a_preferred_direction():
     a = unit_directions(1 << 16, 9, seed=0, draw=0, like=torch.zeros((), dtype=F64))
     torch.testing.assert_close(a.norm(dim=1), torch.ones(len(a), dtype=F64))
-    # of uniform directions: mean 0, second moment I / 9, fourth moment 3 / (9 * 11)
+    # uniform directions in 9 dimensions have mean 0, second moment I / 9 and fourth moment 3 / (9 * 11)
     assert a.mean(dim=0).abs().max() < 5 / 3 / 256
     assert (9 * a.T @ a / len(a) - torch.eye(9, dtype=F64)).abs().max() < 5 * 1.3 / 256
     assert a.pow(4).mean() == pytest.approx(3 / 99, rel=0.01)
 
 
 def test_a_direction_in_one_dimension_is_one_or_minus_one():
-    # cos(pi / 2) is 6e-17 in float64, which a norm of at least 1e-12 left far below 1
+    # regression: cos(pi / 2) is 6e-17 in float64, and dividing it by at least 1e-12 left it far below 1
     a = unit_directions(1 << 17, 1, seed=0, draw=0, like=torch.zeros((), dtype=F64))
     assert torch.equal(a.abs(), torch.ones_like(a))
 
@@ -229,7 +229,7 @@ def test_a_direction_in_one_dimension_is_one_or_minus_one():
 def test_slices_are_no_symmetric_matrix(draw):
     a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))
     assert (a * a.mT).mean().abs() < 5 / 200
-    # 0.8 of a normal number
+    # the mean absolute value of a normal number is 0.8
     assert 0.6 < a.diagonal().abs().mean() < 1.0
 
 
@@ -289,7 +289,7 @@ def test_compiled_code_counts_its_calls_in_one_graph(backend, monkeypatch):
         views = two_views(rows, 6)
         assert_near(evaluated(function, views), evaluated(eager, views), 1e-12)
     assert len(graphs) == 1
-    # and hands over to eager mode
+    # an eager call continues the count of the compiled calls
     torch.testing.assert_close(compiled(*views), eager(*views), rtol=1e-12, atol=0)
 
 
@@ -303,7 +303,7 @@ def test_the_op_that_compilers_see_takes_the_draw():
 
 
 def losses_of_training(convention):
-    """Three calls on this rank's rows, and on the whole batch by one process."""
+    """For each of three steps, the largest difference between this rank and one process with the whole batch."""
     found = []
     own, alone = (VICRegEntropy("sigreg", convention=convention, gather_distributed=gather) for gather in (True, False))
     part = slice(0, 7) if dist.get_rank() == 0 else slice(7, 20)
@@ -337,8 +337,8 @@ def test_ranks_that_have_called_unequally_often_are_told_so():
 
 
 @pytest.mark.parametrize("world", [1, 4])
-def test_ranks_of_any_size_make_as_many_blocks(world):
-    # a block is one message: its slices must not depend on the rows of a rank
+def test_all_ranks_make_the_same_number_of_blocks(world):
+    # each block of slices is one all-reduce, so all ranks must make the same blocks, whatever rows they own
     class Ranks:
         pass
 
@@ -349,7 +349,7 @@ def test_ranks_of_any_size_make_as_many_blocks(world):
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers of any tensor that an operator makes."""
+    """Records the size of the largest tensor that an operator returns, in elements."""
 
     numbers = 0
 
@@ -364,11 +364,11 @@ def test_cosines_of_all_slices_are_never_in_memory_at_once():
     z = torch.randn(500, 20, requires_grad=True)
     with Largest() as largest:
         SIGReg("lightly")(z).backward()
-    # the projections, not their products with 16 knots
+    # the largest tensor holds the projections, and not their cosines at all 16 knots
     assert largest.numbers == 500 * 1024
 
 
-def test_a_step_with_a_trainable_weight_has_the_slices_of_one_with_a_fixed_weight():
+def test_trainable_and_fixed_weights_use_the_same_slices():
     z, weights = two_views(20, 6), (2.0, torch.nn.Parameter(torch.tensor(2.0)))
     fixed, trained = (VICRegEntropy("sigreg", invariance_weight=1.0, entropy_weight=weight) for weight in weights)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Spacings against scipy and closed forms, and why they need the penalty on covariances."""
+"""The spacings entropy equals scipy and closed forms, and it needs the penalty on covariances."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_each_column_is_vasiceks_estimate_of_scipy(shape, window, backend):
 
 @pytest.mark.parametrize("window", [1, 2, 4, 50])
 def test_the_gradient_is_a_sum_over_spacings(window, backend):
-    # 50 is more than there are samples: every spacing is then that of the first and the last
+    # a window of 50 exceeds the 9 samples, so every spacing is the distance from the first to the last
     z = torch.randn(9, 2, dtype=F64)
     _, gradient = evaluated(Spacings(0.0, window=window), [leaf(z, F64)])
     expected, m = torch.zeros_like(z), min(window, 8)
@@ -61,7 +61,7 @@ def test_the_smoothed_logarithm_is_level_at_ties(backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_ties_of_half_precision_do_not_raise_the_gradient(dtype, backend):
+def test_ties_of_half_precision_do_not_enlarge_the_gradient(dtype, backend):
     z = (3 + 0.1 * torch.randn(256, 8, dtype=F64)).to(dtype)
     assert len(z[:, 0].unique()) < 256
     _, gradient = evaluated(Spacings(), [leaf(z, dtype)])
@@ -80,13 +80,13 @@ def test_ties_of_half_precision_do_not_raise_the_gradient(dtype, backend):
 )
 def test_the_estimate_rises_to_the_entropy_of_the_distribution(sample, truth):
     few, many = (diagnostics.marginal_entropies(sample(n)).mean().item() for n in (64, 16384))
-    # 64 samples know too little
+    # the estimate is too low with 64 samples
     assert few < min(many, truth)
     assert many == pytest.approx(truth, abs=0.03)
 
 
 def test_the_default_penalty_is_the_total_correlation_of_a_gaussian_near_independence():
-    # sum_j H(z_j) - H(Z) = -1/2 log det R of a Gaussian with the correlation matrix R
+    # a Gaussian with correlation matrix R has the total correlation sum_j H(z_j) - H(Z) = -1/2 log det R
     step = 1e-3 * torch.randn(5, 5, dtype=F64)
     correlation = torch.eye(5, dtype=F64) + (step + step.T).fill_diagonal_(0)
     raw = torch.randn(50, 5, dtype=F64)

@@ -1,4 +1,4 @@
-"""The tests' own rules: which warnings are errors, and which tests are the core."""
+"""The rules of the test suite: which warnings are errors, and which tests belong to the core."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def caller(name):
-    """A function of a module of that name, which calls something deprecated of torch."""
+    """A function in a module of that name, which calls a deprecated function of torch."""
     torch = {"__name__": "torch.deprecated"}
     exec("import warnings\ndef called(): warnings.warn('deprecated', FutureWarning, stacklevel=2)", torch)
     module = {"__name__": name, "called": torch["called"]}
@@ -27,7 +27,7 @@ def test_a_warning_that_our_code_causes_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", ["torch._inductor.codecache", "lightning.pytorch", "it_losses_of_others", "tests.x"])
-def test_a_warning_that_other_code_causes_is_none(name):
+def test_a_warning_that_other_code_causes_is_no_error(name):
     with warnings.catch_warnings(record=True) as caught:
         caller(name)()
     assert [str(warning.message) for warning in caught] == ["deprecated"]

@@ -1,4 +1,4 @@
-"""Arguments of the theorems: a constant or a shape that would give a wrong number without a word is refused by name."""
+"""The theorems refuse a constant or a shape that would silently give a wrong number. The error names the argument."""
 
 import numpy as np
 import pytest

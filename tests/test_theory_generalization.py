@@ -1,4 +1,4 @@
-"""Theorem 3's terms against projections written out, numpy's least squares, and problems with known answers."""
+"""The terms of Theorem 3 equal explicit projections, numpy's least squares, and the known answers of small problems."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_head_is_numpys_of_minimum_norm(rank):
 
 
 def test_rounding_of_the_features_is_no_feature():
-    # four directions in float32: the others hold its rounding, which a float64 fit must not invert
+    # the float32 features have rank 4; their other directions hold only rounding, which a float64 fit must not invert
     z = (torch.randn(60, 4) @ torch.randn(4, 20)).float()
     head = theory.least_squares_head(z, torch.randn(60, 3))
     assert head.rank == 4
@@ -62,7 +62,7 @@ def test_bound_is_zero_where_features_are_invariant_and_fit_the_targets():
 
 
 def test_terms_of_features_that_vanish():
-    # nothing is fitted: the residual is the norm of the targets; the views differ by (3, 4)
+    # features of zero fit nothing, so the residual is the norm of the targets; the views differ by (3, 4)
     zero, targets = torch.zeros(9, 2), torch.eye(3).repeat(3, 1)
     bound = theory.generalization_bound(zero, targets, zero, zero + torch.tensor([3.0, 4.0]), targets)
     assert_close(bound.invariance, 5)
@@ -71,7 +71,7 @@ def test_terms_of_features_that_vanish():
     assert_close(bound.core, 8)
 
 
-def test_the_remaining_terms_are_the_users():
+def test_the_user_gives_the_remaining_terms():
     z = torch.randn(16, 3)
     bound = theory.generalization_bound(z, z, z, z, z, rademacher_complexity=2.0, confidence=0.25)
     assert_close(bound.rademacher, 1)

@@ -1,4 +1,4 @@
-"""The normality test: calibrated on Gaussians, scipy's number, blind to dead units, honest about a missing scipy."""
+"""The normality test equals scipy's, is calibrated on Gaussians, gives NaN for dead units, and says if scipy is missing."""
 
 import sys
 
@@ -22,11 +22,11 @@ def test_p_values_are_scipys_and_keep_the_shape():
 def test_p_values_of_an_affine_network_are_uniform():
     p_values = theory.output_normality(nn.Linear(8, 4), torch.randn(50, 8), 0.5, copies=512)
     assert p_values.shape == (50, 4)
-    # four outputs of one input are correlated; one of each is enough
+    # the four outputs of one input are correlated, so one of them is tested
     assert stats.kstest(p_values[:, 0].numpy(), "uniform").pvalue > 0.01
 
 
-def test_noise_beyond_the_linear_region_is_told():
+def test_noise_beyond_the_linear_region_gives_small_p_values():
     network = nn.Sequential(nn.Linear(8, 4), nn.ReLU()).eval()
     x = torch.randn(20, 8)
     small = theory.output_normality(network, x, 1e-3).nanmean()

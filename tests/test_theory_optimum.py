@@ -1,4 +1,4 @@
-"""Theorem 2: Hadamard, the expansion about the identity, and the optimum by ascent against its closed form."""
+"""Theorem 2: Hadamard's inequality, the expansion about the identity, and an optimum by ascent that equals its closed form."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whole trainings: fused implementations end where their definitions end, and half precision trains as float32 does."""
+"""Training with a fused implementation ends where training with its definition ends. Half precision trains as float32 does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from it_losses.kernels.dispatch import VARIABLE
 from it_losses.vicreg_conventions import CONVENTIONS
 
 STEPS, BATCH = 100, 48
-#: below the batch the fused implementations take covariances of the dimensions, above it the products of all pairs of samples
+#: fused implementations use the D x D covariance if the dimension is below the batch size, and the N x N Gram matrix above it
 DIM, WIDE = 24, 96
 
 CRITERIA: dict[str, Callable[[], nn.Module]] = {"VICReg": VICReg}
@@ -103,5 +103,5 @@ def test_half_precision_trains_as_float32_does(name, dim, embed, scale):
     assert losses.isfinite().all() and losses.dtype == torch.float32
     gain, wanted = losses[:10].mean() - losses[-10:].mean(), expected[:10].mean() - expected[-10:].mean()
     assert abs(gain - wanted) < 0.1 * wanted
-    # neither collapsed nor blown up
+    # the embeddings have neither collapsed nor blown up
     assert 0.8 < embeddings.std() / theirs.std() < 1.25

@@ -1,4 +1,4 @@
-"""The table of versions: what is missing gets a word, what fails fails the command."""
+"""tests/versions.py names every version that it could not test, and fails if a test fails."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def row(**found):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Ask for the versions named; every pair has the row that the test gives."""
+    """Run the command with these arguments. Every pair of torch and Python gets the row that the test gives."""
 
     def ask(answer, *arguments):
         monkeypatch.setattr(versions, "tried", lambda torch, python, path, keep: answer | {"torch": torch})
@@ -40,7 +40,7 @@ def test_a_failure_fails_the_command(asked, failed):
 def test_a_python_that_is_missing_is_left_out_with_a_word(asked, capsys):
     assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99", THIS) == 0
     assert "Python 3.99 is left out" in capsys.readouterr().out
-    # and nothing was shown where nothing ran
+    # the command fails if it could test nothing
     assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99") == 1
 
 
@@ -65,7 +65,7 @@ def test_a_torch_that_pip_does_not_find_is_a_row(monkeypatch):
 
 
 def test_the_report_of_pytest_is_counted(tmp_path):
-    """With a stand-in for pytest that writes what the real one writes."""
+    """A stand-in for pytest writes the same report as the real one."""
     report = tmp_path / "core.xml"
     suite = '<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3" time="90.0"/></testsuites>'
     program = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""The core tests on other versions of torch and Python: an environment for each pair, then a table of what passed.
+"""Run the core tests on other versions of torch and Python, each pair in its own environment, and print a table.
 
 `python tests/versions.py [--torch 2.8 2.11 newest] [--python 3.10 3.13] [--keep]`
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-#: what the core tests use beside torch, which brings Triton on Linux; Triton 3.6 cannot interpret under NumPy 2.4
+#: packages that the core tests need besides torch. On Linux torch installs Triton; the interpreter of 3.6 fails with NumPy 2.4
 NEEDED = ("numpy<2.4", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
 #: bytes that torch with its CUDA libraries takes while pip unpacks it
 ROOM = 9 * 2**30
@@ -48,12 +48,12 @@ def number(version):
 
 
 def interpreter(version):
-    """The path of that Python, None where there is none: this one, one on the path, or one of pyenv's."""
+    """The path of a Python of that version, or None. It may be this one, one on the path, or one of pyenv's."""
     name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     this = [sys.executable] if number(version) == sys.version_info[:2] else []
     for path in (*this, shutil.which(name), *pyenv.glob(f"{version}.*/bin/{name}")):
-        # what is on the path may be a wrapper that leads nowhere
+        # a program on the path may be a wrapper that does not start
         if path and (found := output(str(path), "-c", "import sys; print(sys.executable)")):
             return found
     return None
@@ -78,7 +78,7 @@ def tried(torch, python, path, *, keep):
 
 
 def installed(torch, python, folder):
-    """Make the environment; why pip could not, else nothing."""
+    """Make the environment. Return the reason if pip could not, and otherwise an empty string."""
     release = "torch" if torch == "newest" else f"torch=={torch}.*"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     commands = ([python, "-m", "venv", str(folder)], [*pip, release, *NEEDED], [*pip, "--no-deps", "--editable", str(ROOT)])
@@ -92,7 +92,7 @@ def installed(torch, python, folder):
 
 
 def counted(python, report):
-    """Run the core tests: how many passed, failed and were skipped."""
+    """Run the core tests. Return how many passed, failed and were skipped, and the minutes."""
     options = ["-m", "core", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-q", f"--junitxml={report}"]
     command = [python, "-m", "pytest", *options]
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
@@ -106,7 +106,7 @@ def counted(python, report):
 
 
 def output(*command):
-    """What a program prints; nothing where it fails."""
+    """The output of a program, or an empty string if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 

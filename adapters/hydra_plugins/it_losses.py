@@ -1,7 +1,7 @@
 """The Hydra plugin that registers our methods and the config group `it_losses` in scripts of solo-learn.
 
-Every program that uses Hydra in this environment imports it. So it does nothing unless solo-learn is already loaded, and errors
-become warnings.
+Every program that uses Hydra in this environment imports this file. So it does nothing unless solo-learn is already loaded, and
+errors become warnings.
 """
 
 import sys

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
     options = parser.parse_args()
     if not options.script.is_file():
-        parser.error(f"the script must be a benchmark script of lightly, got {options.script}, which is no file.")
+        parser.error(f"the script must be a benchmark script of lightly, got {options.script}, which is not a file.")
     try:
         register({})
     except ImportError as error:

@@ -23,16 +23,16 @@ from it_losses.precision import samples
 class VICRegLoss(HostNames, VICReg):
     """lightly's `VICRegLoss`, with the same value and gradient: [batch, ..., dim] x 2 -> [].
 
-    With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance, and DDP's
-    averaged gradients are those of one process. Without it each rank uses its own samples, as in lightly. The result has the
-    same dtype as lightly's. A module that was pickled with lightly's class and is loaded after `install()` gets this class.
+    With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance, and the
+    gradients that DDP averages equal those of one process. Otherwise each rank uses its own samples, as in lightly. The result
+    has the dtype of lightly's. A module that was pickled with lightly's class and is loaded after `install()` gets this class.
 
     Args:
         lambda_param: weight of the invariance.
         mu_param: weight of the variance hinge.
         nu_param: weight of the covariances.
-        gather_distributed: whether the statistics are those of all ranks.
-        eps: added to the variances under the root.
+        gather_distributed: whether the statistics use the samples of all ranks.
+        eps: added to the variances under the square root.
 
     Raises:
         ValueError: gathering without torch.distributed. ViewError (also an AssertionError): views of different shapes, or a
@@ -54,11 +54,11 @@ class VICRegLoss(HostNames, VICReg):
         super().__init__(**translated("lightly", **theirs, gather_distributed=gather_distributed))  # type: ignore[arg-type]
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Tensor:
-        """V x [batch, ..., dim] -> []."""
+        """The loss: V x [batch, ..., dim] -> []."""
         return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # lightly's own class has no such attribute
+        # a pickle of lightly's class has no such attribute
         if "distributed" not in state:
             known = {**state["_parameters"], **state}
             theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
@@ -72,7 +72,7 @@ class LogDetLoss(HostNames, VICRegEntropy):
     Args:
         lambda_param: weight of the invariance; None for the default of this entropy.
         mu_param: weight of the entropy; None for its default.
-        gather_distributed: whether the statistics are those of all ranks.
+        gather_distributed: whether the statistics use the samples of all ranks.
         beta: inverse of the noise variance, see LogDet; None for its default.
     """
 
@@ -100,7 +100,7 @@ class PairwiseLoss(HostNames, VICRegEntropy):
     Args:
         lambda_param: weight of the invariance; None for the default of this entropy.
         mu_param: weight of the entropy; None for its default.
-        gather_distributed: whether the pairs are those of all ranks.
+        gather_distributed: whether pairs use the samples of all ranks.
         bandwidth: standard deviation of a component, or "auto" to follow the batch, see Pairwise.
         divergence: "kl" (upper bound) or "bhattacharyya" (lower bound).
     """
@@ -129,13 +129,13 @@ class EntropyRegularized(nn.Module):
     """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
     Use it for criteria that are called with two views of one kind (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a
-    prediction with a target; add `EntropyRegularizer` of the projection there, as `modules` does.
+    prediction with a target; for them add an `EntropyRegularizer` of the projection, as `modules` does.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
         entropy: a name in ESTIMATORS or an EntropyEstimator.
         weight: weight of the entropy. The default was not measured.
-        gather_distributed: whether the entropy is that of the batch of all ranks.
+        gather_distributed: whether the entropy uses the samples of all ranks.
         options: arguments of the estimator if `entropy` is a name.
     """
 
@@ -152,24 +152,24 @@ class EntropyRegularized(nn.Module):
         self.regularizer = EntropyRegularizer(entropy, weight, gather_distributed=gather_distributed, **options)
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:
-        """2 x [batch, dim] -> []."""
+        """The loss: 2 x [batch, dim] -> []."""
         z_a, z_b = accepted_views((z_a, z_b), self.regularizer.distributed)
         loss: Tensor = self.criterion(z_a, z_b)
         return loss + self.regularizer(*(nn.functional.normalize(z, dim=-1) for z in (z_a, z_b)))
 
 
 def invariance_loss(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The term of lightly's VICReg, `mean (x - y)^2`: [batch, ..., dim] x 2 -> []."""
+    """The invariance of lightly's VICReg, `mean (x - y)^2`: [batch, ..., dim] x 2 -> []."""
     return in_host_dtype(functional.invariance(x, y), x, y)
 
 
 def variance_loss(x: Tensor, eps: float = 0.0001) -> Tensor:
-    """The term of lightly's VICReg, `mean_j max(0, 1 - sqrt(Var x_j + eps))`: [batch, ..., dim] -> []."""
+    """The variance term of lightly's VICReg, `mean_j max(0, 1 - sqrt(Var x_j + eps))`: [batch, ..., dim] -> []."""
     check_views([x])
     return in_host_dtype(variance_hinge(samples(x), margin=1.0, epsilon=eps).mean(), x)
 
 
 def covariance_loss(x: Tensor) -> Tensor:
-    """The term of lightly's VICReg, `sum_{i != j} Cov(x)_ij^2 / dim`, mean over groups: [batch, ..., dim] -> []."""
+    """The covariance term of lightly's VICReg, `sum_{i != j} Cov(x)_ij^2 / dim`, mean over groups: [batch, ..., dim] -> []."""
     check_views([x])
     return in_host_dtype(covariance_penalty(samples(x)).mean(), x)

@@ -18,7 +18,7 @@ from it_losses.precision import accumulation_dtype, full_precision
 
 
 def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, Tensor]:
-    """The buffers of lightly, each [knots]."""
+    """The buffers of lightly's SIGReg, each [knots]."""
     t = torch.linspace(0, t_max, knots, device=device)
     phi = torch.exp(-t.square() / 2)
     rule = torch.full_like(t, 2 * t_max / (knots - 1))
@@ -27,21 +27,20 @@ def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, 
 
 
 class SIGReg(HostNames, EntropyRegularizer):
-    """lightly's `SIGReg`: how far projections are from N(0, I), times the batch: [..., batch, dim] -> [].
+    """lightly's `SIGReg`: how far projections are from N(0, I), times the batch size: [..., batch, dim] -> [].
 
-    The value is that of lightly for the same slices. Our slices are a function of `criterion.entropy.seed` and of the number
-    of calls so far, see `it_losses.SIGReg`. So all ranks have the same slices without a message. `torch.manual_seed` does not
-    change them, and drawing them leaves torch's random numbers alone. Calls without gradients or in evaluation mode do not
-    count.
+    For the same slices (random directions) the value is that of lightly. Our slices depend only on `criterion.entropy.seed` and
+    on the number of calls so far, so all ranks have the same (see `it_losses.SIGReg`). `torch.manual_seed` does not change
+    them, and drawing them leaves torch's random numbers alone. Calls without gradients or in evaluation mode do not count.
 
     Args:
         knots: points of the trapezoidal rule on [0, t_max].
         t_max: the largest frequency.
         num_vectors: number of slices.
-        gather_distributed: whether the statistic is that of the batch of all ranks.
+        gather_distributed: whether the statistic uses the samples of all ranks.
 
     Raises:
-        ValueError: a number that is too small, a buffer of the rule that was changed, or gathering without torch.distributed.
+        ValueError: a number that is too small, a changed buffer of the rule, or gathering without torch.distributed.
             ViewError, a ValueError: a batch of one.
     """
 
@@ -71,7 +70,7 @@ class SIGReg(HostNames, EntropyRegularizer):
         self.entropy.slices = value
 
     def forward(self, proj: Tensor) -> Tensor:  # type: ignore[override]
-        """[..., batch, dim] -> [], float32 (float64 for float64)."""
+        """The loss: [..., batch, dim] -> [], float32 (float64 for float64)."""
         has_numbers = not (torch.compiler.is_compiling() or self.t.is_meta or hasattr(self.t, "fake_mode"))
         if has_numbers and self._written() != self._seen:
             self._check_tables()
@@ -83,7 +82,7 @@ class SIGReg(HostNames, EntropyRegularizer):
         return [(id(table), table.is_inference() or table._version) for table in (self.t, self.phi, self.weights)]
 
     def _check_tables(self) -> None:
-        """Raise ValueError if a buffer, beyond rounding to half precision, is not that of the rule of this loss."""
+        """Raise ValueError if a buffer differs from the rule of this loss by more than rounding to half precision."""
         assert isinstance(self.entropy, EppsPulley)
         for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
             found = getattr(self, name).detach().to(table)
@@ -109,7 +108,7 @@ class SIGReg(HostNames, EntropyRegularizer):
 
 
 def lejepa_invariance_loss(*, all_proj: Tensor, global_proj: Tensor) -> Tensor:
-    """The term of lightly, the mean squared distance of views to the mean of the global ones: [V, batch, dim] x 2 -> []."""
+    """LeJEPA's invariance, the mean squared distance of views to the mean global view: [V, batch, dim] x 2 -> []."""
     views, centres = accepted(all_proj, global_proj)
     dtype = accumulation_dtype(views.dtype)
     with full_precision(views):
@@ -130,8 +129,8 @@ class LeJEPALoss(Checked):
 
         lambda_param * SIGReg(all views) + (1 - lambda_param) * lejepa_invariance_loss
 
-    SIGReg says how its random slices differ from lightly's. With `gather_distributed` its statistic is that of the batch of all
-    ranks, and the invariance that of the rank, as in lightly.
+    See SIGReg for how its random slices differ from lightly's. With `gather_distributed` its statistic uses the samples of all
+    ranks, and the invariance those of this rank, as in lightly.
 
     Args:
         lambda_param: weight of SIGReg, within [0, 1].
@@ -161,7 +160,7 @@ class LeJEPALoss(Checked):
         )
 
     def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
-        """[V_local, batch, dim] and [V_global, batch, dim] -> []."""
+        """The loss: [V_local, batch, dim] and [V_global, batch, dim] -> []."""
         local_proj, global_proj = accepted_views((local_proj, global_proj), self.sigreg.distributed)
         for name, views in (("local_proj", local_proj), ("global_proj", global_proj)):
             if views.ndim != 3 or len(views) == 0 or views.shape[1:] != global_proj.shape[1:]:

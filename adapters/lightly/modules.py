@@ -23,9 +23,9 @@ from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
 from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402, total_steps
 
-#: weights of the entropies beside BYOL, as docs/tune.md recommends
+#: weights of the entropies added to BYOL, as docs/tune.md recommends
 BYOL_WEIGHTS = {"log_det": 0.8, "pairwise": 0.05}
-#: weight beside SimCLR and SimSiam, which was not measured
+#: weight of the entropy added to SimCLR and SimSiam, which was not measured
 OTHER_WEIGHT = 0.2
 
 
@@ -47,7 +47,7 @@ class VICReg(Pretraining):
         self.criterion = self.new_criterion()
 
     def learning_rate(self, batch: int) -> float:
-        """The base learning rate of the paper's appendix C.4, which is larger for smaller batches."""
+        """The learning rate of the paper's appendix C.4, whose base is larger for smaller batches."""
         return {128: 0.8, 256: 0.5, 512: 0.4}.get(batch, 0.3) * batch / 256
 
     def new_criterion(self) -> Any:
@@ -89,7 +89,7 @@ class SimCLREntropy(Pretraining):
         self.regularizer = sphere_regularizer(self.entropy, dim, OTHER_WEIGHT)
 
     def learning_rate(self, batch: int) -> float:
-        """The paper's appendix B.1, by the square root of the batch."""
+        """The learning rate of the paper's appendix B.1, by the square root of the batch."""
         return 0.075 * math.sqrt(batch)
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
@@ -156,7 +156,7 @@ class BYOLLogDet(Pretraining):
         return targets
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
-        """`-2 cos(p, teacher) - weight * H(z)`, after the teacher's step."""
+        """`-2 cos(p, teacher) - weight * H(z)`, after an update of the teacher."""
         steps = total_steps(self.trainer)
         momentum = cosine_schedule(step=self.trainer.global_step, max_steps=steps, start_value=0.99, end_value=1.0)
         for student, teacher in zip((self.backbone, self.projection_head), self.teacher, strict=True):

@@ -15,7 +15,7 @@ from it_losses.adapters.lightly import criteria, lejepa, unit_norm
 
 PIP = "pip install lightly"
 
-#: module of ours -> names in it that replace those of lightly
+#: our module -> its names, which replace the same names in lightly
 REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {
     criteria: ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
     unit_norm: ("HypersphereLoss", "KoLeoLoss", "FroSSLLoss"),
@@ -49,9 +49,9 @@ _originals: dict[tuple[str, str], Any] = {}
 
 
 def install() -> None:
-    """Replace the names in lightly's own modules. A second call changes nothing.
+    """Replace lightly's criteria by ours in lightly's own modules. A second call changes nothing.
 
-    Code that imports them afterwards gets ours, and `VICRegLLoss` and `LeWMLoss` compute with ours. Call this first: a module
+    Code that imports them afterwards gets ours; `VICRegLLoss` and `LeWMLoss` compute with ours. Call this first: a module
     that imported a name before keeps lightly's. A pickled criterion of lightly is loaded as ours.
     """
     if _originals:
@@ -113,7 +113,7 @@ def _reduced(ours: type, criterion: Any) -> tuple[Any, ...]:
 
 
 def _with_own_name(original: Any) -> Any:
-    """The constructor of lightly's class with its own globals, in which `super(VICRegLoss, ...)` still names that class."""
+    """A copy of a lightly constructor, in whose globals `super(VICRegLoss, ...)` still finds lightly's class."""
     constructor = original.__init__
     names = constructor.__globals__ | {original.__name__: original}
     arguments = (constructor.__code__, names, constructor.__name__, constructor.__defaults__, constructor.__closure__)

@@ -32,7 +32,7 @@ class Pretraining(LightningModule):
         projector_dim: output width of the projector; None for that of lightly's script of the method.
         base_lr: learning rate for a batch of 256, scaled linearly; None for that of lightly's script of the method.
         weight_decay: for all weights but biases and norms.
-        warmup_epochs: of the cosine schedule; a tenth of the run at most.
+        warmup_epochs: warmup of the cosine schedule; at most a tenth of the run.
     """
 
     #: width of the projector if `projector_dim` is None
@@ -62,7 +62,7 @@ class Pretraining(LightningModule):
             check_positive("base_lr", base_lr)
         self.save_hyperparameters()
         self.backbone = timm_backbone(backbone, **(backbone_options or {}))
-        # lightly reports the top 5 by default, which needs five classes
+        # lightly reports top-5 accuracy by default, which needs five classes
         best = tuple(sorted({1, min(5, num_classes)}))
         self.online_classifier = OnlineLinearClassifier(self.backbone.num_features, num_classes, topk=best)
         self.build(self.backbone.num_features, self.dim if projector_dim is None else projector_dim)
@@ -89,7 +89,7 @@ class Pretraining(LightningModule):
         return features.flatten(start_dim=1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the loss of objective and online classifier, and log every term as `train_<term>`."""
+        """Return the objective plus the online classifier's loss, and log every term as `train_<term>`."""
         views, targets = batch[0], batch[1]
         features = self.forward(torch.cat(views)).chunk(len(views))
         terms = self.objective(views, list(features))
@@ -129,7 +129,7 @@ class Pretraining(LightningModule):
 
 def total_steps(trainer: Any) -> int:
     """Optimizer steps of the whole run; ValueError if the trainer does not know when it ends."""
-    # with no batches allowed, Lightning never reads the loader and treats its length as unknown
+    # with limit_train_batches=0 Lightning never reads the loader and treats its length as unknown
     steps = 0 if trainer.limit_train_batches == 0 else trainer.estimated_stepping_batches
     # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
     if not 0 <= steps < math.inf:
@@ -151,7 +151,7 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 def _steps_per_epoch(trainer: Any) -> float:
     """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # not from max_epochs, which is -1 if max_steps ends the run, perhaps within an epoch
+        # read from the loader, because max_epochs is -1 if max_steps ends the run
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

@@ -18,12 +18,12 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 
         mean_i |u_i - u_i'|^2 + lam * mean over the views of log mean_{i != j} exp(-t |u_i - u_j|^2)
 
-    It is twice one minus the cosine less lam times the quadratic Renyi entropy. Each rank has its own samples, as in lightly.
+    It equals `2 (1 - cosine) - lam * H`, H the quadratic Renyi entropy. Each rank uses its own samples, as in lightly.
 
     Args:
         t: inverse scale of the distances; 1 in lightly, 2 in the paper.
         lam: weight of the uniformity.
-        alpha: the power of the distance of the views, 2.
+        alpha: the power of the distance of the views; must be 2.
 
     Raises:
         ValueError: alpha other than 2. ViewError, a ValueError: views of different shapes, or a batch of one sample, for
@@ -59,7 +59,7 @@ class HypersphereLoss(HostNames, VICRegEntropy):
             raise ValueError(f"alpha must be 2, got {value!r}. For another power keep lightly's own class.")
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """2 x [batch, dim] -> []."""
+        """The loss: 2 x [batch, dim] -> []."""
         return in_host_dtype(self.terms(z_a, z_b).loss, z_a, z_b)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -72,12 +72,12 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 class KoLeoLoss(EntropyRegularizer):
     """lightly's `KoLeoLoss`, `-mean_i log |u_i - u_nn(i)|` of unit vectors: [batch, dim] -> [].
 
-    Neighbours are found in float32 or float64, by differences: lightly's are wrong for samples that nearly coincide. lightly
-    adds eps to each component and to the distance. Here the logarithm levels off at 2 eps, which differs where a distance is
-    close to eps. Each rank has its own samples, as in lightly; `EntropyRegularizer("koleo")` takes those of all ranks.
+    Neighbours are found in float32 or float64, by differences. lightly finds wrong ones for samples that nearly coincide.
+    lightly adds eps to each component and to the distance. Here the logarithm levels off at 2 eps, so values differ for
+    distances near eps. Each rank uses its own samples, as in lightly; `EntropyRegularizer("koleo")` uses those of all ranks.
 
     Args:
-        p: the norm of the distance, 2.
+        p: the norm of the distance; must be 2.
         eps: half the distance below which the logarithm levels off.
 
     Raises:
@@ -117,9 +117,9 @@ class KoLeoLoss(EntropyRegularizer):
         return self.entropy
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        """[batch, dim] -> []."""
+        """The loss: [batch, dim] -> []."""
         (x,) = accepted(x)
-        # in lightly a sample that is alone is its own neighbour
+        # in lightly the only sample of a batch is its own neighbour
         rows = x.expand(2, -1) if len(x) == 1 else x
         return in_host_dtype(super().forward(rows), x)
 
@@ -134,9 +134,9 @@ class FroSSLLoss(VICRegEntropy):
 
         invariance_weight * dim * sum_{a < b} |u_a - u_b|^2 / (batch * dim) - sum_a S_2(u_a)
 
-    u are columns of unit norm, which are not centred, and S_2 is MatrixRenyi of order 2. The first term has a factor
-    `dim / batch` more than the distance of standardised columns, so in lightly its weight depends on the batch:
-    `VICRegEntropy("renyi")` has one that does not. Each rank has its own samples, as in lightly.
+    u has columns of unit norm, which are not centred, and S_2 is MatrixRenyi of order 2. The first term is the distance of
+    standardised columns times `dim / batch`, so in lightly its weight depends on the batch size. In `VICRegEntropy("renyi")` it
+    does not. Each rank uses its own samples, as in lightly.
 
     Args:
         invariance_weight: weight of the invariance; a Parameter trains.
@@ -150,7 +150,7 @@ class FroSSLLoss(VICRegEntropy):
         super().__init__(estimator, invariance_weight=invariance_weight, entropy_weight=1.0, gather_distributed=False)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """The weights of lightly, for the mean distance of columns of norm `sqrt(batch)` and for the mean entropy."""
+        """Lightly's weights, as weights of the mean distance of columns of norm `sqrt(batch)` and of the mean entropy."""
         count, batch, dim = len(views), len(views[0]), views[0].shape[-1]
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight
@@ -166,7 +166,7 @@ class FroSSLLoss(VICRegEntropy):
         return super().terms(*z_views)
 
     def forward(self, z_views: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
-        """V x [batch, dim], in a list -> []."""
+        """The loss: a list of V x [batch, dim] -> []."""
         return in_host_dtype(self.terms(z_views).loss, *z_views)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ __all__ = ["CONFIGS", "METHODS", "RegisterMethods", "register"]
 
 
 class RegisterMethods(Callback):
-    """Name it in a YAML as `hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods`.
+    """A Hydra callback that registers our methods; entry 2 in the first lines of this file shows the YAML.
 
     Hydra creates its callbacks before the script's main. Errors in a callback's later methods are only logged, so the
     constructor does everything.

@@ -60,7 +60,7 @@ class Configured(BaseMethod):
         return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the arguments of the loss beside the weights."""
+        """Save the arguments of the loss too."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs)
 
@@ -92,8 +92,8 @@ class ReplacedLoss(Configured, VICReg):
     """solo-learn's VICReg, with its projector and optimizer, and `self.criterion` as the loss."""
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """The criterion of the two projections, and the online classifier's loss."""
-        # skip the step of VICReg itself, and call the one that computes the outputs
+        """The criterion of the two projections plus the online classifier's loss."""
+        # skip VICReg's own step, and call its parent's, which computes the outputs
         out = super(VICReg, self).training_step(batch, batch_idx)
         terms = self.criterion.terms(*out["z"])
         self.log_terms(**{f"{self.cfg.method}_loss": terms.loss}, **{k: v for k, v in terms._asdict().items() if k != "loss"})
@@ -118,7 +118,7 @@ class VICRegFused(ReplacedLoss):
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):
-    """VICReg with an entropy instead of variance and covariance; null takes the default of this entropy."""
+    """VICReg with an entropy instead of variance and covariance; null means the default of this entropy."""
 
     entropy: str
     defaults: ClassVar[dict[str, Any]] = {
@@ -135,7 +135,7 @@ class EntropyForVarianceAndCovariance(ReplacedLoss):
 
 
 class VICRegAnyEntropy(EntropyForVarianceAndCovariance):
-    """`vicreg_entropy`: the entropy that `method_kwargs.entropy` names."""
+    """`vicreg_entropy`, with the entropy that `method_kwargs.entropy` names."""
 
     needed = (*Configured.needed, "entropy")
 
@@ -147,13 +147,13 @@ class VICRegAnyEntropy(EntropyForVarianceAndCovariance):
 
 
 class VICRegLogDet(EntropyForVarianceAndCovariance):
-    """`vicreg_logdet`."""
+    """`vicreg_logdet`, with log-det entropy."""
 
     entropy = "log_det"
 
 
 class VICRegPairDist(EntropyForVarianceAndCovariance):
-    """`vicreg_pairdist`."""
+    """`vicreg_pairdist`, with pairwise entropy."""
 
     entropy = "pairwise"
 
@@ -174,13 +174,13 @@ class AddedEntropy(Configured):
         return options
 
     def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
-        """The host's outputs for one large crop; z is kept for the entropy."""
+        """solo-learn's outputs for one large crop; z is kept for the entropy."""
         out: dict[str, Any] = super().base_training_step(X, targets)
         self._online.append(normalize(out["z"], dim=-1))
         return out
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """The host's loss minus `entropy_weight * H(z)`."""
+        """solo-learn's loss minus `entropy_weight * H(z)`."""
         self._online = []
         loss: Tensor = super().training_step(batch, batch_idx)
         negative_entropy = self.regularizer(*self._online)
@@ -208,14 +208,14 @@ class PairDistOnTheSphere(AddedEntropy):
 
 
 class BYOLLogDet(LogDetOnTheSphere, BYOL):
-    """`byol_logdet`, by default with the weight 0.8: below 0.2 we measured worse or varying accuracy."""
+    """`byol_logdet`, with a default weight of 0.8. Below 0.2 we measured worse or varying accuracy."""
 
     defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.8, "entropy_options": {}}
     needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
 
 
 class BYOLPairDist(PairDistOnTheSphere, BYOL):
-    """`byol_pairdist`, by default with the weight 0.05: those from 0.05 to 0.5 did not differ significantly."""
+    """`byol_pairdist`, with a default weight of 0.05. Weights from 0.05 to 0.5 did not differ significantly."""
 
     defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 0.05, "entropy_options": {}}
     needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")

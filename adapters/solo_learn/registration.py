@@ -58,14 +58,14 @@ def check_hydra() -> None:
 
 
 def checked_solo() -> ModuleType:
-    """`solo.methods`; ImportError unless it is that of GitHub's main branch."""
+    """`solo.methods`; ImportError unless it is from GitHub's main branch."""
     found = importlib.util.find_spec("solo")
     if found is None:
         raise ImportError(
             f"solo-learn cannot be imported. Its release on PyPI is too old, so use a checkout: {GITHUB}. Run its scripts "
             "from there, or put the checkout on PYTHONPATH."
         )
-    # the source tells the version, because importing the old release fails with an error that names another package
+    # read the source for the version, because importing the old release raises an error about another package
     home = Path((found.submodule_search_locations or [found.origin])[0] or "")
     base = home / "methods" / "base.py"
     if not base.is_file() or "add_and_assert_specific_cfg" not in base.read_text(encoding="utf-8"):

@@ -33,19 +33,21 @@ class EntropyBounds(NamedTuple):
 
 @torch.no_grad()
 def gaussian_entropy(z: Embeddings, *, ridge: float = 1e-4) -> Tensor:
-    """`1/2 log det(S + ridge I) + dim/2 log(2 pi e)` in nats, S the covariance (divided by batch): [batch, dim] -> [].
+    """The entropy in nats of a Gaussian with the covariance of z + N(0, ridge I): [batch, dim] -> [].
 
-    It is the entropy of a Gaussian with the covariance of z + N(0, ridge I), hence an upper bound on the entropy of that sum.
-    With `ridge = 0` and fewer than dim + 1 rows it is -inf. Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
+        1/2 log det(S + ridge I) + dim/2 log(2 pi e),   S the covariance of z (divided by batch)
+
+    It is an upper bound on the entropy of z + N(0, ridge I). With `ridge = 0` and fewer than dim + 1 rows it is -inf.
+    Source: Cover & Thomas, theorems 8.4.1 and 8.6.5.
     """
     return gaussian_entropy_of_spectrum(spectrum(z), ridge=check_positive("ridge", ridge, or_zero=True))
 
 
 @torch.no_grad()
 def log_det_entropy(z: Embeddings, *, beta: float = 1.0) -> Tensor:
-    """`1/2 log det(I + beta S)` in nats, the value of the estimator LogDet, in float64: [batch, dim] -> [].
+    """The value of LogDet in nats, `1/2 log det(I + beta S)` with S the covariance: [batch, dim] -> [].
 
-    `gaussian_entropy(z, ridge=1 / beta)` is this plus the constant `dim/2 log(2 pi e / beta)`.
+    `gaussian_entropy(z, ridge=1 / beta)` is this value plus the constant `dim/2 log(2 pi e / beta)`.
     """
     return log_det_entropy_of_spectrum(spectrum(z), beta=check_positive("beta", beta))
 
@@ -54,7 +56,7 @@ def log_det_entropy(z: Embeddings, *, beta: float = 1.0) -> Tensor:
 def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
     """The entropy of each dimension in nats, from the spacings of its sorted rows: [batch, dim] -> [dim].
 
-        mean_i log(batch / (2 m) (x_(i+m) - x_(i-m))),   m the window, by default the square root of the batch
+        mean_i log(batch / (2 m) (x_(i+m) - x_(i-m))),   x a sorted dimension, m the window, by default sqrt(batch)
 
     For few rows it is too low. If more than `2 m` rows of a dimension are equal, it is -inf. Source: Vasicek (1976).
     """
@@ -67,9 +69,11 @@ def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
 
 @torch.no_grad()
 def renyi_entropy(z: Embeddings, *, order: float = 2.0) -> Tensor:
-    """`log sum_k p_k^order / (1 - order)`, for order 1 `-sum_k p_k log p_k`, p = eigenvalues of S over their sum: -> [].
+    """The Renyi entropy of the eigenvalues of the covariance: [batch, dim] -> [].
 
-    It is the value of MatrixRenyi with `normalize=None`, within [0, log dim], and 0 at collapse. Its exponential is a number of
+        log sum_k p_k^order / (1 - order),   for order 1   -sum_k p_k log p_k,   p = eigenvalues / their sum
+
+    It is the value of MatrixRenyi with `normalize=None`, between 0 (collapse) and log dim. Its exponential is a number of
     directions: `participation_ratio` for order 2, the effective rank of the variances for order 1.
     """
     eigenvalues, order = spectrum(z), check_order("order", order)
@@ -120,7 +124,7 @@ def quadratic_entropy(z: Batches, *, bandwidth: float | None = None) -> Tensor:
 
 
 def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
-    """The bounds minus the entropy of one component, `-mean_i log mean_j exp(-|z_i - z_j|^2 / (c variance))`: 2 x []."""
+    """`pairwise_entropy_bounds` for `s^2 = variance`, without the entropy of one component: [batch, dim] -> 2 x []."""
     kinds: dict[str, list[Tensor]] = {"bhattacharyya": [], "kl": []}
     for distances in _squared_distances(z):
         for kind, found in kinds.items():
@@ -153,10 +157,11 @@ def _data_driven_variance(z: Tensor) -> float:
 
 @torch.no_grad()
 def sigreg_statistic(z: Batches, *, slices: int = 1024, seed: int = 0) -> Tensor:
-    """The statistic of Epps and Pulley, mean over random slices; minus the value of SIGReg: [batch, dim] -> [].
+    """The statistic of Epps and Pulley, averaged over random slices: [batch, dim] -> [].
 
-    It is about 1.05 / batch for samples of N(0, I), 0.40 if all samples are at the origin, and 1.45 if they are far apart. The
-    same seed draws the same slices at every call. Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1.
+    It is minus the value of SIGReg: about 1.05 / batch for samples of N(0, I), 0.40 if all samples are at the origin, and 1.45
+    if they are far apart. The same seed draws the same slices at every call.
+    Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1.
     """
     entropy: Tensor = SIGReg(slices=slices, seed=seed)(all_rows(z))
     return -entropy
@@ -164,14 +169,15 @@ def sigreg_statistic(z: Batches, *, slices: int = 1024, seed: int = 0) -> Tensor
 
 @torch.no_grad()
 def nearest_neighbour_entropy(z: Batches, *, on_sphere: bool = False) -> Tensor:
-    """The entropy of Z in nats, from the distance of each row to the nearest other row: [batch, dim] -> [].
+    """The entropy of Z in nats, from the distance rho_i of each row to the nearest other row: [batch, dim] -> [].
 
         psi(batch) - psi(1) + log V_dim + dim * mean_i log rho_i,   log V_dim = dim/2 log pi - log Gamma(dim/2 + 1)
 
     psi is the digamma function and V_dim the volume of the unit ball. With `on_sphere` the rows are divided by their norms, dim
     is replaced by `dim - 1`, and the entropy is relative to the area of the sphere. The estimate is consistent and bounds
-    nothing. Its error grows with dim: do not read it as nats from 16 dimensions on. At 32 it is 2.6 too high for 1024 rows of
-    N(0, I). If two rows are equal it is -inf. Source: Kozachenko & Leonenko (1987), with psi(batch) for log(batch - 1).
+    nothing. Its error grows with dim: do not read it as nats from 16 dimensions on. For 1024 rows of N(0, I) in 32 dimensions
+    it is 2.6 nats too high. If two rows are equal it is -inf.
+    Source: Kozachenko & Leonenko (1987), with psi(batch) for log(batch - 1).
     """
     z = all_rows(z)
     if check_flag("on_sphere", on_sphere):

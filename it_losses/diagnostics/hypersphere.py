@@ -13,13 +13,15 @@ from it_losses.diagnostics.entropies import CHUNK, EntropyBounds, entropy_above_
 from it_losses.diagnostics.inputs import Batches, check_together
 from it_losses.diagnostics.moments import all_rows
 
-#: standard deviation of a component for entropies on the unit sphere
+#: standard deviation of a Gaussian component for entropies on the unit sphere
 SPHERE_BANDWIDTH = 0.5
 
 
 @torch.no_grad()
 def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
-    """`E |u_a - u_b|^power`, u the rows divided by their norms: 2 x [batch, dim] -> []. 0 if the views agree.
+    """Alignment of two views on the unit sphere: 2 x [batch, dim] -> []. It is 0 if the views agree.
+
+        E |u_a - u_b|^power,   u the rows divided by their norms
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
@@ -34,7 +36,9 @@ def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
-    """`log E_{i != j} exp(-t |u_i - u_j|^2)`, u the rows divided by their norms: [batch, dim] -> []. 0 at collapse.
+    """Uniformity on the unit sphere: [batch, dim] -> []. It is 0 at collapse, otherwise negative.
+
+        log E_{i != j} exp(-t |u_i - u_j|^2),   u the rows divided by their norms
 
     Source: Wang & Isola (arXiv 2005.10242), section 4.1.
     """
@@ -52,8 +56,8 @@ def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) ->
     """Bounds in nats on the entropy of the directions of z, relative to a collapsed batch: [batch, dim] -> 2 x [].
 
     `-mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2))`, u the rows divided by their norms, c = 8 for the lower and 2 for
-    the upper bound. It is 0 if all rows have one direction, and at most `log batch`. The bandwidth is the same for every batch,
-    so values compare along a run, and between runs of one batch size. It is `pairwise_entropy_bounds` of u minus its constant.
+    the upper bound. Both are 0 if all rows have one direction, and at most `log batch`. The bandwidth is the same for every
+    batch, so values compare along a run, and between runs of one batch size. `pairwise_entropy_bounds` of u adds a constant.
     """
     u = normalize(all_rows(z), dim=1)
     return entropy_above_one_point(u, variance=check_positive("bandwidth", bandwidth) ** 2)

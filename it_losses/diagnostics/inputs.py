@@ -16,7 +16,6 @@ class Array(Protocol):
         """The NumPy array."""
 
 
-#: one batch
 Batch: TypeAlias = "Tensor | Array"
 #: one batch, or an iterable of batches such as a loader
 Batches: TypeAlias = "Tensor | Array | Iterable[Tensor] | Iterable[Array]"
@@ -69,7 +68,7 @@ def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
 
 
 def check_together(first: Tensor, other: Tensor) -> None:
-    """ValueError unless two batches have one dimension and one device."""
+    """ValueError unless two batches have the same dim and device."""
     if first.shape[1:] != other.shape[1:]:
         raise ValueError(
             f"all batches need the same dim, got shapes {tuple(first.shape)} and {tuple(other.shape)}. "

@@ -15,7 +15,7 @@ class Moments:
     """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows, in float64.
 
     `update` adds a batch; `+` joins two Moments, for instance those of two ranks. The result does not depend on how the rows
-    were split into batches. It holds dim^2 numbers and no rows.
+    were split into batches. Moments hold dim^2 numbers and no rows.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch needs no covariance matrix for it."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch forms no covariance matrix."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)
@@ -99,7 +99,7 @@ def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
 def all_rows(z: Embeddings) -> Tensor:
     """Every row of a batch or of an iterable of batches, in float64: [batch, dim]."""
     if isinstance(z, Moments):
-        raise ValueError("this needs all rows, but Moments keep none. Pass a batch or an iterable of batches.")
+        raise ValueError("this function needs all rows, but Moments keep none. Pass a batch or an iterable of batches.")
     found = [rows(batch) for batch in batches(z)]
     for batch in found[1:]:
         check_together(found[0], batch)

@@ -9,7 +9,7 @@ from it_losses.checks import check_count, check_positive
 from it_losses.diagnostics.inputs import Batches, batches, checked, is_batch, rows
 from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
 
-#: the first rank that alpha_req fits; the last is this fraction of all ranks, clamped between these two numbers
+#: alpha_req fits eigenvalues FIRST_RANK to LAST_FRACTION of their number, clamped to [LAST_AT_LEAST, LAST_AT_MOST]
 FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 
 
@@ -17,7 +17,7 @@ FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 def spectrum(z: Embeddings) -> Tensor:
     """Eigenvalues of the covariance (divided by batch), largest first: [batch, dim] -> [dim].
 
-    Eigenvalues below the rounding of the largest are 0. All are NaN if z is not finite.
+    Eigenvalues below the rounding error of the largest are 0. All are NaN if z is not finite.
     """
     if is_batch(z):
         z = rows(z)
@@ -27,9 +27,11 @@ def spectrum(z: Embeddings) -> Tensor:
 
 @torch.no_grad()
 def rank_me(z: Embeddings) -> Tensor:
-    """`exp(-sum_k p_k log p_k)`, `p_k = s_k / sum s`, s the singular values of z, not centred: [batch, dim] -> [].
+    """RankMe, an effective rank between 1 and min(batch, dim): [batch, dim] -> [].
 
-    Between 1 and min(batch, dim): the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1,
+        exp(-sum_k p_k log p_k),   p_k = s_k / sum s,   s the singular values of z, not centred
+
+    It is the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1,
     without the 1e-7 that it adds to p to avoid log 0.
     """
     if is_batch(z):
@@ -63,7 +65,7 @@ def rank_me_of_spectrum(eigenvalues: Tensor) -> Tensor:
 
 @torch.no_grad()
 def participation_ratio(z: Embeddings) -> Tensor:
-    """`(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. 1 for one direction, dim for a round cloud."""
+    """Participation ratio `(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. 1 for one direction, dim for S = I."""
     if is_batch(z):
         z = rows(z)
         matrix = _gram(z - z.mean(dim=0))
@@ -84,9 +86,8 @@ def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None
     It is minus the slope of `log eigenvalue_i` over `log i`, by least squares with weights `1 / i`, so that every octave of
     ranks counts the same. `first` and `last` bound the ranks (both included). By default they are 2 and a fifth of
     `min(batch - 1, dim)`, at least 20 and at most 50, because later eigenvalues of a sample fall faster than those of its
-    distribution. With 256 rows alpha is within 10 % of the true one if that is at least 1; smaller exponents need more rows
-    than dimensions. Source: alpha-ReQ (Agrawal et al.,
-    NeurIPS 2022) and the fit of Stringer et al. (Nature 2019), which it uses.
+    distribution. With 256 rows alpha is within 10 % of a true exponent of at least 1; smaller exponents need more rows than
+    dimensions. Source: alpha-ReQ (Agrawal et al., NeurIPS 2022), with the fit of Stringer et al. (Nature 2019).
     """
     first = check_count("first", first)
     z = rows(z) if is_batch(z) else moments_of(z)
@@ -113,12 +114,13 @@ def _default_last_rank(z: Tensor | Moments) -> int:
 
 @torch.no_grad()
 def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
-    """`exp(-sum_k p_k log p_k)`, p the normalised eigenvalues of `W^-1/2 B W^-1/2`: [images, views, dim] -> [].
+    """LiDAR, the effective rank of differences between images relative to those of views: [images, views, dim] -> [].
+
+        exp(-sum_k p_k log p_k),   p the normalised eigenvalues of W^-1/2 B W^-1/2
 
     B is the covariance of the mean embeddings of images, W the mean covariance of the views of one image plus `ridge I`. The
-    result is the effective rank of the differences between images, in units of those between views. It takes a batch or an
-    iterable of batches. It is NaN if W is singular: increase `ridge`. There must be at least as many images as views, so that
-    exchanged dimensions are noticed; LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3,
+    result is NaN if W is singular: increase `ridge`. Fewer images than views raise a ValueError, because the dimensions may
+    have been exchanged. LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3,
     without the 1e-7 that it adds to p to avoid log 0.
     """
     check_positive("ridge", ridge, or_zero=True)
@@ -153,7 +155,7 @@ def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tens
 
 @torch.no_grad()
 def spread(z: Embeddings) -> Tensor:
-    """`tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 if all rows are equal, 1 if their mean is 0."""
+    """The spread `tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 if all rows are equal, 1 if their mean is 0."""
     mean, variance = mean_and_variance(z)
     return spread_of(variance.sum(), mean)
 

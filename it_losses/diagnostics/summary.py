@@ -20,7 +20,7 @@ from it_losses.diagnostics.rank import (
     spread_of,
 )
 
-#: the alarm warns below these
+#: collapse_alarm warns below these values
 LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
 #: with fewer possible directions a low rank says nothing: a random map to 3 dimensions has a participation ratio of 1.5
 FEWEST_DIRECTIONS = 8
@@ -31,7 +31,7 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
     """Numbers for a log, by name: [batch, dim] -> {name: float}. The names are the same for a batch, an iterable and Moments.
 
     `gaussian_entropy_nats` and `log_det_entropy_nats` are the functions of those names with `ridge` and `beta`, in nats for all
-    dimensions together. `std` is the root mean variance of a coordinate; `norm_of_mean` is the norm of the mean embedding.
+    dimensions together. `std` is the root of the mean variance of a coordinate, `norm_of_mean` the norm of the mean embedding.
     """
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
@@ -57,8 +57,8 @@ def collapse_alarm(
     """A sentence that names the collapse of z, or None if there is none: [batch, dim] -> str.
 
     Complete collapse: `spread < least_spread`, all rows are nearly equal. Dimensional collapse: the participation ratio is
-    below 1.5, or below `least_rank_fraction` of min(batch - 1, dim), so nearly all variance lies in few directions. It is not
-    reported if min(batch - 1, dim) is below 8.
+    below 1.5, or below `least_rank_fraction` of min(batch - 1, dim), so nearly all variance lies in few directions. The latter
+    collapse is not reported if min(batch - 1, dim) is below 8.
     """
     check_positive("least_spread", least_spread, or_zero=True)
     check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)

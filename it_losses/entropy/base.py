@@ -1,4 +1,4 @@
-"""EntropyEstimator: the base class of all estimates of H(Z), and the warning of those that left their range."""
+"""EntropyEstimator, the base class of all estimators of H(Z), and a warning for values out of range."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BoundWeights(NamedTuple):
     invariance: float
     #: None if no weight suits every dim, so that the user has to choose one
     entropy: float | None
-    #: the likelihood that `invariance` weighs
+    #: the likelihood that has the weight `invariance`
     likelihood: str = "gaussian"
 
 
@@ -46,7 +46,7 @@ class EntropyEstimator(Checked, ABC):
     A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]` in
     float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Tests check the facts.
 
-    Your own estimator works in every criterion, and over many ranks, once it has these three:
+    An estimator with these parts works in every criterion, and over many ranks:
 
     >>> from it_losses.checks import check_positive
     >>> class Marginal(EntropyEstimator):
@@ -77,7 +77,7 @@ class EntropyEstimator(Checked, ABC):
     translation_invariant: bool = True
     #: the effect of the scale of Z: the value "grows" with it, is "invariant", or is largest at one scale ("target")
     scaling: Literal["grows", "invariant", "target"] = "grows"
-    #: whether each call in training draws other random numbers
+    #: whether each call in training draws new random numbers
     is_random: ClassVar[bool] = False
     #: leading cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
@@ -96,15 +96,15 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight] | None:
-        """The constants of the fused implementation, in order; the reference runs for None or a trainable tensor among them."""
+        """The constants of the fused implementation, in order. For None or a trainable tensor the reference runs."""
         return []
 
     def draw(self) -> int | Tensor | None:
-        """Count this call of a random estimator, and return how many there were before, its seed; None for others."""
+        """Count this call of a random estimator, and return the number of earlier calls; None for other estimators."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The reference implementation for views that have been checked, averaged over them: V x [batch, ..., dim] -> []."""
+        """The mean entropy of checked views by the reference implementation: V x [batch, ..., dim] -> []."""
         with full_precision(views[0]):
             return torch.stack([self.entropy(normalized(samples(z), self.normalize)).mean() for z in views]).mean()
 
@@ -115,7 +115,7 @@ class EntropyEstimator(Checked, ABC):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if the parts [k] of the fused implementation show that the estimate has no gradient or no digits left."""
+        """Warn if `parts` [k], from the fused implementation, show that the estimate has no gradient or no digits left."""
 
     def forward(self, z: Tensor) -> Tensor:
         """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.
@@ -127,7 +127,7 @@ class EntropyEstimator(Checked, ABC):
         if kernels is None or not kernels.is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
         assert kernels is not None and constants is not None
-        # the loss is minus the weight times the entropy
+        # the loss is minus the weight times the entropy, so the weight is -1
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
@@ -164,8 +164,8 @@ class SaturationWarning:
         self._warned = False
 
     def warn_if_saturated(self, values: Sequence[Tensor], *, above: float) -> None:
-        """Warn if every one of the values `[...]` is finite and above the bound."""
-        # under a compiler or a torch.func transform there are no values
+        """Warn if every number of the tensors `values` is finite and larger than `above`."""
+        # a compiler or a torch.func transform has no values to read
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1

@@ -1,7 +1,4 @@
-"""KoLeo: the mean logarithm of the distance to the nearest neighbour, after Kozachenko and Leonenko's estimate of entropy.
-
-H = dim * mean_i log rho_i + constant(batch, dim), where rho_i is the distance of sample i to the nearest other sample.
-"""
+"""KoLeo: the mean logarithm of the distance to the nearest neighbour, after Kozachenko and Leonenko's estimate of entropy."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from it_losses.normalize import Normalization
 def nearest_neighbours(z: Tensor) -> Tensor:
     """The index of the nearest other sample, without a gradient: [..., batch, dim] -> [..., batch]."""
     z = z.detach()
-    # differences, because products of near samples have no digits left for their distance
+    # by differences, because the rounding of products would hide the distance of near samples
     distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
     return distances.masked_fill(itself, torch.inf).argmin(dim=-1)
@@ -32,14 +29,13 @@ def mean_log_distance(z: Tensor, *, epsilon: float) -> Tensor:
 
 
 class KoLeo(NormalizingEstimator):
-    """An entropy that spreads the samples evenly, by the distance of each to its nearest neighbour; minus it is the KoLeo loss.
+    """An entropy from the distance of each sample to its nearest neighbour. The KoLeo loss is minus this entropy.
 
         H(z) = mean_i 1/2 log(rho_i^2 + epsilon^2),   rho_i = min_{j != i} |u_i - u_j|
 
-    u is `z / |z|` by default. With `normalize=None` u is z, and `dim * H` plus a constant of batch and dim is the estimate of
+    u is `z / |z|` by default. With `normalize=None` u is z, and `dim * H` plus a function of batch and dim is the estimate of
     Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` gives in nats. The estimate is consistent, but it
-    bounds nothing and its error grows with dim: at 32 dimensions and 1024 samples of a standard Gaussian it is 2.6 nats too
-    high. From 16 dimensions on, compare its values, and do not read them as nats.
+    bounds nothing and its error grows with dim. From 16 dimensions on, compare its values, and do not read them as nats.
 
     Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair: clip it. A pair that coincides has a
     gradient of 0. Within clusters 10,000 times tighter than the distance between them, the fused implementation in float32 may
@@ -64,20 +60,20 @@ class KoLeo(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """1 for the entropy; 2 for one minus the cosine of unit vectors, 2.5 for the distance of embeddings as they are.
+        """1 for the entropy; 2 for one minus the cosine of unit vectors, 2.5 for the squared distance of other embeddings.
 
-        H grows by log c where z is multiplied by c, so that `2 * invariance * distance = entropy` at every optimum without
-        normalization: the ratio of the weights only sets the scale. Let the views differ by `2 r v` in a direction of
-        variance v (r = 1 for independent views). The optimum is `v = entropy / (4 r invariance)`, which is 1 for r = .1.
+        Multiplying z by c adds log c to H. So without normalization the ratio of the weights only sets the scale: where the
+        squared distance of the views is `2 r v` for the variance v, the optimum is `v = entropy / (4 r invariance)`. This is
+        1 for r = .1 (r = 1 for independent views).
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")
         return BoundWeights(invariance=2.5, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         return mean_log_distance(z, epsilon=self.epsilon)
 
     def constants(self) -> list[Weight]:
-        """The constant of the smoothed logarithm."""
+        """Only epsilon."""
         return [self.epsilon]

@@ -29,20 +29,20 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def scale_anchor(z: Tensor, *, beta: float) -> Tensor:
-    """`beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t)`, which is subtracted: -> [...]."""
+    """The term that `anchor` subtracts, `beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t)`: -> [...]."""
     batch, dim = z.shape[-2:]
     rank = min(batch - 1, dim)
     # beta t
     target = beta * dim / rank
     trace = (z - z.mean(dim=-2, keepdim=True)).square().sum(dim=(-2, -1)) / batch
-    # math.log1p would compile a graph for each batch
+    # math.log1p would compile a graph for each batch size
     return beta / (2 * (1 + target)) * (trace - dim) + rank / 2 * trace.new_full((), target).log1p()
 
 
 def _with_jitter(matrix: Tensor) -> Tensor:
     """`I + matrix`, with jitter where rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
-    # an upper bound on the norm, whose own squares may overflow
+    # an upper bound on the norm, because squares may overflow in matrix_norm
     most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
     rounding = 8 * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix.detach()).minimum(most)
     jitter = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
@@ -52,23 +52,23 @@ def _with_jitter(matrix: Tensor) -> Tensor:
 class LogDet(EntropyEstimator):
     """An entropy that counts the directions in which the embeddings spread, by the determinant of their covariance.
 
-        H(z) = 1/2 log det(I + beta Cov(z)),   Cov(z) = Zc^T Zc / batch,   divided by dim if `per_dimension`
+        H(z) = 1/2 log det(I + beta Cov(z)),   Cov(z) = Zc^T Zc / batch,   H(z) / dim if `per_dimension`
 
-    For a Gaussian Z it is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
-    Gaussian has the largest entropy of all distributions with its covariance, so for any other Z it is an upper bound.
+    For a Gaussian Z, H is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
+    Gaussian has the largest entropy of all distributions with its covariance, so for any other Z, H is an upper bound.
 
-    It grows with the scale of Z without a limit. With `anchor` it has a target, where it is 0: the variance t = dim / k in each
-    of the k = min(batch - 1, dim) directions of the samples, which is a mean variance of 1:
+    H grows with the scale of Z without a limit. With `anchor` the value is at most 0. It is 0 if each of the k = min(batch - 1,
+    dim) directions of the samples has the variance t = dim / k, so that the mean variance is 1:
 
         H(z) - beta / (2 (1 + beta t)) (tr Cov(z) - dim) - k/2 log(1 + beta t)
             = -KL(N(0, Cov(z) + I / beta) || N(0, (t + 1 / beta) I)) in k dimensions
 
     Args:
-        beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. In float32 the
-            digits end near `beta * largest variance = 1e5`. Above it, jitter of `8 eps beta |Cov|` keeps the matrix positive
-            definite; pass float64 to keep the digits.
+        beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. In float32
+            these directions have no digits left if `beta * largest variance` is above 1e5. Jitter of `8 eps beta |Cov|` then
+            keeps the matrix positive definite. Pass float64 to keep the digits.
         per_dimension: True for nats per dimension, so that one weight suits every dim; False for nats.
-        anchor: True for the second form, which holds the scale of the embeddings near 1.
+        anchor: True for the second equation, which holds the scale of the embeddings near 1.
 
     Source: Zhouyin & Liu (arXiv 2105.03705); on centred samples the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
@@ -96,16 +96,16 @@ class LogDet(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance; for the entropy 400 / beta where beta is below 1, and 400 otherwise; more with the anchor.
+        """25 for the invariance; for the entropy 400 / min(beta, 1), or with the anchor as below.
 
-        Take a direction of variance v in which the views differ by `2 r v` in the mean square (r = 1 for independent views).
+        Take a direction of variance v in which the squared distance of the views is `2 r v` (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
-        every r, so no direction collapses, and it grows as the views agree more. For a beta above 1, `400 / beta` would keep
-        `beta v` at its value for beta = 1, which loses 7.4 +- 2.3 points at beta = 100.
+        r <= 2, so no direction collapses, and it grows as the views agree more. At beta = 100, the weight `400 / beta` would
+        lose 7.4 +- 2.3 points of a linear probe on digits.
 
-        With the anchor `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`, so a direction is kept while
-        `r < entropy beta^2 t / (100 (1 + beta t))`. The weight is the larger of 400 / beta and `200 (1 + beta) / beta^2`, at
-        which it is kept for every r < 2 if t = 1. A larger one holds the covariance at its target whatever the views say.
+        With the anchor the loss is smallest at `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`. So a direction
+        is kept if `r < entropy beta^2 t / (100 (1 + beta t))`. The entropy weight is the larger of 400 / beta and
+        `200 (1 + beta) / beta^2`. The second keeps every direction with r < 2 if t = 1.
         """
         # an entropy in nats has no default weight, because its value grows with dim
         weight = 400.0 / min(self.beta, 1.0)
@@ -114,7 +114,7 @@ class LogDet(EntropyEstimator):
         return BoundWeights(invariance=25.0, entropy=weight if self.per_dimension else None)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         if z.dtype != torch.float64:
             self._saturation.warn_if_saturated([self.beta * z.detach().var(dim=-2).amax()], above=MOST_IN_FLOAT32)
         nats = half_log_det(z, beta=self.beta)

@@ -14,15 +14,15 @@ from it_losses.normalize import Normalization
 
 #: s for each of several bandwidths, or "auto" for one that follows the batch
 Bandwidth: TypeAlias = Literal["auto"] | tuple[float, ...]
-#: s^2 of "auto", in units of the total variance: inside the window (.05, 1) in which there is a gradient
+#: s^2 of "auto", as a fraction of the total variance; there is a gradient between .05 and 1
 SPREAD_FRACTION = 0.2
-#: the memory of the pairs of 8192 samples in float32
+#: memory for pairs, enough for 8192 samples in float32
 MEMORY_MIB = 256.0
 #: the part with a gradient counts as saturated above this fraction of its limit, log batch
 SATURATED = 0.999
 #: range of a bandwidth s: float32 can hold its square, and the square of an embedding divided by it
 SMALLEST, LARGEST = 1e-12, 1e12
-#: exponent up to which sums without the pair (i, i) are far from underflow in float32, where exp(-87) is the smallest number
+#: exponent up to which sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
 MOST_EXPONENT = 70.0
 
 
@@ -30,17 +30,17 @@ def squared_distances(z: Tensor) -> Tensor:
     """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
     # distances do not depend on the mean, but their rounding does
     centred = z - z.mean(dim=-2, keepdim=True)
-    # twice, since the mean is rounded too
+    # a second time, because the mean was rounded too
     centred = centred - centred.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
     distances = distances.masked_fill(same_image(z, 1), 0)
-    # the value alone is clamped: the gradient of a distance that rounding made negative is right
+    # only the value is clamped, because the gradient is right even where rounding made the distance negative
     return distances - distances.detach().clamp_max(0)
 
 
 def same_image(z: Tensor, rows: int) -> Tensor:
-    """Whether samples i and j are of one image, if adjacent rows are: [..., batch, dim] -> [batch, batch]."""
+    """Whether rows i and j are of one image, which has `rows` adjacent rows: [..., batch, dim] -> [batch, batch]."""
     image = torch.arange(z.shape[-2], device=z.device) // rows
     return image[:, None] == image
 
@@ -56,11 +56,11 @@ def total_variance(z: Tensor) -> Tensor:
 
 
 def variances_of(z: Tensor, bandwidth: Bandwidth, spread_fraction: float, *, factor: float) -> list[Tensor | float]:
-    """`s^2` for each bandwidth; of "auto" `factor s^2 = 2 spread_fraction total_variance`: [..., batch, dim] -> K x [...]."""
+    """`s^2` for each bandwidth; for "auto" `2 spread_fraction total_variance / factor`: [..., batch, dim] -> K x [...]."""
     if bandwidth != "auto":
         return [s * s for s in bandwidth]
     spread = total_variance(z)
-    # at exact collapse every distance is 0, and any positive scale gives 0
+    # at exact collapse every distance is 0, so any positive s^2 gives the same value
     smallest = torch.finfo(spread.dtype).tiny ** 0.5
     return [(2 * spread_fraction / factor * spread).clamp_min(smallest)]
 

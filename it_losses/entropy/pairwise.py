@@ -1,7 +1,6 @@
 """Pairwise entropy: a bound on the entropy of a mixture of Gaussians, one around each sample, from all pairwise distances.
 
-H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) with p_i = N(z_i, s^2 I). With the Kullback-Leibler divergence for D it is an
-upper bound on the entropy of the mixture, with a Chernoff divergence, such as the Bhattacharyya distance, a lower bound.
+H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) for the components p_i = N(z_i, s^2 I) and a divergence D.
 """
 
 from __future__ import annotations
@@ -33,14 +32,13 @@ from it_losses.precision import full_precision, samples
 
 #: range of the order of a Chernoff divergence, within which float32 can hold the divergence
 LEAST_ORDER, MOST_ORDER = 1e-6, 1 - 1e-6
-#: D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2) between Gaussians of one variance s^2
+#: divergence -> factor in D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2), for Gaussians of one variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
-#: flags that are checked together
 FLAGS = ("exclude_self", "pool_views", "exclude_positives")
 
 
 def divergence_factor(divergence: str | float) -> float:
-    """The factor of a divergence by its name, or of the Chernoff divergence of that order: 2 / (alpha (1 - alpha))."""
+    """The factor of a named divergence, or `2 / (alpha (1 - alpha))` for the Chernoff divergence of order alpha."""
     if isinstance(divergence, str):
         return DIVERGENCES[divergence]
     return 2 / (divergence * (1 - divergence))
@@ -58,7 +56,7 @@ def check_divergence(name: str, divergence: object) -> str | float:
 
 
 def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
-    """`-mean_i log (1/counted sum_j exp(-distances_ij / scale))`: [..., batch, batch] -> [...].
+    """The part with a gradient, `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`: [..., batch, batch] -> [...].
 
     It lies within [0, log batch] if all pairs count.
     """
@@ -74,8 +72,8 @@ class Pairwise(NormalizingEstimator):
 
     c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)), 8 for the
     Bhattacharyya distance (a lower bound), and 2 / (alpha (1 - alpha)) for the Chernoff divergence of order alpha (a lower
-    bound). Only the second part has a gradient; it lies within [0, log batch]. The mean over j leaves out the pair (i, i) with
-    `exclude_self`. It is then the leave-one-out estimate, which is no bound and has no such limit.
+    bound). Only the second part has a gradient; it lies within [0, log batch]. With `exclude_self` the mean over
+    j leaves out j = i. H is then the leave-one-out estimate, which is no bound and has no such limit.
 
     With `normalize="rows", exclude_self=True, pool_views=True`, the von Mises-Fisher likelihood and the default weights, the
     loss is that of SimCLR at temperature `c s^2 / 2` less a constant. See `functional.nt_xent`.
@@ -83,10 +81,10 @@ class Pairwise(NormalizingEstimator):
     Args:
         bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several, the
             entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
-            through it. It shrinks with the spread, so near collapse the gradient grows as 1 / spread: clip it.
+            through s. Then s shrinks with the spread, and near collapse the gradient grows as 1 / spread: clip it.
         divergence: "kl", "bhattacharyya" (the Chernoff divergence of order 1/2), or the order alpha between 0 and 1.
-        exclude_self: leave out the pair of each sample with itself. The fused implementation then needs unit vectors and a
-            bandwidth with `4 / (c s^2) <= 70`, because its sums might underflow; otherwise the slower reference runs.
+        exclude_self: leave out the pair of each sample with itself. The fused implementation then needs unit vectors with
+            `4 / (c s^2) <= 70`, because its sums might underflow. Otherwise the slower reference runs.
         pool_views: take the entropy of all views together, instead of the mean of the entropies of the views.
         exclude_positives: leave out all pairs of views of one image, as decoupled contrastive learning does. It needs
             `exclude_self` and `pool_views`.
@@ -134,7 +132,7 @@ class Pairwise(NormalizingEstimator):
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
         self._saturation = SaturationWarning(
-            "pairwise entropy stands at log(batch): the bandwidth is so small that no two samples overlap, "
+            "pairwise entropy has reached its limit, log(batch): the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
         )
 
@@ -146,15 +144,15 @@ class Pairwise(NormalizingEstimator):
 
     @property
     def factor(self) -> float:
-        """The c of the divergence."""
+        """c, which depends on the divergence."""
         return divergence_factor(self.divergence)
 
     @property
     def default_weights(self) -> BoundWeights:
-        """Equal slopes of invariance and entropy: `1 / (2 spread_fraction)` and 1, in units of the spread.
+        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy: equal slopes, in units of the spread.
 
-        On unit vectors the invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR,
-        or `1 / spread_fraction` for "auto", which is that of a total variance of 1.
+        On unit vectors the invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR.
+        For "auto" it is `1 / spread_fraction`, which is the same at a total variance of 1.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
@@ -166,11 +164,11 @@ class Pairwise(NormalizingEstimator):
         return variances_of(z, self.bandwidth, self.spread_fraction, factor=self.factor)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         return self._entropy(z, views=1)
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The reference implementation, of each view or of all views together: V x [batch, ..., dim] -> []."""
+        """The entropy by the reference implementation, of each view or of all together: V x [batch, ..., dim] -> []."""
         if not self.pool_views:
             return super().mean_entropy(views)
         with full_precision(views[0]):
@@ -178,7 +176,7 @@ class Pairwise(NormalizingEstimator):
             return self._entropy(pool.flatten(-3, -2), views=len(views)).mean()
 
     def _entropy(self, z: Tensor, *, views: int) -> Tensor:
-        """[..., batch, dim] -> [...], where adjacent rows are views of one image."""
+        """The entropy of samples in which `views` adjacent rows are of one image: [..., batch, dim] -> [...]."""
         variances, distances = self.variances(z), squared_distances(z)
         excluded = views if self.exclude_positives else int(self.exclude_self)
         if excluded:
@@ -191,9 +189,9 @@ class Pairwise(NormalizingEstimator):
         return torch.stack(nats).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """c, the spread fraction, bytes for pairs, whether views are pooled, 0, 1 or 2 for the pairs left out, and bandwidths.
+        """c, spread fraction, bytes for pairs, 1 to pool views, the excluded pairs, and bandwidths, none for "auto".
 
-        There is no bandwidth for "auto". None where a sum without the pair (i, i) might underflow.
+        Excluded pairs: 0 for none, 1 for (i, i), 2 for all of one image. Returns None if a sum without (i, i) might underflow.
         """
         if self.exclude_self and largest_exponent(self.bandwidth, self.normalize, factor=self.factor) > MOST_EXPONENT:
             return None

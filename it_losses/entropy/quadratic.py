@@ -1,7 +1,7 @@
-"""Quadratic Renyi entropy: of a mixture of Gaussians, one around each sample, it has a closed form in all pairwise distances.
+"""Quadratic Renyi entropy of a mixture of Gaussians, one around each sample, in closed form from all pairwise distances.
 
 H_2 = -log integral p^2 with p the mean of N(z_i, s^2 I). The overlap of two components depends on their distance alone, so no
-bound is needed. On the unit sphere and without the pairs (i, i) it is minus the uniformity of Wang & Isola plus a constant.
+bound is needed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ UNIFORMITY_BANDWIDTH = 8**-0.5
 
 
 def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
-    """`-log mean_ij exp(-distances_ij / scale)`, where `counted` pairs of each row count: [..., batch, batch] -> [...].
+    """`-log mean_ij exp(-distances_ij / scale)` over `counted` pairs of each row: [..., batch, batch] -> [...].
 
-    It lies within [0, log batch] if all pairs count; the distance of those that do not is infinite.
+    It lies within [0, log batch] if all pairs count. The distances of excluded pairs are infinite.
     """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
@@ -57,15 +57,16 @@ class QuadraticRenyi(NormalizingEstimator):
         H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
 
     By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less
-    the constant in front, which `nats=False` leaves out: for many dimensions it is so large that few digits of a float32 value
-    are left for the rest. With `exclude_self=False` the value is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in
-    nats, a lower bound on its Shannon entropy. That of a Gaussian is `dim/2 (1 - log 2)` nats below its Shannon entropy.
+    the constant `dim/2 log(4 pi s^2)`. `nats=False` leaves it out: in many dimensions it is so large that float32 keeps few
+    digits of the rest. With `exclude_self=False`, H is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in nats, a
+    lower bound on its Shannon entropy. For one Gaussian the bound is `dim/2 (1 - log 2)` nats too low.
 
     Args:
         bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
             For several, the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
-            without a gradient through it.
-        exclude_self: leave out the pairs (i, i). The fused implementation needs unit vectors with `1 / s^2 <= 70`, or "auto".
+            without a gradient through s.
+        exclude_self: leave out the pairs (i, i). The fused implementation then needs "auto", or unit vectors with
+            `1 / s^2 <= 70`.
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
         nats: False to leave out `dim/2 log(4 pi s^2)`.
         spread_fraction: used by "auto".
@@ -103,7 +104,7 @@ class QuadraticRenyi(NormalizingEstimator):
         self.spread_fraction = spread_fraction
         self.memory_mib = memory_mib
         self._saturation = SaturationWarning(
-            "quadratic entropy stands at its limit: the bandwidth is so small that no two samples overlap, "
+            "quadratic entropy has reached its limit: the bandwidth is so small that no two samples overlap, "
             'and there is no gradient. Increase the bandwidth, or use bandwidth="auto".'
         )
 
@@ -116,7 +117,7 @@ class QuadraticRenyi(NormalizingEstimator):
     def default_weights(self) -> BoundWeights:
         """On unit vectors the weights are t and 1: at t = 2 the loss is alignment plus uniformity.
 
-        With these a collapsed batch spreads as long as the views of an image differ by less than independent ones. Other
+        With these weights a collapsed batch spreads if the views of an image differ less than independent views. Other
         embeddings have the weights of Pairwise, `1 / (2 spread_fraction)` and 1.
         """
         if self.normalize != "rows":
@@ -129,7 +130,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return variances_of(z, self.bandwidth, self.spread_fraction, factor=FACTOR)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         (batch, dim), distances = z.shape[-2:], squared_distances(z)
         if self.exclude_self:
             distances = distances.masked_fill(same_image(z, 1), math.inf)
@@ -142,9 +143,9 @@ class QuadraticRenyi(NormalizingEstimator):
         return torch.stack(spread).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """The spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths, none for "auto".
+        """Spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths, none for "auto".
 
-        None where the sum of all pairs without (i, i) might underflow.
+        The result is None if the sum of all pairs without (i, i) might underflow.
         """
         if self.exclude_self and self._least_mean_exponent() > MOST_EXPONENT:
             return None
@@ -152,7 +153,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), float(self.nats), *bandwidths]
 
     def _least_mean_exponent(self) -> float:
-        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto" it is their mean."""
+        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto", the mean over pairs."""
         if self.bandwidth == "auto":
             return 1 / self.spread_fraction
         return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)

@@ -11,9 +11,9 @@ from it_losses.checks import Check, Weight, check_positive
 from it_losses.entropy.base import BoundWeights, NormalizingEstimator
 from it_losses.normalize import Normalization
 
-#: the largest order: float32 holds the powers of 1 / 10,000 up to it
+#: the largest order, up to which float32 holds the powers of 1 / 10,000
 LARGEST_ORDER = 8.0
-#: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
+#: eigenvalues below ROUNDING * eps of a matrix of trace 1 count as rounding errors
 ROUNDING = 8
 
 
@@ -35,9 +35,9 @@ def collision_entropy(rho: Tensor) -> Tensor:
 
 def spectral_entropy(rho: Tensor, *, order: float) -> Tensor:
     """`log sum_k p_k^order / (1 - order)`, for order 1 `-sum_k p_k log p_k`, p the eigenvalues: [..., side, side] -> [...]."""
-    # LAPACK raises for NaN, so NaN goes around it
+    # LAPACK raises an error for NaN, so NaN is removed first and added to the result
     p: Tensor = torch.linalg.eigvalsh(rho.nan_to_num()) + (rho - rho).diagonal(dim1=-2, dim2=-1)
-    # the slope of p^order or p log p at zero would be infinite
+    # bounded from below, because the slope of p^order or p log p at zero may be infinite
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         return -(p * bounded.log()).sum(dim=-1)
@@ -63,17 +63,17 @@ class MatrixRenyi(NormalizingEstimator):
 
         H(z) = log tr rho^order / (1 - order),   of order 1   -tr rho log rho,   rho = K / tr K
 
-    It lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues: its exponential is the
-    participation ratio, and of standardised columns it is `log dim - log(1 + VICReg's covariance penalty)`. Order 1 is the von
-    Neumann entropy, whose exponential is the effective rank. It describes the shape of a distribution, and it is no estimate
-    of its differential entropy. It does not see the scale of the embeddings, so the distance of the views should not either:
-    it is measured on normalized embeddings.
+    H lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues: its exponential is the
+    participation ratio, and for standardised columns H is `log dim - log(1 + VICReg's covariance penalty)`. Order 1 is the von
+    Neumann entropy, whose exponential is the effective rank. H describes the shape of a distribution, and does not estimate
+    its differential entropy. H does not depend on the scale of the embeddings, so the distance of the views is measured on
+    normalized embeddings too.
 
     Args:
         order: above 0, at most 8. Below 1, small eigenvalues count more; in float32 those below 1e-6 of the trace count as
             zero. In float32 an order within 0.01 of 1 loses digits; take 1. On a GPU every order but 2 makes the host wait
             for the eigenvalues.
-        normalize: the matrix K. "columns": the correlations of the dimensions. "uncentred_columns": the same without removing
+        normalize: chooses K. "columns": the correlations of the dimensions. "uncentred_columns": the same without removing
             means. "rows": the cosine similarities of the samples, not centred. None: the covariance, which has no default
             weights.
 
@@ -99,22 +99,22 @@ class MatrixRenyi(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """1 and 1 for columns; 2 and 1 beside one minus the cosine for rows, which is the same.
+        """1 and 1 for columns; 2 and 1 for rows, where one minus the cosine is half the squared distance.
 
-        A direction that takes the share e of the variance adds about 2 e to the entropy of order 2. If the views differ by the
-        share r of what independent ones would (r = 1), it adds 2 r e to the squared distance per dimension. It is kept where
-        `invariance * r < entropy`. Of order 1 the slope at e = 0 is infinite, so every direction is kept.
+        A direction with the fraction e of the variance adds about 2 e to the entropy of order 2, and 2 r e to the squared
+        distance per dimension (r = 1 for independent views). The direction is kept if `invariance * r < entropy`. For order 1
+        the slope at e = 0 is infinite, so every direction is kept.
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")
-        # without normalization the distance falls when all embeddings shrink, and this entropy does not resist that
+        # without normalization, shrinking all embeddings lowers the distance, but not this entropy
         return BoundWeights(invariance=1.0, entropy=1.0 if self.normalize else None)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         rho = density_matrix(z, centre=self.normalize is None)
         return collision_entropy(rho) if self.order == 2 else spectral_entropy(rho, order=self.order)
 
     def constants(self) -> list[Weight]:
-        """The order, and 1 where the samples are to be centred."""
+        """The order, and 1 to centre the samples."""
         return [self.order, float(self.normalize is None)]

@@ -1,7 +1,7 @@
 """SIGReg: how far the embeddings are from N(0, I), by the characteristic functions of random projections.
 
 A distribution is N(0, I) if and only if its projection on every direction is N(0, 1) (Cramer and Wold). Of all distributions
-with its second moments, N(0, I) has the largest entropy, so that minus the distance is a surrogate of entropy.
+with its second moments, N(0, I) has the largest entropy, so minus the distance from it is a surrogate of entropy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_IN_FLOAT32 = 1e4
 
 
 def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
-    """`sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2` of each column: [..., batch, slices] -> [..., slices]."""
+    """The statistic `sum_k w_k |mean_i exp(i t_k x_i) - phi(t_k)|^2` of each slice: [..., batch, slices] -> [..., slices]."""
     total = torch.zeros_like(x[..., 0, :])
     for t, phi, weight in zip(*quadrature(points, largest, like=x), strict=True):
         error = ((t * x).cos().mean(dim=-2) - phi).square() + (t * x).sin().mean(dim=-2).square()
@@ -36,7 +36,7 @@ def check_slices(name: str, value: int | Tensor | None) -> int | None:
 
 
 def check_draws(name: str, value: object) -> Tensor:
-    """The number of calls as a tensor of int64, which counts them; ValueError unless it is a whole number."""
+    """The number of calls as an int64 tensor, which can be counted up; ValueError unless it is a whole number."""
     counts = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 0
     return cast(Tensor, value) if counts else torch.tensor(check_count(name, value, at_least=0), device="cpu")
 
@@ -46,20 +46,20 @@ class SIGReg(EntropyEstimator):
 
         H(z) = -T,   T = mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt,   phi(t) = exp(-t^2 / 2)
 
-    The mean is over random unit directions a, the slices. It is no entropy in nats and bounds none. T is 0 for N(0, I), about
+    The mean is over random unit directions a, the slices. H is no entropy in nats and bounds none. T is 0 for N(0, I), about
     1.05 / batch for samples of it, .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
     gradient shrinks with the spread, and at the origin it is zero.
 
-    Each call in training draws other slices, the same on every rank: they are a function of `seed` and of the number of calls
+    Each call in training draws new slices, the same on every rank: they are a function of `seed` and of the number of calls
     so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
     in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`.
 
     Args:
-        convention: whose SIGReg this is. "eb_jepa" has no factor, so that its weight suits every batch; "it_losses" is the same
-            with at least two slices for each dimension. "paper", "lejepa" and "lightly" multiply T by the batch,
-            "stable-pretraining" too, and pools the views. Each gives the value of that source, and its weights by default.
-        slices: number of slices; None for that of the convention. A tensor [dim, slices] names their directions, which then
-            stay; the reference implementation runs.
+        convention: the source whose SIGReg and default weights these are. "paper", "lejepa", "lightly" and "stable-pretraining"
+            multiply T by the batch size; the last also pools the views. "eb_jepa" does not, so its weight suits every batch
+            size. "it_losses" is "eb_jepa" with at least two slices for each dimension.
+        slices: number of slices; None for that of the convention. A tensor [dim, slices] fixes their directions; the reference
+            implementation then runs.
         seed: a run with the same seed draws the same slices.
 
     Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1; Epps & Pulley (1983).
@@ -78,7 +78,7 @@ class SIGReg(EntropyEstimator):
     slices: int | None
     #: directions passed by the user, [dim, slices]; None if they are drawn
     directions: Tensor | None
-    #: how many calls drew slices so far, []; set it to a number to go on where another run ended
+    #: how many calls drew slices so far, []; set it to continue where another run ended
     draws: Tensor
 
     def __init__(self, convention: str = "it_losses", *, slices: int | Tensor | None = None, seed: int = 0) -> None:
@@ -92,7 +92,7 @@ class SIGReg(EntropyEstimator):
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(
             f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
-            "phase, and the gradient does not bring it back. Scale the embeddings down, for example by a batch norm."
+            "phase, so the gradient no longer reduces it. Scale the embeddings down, for example by a batch norm."
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -105,17 +105,17 @@ class SIGReg(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The weights of the source, for two views: 1 and 10 without a factor.
+        """The weights of the source for two views; by default 1 and 10.
 
-        Take embeddings of variance v in every direction, in which the views differ by `2 r v` in the mean square (r = 1 for
-        independent views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
+        Let embeddings have variance v in every direction, and the views a squared distance of `2 r v` (r = 1 for independent
+        views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
         `T'(v) = sqrt(2 pi) ((2 + v)^-1.5 - (1 + 2 v)^-1.5)`. With 1 and 10 this is v = .56 for r = 1, and .93 for r = .1.
-        Collapse is left if `2 invariance r < 1.5 entropy`. Where the statistic is multiplied by the batch, so is the entropy.
+        Training leaves collapse if `2 invariance r < 1.5 entropy`. If T is multiplied by the batch size, so is `entropy` here.
         """
         return BoundWeights(*self.numbers.weights)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         convention = self.numbers
         x = z @ self._directions(z)  # [..., batch, slices]
         if z.dtype != torch.float64:
@@ -124,7 +124,7 @@ class SIGReg(EntropyEstimator):
         return -statistic * (z.shape[-2] if convention.times_batch else 1)
 
     def _directions(self, z: Tensor) -> Tensor:
-        """The directions of the next draw, or those that were named: -> [dim, slices]."""
+        """The directions of the next draw, or those of the user: -> [dim, slices]."""
         if self.directions is None:
             (least, per_dim), dim = self._counts(), z.shape[-1]
             return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
@@ -133,18 +133,18 @@ class SIGReg(EntropyEstimator):
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
     def _counts(self) -> tuple[int, int]:
-        """How many slices there are at least, and for each dimension."""
+        """The least number of slices, and the number for each dimension."""
         return (self.numbers.slices, self.numbers.slices_per_dim) if self.slices is None else (self.slices, 0)
 
     def _number(self) -> int | Tensor:
-        # compiled code reads the number at every call, and FakeTensors and transforms of older torch cannot read it here
+        # compiled code must read the number at every call; FakeTensors and transforms of older torch cannot read it here
         if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
-        # item() would call an operator
+        # not item(), which would call an operator
         return cast(int, self.draws.tolist())
 
     def draw(self) -> int | Tensor:
-        """The number of this call; each call in training raises the number of the next."""
+        """The number of this call; a call in training adds 1 for the next."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             self.draws.add_(1)
@@ -157,7 +157,7 @@ class SIGReg(EntropyEstimator):
         return entropy
 
     def constants(self) -> list[Weight]:
-        """The constants of the fused implementation, without the draw; or the named directions."""
+        """The constants without the number of the call, or the user's directions."""
         if self.directions is not None:
             return [self.directions]
         points, largest, _, times_batch, pooled, *_ = self.numbers

@@ -1,7 +1,7 @@
 """Spacings: the entropy of each dimension from the distances of its sorted samples (Vasicek), less a penalty on covariances.
 
-H(Z) <= sum_j H(z_j), with equality for independent dimensions. The marginal entropies do not see dependence, so that a penalty
-has to remove it: at unit variances, 1/4 sum_{i != j} Cov_ij^2 is the difference of a Gaussian up to third order.
+H(Z) <= sum_j H(z_j), with equality for independent dimensions. For a Gaussian of unit variances the two sides differ by the
+penalty 1/4 sum_{i != j} Cov_ij^2, up to third order.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from it_losses.entropy.variance_covariance import covariance_penalty
 
 
 def marginal_entropies(z: Tensor, *, window: int, epsilon: float) -> Tensor:
-    """`mean_i 1/2 log(s_i^2 + epsilon^2)`, `s_i = batch / (2 m) (x_(i+m) - x_(i-m))`: [..., batch, dim] -> [..., dim].
-
-    x are the sorted samples of a dimension, m is the window, and indices end at the first and the last sample.
-    """
+    """The entropy H(z_j) of each dimension, as in Spacings, with m = window: [..., batch, dim] -> [..., dim]."""
     batch = z.shape[-2]
-    # stable, so that equal samples come in one order in every dtype
+    # a stable sort keeps the order of equal samples in every dtype
     x = torch.sort(z, dim=-2, stable=True).values
     first, last = (end.expand(*x.shape[:-2], window, -1) for end in (x[..., :1, :], x[..., -1:, :]))
     above, below = torch.cat((x[..., window:, :], last), dim=-2), torch.cat((first, x[..., :-window, :]), dim=-2)
@@ -33,12 +30,12 @@ def marginal_entropies(z: Tensor, *, window: int, epsilon: float) -> Tensor:
 
 
 def automatic_window(batch: int) -> int:
-    """The square root of the batch, rounded."""
+    """The default window, the rounded square root of the batch."""
     return math.floor(math.sqrt(batch) + 0.5)
 
 
 def check_window(name: str, value: object) -> int | None:
-    """The number of samples; ValueError unless it is None or a whole number above 0."""
+    """The window; ValueError unless it is None or a whole number above 0."""
     return None if value is None else check_count(name, value)
 
 
@@ -54,7 +51,7 @@ class Spacings(EntropyEstimator):
     count as much as independent dimensions, and training keeps only few directions.
 
     Args:
-        covariance_weight: weight of the penalty. 1/4 is that of a Gaussian of unit variances near independence.
+        covariance_weight: weight of the penalty. 1/4 is right for a Gaussian of unit variances near independence.
         window: m, the samples on each side of a spacing; None for the square root of the batch, rounded.
         epsilon: the spacing below which the logarithm levels off, in the unit of z.
 
@@ -83,20 +80,20 @@ class Spacings(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """2.5 for the invariance and 1 for the entropy: a dimension gets unit variance where the views differ by a fifth of it.
+        """2.5 for the invariance and 1 for the entropy: a dimension gets unit variance if the views differ by a fifth of it.
 
-        H(z_j) grows by log c where z_j is multiplied by c, so that `2 * invariance * distance = entropy` at the optimum of
-        uncorrelated dimensions. With a distance of `2 r v` for the variance v it is `v = entropy / (4 r invariance)`.
+        Multiplying z_j by c adds log c to H(z_j). So `2 * invariance * distance = entropy` at the optimum of uncorrelated
+        dimensions. With the distance `2 r v` for the variance v, the optimum is `v = entropy / (4 r invariance)`.
         """
         return BoundWeights(invariance=2.5, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         batch = z.shape[-2]
         window = min(self.window or automatic_window(batch), batch - 1)
         marginal = marginal_entropies(z, window=window, epsilon=self.epsilon).mean(dim=-1)
         return marginal - factor(self.covariance_weight, z) * covariance_penalty(z)
 
     def constants(self) -> list[Weight]:
-        """The weight of the penalty, the window, 0 for the square root of the batch, and the smallest spacing."""
+        """The weight of the penalty, the window (0 for the square root of the batch), and epsilon."""
         return [self.covariance_weight, float(self.window or 0), self.epsilon]

@@ -17,13 +17,13 @@ from it_losses.entropy.base import BoundWeights, EntropyEstimator
 
 
 def variance_hinge(z: Tensor, *, margin: float, epsilon: float) -> Tensor:
-    """`mean_j max(0, margin - sqrt(Var z_j + epsilon))`: [..., batch, dim] -> [...]."""
+    """The hinge `mean_j max(0, margin - sqrt(Var z_j + epsilon))`: [..., batch, dim] -> [...]."""
     std = torch.sqrt(z.var(dim=-2) + epsilon)  # [..., dim]
     return torch.relu(margin - std).mean(dim=-1)
 
 
 def covariance_penalty(z: Tensor) -> Tensor:
-    """`sum_{i != j} Cov(z)_ij^2 / dim`: [..., batch, dim] -> [...]."""
+    """The penalty `sum_{i != j} Cov(z)_ij^2 / dim`: [..., batch, dim] -> [...]."""
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     covariance = centred.mT @ centred / (batch - 1)  # [..., dim, dim]
@@ -75,11 +75,11 @@ class VarianceCovariance(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The invariance has the weight 25, as in VICReg, and the entropy 1, because its two terms have their own weights."""
+        """25 for the invariance, as in VICReg, and 1 for the entropy, because its two terms have their own weights."""
         return BoundWeights(invariance=25.0, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:
-        """[..., batch, dim] -> [...]."""
+        """The entropy: [..., batch, dim] -> [...]."""
         variance = variance_hinge(z, margin=self.margin, epsilon=self.epsilon)
         penalty = covariance_penalty(z)
         return -(factor(self.variance_weight, z) * variance + 2 * factor(self.covariance_weight, z) * penalty)

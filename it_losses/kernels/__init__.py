@@ -1,11 +1,13 @@
-"""Fused implementations of the objectives: value and gradient in closed form, by the cheaper of the matrices N x N and D x D.
+"""Fused implementations of the objectives: the forward pass also computes the gradient, in closed form.
 
-torch_ops    the one op, for eager mode and for compilers
-dispatch     which implementation runs, and which of the two matrices is formed
-self_test    a test of a GPU's operations before their first use
-batch        own samples, and the ranks that share the batch
-vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    the closed forms, a file each
-products     the operations that they are made of, on a CPU and on a GPU
+For N samples of D dimensions they form the cheaper of two matrices, N x N or D x D.
+
+torch_ops    the loss as one operator
+dispatch     the choice of implementation and matrix
+self_test    a test of the GPU operations before their first use
+batch        the samples of this rank, and the ranks that share the batch
+vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    one objective each
+products     the matrix operations that they use, on a CPU and on a GPU
 """
 
 from it_losses.kernels import self_test

@@ -1,4 +1,4 @@
-"""The samples of a batch and the ranks that share it: this rank owns n of N samples, and a process alone owns all of them."""
+"""The samples of a batch and the ranks that share it: this rank owns n of N samples, and a single process owns all N."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class PooledRanks:
 
 
 class Batch:
-    """The samples that this rank owns, one tensor `[groups, n, dim]` a view, and the ranks that share the batch."""
+    """The samples that this rank owns, a tensor `[groups, n, dim]` for each view, and the ranks that share the batch."""
 
     def __init__(self, own: list[Tensor], ranks: Ranks, stacked: Tensor | None = None) -> None:
         self.own, self.ranks = own, ranks
-        #: the samples that this rank owns in all views, [S, n, dim], if `own` are parts of it
+        #: all views in one tensor [S, n, dim], if the tensors in `own` are parts of it
         self._stacked = stacked
         #: N, the samples of all ranks
         self.samples = ranks.samples
@@ -74,7 +74,7 @@ class Batch:
         self.is_whole = rows == ranks.samples
 
     def pooled(self) -> Batch:
-        """All views as one, [groups, n views, dim]: the views of a sample are adjacent rows."""
+        """A batch with all views in one, [groups, n views, dim]: the views of a sample are adjacent rows."""
         return Batch([torch.stack(self.own, dim=2).flatten(1, 2)], PooledRanks(self.ranks, len(self.own)))
 
     def all_samples(self, view: int) -> Tensor:
@@ -82,7 +82,7 @@ class Batch:
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in `count` views, in one tensor [count groups, N, dim] if it exists, or in several."""
+        """The samples of all ranks in `count` views: one tensor [count groups, N, dim] if it exists, or one for each."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]
@@ -95,16 +95,16 @@ class Batch:
 
 
 class Plan(NamedTuple):
-    """The decision: the module of products, and whether the N x N matrix is formed rather than the D x D one."""
+    """The module of products that computes an objective, and whether it forms the N x N or the D x D matrix."""
 
     products: ModuleType
     by_gram: bool
 
 
 class Request(NamedTuple):
-    """The request of a caller: whether to form a gradient, and the factors of its two terms."""
+    """The weights of the two terms of the loss, and whether the caller needs a gradient."""
 
-    #: the distance's gradient is this times `z - z'`, for more views times `2 (z - mean view)`; None: no distance
+    #: the gradient of the distance is this times `z - z'`, or `2 (z - mean view)` for more than two views; None: no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
@@ -118,7 +118,7 @@ class Evaluation(NamedTuple):
     entropy: Tensor
     #: further numbers for logging and warnings: k x []
     parts: tuple[Tensor, ...]
-    #: squared distance between the views of own samples, summed: []
+    #: squared distance between the views, summed over the samples of this rank: []
     distance: Tensor
-    #: gradient of the loss at own samples, [S, n, dim], if it is wanted
+    #: gradient with respect to the samples of this rank, [S, n, dim], if requested
     gradient: Tensor | None

@@ -1,4 +1,4 @@
-"""The one decision of a call: whether a fused implementation runs, on which device, and by which matrix (N x N or D x D)."""
+"""The choices for each call: the fused or the reference implementation, the device, and the matrix (N x N or D x D)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from it_losses.kernels import self_test, vicreg
 from it_losses.kernels.batch import Batch, Plan
 from it_losses.kernels.products import products_named as products_named
 
-#: environment variable that overrides the rule, and its values
+#: environment variable that chooses the implementation, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
 BACKENDS = ("auto", "reference", "fused")
 #: looked up once, because compilers cannot trace the search for a package
@@ -26,17 +26,17 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @functools.cache
 def module_named(name: str) -> ModuleType:
-    """The module of that name in this folder, an entropy in closed form: `evaluate`, `prefers_gram`, and constants."""
+    """The module of that name in this folder, with `evaluate`, `prefers_gram` and the constants of one objective."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
 def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
-    """Which products and which matrix serve a batch of N samples on `world` ranks, on that kind of device."""
+    """The products and the matrix for a batch of `samples` samples on `world` ranks, on that kind of device."""
     return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
 def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms: int) -> bool:
-    """Whether VICReg's terms are summed as its authors sum them: two views of few numbers, in one process, on a CPU."""
+    """Whether VICReg's terms are summed in its authors' order: only for two small views in one process on a CPU."""
     if fused != "vicreg" or normalize is not None or terms < 2 or batch.ranks.world > 1:
         return False
     first = batch.own[0]
@@ -44,9 +44,9 @@ def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms
 
 
 def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> bool:
-    """Whether the fused implementation runs for views like z; otherwise the reference does.
+    """Whether the fused implementation runs for views like z, instead of the reference.
 
-    Only the reference has a derivative by a constant. No constants (None) mean that the fused implementation cannot run.
+    It has no derivative by a constant. So it does not run if a constant is a tensor, nor if `constants` is None.
 
     Raises:
         ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused implementation.
@@ -65,7 +65,7 @@ def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> 
 
 
 def why_not_fused(name: str, z: torch.Tensor) -> str:
-    """The reason, or an empty string where the fused implementation can run. The first call for a GPU tests its kernels."""
+    """The reason why the fused implementation cannot run, or an empty string. The first call for a GPU tests its kernels."""
     reason = unsupported(name, z.dtype, z.device)
     if torch.compiler.is_compiling():
         return reason or self_test.seen_before(z)
@@ -79,11 +79,11 @@ def unsupported(name: str, dtype: torch.dtype, device: torch.device) -> str:
     if device.type not in ("cpu", "cuda"):
         return f"fused implementations run on cpu and cuda, not on {device.type}"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return "torch.func transforms and forward-mode derivatives need an objective made of plain torch operators"
+        return "torch.func transforms and forward-mode derivatives need the reference implementation"
     if dtype not in DTYPES:
         return f"fused implementations take {', '.join(map(str, DTYPES))}, not {dtype}"
     if device.type == "cuda" and dtype == torch.float64:
-        return "on a GPU the fused implementations take no float64"
+        return "on a GPU the fused implementations do not support float64"
     if device.type == "cuda" and not HAS_TRITON:
         return "on a GPU the fused implementations need Triton, which is not installed"
     return ""

@@ -2,9 +2,9 @@
 
     gradient  dH/dz_i = q_i - sum_{k: nn(k) = i} q_k,   q_i = (z_i - z_nn(i)) / (N (rho_i^2 + epsilon^2))
 
-The rounding of a matrix product may exceed the difference between two distances. Few products are therefore formed in float64.
-Many in float32 find the two nearest samples of each row, and direct differences choose between them. Each rank searches for the
-neighbours of its own rows, and the ranks gather the N indices.
+nn(i) is the nearest other sample. A matrix product gives all distances, but its rounding may exceed the difference between two
+distances. So a small product is computed in float64. A large one, in float32, only finds the two nearest samples of each row,
+and direct differences choose between them. Each rank searches for the neighbours of its rows; the ranks gather the N indices.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulated
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = "_pairs"
-#: count of extra results for warnings
+#: number of results for warnings
 PARTS = 0
-#: False: rounding standardised samples would change distances to neighbours
+#: rounding standardised samples would change distances to neighbours
 ROUNDS_SAMPLES = False
-#: samples from which the two smallest distances are searched for in blocks, whose minima take one fast pass
+#: from MANY samples on, two distances are searched for by the minima of blocks of BLOCK, which is faster
 MANY, BLOCK = 1024, 64
-#: up to so many multiplications, float64 products are faster than a search for two candidates
+#: up to this many multiplications, float64 products are faster than a search for two candidates
 SMALL = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Yes: the distances are N x N."""
+    """Always N x N: it holds the distances."""
     return True
 
 
@@ -43,7 +43,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
     logarithms = []
-    # small views in one call: fewer operators
+    # one call for small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         views = batch.samples_of(first, views_at_once)
@@ -62,7 +62,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, scale: float) -> None:
-    """Add `scale (q_i - sum_{k: nn(k) = i} q_k)` to own rows: [stacks, n, dim], [stacks, N, dim], [stacks N]."""
+    """Add `scale (q_i - sum_{k: nn(k) = i} q_k)` to this rank's rows: out [stacks, n, dim], q [stacks, N, dim]."""
     if batch.is_whole:
         out.add_(q, alpha=scale)
     else:
@@ -70,20 +70,20 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, sca
         out.add_(q[:, own], alpha=scale)
         places = neighbours.view(len(q), -1) % batch.samples - own.start
         inside = (places >= 0) & (places < out.shape[1])
-        # a NaN times 0 is NaN, so that every rank sees it
+        # a product and no mask, so that a NaN reaches every rank
         q.mul_(inside[:, :, None])
         neighbours = (places.clamp_(0, out.shape[1] - 1) + _first_rows(out)).flatten()
     out.view(-1, batch.dim).index_add_(0, neighbours, q.view(-1, batch.dim).to(out.dtype), alpha=-scale)
 
 
 def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
-    """The nearest other sample of own rows, as a row of all stacks: [stacks, N, dim] -> [stacks, n]."""
+    """The nearest other sample of each row of this rank, as a row of all stacks: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
     if samples < MANY and stacks * samples**2 * dim <= SMALL:
-        # differences from a sample: products of nearly equal samples have no digits for their distances, even in float64
+        # subtract a sample: products of nearly equal samples would lose the digits of their distances, even in float64
         nearest = _scores(z.double() - z[:, :1], own, products).min(dim=2).indices
         return nearest if stacks == 1 else nearest.add_(_first_rows(z))
-    # distances do not depend on the place, but their rounding does
+    # centring keeps the distances and reduces their rounding
     x = z - z.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=2).square_().unsqueeze(1)
     strips = _strips(own, products.MOST_PAIRS_AT_ONCE // (stacks * samples))
@@ -107,7 +107,7 @@ def _scores(x: Tensor, rows: slice, products: ModuleType, norms: Tensor | None =
 
 
 def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
-    """The nearest of the candidates of own rows, by differences, in blocks: [stacks, n, 2] -> [stacks, n]."""
+    """The nearest candidate for each row of this rank, by direct differences: [stacks, n, 2] -> [stacks, n]."""
     stacks, _, dim = z.shape
     strips = _strips(own, numbers // (2 * stacks * dim))
     found = []
@@ -120,17 +120,17 @@ def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
 
 
 def _strips(own: slice, height: int) -> list[slice]:
-    """Own rows in strips of at most that height."""
+    """The rows of this rank in strips of at most that height."""
     starts = range(own.start, own.stop, max(height, 1))
     return [slice(start, min(start + starts.step, own.stop)) for start in starts]
 
 
 def _two_smallest(scores: Tensor) -> Tensor:
-    """Indices of the two smallest elements of each row, or of the one other sample of two: [..., N] -> [..., 1 or 2]."""
+    """Indices of the two smallest elements of each row, or of the smallest if N is 2: [..., N] -> [..., 1 or 2]."""
     samples = scores.shape[-1]
     if samples % BLOCK or samples < MANY:
         return scores.topk(min(2, samples - 1), largest=False).indices
-    # both are among the elements of the two blocks with the smallest minima
+    # both lie in the two blocks with the smallest minima
     blocks = scores.view(*scores.shape[:-1], -1, BLOCK)
     best = blocks.amin(dim=-1).topk(2, largest=False).indices  # [..., 2]
     elements = blocks.gather(-2, best[..., None].expand(*best.shape, BLOCK)).flatten(-2)  # [..., 2 BLOCK]
@@ -144,6 +144,6 @@ def _rows(z: Tensor, index: Tensor) -> Tensor:
 
 
 def _first_rows(z: Tensor) -> Tensor:
-    """The first row of each stack among those of all stacks: [stacks, N, dim] -> [stacks, 1]."""
+    """The index of the first row of each stack among the rows of all stacks: [stacks, N, dim] -> [stacks, 1]."""
     stacks, samples, _ = z.shape
     return torch.arange(0, stacks * samples, samples, device=z.device)[:, None]

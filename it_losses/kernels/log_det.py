@@ -1,13 +1,13 @@
 """Log-det entropy with its gradient in closed form: H = 1/2 log det A, where A = I + beta/N Zc^T Zc is D x D.
 
-    value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller one is factorized
+    value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller matrix is factorized
     gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
 
-With a scale anchor H is less beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t), C = Zc^T Zc / N, k = min(N - 1, D),
-t = D / k. Its trace is that of either matrix, and its gradient is Zc / N times a number.
+Zc holds the centred samples. A scale anchor subtracts beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t) from H, where
+C = Zc^T Zc / N, k = min(N - 1, D), t = D / k. The gradient of the anchor is a multiple of Zc / N.
 
-The vector of ones is an exact null vector of Zc Zc^T, so its eigenvalue is the smallest of the N x N matrix A. Rounding moves
-it, and A^-1 would amplify that. So A is enlarged along the ones before the factorization, and A^-1 is centred after it.
+The vector of ones is a null vector of Zc Zc^T, so its eigenvalue, 1, is the smallest of the N x N matrix. Rounding changes it,
+and the inverse amplifies the error. So this eigenvalue is increased before the factorization, and the inverse is centred.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = ""
-#: how many numbers warnings need: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
+#: number of results for warnings: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N side is the smaller one: the factorization is repeated on every rank and costs the most."""
+    """Whether the N x N matrix is the smaller one: every rank repeats the factorization, which costs the most."""
     return samples < dim
 
 
@@ -68,23 +68,23 @@ def _second_moments(batch: Batch, plan: Plan, scale: float) -> tuple[Tensor, Any
 
 
 def _half_log_det(matrix: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
-    """1/2 log det A summed over stacks [], the factor of A [S, side, side], and the largest diagonal element of A - I []."""
+    """1/2 log det A summed over stacks [], Cholesky factors [S, side, side], and the largest diagonal element of A - I []."""
     added = _enlarge_along_ones_(matrix) if plan.by_gram else None
     factor, identity, largest = plan.products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if added is not None:
-        # along the ones the eigenvalue of A is 1; enlargement and jitter made it added + identity
+        # the eigenvalue of the ones is 1; enlargement and jitter made it added + identity
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     return value, factor, largest
 
 
 def _target(batch: Batch, beta: float) -> float:
-    """Beta t, where the mean variance is 1."""
+    """Beta t; t is the mean nonzero eigenvalue of C at unit variance."""
     return beta * batch.dim / min(batch.samples - 1, batch.dim)
 
 
 def _anchor(matrix: Tensor, batch: Batch, beta: float) -> Tensor:
-    """The term of the anchor in the summed entropy, by the trace of beta C or of its Gram matrix: [S, ...] -> []."""
+    """The anchor summed over stacks, by the trace of beta C or of beta/N Zc Zc^T: [S, side, side] -> []."""
     target, rank = _target(batch, beta), min(batch.samples - 1, batch.dim)
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * rank / 2 * (math.log1p(target) - target / (1 + target))
@@ -99,14 +99,14 @@ def _centre_(matrix: Tensor) -> Tensor:
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add the mean of the diagonal to the eigenvalue of the ones, so that it is not the smallest: -> what was added [S]."""
+    """Add the mean of the diagonal to the eigenvalue of the ones, so that it is not the smallest. Return that mean [S]."""
     added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((added / matrix.shape[1])[:, None, None])
     return added
 
 
 def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -> Tensor:
-    """Own rows of `H A^-1 H`, A = factor factor^T: [S, N, N] -> [S, n, N]."""
+    """Rows of `H A^-1 H` for this rank, where A = factor factor^T and H centres: [S, N, N] -> [S, n, N]."""
     samples, n = factor.shape[-1], own.stop - own.start
     if 3 * n >= samples:
         return _centre_(products.inverse(factor))[:, own]

@@ -1,10 +1,10 @@
-"""Unit rows or standardised columns before an objective, and their derivative after it.
+"""Normalize samples to unit rows or standardised columns, and differentiate through this step.
 
     rows      u = z / |z|               dL/dz = (g - u <u, g>) / |z|
     columns   u = (z - mean) / std      dL/dz = (g - mean(g) - u mean(u g)) / std,   means over the batch of all ranks
 
-where g = dL/du. "uncentred_columns" keep both means, and std is the root mean square. A norm of zero is replaced by a constant
-without a gradient. A column whose std is within the rounding of its mean is zero and gets no gradient.
+where g = dL/du. "uncentred_columns" subtract neither mean, and std is the root mean square. A norm of zero is replaced by a
+constant without a gradient. A column whose std is within the rounding of its mean becomes zero and gets no gradient.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from it_losses.precision import accumulated, gradient_dtype
 SMALLEST = 1e-12
 #: a column counts as constant up to a standard deviation of ROUNDING times eps times its mean
 ROUNDING = 16
-#: takes the gradient [S, n, dim] with respect to normalized samples to that with respect to the samples, in place
+#: turns the gradient with respect to normalized samples [S, n, dim] into that with respect to the samples, in place
 Derivative = Callable[[Tensor], Tensor]
 
 
 def normalized(batch: Batch, normalization: str, *, rounded: bool) -> tuple[Batch, Derivative]:
-    """The batch of normalized samples, `rounded` to the dtype of the gradient or not, and the derivative of the step."""
+    """The batch of normalized samples, in the dtype of the gradient if `rounded`, and the derivative of normalization."""
     z = torch.cat(batch.own)  # [S, n, dim]
     full = accumulated(z)
     u, derivative = _unit_rows(full) if normalization == "rows" else _columns(full, batch, normalization == "columns")
@@ -40,7 +40,7 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
 
     def derivative(gradient: Tensor) -> Tensor:
         radial = torch.linalg.vecdot(u, gradient.to(u.dtype)).unsqueeze(2)
-        # where the norm was replaced u is z times a constant, so the radial part of the gradient stays
+        # where the norm was replaced, u is z times a constant, so the radial part of the gradient stays
         radial.masked_fill_(norm == SMALLEST, 0)
         return gradient.addcmul_(u, radial, value=-1).div_(norm)
 
@@ -62,7 +62,7 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
         mean, remainder, radial = ranks.summed(sums) / samples
         if not centre:
             return gradient.addcmul_(u, radial, value=-1).div_(std)
-        # rounding leaves u a small mean, which would shift all samples alike
+        # rounding leaves a small mean in u, which would shift all gradients equally
         mean.addcmul_(remainder, radial, value=-1)
         return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 

@@ -3,8 +3,8 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
-With several s, H and rate * W are averaged. Own rows of W need own rows of e and the r of all samples. Where views are pooled,
-N is the number of their rows together. The quadratic entropy has the mean of r in the place of each r_i.
+s is the bandwidth, and c depends on the divergence. With several s, H and rate * W are averaged. For its rows of W a rank needs
+its rows of e and all r_i. If views are pooled, N counts the rows of all views. The quadratic entropy replaces r_i by its mean.
 """
 
 from __future__ import annotations
@@ -18,40 +18,41 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = "_pairs"
-#: how many numbers warnings need: the smallest `-mean_i log mean_j e_ij` of all views, groups and s, divided by log N
+#: number of results for warnings: the smallest `-mean_i log mean_j e_ij` of all views, groups and s, divided by log N
 PARTS = 1
-#: pairs that do not count: those of all rows of an image
+#: value of `excluded` that leaves out all pairs within an image
 OF_AN_IMAGE = 2
 
 
 class Mixture(NamedTuple):
-    """The components around the samples, and the pairs of them that count."""
+    """A mixture with a Gaussian around each sample, and the pairs that its entropy counts."""
 
     #: c of `exp(-|z_i - z_j|^2 / (c s^2))`
     factor: float
-    #: `c s^2` is twice that fraction of the total variance where there is no s
+    #: without an s, `c s^2` is twice this fraction of the total variance
     spread_fraction: float
     bandwidths: Sequence[float]
-    #: bytes for pairs
+    #: bytes for kept pairs
     memory: float
-    #: which pairs do not count: none (0), those of a row and itself (1), or those of all rows of an image (2)
+    #: pairs that are left out: none (0), each row with itself (1), or all pairs within an image (2)
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
     component: float | None
-    #: r under the logarithm and in the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
+    #: gives the r of the logarithm and of the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Distances between samples are N x N."""
+    """Always N x N: it holds the distances."""
     return True
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: c, spread_fraction, bytes for pairs, whether views are pooled, which pairs do not count,
-    and the s; no s means that it follows the batch.
+    """Entropy and gradient; constants: c, spread_fraction, memory, whether views are pooled, `excluded`, and the s.
+
+    Without an s, the bandwidth follows the batch.
     """
     factor, spread_fraction, memory, pool_views, excluded, *bandwidths = constants
     component = 2 * math.pi * math.e / factor
@@ -78,14 +79,14 @@ def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Reques
 def _entropy(
     batch: Batch, plan: Plan, mixture: Mixture, request: Request, gradient: Tensor | None, *, image_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean entropy [], and of its parts with a gradient the smallest over log N []; adds their gradient to that of the loss."""
+    """Mean entropy [], and the smallest `-mean_i log mean_j e_ij` over log N []. Add the gradient to `gradient`."""
     products, groups = plan.products, batch.groups
     left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
     counted = batch.samples - left_out if mixture.excluded else batch.samples
-    # e_ii
+    # the term e_ii
     itself = 0.0 if mixture.excluded else 1.0
     logarithms, components = [], []
-    # small views in one call: fewer operators
+    # one call for small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         x = products.centred(batch.samples_of(first, views_at_once))  # [stacks, N, dim]
@@ -100,9 +101,9 @@ def _entropy(
             weights = sums.reciprocal_().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
             own = gradient[first * groups : (first + views_at_once) * groups] if views_at_once < len(batch.own) else gradient
             products.add_pair_gradient_(own, pairs, weights)
-        # the pairs of one view are freed before those of the next are formed
+        # one view's pairs are freed before the next view's pairs are formed
         del pairs
-    logarithm = logarithms[0] if len(logarithms) == 1 else torch.cat(logarithms, dim=1)  # N times that of r, [K, stacks]
+    logarithm = logarithms[0] if len(logarithms) == 1 else torch.cat(logarithms, dim=1)  # sum of log r, [K, stacks]
     rows = sums.shape[2]
     limit = math.log(batch.samples)
     part = torch.rsub(logarithm.amax(), math.log(counted) / limit, alpha=1 / (rows * limit))
@@ -111,15 +112,15 @@ def _entropy(
 
 
 def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
-    """`1 / (c s^2)`, a number if there is one s: centred samples [groups, N, dim] -> [K, groups], in the dtype of sums."""
+    """`1 / (c s^2)`, a number if there is one s: centred samples [groups, N, dim] -> [K, groups], not in half precision."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if len(mixture.bandwidths) == 1:
         return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)
     if mixture.bandwidths:
         return torch.stack([x.new_full((len(x),), 1 / (mixture.factor * s * s), dtype=dtype) for s in mixture.bandwidths])
-    # row by row: one running sum of all would lose two digits, and every exponent with them
+    # summed row by row: one running sum of all numbers would lose two digits
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
-    # at exact collapse every distance is 0, and any positive scale gives a spread of 0
+    # at exact collapse every distance is 0, and any positive scale gives e_ij = 1
     scale: Tensor = 2 * mixture.spread_fraction * spread
     return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5).reciprocal_()[None]
 

@@ -23,8 +23,9 @@ FACTOR = 4.0
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: spread_fraction, bytes for pairs, 1 to leave out (i, i), 1 for the entropy of one
-    component, and the s; no s means that it follows the batch.
+    """Entropy and gradient; constants: spread_fraction, memory, 1 to leave out (i, i), 1 to add the component entropy, the s.
+
+    Without an s, the bandwidth follows the batch.
     """
     spread_fraction, memory, excluded, nats, *bandwidths = constants
     component = math.pi if nats else None

@@ -6,7 +6,7 @@
     gradient    dH/dZ = 2 / tr K (Z M - c Z),   M = dH/d rho,   c = tr(rho M),   K = Z^T Z, D x D
                       = 2 / tr K (M Z - c Z),                                    K = Z Z^T, N x N
 
-A zero eigenvalue belongs to a direction in which Z has no component, so its slope is bounded without changing the gradient.
+The slope dH/dp may be infinite at p = 0, so it is bounded. This leaves dH/dZ unchanged, because Z is zero in that direction.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = ""
-#: there are no numbers for warnings beside the entropy
+#: number of results for warnings
 PARTS = 0
-#: eigenvalues of a matrix of trace 1 that are smaller, in units of eps, are rounding
+#: eigenvalues below ROUNDING * eps of a matrix of trace 1 are rounding errors
 ROUNDING = 8
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N side is the smaller one."""
+    """Whether the N x N matrix is the smaller one."""
     return samples < dim
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: the order, and 1 where the samples are to be centred."""
+    """Entropy and gradient; constants: the order, and 1 to centre the samples."""
     order, centre = constants
     products, by_gram = plan.products, plan.by_gram
     rho, trace, centred = _density(batch, plan, bool(centre))
@@ -54,21 +54,21 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, Any]:
-    """Own rows of rho [S, n, N], or rho [S, dim, dim]; tr K [S]; and Zc."""
+    """Rows of rho for this rank [S, n, N], or rho [S, dim, dim]; tr K [S]; and the samples."""
     if plan.by_gram:
         matrix, _, centred = plan.products.gram(batch, centre=centre)
         trace = batch.ranks.summed(matrix[:, :, batch.ranks.own].diagonal(dim1=1, dim2=2).sum(dim=1))
     else:
         matrix, _, centred = plan.products.covariance(batch, centre=centre)
         trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
-    # at collapse rho is zero
+    # a positive divisor makes rho zero at collapse
     trace = trace.clamp_min(torch.finfo(trace.dtype).tiny ** 0.5)
     return matrix.div_(trace[:, None, None]), trace, centred
 
 
 def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of order 2 [S], own rows of M, and c [S]."""
-    # row by row: one running sum of all would lose digits
+    """H of order 2 [S], this rank's rows of M, and c [S]."""
+    # summed row by row: one running sum of all numbers would lose digits
     purity = torch.linalg.vector_norm(rho, dim=2).square_().sum(dim=1)
     if by_gram:
         purity = batch.ranks.summed(purity)
@@ -77,10 +77,10 @@ def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor
 
 
 def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """For any order: H [S], own rows of M, c [S]."""
+    """H of any order [S], this rank's rows of M, and c [S]."""
     if by_gram:
         rho = batch.gathered_rows(rho)
-    # LAPACK refuses NaN, so add it afterwards
+    # LAPACK refuses NaN, so it is added to p afterwards
     p, vectors = torch.linalg.eigh(rho.nan_to_num())
     p = p + (rho - rho).diagonal(dim1=1, dim2=2)
     entropies, slopes, level = _of_spectrum(p, order)
@@ -89,7 +89,7 @@ def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[T
 
 
 def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
-    """H [S]; dH/dp [S, side], less the 1 of order 1, which cancels; and c [S]."""
+    """H [S]; dH/dp [S, side], for order 1 without its term -1, which cancels; and c [S]."""
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         surprise = bounded.log().neg_()

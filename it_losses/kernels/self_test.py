@@ -1,7 +1,7 @@
-"""The self-test of a GPU's products: they are compared with a CPU's before their first use, on a small input of whole numbers.
+"""The self-test of the GPU operations (products): it compares them with a CPU's on small whole numbers before their first use.
 
 Sums and products of small whole numbers are exact in every dtype, so a difference beyond the rounding of a result is a fault.
-Products that fail are not used again in this process: the reference implementation runs in their place.
+Operations that fail are not used again in this process: the reference implementation runs in their place.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from it_losses.kernels.products import products_named
 #: environment variable that turns a failure into an error, or the self-test off
 VARIABLE = "IT_LOSSES_SELF_TEST"
 MODES = ("auto", "off", "error")
-#: shapes of the input: a few tiles and chunks, and a remainder
+#: shape of the input: a few full tiles and chunks, and a remainder
 ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
-#: error allowed in results that are exact, that are made of fast logarithms, and that are rounded to the views' dtype (or TF32)
+#: largest error of results that are exact, that use fast logarithms, and that are rounded to the views' dtype (or TF32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
-#: the draw of random directions: its key needs all 32 bits
+#: number of the draw of random directions, whose key needs all 32 bits
 DRAW = 3
 
 #: products that passed, for each kind of shape; and the fault of those that failed
@@ -37,10 +37,10 @@ def failure(products: str, z: Tensor) -> str:
     """The fault of the GPU products of that name for views like z; empty if they passed or cannot be tested now.
 
     Raises:
-        RuntimeError: they fail, and IT_LOSSES_SELF_TEST is "error". ValueError: another unknown value of it.
+        RuntimeError: the test fails and IT_LOSSES_SELF_TEST is "error". ValueError: an unknown value of that variable.
     """
     use = products, z.device, z.dtype
-    # compilers of kernels distinguish sizes that are multiples of 16
+    # Triton compiles other kernels for multiples of 16
     kind = *use, z.shape[0] % 16 == 0, z.shape[-1] % 16 == 0
     if kind in _passed:
         return ""
@@ -50,7 +50,7 @@ def failure(products: str, z: Tensor) -> str:
         return ""
     try:
         rows, dim = ROWS[products] - 7 * (not kind[3]), DIM - 7 * (not kind[4])
-        # unit vectors of half precision are multiplied in float32
+        # float32 too: unit vectors of half precision are multiplied in it
         dtypes = dict.fromkeys((z.dtype, torch.float32))
         seen = next(filter(None, [fault(products, z.device, dtype, rows=rows, dim=dim) for dtype in dtypes]), "")
     except torch.OutOfMemoryError:
@@ -98,7 +98,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
 
 
 class _Draw:
-    """Two views of two groups, and the matrices that they are multiplied with: whole numbers from -3 to 3."""
+    """Random input of small whole numbers: two views of two groups, and the matrices that multiply them."""
 
     def __init__(self, generator: torch.Generator, rows: int, dim: int) -> None:
         def whole(*shape: int) -> Tensor:
@@ -112,7 +112,7 @@ class _Draw:
         self.weights = (4 + whole(2, 2, rows)) / 8
 
     def results(self, kind: str, products: ModuleType, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Result by name, of these products of the views in that dtype."""
+        """The results of these products by name, for the views in that dtype."""
         views = self.views.to(device, dtype).movedim(0, 1)  # [groups, rows, views, dim]
         batch = Batch(list(views.unbind(2)), SingleRank(len(self.views)))
         measured = {"": self._samples, "_pairs": self._pairs, "_slices": self._slices}

@@ -2,7 +2,7 @@
 
     gradient  dT/dx_i = 2/N d/dx_i sum_k w_k (Re e_k cos t_k x_i + Im e_k sin t_k x_i),  x = a^T z,  dT/dz_i = mean_a a dT/dx_i
 
-On a CPU only a block of slices at a time has its cosines and sines in memory, where they serve the value and the gradient.
+Slices are the projections x on random directions a. A CPU keeps the waves (cosines and sines) of one block of slices at a time.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = "_slices"
-#: how many numbers warnings need: the largest projection on this rank
+#: number of results for warnings: the largest projection on this rank
 PARTS = 1
-#: over ranks, the waves of a block: many, for few messages
+#: on several ranks, numbers in a block of waves: large blocks need few messages
 MOST_OVER_RANKS = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """No matrix of either side is formed."""
+    """Always False: neither matrix is formed."""
     return False
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient.
 
-    The constants are: the least number of slices, slices for each dimension, points, the largest t, 1 for a factor N, 1 for
-    pooled views, seed, and number of the draw.
+    The constants are: the least number of slices, slices for each dimension, points, the largest t, 1 to multiply T by N,
+    1 to pool views, seed, and number of the draw.
     """
     least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
     slices = int(max(least, per_dim * batch.dim))
@@ -71,14 +71,14 @@ class Rule(NamedTuple):
 
 
 def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, plan: Plan) -> int:
-    """The slices of a block: a number on which all ranks agree, whatever rows they own."""
+    """The number of slices in a block, the same on all ranks, whatever rows they own."""
     numbers: int = max(plan.products.MOST_WAVES_AT_ONCE, 0 if batch.ranks.world == 1 else MOST_OVER_RANKS)
     each = 2 * len(rule.knots) * len(x) * -(-rule.samples // batch.ranks.world)
     return max(numbers // each, 1)
 
 
 def _statistic_(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
-    """The sum of T over a block of slices []; if wanted, overwrites their x with N/2 dT/dx."""
+    """The sum of T over a block of slices []. If `needs_gradient`, overwrite their x with N/2 dT/dx."""
     error = batch.ranks.summed(sums) / rule.samples  # Re e, Im e: [S, slices, 2, K]
     error[:, :, 0].sub_(rule.phi)
     weighted = error * rule.weights

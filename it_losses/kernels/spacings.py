@@ -1,10 +1,10 @@
-"""Marginal entropies of sorted samples with their gradient in closed form, beside the penalty of `vicreg`.
+"""Marginal entropies of sorted samples plus the penalty of `vicreg`, with their closed-form gradient.
 
     value     H = mean over dimensions of mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = N / (2 m) (x_(i+m) - x_(i-m))
-    gradient  dH/ds_i goes to the sample at i + m, and minus it to the one at i - m; indices end at the first and the last
+    gradient  N / (2 m) dH/ds_i is added at i + m and subtracted at i - m; indices are clamped to the first and last sample
 
-Each rank sorts its share of the columns, over all samples. The samples are gathered (N D numbers), and the gradients of the
-columns are summed over the ranks (2 N D numbers). An all-to-all would send fewer.
+Each rank sorts some columns of all samples. The ranks gather the samples (N D numbers) and all-reduce the gradients of the
+columns (2 N D numbers). An all-to-all would send fewer.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from it_losses.kernels import vicreg
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = vicreg.PRODUCTS
-#: count of extra results for warnings
+#: number of results for warnings
 PARTS = 0
-#: False: rounding standardised samples would change distances to neighbours
+#: rounding standardised samples would change distances to neighbours
 ROUNDS_SAMPLES = False
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the penalty is cheaper on the N x N side."""
+    """Whether the penalty is cheaper with the N x N matrix."""
     return vicreg.prefers_gram(samples, dim, world)
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: covariance_weight, window, 0 for the square root of N, and epsilon."""
+    """Entropy and gradient; constants: covariance_weight, window (0 for sqrt(N)), and epsilon."""
     covariance_weight, window, epsilon = constants
     # the variance term gets no weight, and the penalty half of its weight because vicreg doubles it
     penalty = vicreg.evaluate(batch, plan, (0.0, covariance_weight / 2, 1.0, 1.0), request)
     m = min(int(window) or math.floor(math.sqrt(batch.samples) + 0.5), batch.samples - 1)
     own = batch.ranks.own
-    # the columns of this rank, in proportion to its samples
+    # this rank sorts columns in proportion to its samples
     cols = slice(own.start * batch.dim // batch.samples, own.stop * batch.dim // batch.samples)
     z = torch.cat([batch.all_samples(view)[:, :, cols] for view in range(len(batch.own))])
     x, order = z.mT.to(accumulation_dtype(z.dtype)).contiguous().sort(stable=True)  # [S, cols, N]
@@ -72,7 +72,7 @@ def _spacings(x: Tensor, m: int, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _own_rows(columns: Tensor, cols: slice, batch: Batch) -> Tensor:
-    """Own rows of the matrix whose columns lie on the ranks: [S, N, cols] -> [S, n, dim]."""
+    """The rows of this rank, from the columns that each rank holds: [S, N, cols] -> [S, n, dim]."""
     if batch.is_whole:
         return columns
     everything = columns.new_zeros(len(columns), batch.samples, batch.dim)

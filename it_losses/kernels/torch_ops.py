@@ -1,8 +1,7 @@
-"""The one op: `weights[0] * invariance - weights[1] * entropy`, its terms and its gradient, formed in the forward pass.
+"""The loss `weights[0] * invariance - weights[1] * entropy` as one operator, whose forward pass also forms the gradient.
 
-The backward pass multiplies the gradient by the upstream gradient and rounds it to the dtype of the views. Eager mode calls an
-autograd function. Compilers see an op of torch.library, which would add 100 us to each eager call. Both share `evaluate` and
-`_gradients`.
+The backward pass multiplies this gradient by the upstream gradient and rounds it to the dtype of the views. Eager mode calls an
+autograd function. Compilers see an op of torch.library, which would add 100 us to each eager call.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision, gradient_dtype
 
-#: no group ("" names that of all ranks): take the loss of the samples of this process
+#: the name of no group: take the loss of this process alone ("" names the group of all ranks)
 NO_GROUP = "-"
 
 
@@ -39,10 +38,10 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
-    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group, and with one weight
-    `-weights[0] * entropy`, with 0 for the invariance. `fused` names a module of this folder; "" leaves the entropy out. Both
-    terms are those of normalized views. `reduction` is what the training loop does with the gradients of the ranks, "mean" or
-    "sum". `draw` is the number of this draw, for an entropy that draws random numbers; it becomes its last constant.
+    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. With one weight it is
+    `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder; "" leaves the entropy out. Both
+    terms are computed from normalized views. `reduction` is how the training loop combines the gradients of the ranks, "mean"
+    or "sum". `draw` numbers the calls of an entropy that draws random numbers, and becomes its last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
     arguments = fused, list(constants), list(weights), normalize, likelihood, group, reduction
@@ -72,7 +71,7 @@ def evaluate(
     """Loss [], terms [2 + k] and, if `gradient`, the gradient [V groups, n, dim] in `gradient_dtype`, else empty."""
     if draw is not None:
         constants = [*constants, float(draw)]
-    # kernels are launched on the current device, which need not be that of the views
+    # kernels are launched on the current device, which may not be the views' device
     device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
     with full_precision(views[0]), device:
         objective = (fused, *constants, *weights, normalize, likelihood)
@@ -80,11 +79,11 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if dispatch.takes_published_order(fused, batch, normalize, len(weights)):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        # standardised columns sum the gradients of all ranks, so a rank that needs no gradient forms its own too
+        # standardised columns sum the gradients of all ranks, so a rank that needs no gradient still forms one
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            # unit vectors stay in float32: rounding would grow with the root of the batch when the radial part is removed
+            # unit vectors stay in float32: removing the radial part would enlarge their rounding by the root of the batch
             may_round = not fused or getattr(dispatch.module_named(fused), "ROUNDS_SAMPLES", True)
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
@@ -93,7 +92,7 @@ def evaluate(
         if formed is None or not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
-            # DDP and FSDP divide the sum of the ranks' gradients by their number
+            # DDP and FSDP divide the sum of the gradients by the number of ranks
             formed.mul_(ranks.world)
         return loss, terms, formed
 
@@ -101,7 +100,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    # the mean over pairs of views, groups and samples; of a Gaussian, over dimensions too
+    # the invariance is a mean over pairs of views, groups and samples; of a Gaussian, over dimensions too
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
@@ -128,27 +127,27 @@ def _result(fused: str, batch: Batch, constants: Sequence[float], request: Reque
 
 
 def _grouped(z: Tensor) -> Tensor:
-    """`[n, ..., dim] -> [groups, n, dim]`."""
+    """Put groups first: [n, ..., dim] -> [groups, n, dim]."""
     return z.unsqueeze(0) if z.ndim == 2 else z.flatten(1, -2).movedim(1, 0)
 
 
 def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.set_materialize_grads(False)
     ctx.dtype, ctx.shape = view.dtype, view.shape
-    # saved as an output, so that a second derivative comes back to this node, which raises
+    # saved as an output, so that a second derivative reaches this node, which raises an error
     ctx.save_for_backward(gradient)
 
 
 def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, overwrite: bool = False) -> list[Tensor | None]:
-    """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved one."""
+    """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved gradient."""
     if of_gradient is not None:
         raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference.")
     (gradient,) = ctx.saved_tensors
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # times the upstream gradient, a loss scale, before it is rounded: in float16 it alone would underflow
-    # in place only if `to` copies nothing: where a copy fails, a second try would multiply twice
+    # multiply by the upstream gradient, which has the loss scale, before rounding: float16 could underflow without it
+    # multiply in place only if `to` copies nothing: if a copy failed, a second try would multiply twice
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
@@ -162,7 +161,7 @@ def _is_last_read(upstream: Tensor | None) -> bool:
         is_batch = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(upstream)
         return not (is_batch or torch._C._autograd._get_current_graph_task_keep_graph())
     except AttributeError:
-        return False  # a torch that does not tell
+        return False  # this torch cannot tell
 
 
 class _Evaluate(torch.autograd.Function):

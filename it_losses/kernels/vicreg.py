@@ -5,7 +5,7 @@
               2 (|G|^2 - sum_d var_d^2) / dim,        G = Zc Zc^T / (N-1), N x N, the same number
     gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;    d penalty / dZ = 8 / ((N-1) dim) (G Zc - Zc var)
 
-Both are averaged over views: the penalty of two views is the sum of their covariance terms, as in the authors' code.
+Both are averaged over views. With the factor 2, two views add their covariance terms, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: its products are in products/<device><PRODUCTS>.py
+#: suffix of the file in products/
 PRODUCTS = ""
 #: terms logged besides the entropy: hinge and penalty
 PARTS = 2
-#: in views of at most so many numbers we sum in the authors' order, and agree to the last bit
+#: views of at most this many numbers are summed in the authors' order, to agree to the last bit
 TINY = 2048
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N side is cheaper: over ranks it sends 2 N dim numbers or dim^2, in one process the products count."""
+    """Whether N x N is cheaper: ranks then send N dim numbers instead of 2 dim^2; in one process the products decide."""
     return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
 
 
@@ -48,9 +48,9 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         return Evaluation(entropy, (hinge, penalty), distance, None)
     scale = request.entropy_weight / (batch.dim * batch.stacks)
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
-    # 1 where the hinge acts and 0 elsewhere; a NaN comes back with the division by std
+    # 1 where the hinge is active, else 0; the division by std restores a NaN
     acting = gap.sign_()
-    # the slope is apart: on the diagonal of `right` this large term would round away the small ones
+    # the slope is not on the diagonal of `right`, where this large term would round away small ones
     if plan.by_gram:
         factors = {"left": matrix, "slope": squares.mul_(-of_penalty).addcdiv_(acting, std, value=-of_hinge)}
     else:
@@ -68,7 +68,7 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
         total.sub_(products.squared_norm(squares))
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)
-        # set to zero: if the samples are decorrelated, subtracting its squares from the sum would lose all digits
+        # set to zero first: for decorrelated samples, subtracting its squares from the sum would lose all digits
         matrix.diagonal(dim1=1, dim2=2).zero_()
         total = products.squared_norm(matrix)
     return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
@@ -95,7 +95,7 @@ def evaluate_tiny(
         std = variance.add_(epsilon).sqrt_()
         gap = torch.relu(margin - std)
         covariance = torch.mm(zc.T, zc).div_(batch - 1)
-        # rows of dim + 1 elements, from the second element on: dim off the diagonal, then one on it
+        # from the second element on, each row of dim + 1 has dim elements off the diagonal, then one on it
         off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
         hinges.append(gap.mean())
         penalties.append(off_diagonal.square().sum().div_(dim))

@@ -16,14 +16,14 @@ class LeastSquaresHead(NamedTuple):
 
     #: W of the prediction `z @ W`: [dim, outputs]
     weight: Tensor
-    #: `|P_Z Y|_F`, the norm of the residual on the samples it was fitted to: []
+    #: `|P_Z Y|_F`, the norm of the residual on the training samples: []
     residual: Tensor
     #: rank of the features; `|P_Z|_F^2 = n - rank`: []
     rank: Tensor
 
 
 class GeneralizationBound(NamedTuple):
-    """The terms of Theorem 3, float64 scalars in the unit of the targets. Terms that were not given are 0."""
+    """The terms of Theorem 3, float64 scalars; symbols as in `generalization_bound`. Terms that were not given are 0."""
 
     #: `1/m sum |f(x+) - f(x++)|`
     invariance: Tensor
@@ -58,21 +58,21 @@ def generalization_bound(
     rademacher_complexity: float = 0.0,
     confidence: float = 0.0,
 ) -> GeneralizationBound:
-    """Bound on `E |z W - y|` of the least-squares head W, term by term.
+    """The bound on the test loss `E |z W - y|` of the least-squares head W, term by term.
 
         1/m sum |f(x+) - f(x++)| + 2/sqrt(m) |P_Zbar Ybar|_F + 1/sqrt(n) |P_Z Y|_F + 2 R_m(F)/sqrt(m) + Q_{m,n}
 
-    Features are not centred. The first term has the scale of f and the others that of the targets, so fix the scale of f before
-    you compare models. R_m and Q cannot be computed from one model. You pass them (`empirical_rademacher` gives R_m of a finite
-    set of models); they default to 0, so that `core` is the measured part.
+    f(x+) and f(x++) are features of two views, and `P_Z = I - Z (Z^T Z)^+ Z^T`. Features are not centred. The first term has
+    the scale of f and the others that of the targets, so fix the scale of f before you compare models. R_m and Q cannot be
+    computed from one model. You pass them (`empirical_rademacher` gives R_m of a finite set of models); they default to 0.
 
     Args:
         z: features of the labelled samples, [n, dim].
         targets: their targets, one-hot for classes, [n, outputs].
         unlabelled_z: features of one view of the unlabelled samples, [m, dim]; Zbar.
         unlabelled_z_other: features of the other view, [m, dim].
-        unlabelled_targets: Ybar, [m, outputs], unknown to the learner; known labels replace it.
-        rademacher_complexity: R_m(F), normalised: `E sup_f 1/sqrt(m) sum_i xi_i |f(x_i+) - f(x_i++)|`.
+        unlabelled_targets: Ybar, the true targets of the unlabelled samples, [m, outputs].
+        rademacher_complexity: R_m(F), normalised: `E sup_f 1/sqrt(m) sum_i xi_i |f(x_i+) - f(x_i++)|`, xi random signs.
         confidence: Q_{m,n}, of order sqrt(log(1/delta) / m) + sqrt(log(1/delta) / n).
 
     Source: Theorem 3 of arXiv 2303.00633.
@@ -128,10 +128,11 @@ def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tenso
 
 @torch.no_grad()
 def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: torch.Generator | None = None) -> Tensor:
-    """`E_xi max_f 1/sqrt(m) sum_i xi_i distance_{f,i}`, xi random signs: [functions, m] -> [].
+    """Monte Carlo estimate of R_m for a finite set of models f: [functions, m] -> [].
 
-    It is R_m of a finite set of models from their `|f(x_i+) - f(x_i++)|`, by Monte Carlo; 0 for one model. It underestimates
-    R_m of the class from which the models were taken. Source: the definition in arXiv 2303.00633.
+        E_xi max_f 1/sqrt(m) sum_i xi_i distance_{f,i},   distance_{f,i} = |f(x_i+) - f(x_i++)|,   xi random signs
+
+    It underestimates R_m of the class from which the models were taken. Source: arXiv 2303.00633.
     """
     distances = check_matrix("distances", distances).double()
     draws = check_count("draws", draws)
@@ -148,6 +149,6 @@ def _check_targets(z: Tensor, targets: Tensor) -> None:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    """[batch, outputs] -> [batch]."""
+    """The norm of each row."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return norms

@@ -1,4 +1,4 @@
-"""E log q(z | z') of a Gaussian decoder, with three estimates of the covariances in it, and of unit vectors."""
+"""E log q(z | z') of a Gaussian decoder, three estimates of its covariances, and E log q(z | z') of unit vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def expected_log_likelihood(
 
         -dim/2 log 2 pi - 1/2 log|R| - 1/2 (m - m')^T R^-1 (m - m') - 1/2 tr(R^-1 (S + S'))
 
-    VICReg keeps the distance of the means and drops the rest. The paper (arXiv 2303.00633) prints a looser form,
+    VICReg keeps the distance of the means and drops the rest. The paper (arXiv 2303.00633) prints a looser version,
     `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`.
 
     Args:
@@ -46,10 +46,10 @@ def expected_log_likelihood(
 def hutchinson_trace(
     network: Network, x: Tensor, noise_std: float, *, probes: int = 8, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch].
+    """Estimate of `tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch].
 
-    Each probe costs one forward derivative, and no Jacobian is formed. The estimate is unbiased, and exact with one probe if
-    `J^T J` is diagonal. Source: Hutchinson (1989), with forward derivatives.
+    Each probe costs one forward-mode derivative, and the Jacobian J is not formed. The estimate is unbiased, and exact with one
+    probe if `J^T J` is diagonal. Source: Hutchinson (1989), with forward-mode derivatives.
     """
     check_not_negative("noise_std", noise_std)
     check_count("probes", probes)
@@ -62,7 +62,7 @@ def hutchinson_trace(
 
 @torch.no_grad()
 def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ridge: float) -> Tensor:
-    """`1/2 log det(noise_std^2 J J^T + ridge I)` in nats: [batch, *input] -> [batch].
+    """`1/2 log det(noise_std^2 J J^T + ridge I)` in nats, J the Jacobian: [batch, *input] -> [batch].
 
     The ridge is needed, because `J J^T` is singular if dim exceeds the rank of J.
     """
@@ -97,7 +97,7 @@ def von_mises_fisher_log_constant(concentration: float, dim: int) -> float:
     Source: Mardia & Jupp, Directional Statistics (2000), equation 9.3.4; Abramowitz & Stegun, 9.6.10.
     """
     kappa, order = check_positive("concentration", concentration), check_count("dim", dim) / 2 - 1
-    # terms grow up to m = k/2 and fall faster than geometrically from m = k on
+    # terms grow up to m = k/2 and fall faster than geometrically from m = k on, so these suffice
     m = torch.arange(math.ceil(kappa) + 100, dtype=torch.float64)
     terms = (2 * m + order) * math.log(kappa / 2) - torch.lgamma(m + 1) - torch.lgamma(m + order + 1)
     return order * math.log(kappa) - dim / 2 * math.log(2 * math.pi) - float(terms.logsumexp(dim=0))

@@ -81,8 +81,8 @@ def output_normality(
 ) -> Tensor:
     """p-values of the output's coordinates over noisy copies of each input: [batch, *input] -> [batch, dim].
 
-    For noise within one linear region, Theorem 1 predicts a Gaussian output, hence uniform p-values with mean 1/2. Beyond it
-    they are smaller. Average with `nanmean`: a unit that is never active is constant.
+    For noise within one linear region, Theorem 1 predicts a Gaussian output, hence uniform p-values with mean 1/2. For larger
+    noise they are smaller. Average with `nanmean`: a unit that is never active is constant.
 
     Source: Figure 1, left, of arXiv 2303.00633, with 512 copies of each test image at the penultimate layer.
     """

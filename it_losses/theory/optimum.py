@@ -9,9 +9,11 @@ from it_losses.checks import check_count, check_positive
 
 
 def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Tensor) -> Tensor:
-    """`sum_i log(|S_Z| / (|S(x_i)||S(x'_i)|))` in nats: [dim, dim], 2 x [images, dim, dim] -> [].
+    """The objective of Theorem 2 in nats: [dim, dim], 2 x [images, dim, dim] -> [].
 
-    Source: the objective of Theorem 2 of arXiv 2303.00633.
+        sum_i log(|S_Z| / (|S(x_i)||S(x'_i)|))
+
+    Source: arXiv 2303.00633.
     """
     return (_log_det(covariance) - _log_det(conditional) - _log_det(other_conditional)).sum()
 
@@ -66,26 +68,26 @@ def _clamped(matrix: Tensor, smallest: float, largest: float) -> Tensor:
 
 
 def distance_from_diagonal(covariance: Tensor) -> Tensor:
-    """`|S - diag S|_F / |S|_F`, 0 for a diagonal matrix: [..., dim, dim] -> [...]. Source: Figure 3."""
+    """Distance from a diagonal matrix, `|S - diag S|_F / |S|_F`: [..., dim, dim] -> [...]. Source: Figure 3."""
     off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
     distance: Tensor = torch.linalg.matrix_norm(off_diagonal) / torch.linalg.matrix_norm(covariance)
     return distance
 
 
 def hadamard_gap(covariance: Tensor) -> Tensor:
-    """`1/2 (sum_j log S_jj - log|S|)` in nats, never negative, 0 only for a diagonal S: [..., dim, dim] -> [...].
+    """Gap of Hadamard's inequality, `1/2 (sum_j log S_jj - log|S|)` in nats: [..., dim, dim] -> [...].
 
-    This is Hadamard's inequality. For a Gaussian it is the total correlation of the coordinates, which VICReg's covariance term
-    reduces.
+    It is 0 for a diagonal S and positive otherwise. For a Gaussian it is the total correlation of the coordinates, which
+    VICReg's covariance term reduces.
     """
     log_diagonal = covariance.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     return 0.5 * (log_diagonal - _log_det(covariance))
 
 
 def second_order_log_det(covariance: Tensor) -> Tensor:
-    """`-sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2`, v and c the entries of S: [..., dim, dim] -> [...].
+    """The expansion of `1/2 log|S|` at S = I, up to O(|S - I|^3), with terms like VICReg's: [..., dim, dim] -> [...].
 
-    It equals `1/2 log|S|` up to O(|S - I|^3): terms like VICReg's are the expansion of the log-determinant.
+        -sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2,   v the variances and c the covariances in S
     """
     missing = 1 - covariance.diagonal(dim1=-2, dim2=-1)
     off_diagonal = covariance - torch.diag_embed(1 - missing)

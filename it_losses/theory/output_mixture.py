@@ -1,4 +1,4 @@
-"""Theorem 1: the output for noisy prototypes is the mixture mean_n N(f(x_n), J(x_n) S_n J(x_n)^T)."""
+"""Theorem 1: a network's output for noisy prototypes x_n is the mixture mean_n N(f(x_n), J(x_n) S_n J(x_n)^T)."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class OutputMixture:
         return means[which] + (self._factors[which] @ noise).squeeze(-1)
 
     def log_density(self, z: Tensor) -> Tensor:
-        """`log p(z)`: [batch, dim] -> [batch]."""
+        """The log-density `log p(z)`: [batch, dim] -> [batch]."""
         log_each = [self._component_log_density(n, z) for n in range(len(self.means))]
         return torch.stack(log_each).logsumexp(dim=0) - math.log(len(self.means))
 
     def conditional_entropy(self) -> Tensor:
-        """`H(Z | n) = mean_n 1/2 log det(2 pi e covariance_n)`: []. With disjoint components `H(Z) = H(Z | n) + log N`."""
+        """Mean entropy of the components, `H(Z | n) = mean_n 1/2 log det(2 pi e covariance_n)`: []. Never above H(Z)."""
         return 0.5 * (self._log_dets.mean() + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy_bounds(self) -> EntropyBounds:
@@ -94,7 +94,7 @@ class OutputMixture:
 
     def _kl_divergences(self, i: int) -> Tensor:
         """`KL(p_i || p_j)` for all j: [components]."""
-        # |L_j^-1 L_i|^2 = tr(S_j^-1 S_i), |L_j^-1 difference|^2 the Mahalanobis distance: one solve for both
+        # |L_j^-1 L_i|^2 = tr(S_j^-1 S_i), |L_j^-1 difference|^2 the Mahalanobis distance: one solve gives both
         sides = torch.cat([self._factors[i].expand_as(self._factors), (self.means[i] - self.means)[..., None]], dim=-1)
         whitened: Tensor = torch.linalg.solve_triangular(self._factors, sides, upper=False)
         return 0.5 * (whitened.square().sum(dim=(1, 2)) - self.means.shape[1] + self._log_dets - self._log_dets[i])
@@ -114,15 +114,15 @@ class OutputMixture:
 
 @torch.no_grad()
 def output_mixture(network: Network, prototypes: Tensor, covariance: float | Tensor, *, ridge: float = 0.0) -> OutputMixture:
-    """Theorem 1: mixture of `N(f(x_n), J(x_n) S_n J(x_n)^T + ridge I)` over the prototypes x_n: [components, *input].
+    """The output of Theorem 1: a mixture of `N(f(x_n), J(x_n) S_n J(x_n)^T + ridge I)` over the prototypes x_n.
 
-    It is exact if the network is affine on the support of each `N(x_n, S_n)`, as a piecewise affine network is for small noise
-    (`linearization_error` measures it). Otherwise it is a first-order approximation. The network must treat each row by itself.
+    It is exact if the network is affine on the support of each `N(x_n, S_n)`, as a piecewise affine network is for small noise.
+    Otherwise it is a first-order approximation (see `linearization_error`). The network must treat each row by itself.
 
     Args:
         network: [batch, *input] -> [batch, dim].
-        prototypes: the x_n.
-        covariance: of the input noise: a variance, or [numel, numel], or [components, numel, numel] of the flat input.
+        prototypes: the x_n, [components, *input].
+        covariance: S_n, of noise on the flattened input: a variance, or [numel, numel], or [components, numel, numel].
         ridge: variance added in every output direction; needed if dim exceeds the rank of the Jacobian.
 
     Source: Theorem 1 of arXiv 2303.00633.
@@ -141,7 +141,9 @@ def output_mixture(network: Network, prototypes: Tensor, covariance: float | Ten
 def linearization_error(
     network: Network, x: Tensor, noise_std: float, *, draws: int = 16, generator: torch.Generator | None = None
 ) -> Tensor:
-    """`E |f(x + e) - f(x) - J e|^2 / E |J e|^2`, `e ~ N(0, noise_std^2 I)`, at each x: [batch, *input] -> [batch].
+    """Relative error of the linear approximation at each x: [batch, *input] -> [batch].
+
+        E |f(x + e) - f(x) - J e|^2 / E |J e|^2,   e ~ N(0, noise_std^2 I)
 
     It is 0 if all draws lie in the linear region of x, where Theorem 1 is exact.
     """

@@ -11,8 +11,8 @@ from torch import Tensor
 def jitter(gram: Tensor, largest: Tensor) -> Tensor:
     """The jitter on the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
 
-    Rounding may lower the spectrum by 8 eps of the Frobenius norm, which is at most side times the largest diagonal element.
-    The smaller of the two counts, because the squares in the norm may overflow.
+    Rounding may lower an eigenvalue by 8 eps times the Frobenius norm, which is at most side times the largest diagonal
+    element. The smaller of the two is used, because the squares in the norm may overflow.
     """
     norm: Tensor = torch.linalg.vector_norm(gram, dim=(1, 2)).minimum(largest * gram.shape[1])
     return norm.mul_(8 * torch.finfo(gram.dtype).eps).sub_(0.5).clamp_min_(0)
@@ -21,9 +21,9 @@ def jitter(gram: Tensor, largest: Tensor) -> Tensor:
 def factorize_(
     gram: Tensor, cholesky_ex: Callable[[Tensor], Sequence[Tensor]] = torch.linalg.cholesky_ex
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []: [S, side, side].
+    """Lower Cholesky factor of `identity * I + G`, identity = 1 + jitter [S], and the largest of diag(G) [].
 
-    G is written over. The factor's diagonal is NaN where the factorization fails; LAPACK would leave finite numbers.
+    G [S, side, side] is overwritten. If the factorization fails, the factor gets a diagonal of NaN instead of finite numbers.
     """
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax(dim=1)

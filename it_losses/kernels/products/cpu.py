@@ -1,7 +1,7 @@
-"""Products on a CPU: passes over blocks that stay in the cache, so that large samples are never centred as a whole.
+"""Matrix products on a CPU, block by block, so that blocks fit in the cache and large inputs are never centred as a whole.
 
-Samples are centred as `(z - origin) - shift` with an origin among them, which rounds differences and not the mean. Few samples
-are centred once and kept; a block of many is centred again, in the cache, wherever it is used.
+Samples are centred as `(z - origin) - shift` with an origin near them, which rounds differences and not the mean. A small input
+is centred once and kept. A block of a large input is centred again wherever it is used.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from it_losses.kernels.batch import Batch
 from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
 
-#: rows from which a strip of a symmetric product runs at the full speed of the matrix library
+#: a strip of a symmetric product with this many rows runs at full speed
 STRIP_SIDE = 128
-#: multiplications from which products run faster one by one than in a batch
+#: from this many multiplications on, products run faster one by one than in a batch
 LARGE_PRODUCT = 1 << 24
-#: multiplications below which torch sums a batch of one term by term, which loses digits
+#: below this many multiplications, torch sums a batch of one term by term, which loses digits
 TINY_PRODUCT = 400
-#: numbers of one stack in a block, and of all samples that are kept centred
+#: most numbers of one stack in a block, and of all samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
-#: if the side of a matrix is a multiple of 64, it gets so many rows more, because LAPACK is four times slower at such strides
+#: rows added to a matrix whose side is a multiple of 64, because LAPACK is four times slower at such strides
 PADDING = 8
 EVERYTHING = slice(None)
 
@@ -35,13 +35,13 @@ class Centred(NamedTuple):
 
     views: list[Tensor]
     kept: Tensor | None = None  # [S, N or n, dim]
-    #: `(z - origin) - shift`, [S, 1, dim] each
+    #: a block is `(z - origin) - shift`, [S, 1, dim] each
     origin: Tensor | None = None
     shift: Tensor | None = None
 
 
 def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
-    """Own rows of `Zc Zc^T` [S, n, N], where wanted the squared norms of the columns of Zc [S, 1, dim], and Zc."""
+    """Rows of `Zc Zc^T` for this rank [S, n, N], the squared norms of Zc's columns [S, 1, dim] if `squares`, and Zc."""
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
@@ -65,7 +65,7 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
 
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of its columns [S, 1, dim] if `squares`, and own Zc."""
+    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of Zc's columns [S, 1, dim] if `squares`, and this rank's Zc."""
     views, ranks, whole, n = batch.own, batch.ranks, slice(0, batch.dim), batch.own[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
@@ -79,11 +79,11 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
-        # the rounding error of the mean is subtracted later: it would move all samples alike in the gradient
+        # the rounding error of the mean would shift all samples equally, so it is subtracted in the gradient
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
-            # not the diagonal of the product, whose running sums lose digits
+            # not from the diagonal of the product, whose running sums lose digits
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
@@ -121,7 +121,7 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is given."""
+    """Squared distance of this rank's views []; if out is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
     if not _has_differences(batch, difference_weight):
         return batch.own[0].new_zeros((), dtype=gradient_dtype(batch.own[0])) if out is None else _sum([], out.zero_())
     if out is not None:
@@ -134,20 +134,20 @@ def distance(batch: Batch, difference_weight: float | None, out: Tensor | None =
 
 
 def empty_gradient(batch: Batch) -> Tensor:
-    """Memory for the gradient at own samples: [S, n, dim]."""
+    """Memory for the gradient of this rank's samples: [S, n, dim]."""
     z = batch.own[0]
     return z.new_empty(batch.stacks, z.shape[1], batch.dim, dtype=accumulation_dtype(z.dtype))
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []: see `cholesky`.
+    """The same as `cholesky.factorize_`, with fewer operators.
 
-    G is written over. Reading a number costs nothing here, which saves most of the operators.
+    A CPU can read a number without waiting, so a zero jitter costs no operators.
     """
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # no jitter while this bound on it is below the threshold; a NaN fails in the factorization
+    # no jitter below this threshold; a NaN fails in the factorization
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])
@@ -166,12 +166,12 @@ def inverse(factor: Tensor) -> Tensor:
 
 
 def solve(right: Tensor, factor: Tensor) -> Tensor:
-    """`(factor factor^T)^-1 right`, one right-hand side for all: [side, n], [S, side, side] -> [S, side, n]."""
+    """`(factor factor^T)^-1 right`, the same `right` for all stacks: [side, n], [S, side, side] -> [S, side, n]."""
     return torch.cholesky_solve(right.expand(len(factor), -1, -1), factor)
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of all squares []; of many, row by row: one running sum in float32 would lose four digits."""
+    """Sum of all squares [], for many row by row, because one running sum in float32 would lose four digits."""
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
@@ -180,25 +180,25 @@ def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
     zc = accumulated(views[0] if len(views) == 1 else torch.cat(views))
     if not centre:
         return zc
-    # a sample first: a large mean would be rounded, and samples that coincide become exactly zero
+    # subtract a sample first: a large mean would be rounded, and equal samples become exactly zero
     zc = zc - zc[:, :1]
     return zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
-    """Whether the caller wants the distance of the views; one view has none."""
+    """Whether the views have a distance that the caller wants."""
     return difference_weight is not None and len(batch.own) > 1
 
 
 def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
-    """The sum of scalars []; zero where there are none."""
+    """The sum of scalars []."""
     if len(parts) < 2:
         return parts[0] if parts else like.new_zeros(())
     return torch.stack(parts).sum()
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
-    """`Z - Z'` into out, of more than two views `2 (Z - mean view)`; and the squared distance [], whose slope is twice that."""
+    """Write `Z - Z'` to out, or `2 (Z - mean view)` for more views. Return the squared distance [], with gradient `2 out`."""
     blocks = [_part(z, rows, cols) for z in views]
     if views[0].dtype != out.dtype:
         blocks = [z.to(out.dtype) for z in blocks]
@@ -215,7 +215,7 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
 
 
 def _blocks(length: int, width: int, stacks: int) -> list[slice]:
-    """Slices of `length` whose product with `width` and `stacks` fits the cache, of even sizes."""
+    """Even slices of `length`, so that a block of slice x width x stacks fits in the cache."""
     count = max(round(length / max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)), 1)
     step = -(-length // count)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
@@ -241,7 +241,7 @@ def _part(z: Tensor, rows: slice, cols: slice) -> Tensor:
 
 
 def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: slice, scratch: Tensor) -> Tensor:
-    """A block of all views less the origin, in scratch: [S, rows, cols]."""
+    """A block of all views minus the origin, in scratch: [S, rows, cols]."""
     parts = [z[:, rows, cols] for z in views]
     shape = (len(origin), *parts[0].shape[1:])
     block = scratch[: math.prod(shape)].view(shape)
@@ -251,12 +251,12 @@ def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: sli
 
 
 def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
-    """Memory for the largest block: fresh pages for every block would cost as much as its arithmetic."""
+    """Memory that all blocks reuse: an allocation for each would cost as much as its arithmetic."""
     return like.new_empty((parts[0].stop - parts[0].start) * width * len(like))
 
 
 def _padded(matrix: Tensor) -> Tensor:
-    """Pad the matrix with an identity block where its side is a multiple of 64."""
+    """Pad the matrix with an identity block if its side is a multiple of 64."""
     side = matrix.shape[1]
     if side % 64 or side < 128:
         return matrix
@@ -270,7 +270,7 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     stacks, rows, columns = out.shape
     smallest = TINY_PRODUCT if stacks == 1 else 0
     if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
-        # torch's FlopCounterMode does not count baddbmm_
+        # not baddbmm_, which torch's FlopCounterMode does not count
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
     # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
@@ -290,7 +290,7 @@ def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
 
 
 def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
-    """Add `x_own x^T` to out [S, n, N], or set it if fresh; of all rows `mirror_` adds the upper triangle."""
+    """Add `x_own x^T` to out [S, n, N], or set it if fresh; of all rows `mirror_` fills the upper triangle."""
     side, beta = x.shape[1], 0.0 if fresh else 1.0
     strip = _strip(side)
     if own.stop - own.start < side or strip == side:
@@ -304,7 +304,7 @@ def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
 
 
 def mirror_(out: Tensor, own: slice) -> None:
-    """The upper triangle of what `add_own_rows_` wrote in strips."""
+    """Fill the upper triangle of a matrix that `add_own_rows_` wrote in strips."""
     side = out.shape[-1]
     strip = _strip(side) if own.stop - own.start == side else side
     for start in range(strip, side, strip):
@@ -313,5 +313,5 @@ def mirror_(out: Tensor, own: slice) -> None:
 
 
 def _strip(side: int) -> int:
-    """Rows of a strip: with 4 strips, 5/8 of the products of the full square."""
+    """Rows of a strip. Four strips need 5/8 of the products of the full square."""
     return -(-side // min(side // STRIP_SIDE, 8)) if side >= 2 * STRIP_SIDE else side

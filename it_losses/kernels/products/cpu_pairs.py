@@ -1,9 +1,9 @@
-"""Pairs of samples on a CPU, in strips of own rows i against all j; one rank alone takes j up to the end of the strip.
+"""Pairs of samples on a CPU, in strips of this rank's rows i with all j; a single rank stops at the last i of the strip.
 
 pair_sums            r_i = itself + sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)         [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
 
-Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
+Pairs within one image, which are blocks on the diagonal, have e_ij = 0. An image is one row, or all its views.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from it_losses.kernels.products.cpu import add_product_, centred, distance, empt
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
-#: number of pairs up to which those of all views are computed in one call
+#: up to this many pairs, all views are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 20
-#: most rows and numbers of a strip, and rows below which a product runs at a fraction of its speed
+#: most rows and numbers of a strip, and fewest rows: with fewer a product is much slower
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 
 
 class Pairs(NamedTuple):
-    """Samples, own rows, rates, and the values of their pairs that are kept."""
+    """Samples, this rank's rows, rates, and the values of pairs that are kept."""
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
@@ -38,15 +38,15 @@ class Pairs(NamedTuple):
 
     @property
     def is_triangle(self) -> bool:
-        """Whether own rows are all rows, so that the pairs j > i are known from (j, i)."""
+        """Whether this rank has all rows, so that a pair (i, j) is known from (j, i)."""
         return bool(self.own.stop - self.own.start == self.x.shape[1])
 
     def factors(self) -> list[float | Tensor]:
-        """The rates one by one, as factors of a strip."""
+        """The rates in a list, each shaped to multiply a strip."""
         return [self.rates] if isinstance(self.rates, float) else list(self.rates[:, :, None, None].unbind())
 
     def strips(self) -> list[tuple[slice, slice]]:
-        """Own rows, and the columns that they are paired with."""
+        """The rows and the columns of each strip."""
         groups, samples, _ = self.x.shape
         height = max(min(STRIP // (groups * samples), ROWS), FEWEST_ROWS)
         # a strip holds whole images
@@ -58,9 +58,9 @@ class Pairs(NamedTuple):
 def pair_sums(
     x: Tensor, own: slice, rates: float | Tensor, itself: float = 0.0, *, memory: int, image_rows: int = 1
 ) -> tuple[Tensor, Pairs]:
-    """The sums over j of other images [K, groups, n], and the pairs, of which no more than `memory` bytes are kept.
+    """The sums of e_ij over j of other images [K, groups, n], and the pairs, of which at most `memory` bytes are kept.
 
-    `image_rows` adjacent rows are of one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
+    `image_rows` adjacent rows belong to one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
     """
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
     factors, scratch = pairs.factors(), None
@@ -100,17 +100,17 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 
 def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
-    """Rows of x, whose first has the number `start`: [groups, n, ...]. A view takes as long as an operator on few samples."""
+    """Rows of x, whose first row is number `start`: [groups, n, ...]. All rows need no view, which takes time."""
     return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
 def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
-    """Memory for the largest strip: fresh pages for every strip would cost as much as its arithmetic."""
+    """Memory that all strips reuse: an allocation for each would cost as much as its arithmetic."""
     return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
 
 
 def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
-    """Memory of that shape, in scratch where there is one."""
+    """Memory of that shape, in scratch if there is any."""
     return x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
 
 
@@ -119,7 +119,7 @@ def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None
     x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
     torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
-    # the pairs of the upper half of the rows with the lower half are the transpose of those of the lower with the upper
+    # pairs of the upper with the lower half of the rows are the transposed pairs of the lower with the upper half
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:
@@ -151,12 +151,12 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
 
 
 def _similarities(known: Tensor, pairs: Pairs, rows: slice, factor: float | Tensor) -> Tensor:
-    """e_ij of a strip at this factor."""
+    """e_ij of a strip for one rate."""
     return _of_other_images_((known * factor).exp_(), pairs, rows)
 
 
 def _of_other_images_(e: Tensor, pairs: Pairs, rows: slice) -> Tensor:
-    """Zero where i and j are of one image. The pair (i, i) has no gradient and would drown all others in `w x - W x`."""
+    """Set pairs within one image to zero. The rounding of a pair (i, i) could exceed all other pairs in `w x - W x`."""
     if pairs.image_rows == 1:
         e.diagonal(offset=rows.start, dim1=1, dim2=2).zero_()
         return e

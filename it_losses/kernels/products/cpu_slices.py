@@ -13,12 +13,12 @@ from it_losses.slices import unit_directions
 
 __all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projection", "unit_directions", "wave_slopes_", "waves"]
 
-#: cosines and sines that are in memory at a time, so that they stay in the cache
+#: most cosines and sines in memory at a time, so that they stay in the cache
 MOST_WAVES_AT_ONCE = 1 << 18
 
 
 class Waves(NamedTuple):
-    """Samples along the slices, the knots and their opposites, and the waves."""
+    """Projections of the samples, the knots with both signs, and the waves."""
 
     x: Tensor  # [S, slices, n]
     signed: Tensor  # [2, K]
@@ -26,13 +26,13 @@ class Waves(NamedTuple):
 
 
 def largest_projection(x: Tensor) -> Tensor:
-    """The largest absolute value []: a tenth of the time of torch's norm of infinite order."""
+    """The largest absolute value [], faster than torch's norm of infinite order."""
     smallest, largest = x.aminmax()
     return torch.maximum(-smallest, largest)
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """For each block of slices its sums of cosines and sines over own samples [S, slices, 2, K], and the waves.
+    """For each block of slices the sums of cosines and sines over this rank's samples [S, slices, 2, K], and the waves.
 
     x is [S, slices, n] and knots [K]. The next block overwrites the waves.
     """
@@ -49,7 +49,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """The derivative with respect to x of the waves times their weights [S, slices, 2, K]: [S, slices, n], in place of x."""
+    """Overwrite x [S, slices, n] with the derivative by x of the waves summed with weights [S, slices, 2, K]."""
     x, signed, values = waves
     rows = x.shape[0] * x.shape[1]
     # the derivative of a cosine is minus a sine, that of a sine is a cosine

@@ -1,8 +1,8 @@
-"""Products on a GPU: cuBLAS on operands in the dtype of the views with float32 results, and Triton passes over the samples.
+"""Matrix products on a GPU: cuBLAS multiplies in the dtype of the views with float32 results; Triton passes over samples.
 
-Samples are centred in float32 and rounded to the dtype of the views. In bfloat16, whose range is that of float32, each step of
-the gradient is rounded too; in float16 it is formed in float32, so that it does not underflow before the loss scale
-multiplies it. Nothing waits for the device, and no allocation depends on data, so that every call can be captured in a graph.
+Samples are centred in float32 and rounded to the dtype of the views. A bfloat16 gradient is also rounded in each step. A
+float16 gradient is formed in float32, because float16 could underflow before the loss scale multiplies it. Nothing waits for
+the device, and no allocation depends on data, so that every call can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class Centred(NamedTuple):
 
 
 def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Own rows of `Zc Zc^T` [S, n, N], the squared norms of the columns of Zc [S, 1, dim], and Zc."""
+    """Rows of `Zc Zc^T` for this rank [S, n, N], the squared norms of Zc's columns [S, 1, dim], and Zc."""
     views = [batch.all_samples(v) for v in range(len(batch.own))]
     zc, norms = _centred(views) if centre else (torch.cat(views), None)
     return product(zc[:, batch.ranks.own], zc.mT), norms, zc
 
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and own Zc [S, n, dim]."""
+    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and this rank's Zc."""
     parts = None if batch.is_whole or not centre else _means(batch)
     zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
     matrix = batch.ranks.summed(product(zc.mT, zc))
-    # of all ranks, the squared norms are on the diagonal
+    # over several ranks the diagonal has the squared norms
     return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 
@@ -53,12 +53,12 @@ def gradient(
     slope: Tensor | None = None,
     alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Own squared distance [], and `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
+    """Squared distance [] and gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
     out = empty_gradient(batch)
     own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
     total = _differences(batch, difference_weight, out, own_zc, slope)
     matrix = cast(Tensor, right if left is None else left)
-    # elements may be too small for float16: the largest of each matrix becomes 1, and is multiplied in float32
+    # elements may be too small for float16: divide by the largest, and multiply by it in float32
     unit = largest_magnitude(matrix, dim=(1, 2)) if centred.dtype == torch.float16 else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
@@ -70,7 +70,7 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Own squared distance [], and `difference_weight (Z - Z')` into out [S, n, dim], if it is given."""
+    """Squared distance of this rank's views []; if out is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
     return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
 
@@ -80,7 +80,7 @@ def centred(views: list[Tensor]) -> Tensor:
 
 
 def empty_gradient(batch: Batch) -> Tensor:
-    """Memory for the gradient at own samples: [S, n, dim]."""
+    """Memory for the gradient of this rank's samples: [S, n, dim]."""
     first = batch.own[0]
     return first.new_empty(batch.stacks, first.shape[1], batch.dim, dtype=gradient_dtype(first))
 
@@ -92,7 +92,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G []."""
+    """The same as `cholesky.factorize_`, with one library call for each matrix."""
     return cholesky.factorize_(gram, _one_by_one(torch.linalg.cholesky_ex))
 
 
@@ -103,18 +103,18 @@ def inverse(factor: Tensor) -> Tensor:
 
 
 def solve(right: Tensor, factor: Tensor) -> Tensor:
-    """`(factor factor^T)^-1 right`, one right-hand side for all: [side, n], [S, side, side] -> [S, side, n]."""
+    """`(factor factor^T)^-1 right`, the same `right` for all stacks: [side, n], [S, side, side] -> [S, side, n]."""
     (result,) = _one_by_one(lambda matrix: (torch.cholesky_solve(right, matrix),))(factor)
     return result
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` [S, n, m] in float32: rounding it to the operands' dtype costs two digits of a loss."""
+    """`a b` [S, n, m] in float32: rounding it to half precision would cost two digits of a loss."""
     return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
 def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
-    """Views [groups, n, dim] less their means, or the given means, in their dtype."""
+    """Views [groups, n, dim] minus their means, or minus the given means, in the dtype of the views."""
     groups, rows, dim = views[0].shape
     zc = views[0].new_empty(len(views) * groups, rows, dim)
     return Centred(zc, passes.centre_into(zc, views, passes.moments(views) if parts is None else parts))
@@ -131,7 +131,7 @@ def _means(batch: Batch) -> Moments:
 def _differences(
     batch: Batch, weight: float | None, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    """Write `weight (Z - Z') + Zc slope` to out (of more views `2 weight (Z - mean view)`); return the squared distance []."""
+    """Write `weight (Z - Z') + Zc slope` to out (`2 weight (Z - mean view)` for more views); return the squared distance []."""
     views = batch.own
     if len(views) == 2 and weight is not None:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)

@@ -1,11 +1,11 @@
-"""Pairs of samples on a GPU, in strips of own rows: products by cuBLAS, and one Triton pass over each strip of them.
+"""Pairs of samples on a GPU, in strips of this rank's rows: cuBLAS forms the products, and one Triton pass reads each strip.
 
     similarity_sums   r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                    [K, groups, n]
     pair_weights      W_ij = sum_k e_kij (weight_ki + weight_kj) in the dtype of x, and its row sums
 
-Pairs of one image, which are blocks on the diagonal, count as e_ij = 0: a row and itself, or all views of the image.
-Norms are those of the rounded x, and row sums those of the rounded W, because differences of near points would otherwise be
-those of other points. Masks allow every size. Offsets of rows are int64 before they meet a stride.
+Pairs within one image, which are blocks on the diagonal, have e_ij = 0. An image is one row, or all its views.
+Norms are computed from the rounded x, and row sums from the rounded W, so that rounding cancels for near points.
+Masks allow every size. Row offsets are int64, so they cannot overflow.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -24,16 +24,16 @@ from it_losses.kernels.products.cuda_passes import OPTIONS
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
-#: number of pairs up to which those of all views are computed in one call
+#: up to this many pairs, all views are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 26
 #: rows and columns of a tile of pairs
 TILE_ROWS, TILE_COLS = 8, 128
-#: fewest rows of the strips of all groups, whatever the memory: fewer do not fill a GPU
+#: fewest rows in a strip of all groups, even if memory is short: fewer do not fill a GPU
 FEWEST_ROWS = 256
 
 
 class Pairs(NamedTuple):
-    """Samples, own rows, rates, and the products of all strips where they are kept."""
+    """Samples, this rank's rows, rates, and the products of all strips if they are kept."""
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
@@ -44,7 +44,7 @@ class Pairs(NamedTuple):
     kept: list[Tensor]  # [groups, rows, N] each
 
     def strips(self) -> list[slice]:
-        """Own rows, strip by strip."""
+        """The rows of each strip."""
         starts = range(self.own.start, self.own.stop, self.height)
         return [slice(start, min(start + self.height, self.own.stop)) for start in starts]
 
@@ -52,15 +52,15 @@ class Pairs(NamedTuple):
 def pair_sums(
     x: Tensor, own: slice, rates: float | Tensor, itself: float = 0.0, *, memory: int, image_rows: int = 1
 ) -> tuple[Tensor, Pairs]:
-    """The sums over j of other images [K, groups, n], and the pairs, kept where they take no more than `memory` bytes.
+    """The sums of e_ij over j of other images [K, groups, n], and the pairs, kept if they take at most `memory` bytes.
 
-    `image_rows` adjacent rows are of one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
+    `image_rows` adjacent rows belong to one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
     """
     groups, samples, _ = x.shape
     if isinstance(rates, float):
         rates = x.new_full((1, groups), rates, dtype=torch.float32)
     n = own.stop - own.start
-    # a strip needs its products in float32, and its weights in the dtype of x
+    # memory of a strip: products in float32, weights in the dtype of x
     fits = 4 * groups * n * samples <= memory
     height = n if fits else min(max(memory // ((4 + x.element_size()) * groups * samples), FEWEST_ROWS // groups, 1), n)
     norms = torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).square_()
@@ -82,7 +82,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
     weights = weights.expand(-1, -1, samples)
-    # in float16 the largest weight of each group becomes 1, and is multiplied in float32
+    # in float16, divide weights by the largest of the group, and multiply by it in float32
     unit = largest_magnitude(weights, dim=(0, 2)) if x.dtype == torch.float16 else None  # [1, groups, 1]
     weights = (weights if unit is None else weights / unit).contiguous()
     for i, rows in enumerate(pairs.strips()):
@@ -93,7 +93,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
             products, pairs.norms, pairs.rates, weights, w, totals, rows.start, products.shape[1], samples, pairs.image_rows,
             len(pairs.rates), TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **OPTIONS,
         )  # fmt: skip
-        # the two parts nearly cancel: they are subtracted in float32
+        # the two parts nearly cancel, so subtract in float32
         difference = (x[:, rows] * totals).sub_(product(w, x))
         if unit is not None:
             difference.mul_(unit[0, :, :, None])
@@ -118,7 +118,7 @@ def similarity_sums(
     image = own // image_rows
     rate = tl.load(rates + rate_index)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
-    # summed over the columns of a tile at the end: threads need not wait for each other before
+    # columns are summed after the loop, so that threads do not wait for each other in it
     total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
         col = start + tl.arange(0, TILE_COLS)
@@ -126,7 +126,7 @@ def similarity_sums(
         here = products + (group * height + row)[:, None] * samples + col[None, :]
         norm_j = tl.load(norms + group * samples + col, mask=col < samples, other=0.0)
         distance = norm_i[:, None] + norm_j[None, :] - 2 * tl.load(here, mask=mask, other=0.0)
-        # rounding may make a distance negative; written so that NaN stays
+        # rounding may make a distance negative; `where` keeps NaN
         distance = tl.where(distance < 0, 0.0, distance)
         counts = mask & (image[:, None] != (col // image_rows)[None, :])
         total += tl.where(counts, tl.exp(-rate * distance), 0.0)
@@ -138,7 +138,7 @@ def pair_weights(
     products, norms, rates, weights, out, totals, first, height, samples, image_rows, scales,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 in an image, rounded; and row sums of what was rounded."""
+    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 in an image, rounded; and its row sums."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
     groups = tl.num_programs(1)
@@ -160,7 +160,7 @@ def pair_weights(
             weight_i = tl.load(group_weights + own, mask=row < height, other=0.0)
             weight_j = tl.load(group_weights + col, mask=col < samples, other=0.0)
             w += tl.exp(-rate * distance) * (weight_i[:, None] + weight_j[None, :])
-        # the pair (i, i) has no gradient and would drown all others in the difference
+        # the pair (i, i) has no gradient, but its rounding could exceed all others in the difference
         counts = mask & (image[:, None] != (col // image_rows)[None, :])
         w = tl.where(counts, w, 0.0).to(out.dtype.element_ty)
         tl.store(out + place, w, mask=mask)

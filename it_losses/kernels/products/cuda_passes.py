@@ -1,7 +1,7 @@
 """Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
 
 An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Masks allow every size.
-Offsets of rows are int64 before they meet a stride, and sums are float32.
+Row offsets are int64, so they cannot overflow. Sums are float32.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -17,12 +17,12 @@ from torch import Tensor
 
 #: rows of a chunk of moments, rows and columns of a tile
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
-#: named, or Triton 3.9 warns about its default
+#: set explicitly, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 class Moments(NamedTuple):
-    """For each chunk of rows and each column: a sample, the mean less that sample, and the squares about the mean."""
+    """For each chunk of rows and each column: a sample, the mean minus it, and the sum of squares about the mean."""
 
     shifts: Tensor  # [S, chunks, dim] each
     means: Tensor
@@ -43,7 +43,7 @@ def moments(views: list[Tensor]) -> Moments:
 
 
 def centre_into(out: Tensor, views: list[Tensor], parts: Moments) -> Tensor:
-    """`z - mean` into out [S, n, dim], rounded once to its dtype: -> the squared norms of the columns [S, 1, dim]."""
+    """Write `z - mean` to out [S, n, dim], rounded once to its dtype. Return the squared norms of the columns [S, 1, dim]."""
     z_a, z_b = _one_or_two(views)
     groups, rows, cols = z_a.shape
     norms = parts.means.new_empty(len(out), 1, cols)
@@ -57,9 +57,9 @@ def centre_into(out: Tensor, views: list[Tensor], parts: Moments) -> Tensor:
 def differences_into(
     out: Tensor, z_a: Tensor, z_b: Tensor, weight: float, zc: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    """`+-weight (z_a - z_b) [+ zc slope]` into out [2 groups, n, dim]: -> the squared distance [].
+    """Write `+-weight (z_a - z_b) [+ zc slope]` to out [2 groups, n, dim]. Return the squared distance [].
 
-    zc is [2 groups, n, dim] with rows of dim elements, slope [2 groups, 1, dim].
+    zc is [2 groups, n, dim], contiguous in each group; slope is [2 groups, 1, dim].
     """
     z_a, z_b = _with_unit_columns(z_a), _with_unit_columns(z_b)
     groups, rows, cols = z_a.shape
@@ -75,7 +75,7 @@ def differences_into(
 
 
 def _one_or_two(views: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Two views as they are, one view twice, and of more a copy in one tensor [S, n, dim], twice."""
+    """Two views as they are, one view twice, or a copy of more views in one tensor [S, n, dim], twice."""
     views = [_with_unit_columns(z) for z in (views if len(views) <= 2 else [torch.cat(views)])]
     return views[0], views[-1]
 
@@ -105,9 +105,9 @@ def column_moments(
     in_cols = col < cols
     start, row_stride = rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups)
     base = start + col
-    # differences from a sample are of the order of sigma: squares of the samples themselves would lose the variance
+    # differences from a sample are small: squares of samples with a large mean would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
-    # summed over the rows of a tile at the end: threads need not wait for each other before
+    # rows are summed after the loop, so that threads do not wait for each other in it
     totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for tile_row in range(0, CHUNK, TILE_ROWS):
@@ -154,7 +154,7 @@ def centre(
         row = tl.program_id(1) * CHUNK + start + tl.arange(0, TILE_ROWS)
         mask = (row < rows)[:, None] & in_cols[None, :]
         tile = tl.load(base + row.to(tl.int64)[:, None] * row_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
-        # two differences: the mean itself would be rounded, and move all samples alike
+        # two differences: the mean itself would be rounded, which would shift all samples equally
         zc = (tile - origin[None, :]) - average[None, :]
         target = out + (stack * rows + row[:, None]) * cols + col[None, :]
         tl.store(target, zc.to(out.dtype.element_ty), mask=mask)

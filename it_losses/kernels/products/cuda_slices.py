@@ -4,7 +4,7 @@
     sums_of_waves    sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of every slice x and knot t_k
     slopes_of_waves  d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i)
 
-Cosines and sines are computed in both passes and never stored: they would be 2 K times the memory of x.
+Cosines and sines are computed in both passes and never stored: they would need 2 K times the memory of x.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -25,7 +25,7 @@ from it_losses.slices import FIRST_COLUMN, key_of
 
 __all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projection", "unit_directions", "wave_slopes_", "waves"]
 
-#: without a limit
+#: no limit, because waves are not stored
 MOST_WAVES_AT_ONCE = 1 << 62
 #: rows and columns of a tile of random numbers: few, because their cosines take many registers
 TILE_ROWS, TILE_COLS = 8, 64
@@ -34,20 +34,20 @@ TILE = 256
 
 
 class Waves(NamedTuple):
-    """Projected samples, and knots. Each pass recomputes the waves from them."""
+    """Projected samples and knots, from which each pass recomputes cosines and sines (the waves)."""
 
     x: Tensor  # [S, slices, n]
     knots: Tensor  # [K]
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int, like: Tensor) -> Tensor:
-    """Directions that are uniform on the sphere, for the draw of that number: -> [count, dim] in float32."""
+    """Random directions, uniform on the sphere, for the draw of that number: -> [count, dim] in float32."""
     out = like.new_empty(count, dim, dtype=torch.float32)
     key, half = key_of(seed, draw), (dim + 1) // 2
-    # a number of 32 bits with a sign, so that every key has the same type
+    # a signed 32-bit number, so that every key has the same type
     key -= (key >> 31) << 32
     grid = triton.cdiv(count, TILE_ROWS), triton.cdiv(half, TILE_COLS)
-    # products of hashes are meant to wrap around, also where Triton looks for overflows
+    # products of hashes overflow on purpose, so Triton must not check them
     options = OPTIONS | {"sanitize_overflow": False}
     normal_numbers[grid](
         out, key, count, dim, half, FIRST_COLUMN=FIRST_COLUMN, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **options
@@ -62,7 +62,7 @@ def largest_projection(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """Sums over own samples of cosines and of sines, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
+    """Sums of cosines and of sines over this rank's samples, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
 
     All slices are one block, because waves take no memory.
     """
@@ -73,7 +73,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """The derivative with respect to x of the waves times their weights [S, slices, 2, K]: [S, slices, n], in place of x."""
+    """Overwrite x [S, slices, n] with the derivative by x of the waves summed with weights [S, slices, 2, K]."""
     stacks, slices, samples = waves.x.shape
     slopes_of_waves[stacks * slices, triton.cdiv(samples, TILE)](
         waves.x, waves.knots, weights, samples, len(waves.knots), TILE=TILE, **OPTIONS
