@@ -24,7 +24,7 @@ def samples(z: Tensor) -> Tensor:
 
 
 def accumulated(z: Tensor) -> Tensor:
-    """z in the accumulation dtype, without the time of an operator if nothing changes."""
+    """Z in the accumulation dtype, without the time of an operator if nothing changes."""
     dtype = accumulation_dtype(z.dtype)
     return z if z.dtype == dtype else z.to(dtype)
 

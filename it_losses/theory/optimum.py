@@ -87,7 +87,7 @@ def hadamard_gap(covariance: Tensor) -> Tensor:
 def second_order_log_det(covariance: Tensor) -> Tensor:
     """The expansion of `1/2 log|S|` at S = I, up to O(|S - I|^3), with terms like VICReg's: [..., dim, dim] -> [...].
 
-        -sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2,   v the variances and c the covariances in S
+    -sum_j [(1 - v_j)/2 + (1 - v_j)^2/4] - 1/4 sum_{i != j} c_ij^2,   v the variances and c the covariances in S
     """
     missing = 1 - covariance.diagonal(dim1=-2, dim2=-1)
     off_diagonal = covariance - torch.diag_embed(1 - missing)
