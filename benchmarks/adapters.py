@@ -5,8 +5,6 @@ beyond the inputs (each in a process of its own), and the value. "pytorch" is th
 is the cost of the monitor, and "all" is every library that can be imported.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

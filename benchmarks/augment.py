@@ -1,7 +1,5 @@
 """Two random views of a batch, made on the device the batch is on: recipes for digits, grey and colour images."""
 
-from __future__ import annotations
-
 import kornia.augmentation as K
 import torch
 from torch import Tensor, nn

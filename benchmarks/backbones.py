@@ -1,7 +1,5 @@
 """timm backbones for small images, with a choice of the stem."""
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 
 import timm

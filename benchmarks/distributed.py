@@ -3,8 +3,6 @@
 Ours is compared with losses that gather the samples of all ranks on each rank. Linux counts the bytes and the memory.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -1,7 +1,5 @@
 """Facts about the machine for the speed programs: its names, the peak of memory, and calls in a fresh process."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import multiprocessing

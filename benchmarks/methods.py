@@ -4,8 +4,6 @@ METHODS maps a name to a function of the backbone's width and the hyper-paramete
 program brings its own backbone and its own loop.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The files that programs write: whole files, tables and figures, with the commit that made them. It needs torch alone."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

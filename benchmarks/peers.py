@@ -3,8 +3,6 @@
 Each is written after the published code of its project, or is the installed library's own class.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Callable

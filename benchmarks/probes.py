@@ -1,7 +1,5 @@
 """Probes of frozen features: a linear classifier and nearest neighbours, scored on held-out images."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

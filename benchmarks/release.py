@@ -1,7 +1,5 @@
 """`python -m benchmarks.release ADDRESS`: the sources of a release in build/release, whose links lead to that repository."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

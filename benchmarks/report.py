@@ -1,7 +1,5 @@
 """`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results under a written head."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

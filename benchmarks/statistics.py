@@ -1,7 +1,5 @@
 """Means over seeds or trials with their standard errors, the difference of two rows, and the words of a verdict."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean

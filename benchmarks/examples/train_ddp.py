@@ -9,8 +9,6 @@ runs on GPUs only, prevents that. A learning rate too large for a stable trainin
 float32 until the losses differ.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 

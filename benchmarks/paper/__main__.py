@@ -1,7 +1,5 @@
 """`python -m benchmarks.paper figures [1 2 3 4 5]` or `theorems [1 2 3]`: recompute each, with a verdict on its claim."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 import time

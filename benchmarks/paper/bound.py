@@ -1,7 +1,5 @@
 """Theorem 3: the terms that bound the test loss of a least-squares head, beside that loss."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

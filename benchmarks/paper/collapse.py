@@ -1,7 +1,5 @@
 """Figure 4: a Gaussian mixture fitted to two moons by gradient, with fixed inputs or with trained ones."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from typing import Any

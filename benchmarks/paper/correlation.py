@@ -1,7 +1,5 @@
 """Figure 5: does Theorem 3's bound follow the generalization gap over many models, and better than supervised bounds?"""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

@@ -1,7 +1,5 @@
 """Figure 3: how far from diagonal the optimal covariance is, against the scale of the perturbation."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figure 2: the entropy of the features along training, by method."""
 
-from __future__ import annotations
-
 import math
 from itertools import product
 from typing import Any

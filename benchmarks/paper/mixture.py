@@ -1,7 +1,5 @@
 """Theorem 1: the output for noisy prototypes is a mixture of Gaussians while the noise stays in a linear region."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

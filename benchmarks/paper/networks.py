@@ -1,7 +1,5 @@
 """The networks of the figures: rows of Table 1, trained once for each method and trial, and reused by all figures."""
 
-from __future__ import annotations
-
 import argparse
 import warnings
 

@@ -1,7 +1,5 @@
 """Figure 1: whether the output is Gaussian for Gaussian noise at the input, and the distances between raw images."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Theorem 2: the covariance that maximises the entropy under bounded eigenvalues, in closed form and by ascent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

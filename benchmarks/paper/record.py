@@ -4,8 +4,6 @@ A line has the name of its figure or theorem, and either "settings" or the colum
 `pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` has the rows of Figure 5.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import ModuleType

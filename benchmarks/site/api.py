@@ -1,7 +1,5 @@
 """The API reference: a page a module, with every public name; one without a docstring stops the build."""
 
-from __future__ import annotations
-
 import shutil
 from functools import cache
 

@@ -1,7 +1,5 @@
 """The calculator that turns the weights of one library's VICReg into those of another, and the table it is made of."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import NamedTuple

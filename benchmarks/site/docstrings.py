@@ -1,7 +1,5 @@
 """An extension of Griffe that shows the examples of docstrings, which start with >>>, as code."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

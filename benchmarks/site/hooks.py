@@ -1,7 +1,5 @@
 """The functions that MkDocs calls while it builds the site; `mkdocs.yml` names this file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mkdocs.structure.files import File

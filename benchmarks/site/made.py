@@ -3,8 +3,6 @@
 `python -m benchmarks.site.made` writes the tables into the pages. The plots and the calculator are in the built site alone.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import textwrap

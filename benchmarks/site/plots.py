@@ -1,7 +1,5 @@
 """The plots of the page on tuning, from the recorded ablations and the recorded search, for light and dark pages."""
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The recorded rows that the pages show: of Table 1, of the ablations, of the search for settings, and of speed."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which file of the repository is which page or asset of the site, and how links between them change."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

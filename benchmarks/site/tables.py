@@ -1,7 +1,5 @@
 """Tables of the site that follow from the code or from recorded rows."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from pathlib import Path

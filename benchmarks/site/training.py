@@ -1,7 +1,5 @@
 """Two short runs on the digits, one healthy and one that collapses, with their diagnostics."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd

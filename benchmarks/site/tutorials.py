@@ -5,8 +5,6 @@ Each is offered as a notebook too, with the same outputs. If a page needs packag
 that notebook.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """`python -m benchmarks.speed [--full]`: tests first, then times and memory, then rows.csv, speed.png and README.md."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import datetime

@@ -1,7 +1,5 @@
 """Time of forward and backward: all implementations in turn, again and again, in one process; medians and percentiles."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 

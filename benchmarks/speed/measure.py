@@ -3,8 +3,6 @@
 A row is a number with its full setting, all as text, so that a row which is read back is the row that was written.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 `tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and take half precision.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """The report of a run: tables of ratios, a list of cases in which ours is slower, and a figure."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from pathlib import Path

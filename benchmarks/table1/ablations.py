@@ -3,8 +3,6 @@
 Every question starts from rows of Table 1 with their tuned values: `ablations` has every question with its variants.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Callbacks of a run: time, random generators, checkpoints and evaluation."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta

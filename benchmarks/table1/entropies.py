@@ -3,8 +3,6 @@
 Each row gets the same small grid, three learning rates on validation images, and then a run of each seed at its best rate.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The program behind Table 1 and its sweeps: make the missing runs, several at a time, and write the page."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -5,8 +5,6 @@ says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch a
 are those that other libraries' tables take, the epochs those of lightly's on CIFAR-10.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 #: data set -> options, unless the command line or a preset names others

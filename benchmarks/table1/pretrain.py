@@ -1,7 +1,5 @@
 """The module that Lightning trains, its batches, and the measurements of its features."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -3,8 +3,6 @@
 Every file is written whole, so that a kill leaves the old one or the new one.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The runs of a table: their list, the network of each, and the program from a seed to a row."""
 
-from __future__ import annotations
-
 import io
 import logging
 import math

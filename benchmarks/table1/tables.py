@@ -1,7 +1,5 @@
 """Table 1 itself: its program, and its page in Markdown, with a plot, from the rows on disk."""
 
-from __future__ import annotations
-
 from statistics import fmean
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`python -m benchmarks.table1.tuning`: the same search for each method, over learning rate and main constant."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Mapping
