@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -196,6 +196,14 @@ class VICReg(Checked):
         return self.terms(z_a, z_b, *more_views).loss
 
 
+class EntropyTerms(NamedTuple):
+    """The terms of a regularizer, scalars. `loss` back-propagates; the entropy is detached, for logging."""
+
+    loss: Tensor
+    #: mean entropy of the views, unweighted, in the unit of the estimator
+    entropy: Tensor
+
+
 class EntropyRegularizer(Checked):
     """A term that keeps embeddings spread out: `-weight * H(Z)`. Add it to BYOL, SimSiam, DINO or any other loss.
 
@@ -213,7 +221,7 @@ class EntropyRegularizer(Checked):
     Source: arXiv 2303.00633, BYOL with an entropy term.
 
     >>> z = torch.randn(64, 32, requires_grad=True)
-    >>> EntropyRegularizer("pairwise", weight=0.2)(torch.nn.functional.normalize(z, dim=-1)).backward()
+    >>> EntropyRegularizer("pairwise", weight=0.05)(torch.nn.functional.normalize(z, dim=-1)).backward()
     """
 
     checks: ClassVar[dict[str, Check]] = {
@@ -237,13 +245,17 @@ class EntropyRegularizer(Checked):
         self.weight = weight
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
+    def terms(self, z: Tensor, *more_views: Tensor) -> EntropyTerms:
+        """The loss, and for logging the entropy, unweighted and detached."""
+        views = bound.accepted_views((z, *more_views), self.distributed)
+        terms = EntropyTerms(*bound.regularizer(views, self.entropy, weight=self.weight, distributed=self.distributed))
+        if OBSERVERS and can_be_seen():
+            tell(self, views, {"entropy": terms.entropy})
+        return terms
+
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
         """The term: V x [batch, ..., dim] -> []."""
-        views = bound.accepted_views((z, *more_views), self.distributed)
-        loss, entropy = bound.regularizer(views, self.entropy, weight=self.weight, distributed=self.distributed)
-        if OBSERVERS and can_be_seen():
-            tell(self, views, {"entropy": entropy})
-        return loss
+        return self.terms(z, *more_views).loss
 
 
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:

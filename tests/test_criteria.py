@@ -121,7 +121,18 @@ def test_vicreg_terms_add_up():
     torch.testing.assert_close(terms.covariance, (squared_covariances(a).sum() + squared_covariances(b).sum()) / 5)
 
 
-@pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise")], ids=repr)
+def test_the_loss_of_a_regularizer_is_minus_its_weighted_entropy():
+    a, b = views(12, 5)
+    terms = EntropyRegularizer("log_det", 0.3).terms(a, b)
+    torch.testing.assert_close(terms.loss, -0.3 * terms.entropy)
+    torch.testing.assert_close(terms.entropy, functional.log_det_entropy(torch.stack((a, b), dim=1), per_dimension=True))
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [VICReg(), VICRegEntropy("log_det"), VICRegEntropy("pairwise"), EntropyRegularizer("log_det"), EntropyRegularizer("koleo")],
+    ids=repr,
+)
 def test_only_the_loss_of_the_terms_back_propagates(criterion):
     a, b = views(8, 4)
     loss, *others = criterion.terms(a, b)
