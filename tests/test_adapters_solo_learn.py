@@ -38,7 +38,7 @@ def composed(name, *overrides):
         return hydra.compose(name, list(overrides), return_hydra_config=True)
 
 
-@pytest.mark.parametrize(("method", "weight"), [("byol_logdet", 0.8), ("byol_pairdist", 0.05), ("simclr_entropy", 0.2)])
+@pytest.mark.parametrize(("method", "weight"), [("byol_logdet", 3.2), ("byol_pairdist", 0.2), ("simclr_entropy", 0.2)])
 def test_the_entropies_beside_a_method_have_the_weights_of_the_page(method, weight):
     assert composed("cifar10", f"it_losses={method}").method_kwargs.entropy_weight == weight
 
