@@ -10,7 +10,7 @@ from benchmarks.site.rows import changed, folder, gpu_folder, read, records, sco
 from benchmarks.site.sources import ROOT
 from benchmarks.speed.measure import Row
 from benchmarks.speed.report import Key, by_case
-from benchmarks.statistics import LEVEL, difference
+from benchmarks.statistics import LEVEL, difference, holm
 from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator
 from it_losses.__main__ import estimator_table
@@ -113,7 +113,9 @@ def cost() -> str:
         | {f"{name}, ms": f"{times[kind, shape]:.3g}" if (kind, shape) in times else "" for kind, name in kinds.items()}
         for shape in several
     ]
-    setting = "These are the times of forward and backward of two views in float32 on one CPU thread"
+    setting = (
+        "An empty cell was not timed. These are the times of forward and backward of two views in float32 on one CPU thread"
+    )
     return f"{table(lines)}\n\n{setting} ({_linked(folder('speed'))})."
 
 
@@ -135,18 +137,20 @@ def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dic
 
 
 def accuracies() -> str:
-    """The linear probe of VICReg, of BYOL and of both with an entropy, by data set and network; significant gains are bold."""
+    """The linear probe of VICReg, of BYOL and of both with an entropy, by data set and network; significant differences are bold."""
     return table(_accuracies(path) for path in newest(RESULTS, "table1"))
 
 
 def _accuracies(path: Path) -> dict[str, str]:
     runs = records(path)
-    gaps = runs.compared(BASES, "linear")
+    made = [row for row in BASES if runs.of(row)]
+    tests = [difference(runs.scores(row, "linear"), runs.scores(BASES[row], "linear")).p_value for row in made]
+    p_values = dict(zip(made, holm(tests), strict=True))
     images = {"fashion_mnist": "Fashion-MNIST", "image_folder": "drawings"}.get(runs.settings["dataset"], "digits")
     cells = {"images, network": f"{images}, {runs.settings['backbone']}", "seeds": str(_seeds(path))}
     for row in OBJECTIVES:
         text = score(path, row).text() if runs.of(row) else ""
-        cells[title(row)] = f"**{text}**" if row in gaps and gaps[row].p_value < LEVEL else text
+        cells[title(row)] = f"**{text}**" if p_values.get(row, 1.0) < LEVEL else text
     return cells
 
 
