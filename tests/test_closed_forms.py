@@ -190,3 +190,14 @@ def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, d
     # the spread is near its limit log(batch) at small fractions, and near 0 at large ones
     low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
     assert low < spread / math.log(256) < high
+
+
+@pytest.mark.filterwarnings("ignore:log-det entropy")
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64)], ids=str)
+def test_jitter_only_raises_log_det_where_float32_has_no_digits_for_small_variances(shape, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
+    z = 1e4 * torch.randn(shape)
+    z[:, 1:] *= 1e-6
+    value, exact = (functional.log_det_entropy(x) for x in (z, z.double()))
+    assert exact < value < math.inf

@@ -137,7 +137,7 @@ def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dic
 
 
 def accuracies() -> str:
-    """The linear probe of VICReg, of BYOL and of both with an entropy, by data set and network; significant differences are bold."""
+    """The linear probe of VICReg and BYOL, without and with an entropy, by data set and network; significant gaps are bold."""
     return table(_accuracies(path) for path in newest(RESULTS, "table1"))
 
 
