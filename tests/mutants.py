@@ -66,7 +66,7 @@ CHECKED_BY = {
     "kernels/spacings.py": ["test_spacings.py", *EVERY_ENTROPY, "test_distributed.py"],
     "kernels/normalize.py": ["test_likelihood.py", "test_contract.py", "test_distributed.py"],
     "kernels/batch.py": [*EVERY_ENTROPY, "test_distributed.py"],
-    "kernels/dispatch.py": ["test_entrance.py", *EVERY_ENTROPY, "test_distributed.py"],
+    "kernels/dispatch.py": ["test_entrance.py", "test_constants.py", *EVERY_ENTROPY, "test_distributed.py"],
     "kernels/torch_ops.py": ["test_likelihood.py", *EVERY_ENTROPY, "test_kernels_torch_ops.py", "test_distributed.py"],
     "kernels/products/cpu.py": [*EVERY_ENTROPY, "test_distributed.py"],
     "kernels/products/cpu_pairs.py": [*EVERY_ENTROPY, "test_pairs.py", "test_koleo.py", "test_distributed.py"],
@@ -80,6 +80,8 @@ CHECKED_BY = {
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
 }
 
+#: arguments that check something or place a warning, and change no result
+CHECKS = ("strict", "stacklevel")
 OPERATORS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -133,7 +135,9 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that can change a result: no annotations, no error messages, and no declarations in a class."""
+    """The nodes that can change a result: no annotations, error messages, declarations in a class or arguments of CHECKS."""
+    if isinstance(node, ast.keyword) and node.arg in CHECKS:
+        return
     yield node
     for field, value in ast.iter_fields(node):
         if field in ("annotation", "returns", "exc") or isinstance(value, ast.JoinedStr):
