@@ -58,8 +58,8 @@ def gradient(
     own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
     total = _differences(batch, difference_weight, out, own_zc, slope)
     matrix = cast(Tensor, right if left is None else left)
-    # elements may be too small for float16: divide by the largest, and multiply by it in float32
-    unit = largest_magnitude(matrix, dim=(1, 2)) if centred.dtype == torch.float16 else None
+    # a gradient wider than its operands (float16) would lose small elements: divide by the largest, multiply by it afterwards
+    unit = largest_magnitude(matrix, dim=(1, 2)) if out.dtype != centred.dtype else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
     if unit is None:

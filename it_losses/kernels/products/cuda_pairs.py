@@ -82,8 +82,8 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
     weights = weights.expand(-1, -1, samples)
-    # in float16, divide weights by the largest of the group, and multiply by it in float32
-    unit = largest_magnitude(weights, dim=(0, 2)) if x.dtype == torch.float16 else None  # [1, groups, 1]
+    # a gradient wider than its operands (float16) would lose small weights: divide by the largest, multiply by it afterwards
+    unit = largest_magnitude(weights, dim=(0, 2)) if out.dtype != x.dtype else None  # [1, groups, 1]
     weights = (weights if unit is None else weights / unit).contiguous()
     for i, rows in enumerate(pairs.strips()):
         products = pairs.kept[i] if pairs.kept else product(x[:, rows], x.mT)
