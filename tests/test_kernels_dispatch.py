@@ -90,12 +90,22 @@ class Grandchild(Redefined):
     pass
 
 
+class Mixin:
+    def entropy(self, z):
+        return super().entropy(z / 10)
+
+
+class Mixed(Mixin, LogDet):
+    pass
+
+
 def test_a_subclass_that_redefines_the_entropy_does_not_inherit_the_fused_implementation():
-    assert (Redefined.fused, Grandchild.fused, Renamed.fused) == ("", "", "log_det")
+    assert (Redefined.fused, Grandchild.fused, Renamed.fused, Mixed.fused) == ("", "", "log_det", "")
     z = torch.randn(12, 5, dtype=torch.float64)
     torch.testing.assert_close(Redefined()(z), LogDet()(z) + z.square().mean())
     torch.testing.assert_close(VICRegEntropy(Grandchild(), entropy_weight=1.0)(z, z), -Redefined()(z))
     torch.testing.assert_close(Renamed()(z), LogDet(3.0)(z))
+    torch.testing.assert_close(Mixed()(z), LogDet()(z / 10))
 
 
 def test_a_regularizer_takes_the_fused_implementation(monkeypatch):

@@ -110,8 +110,10 @@ class EntropyEstimator(Checked, ABC):
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # a subclass that computes another entropy must not inherit the fused implementation of its parent
-        if {"entropy", "mean_entropy", "variances"} & vars(cls).keys() and "fused" not in vars(cls):
+        # a class or mixin that computes another entropy must not inherit the fused implementation of its parent
+        definitions = {"entropy", "mean_entropy", "variances", "fused"}
+        first = next(base for base in cls.__mro__ if definitions & vars(base).keys())
+        if "fused" not in vars(first):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
@@ -120,7 +122,8 @@ class EntropyEstimator(Checked, ABC):
     def forward(self, z: Tensor) -> Tensor:
         """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.
 
-        For the batch of all ranks see EntropyRegularizer and `functional.global_entropy`.
+        For the batch of all ranks see EntropyRegularizer and `functional.global_entropy`. Criteria do not call this method, so
+        a subclass overrides `entropy`.
         """
         check_views([z])
         constants = self.constants()
