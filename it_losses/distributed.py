@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -57,7 +57,8 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
         raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
     if process_group is not None and not isinstance(process_group, str):
         if not isinstance(process_group, dist.ProcessGroup):
-            raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.")
+            hint = " Pass mesh.get_group()." if hasattr(process_group, "get_group") else ""
+            raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.{hint}")
         process_group = process_group.group_name
     return DistributedOptions(check_flag("gather_distributed", gather_distributed), process_group or "", gradient_reduction)
 
@@ -185,6 +186,9 @@ def gathered_views(
     """
     if not distributed.is_active():
         return views
+    if torch._C._are_functorch_transforms_active():
+        tell_ranks_of_refusal(distributed)
+        raise RuntimeError("torch.func transforms cannot gather the samples of other ranks. Pass gather_distributed=False.")
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, (objective, *settings), *views))
     # not as a decorator, which would import the compiler at once
@@ -201,6 +205,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("losses of several ranks have no second derivative. Pass gather_distributed=False.")
         return None, None, *(gradient[ctx.own] * ctx.world for gradient in gradients)
 
 
@@ -208,7 +214,14 @@ def _named(objective: object, *settings: object) -> tuple[object, ...]:
     """Name, constants and settings of an objective. Trainable ones are left out, because ranks may round them differently."""
     name = objective if isinstance(objective, str) else type(objective).__name__
     constants: dict[str, object] = getattr(objective, "fixed_constants", dict)()
-    return name, *constants.items(), *(value for value in settings if not isinstance(value, Tensor))
+    return name, *_alike(constants.items()), *_alike(value for value in settings if not isinstance(value, Tensor))
+
+
+def _alike(values: Iterable[object]) -> Iterator[object]:
+    """The values, with the name of its type for each object, such as a function, that prints otherwise on each rank."""
+    for value in values:
+        plain = value is None or isinstance(value, bool | int | float | str)
+        yield tuple(_alike(value)) if isinstance(value, tuple | list) else value if plain else type(value).__qualname__
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:

@@ -131,6 +131,29 @@ def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
     assert "ranks [0] of the group failed before this exchange" in second
 
 
+def refused_by_le_jepa(changes_a_buffer):
+    """The error message of each rank if rank 0 passes views of another batch size, or has changed a buffer."""
+    lejepa = pytest.importorskip("it_losses.adapters.lightly.lejepa")
+    criterion, is_odd = lejepa.LeJEPALoss(gather_distributed=True), dist.get_rank() == 0
+    if is_odd and changes_a_buffer:
+        criterion.sigreg.weights.mul_(2)
+    local_batch = 7 if is_odd and not changes_a_buffer else 8
+    try:
+        criterion(local_proj=torch.randn(3, local_batch, 4), global_proj=torch.randn(2, 8, 4))
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes_a_buffer", "told"), [(False, "local_proj must be"), (True, "the buffer weights was changed")]
+)
+def test_a_rank_whose_le_jepa_loss_refuses_its_input_tells_the_others(changes_a_buffer, told):
+    pytest.importorskip("lightly")
+    first, second = ranks.run(2, refused_by_le_jepa, changes_a_buffer)
+    assert told in first
+    assert "ranks [0] of the group failed before this exchange" in second
+
+
 def promoted():
     """The loss if two views differ in dtype on rank 1 only."""
     z = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(dist.get_rank())).bfloat16()

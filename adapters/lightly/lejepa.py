@@ -14,6 +14,7 @@ from it_losses.adapters.drop_in import HostNames, as_ours, check_can_gather, in_
 from it_losses.bound import accepted_views
 from it_losses.checks import Check, accepted, check_not_negative
 from it_losses.constants import Checked
+from it_losses.distributed import tell_ranks_of_refusal
 from it_losses.precision import accumulation_dtype, full_precision
 
 
@@ -87,6 +88,7 @@ class SIGReg(HostNames, EntropyRegularizer):
         for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
             found = getattr(self, name).detach().to(table)
             if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
+                tell_ranks_of_refusal(self.distributed)
                 raise ValueError(
                     f"the buffer {name} was changed, which this loss does not follow. Build SIGReg(knots=..., t_max=...)."
                 )
@@ -164,9 +166,10 @@ class LeJEPALoss(Checked):
         local_proj, global_proj = accepted_views((local_proj, global_proj), self.sigreg.distributed)
         for name, views in (("local_proj", local_proj), ("global_proj", global_proj)):
             if views.ndim != 3 or len(views) == 0 or views.shape[1:] != global_proj.shape[1:]:
+                tell_ranks_of_refusal(self.sigreg.distributed)
                 raise ValueError(
-                    f"{name} must be [views, batch, dim], of one batch and dim, got {tuple(views.shape)} "
-                    f"beside a global_proj of {tuple(global_proj.shape)}. Stack the views of each kind: torch.stack(views)."
+                    f"{name} must be [views, batch, dim] with the batch and dim of global_proj, got {tuple(views.shape)} "
+                    f"and {tuple(global_proj.shape)}. Stack the views of each kind: torch.stack(views)."
                 )
         all_proj = torch.cat([global_proj, local_proj])
         invariance = lejepa_invariance_loss(all_proj=all_proj, global_proj=global_proj)
