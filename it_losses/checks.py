@@ -16,6 +16,8 @@ Check: TypeAlias = Callable[[str, Any], Any]
 Weight: TypeAlias = float | Tensor
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DENSE = torch.strided
+#: range of a length in the space of embeddings: float32 can hold its square, and the square of an embedding divided by it
+SMALLEST, LARGEST = 1e-12, 1e12
 
 
 class ViewError(ValueError, AssertionError):
@@ -124,8 +126,9 @@ def _tensor_of(z: object) -> str:
 
 def check_weight(name: str, value: Weight) -> Weight:
     """The weight as a float, or unchanged if it receives a gradient; ValueError if it is negative or not a finite number."""
-    if isinstance(value, Tensor) and _wants_gradient(value) and (value.is_meta or torch.compiler.is_compiling()):
-        # on the meta device and under a compiler the tensor has no value to check
+    # on the meta device, under a compiler, or as a part of a sharded Parameter a tensor has no value to check
+    has_no_value = isinstance(value, Tensor) and (value.is_meta or hasattr(value, "to_local") or torch.compiler.is_compiling())
+    if has_no_value and _wants_gradient(value):
         return value
     number = _number(value)
     if number is None or number < 0:
@@ -147,6 +150,14 @@ def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) ->
 def check_not_negative(name: str, value: SupportsFloat) -> float:
     """The constant as a float; ValueError unless it is a finite number >= 0."""
     return check_positive(name, value, or_zero=True)
+
+
+def check_length(name: str, value: SupportsFloat) -> float:
+    """The length as a float; ValueError unless it is within SMALLEST and LARGEST."""
+    number = check_positive(name, value)
+    if not SMALLEST <= number <= LARGEST:
+        raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {value!r}. Rescale the embeddings.")
+    return number
 
 
 def check_count(name: str, value: object, *, at_least: int = 1) -> int:
@@ -196,7 +207,7 @@ def _wants_gradient(value: object) -> bool:
 
 def _number(value: object) -> float | None:
     """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
-    if type(value) is float and -math.inf < value < math.inf:
+    if (type(value) is float or type(value) is int) and -math.inf < value < math.inf:
         # the usual case is first, because compilers can trace it for a symbolic value
         return value
     value = _item(value)

@@ -334,6 +334,24 @@ def test_trained_weights_are_exported_and_may_be_arguments():
     torch.testing.assert_close(slope["covariance_weight"], VICReg(0, 0, 1)(a, b))
 
 
+def test_a_compiler_with_dynamic_shapes_takes_whole_numbers():
+    a, b = torch.randn(2, 8, 4)
+    for call in (
+        lambda: functional.vicreg(a, b, invariance_weight=3),
+        lambda: functional.sigreg_entropy(a),
+        lambda: functional.spacings_entropy(a, window=2),
+        lambda: functional.renyi_entropy(a, order=2),
+    ):
+        torch.testing.assert_close(torch.compile(call, backend="eager", fullgraph=True, dynamic=True)(), call())
+
+
+@pytest.mark.parametrize("name", ["koleo", "spacings"])
+@pytest.mark.parametrize("epsilon", [1e-23, 1e20])
+def test_a_length_whose_square_float32_cannot_hold_is_refused(name, epsilon):
+    with pytest.raises(ValueError, match="epsilon must be between 1e-12 and 1e"):
+        VICRegEntropy(name, epsilon=epsilon)
+
+
 def test_compilers_trace_the_check_of_a_weight():
     a, b = torch.randn(2, 8, 4)
     compiled = torch.compile(functional.vicreg, backend="eager", fullgraph=True)

@@ -107,6 +107,12 @@ def test_lightly_agrees(shape, dtype, rtol):
     assert_same_loss(VICReg()(a, b), theirs(a, b), a, b, rtol=rtol)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_trace_of_torch_jit_has_the_value_of_the_criterion():
+    a, b = torch.randn(2, 96, 80, dtype=F64)
+    torch.testing.assert_close(torch.jit.trace(VICReg(), (a, b))(a, b), VICReg()(a, b))
+
+
 def test_vicreg_is_the_bound_with_its_surrogate_entropy():
     a, b = views(12, 5)
     assert_same_loss(VICReg()(a, b), VICRegEntropy("variance_covariance")(a, b), a, b, rtol=1e-12)

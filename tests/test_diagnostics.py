@@ -391,6 +391,7 @@ def test_a_device_without_float64_is_measured_on_the_cpu(name):
         (torch.eye(4).to_sparse(), "to_dense"),
         (torch.ones(4, 4, device="meta"), "meta"),
         (np.array([["a", "b"], ["c", "d"]]), "astype"),
+        (np.ma.array(np.ones((4, 4)), mask=np.eye(4)), "masked"),
         (torch.zeros(0, 4), "shape"),
     ],
 )

@@ -103,6 +103,25 @@ def test_fsdp_ends_with_the_weights_of_one_process():
         torch.testing.assert_close(ours, alone, rtol=0, atol=1e-10)
 
 
+def gradient_of_a_weight_in_shards():
+    """The gradient of a trainable weight beside that of one process: FSDP2 leaves an empty shard of it on the last rank."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    net = torch.nn.Module()
+    net.criterion = VICRegEntropy("log_det", entropy_weight=torch.nn.Parameter(torch.tensor([3.0])))
+    net.forward = lambda *views: net.criterion.terms(*views)
+    fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    terms = net(*batch(0, ROWS[dist.get_world_size()]).requires_grad_())
+    terms.loss.backward()
+    return net.criterion.entropy_weight.grad.full_tensor().item(), -terms.entropy.item()
+
+
+def test_fsdp_shards_a_trainable_weight():
+    for gradient, expected in ranks.run(2, gradient_of_a_weight_in_shards):
+        assert gradient == pytest.approx(expected, rel=1e-5)
+
+
 def started(*command):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = finished([sys.executable, *command], cwd=ROOT, env=environment)

@@ -135,6 +135,22 @@ def test_one_graph_serves_every_batch_size(normalize, likelihood):
     assert len(graphs) == 1
 
 
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("likelihood", ["gaussian", "von_mises_fisher"])
+@pytest.mark.parametrize("normalize", NORMALIZATIONS)
+def test_the_gradient_of_compiled_code_is_that_of_eager_code(normalize, likelihood, trains):
+    criterion = criterion_of("log_det", normalize, likelihood)
+    if trains:
+        criterion.entropy_weight = torch.nn.Parameter(torch.tensor(3.0))
+    compiled = torch.compile(criterion, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (8, 12):
+        views, again = (batch(rows, 5) for _ in range(2))
+        again = [z.detach().clone().requires_grad_() for z in views]
+        compiled(*views).backward()
+        criterion(*again).backward()
+        torch.testing.assert_close([z.grad for z in views], [z.grad for z in again])
+
+
 def test_weights_that_train_train_with_either_likelihood():
     views = batch(12, 5)
     weight = torch.nn.Parameter(torch.tensor(2.0))

@@ -336,6 +336,13 @@ def test_ranks_that_have_called_unequally_often_are_told_so():
     assert all("objective" in told for told in ranks.run(2, told_of_another_count))
 
 
+def test_a_criterion_that_was_built_in_inference_mode_trains():
+    with torch.inference_mode():
+        criterion = VICRegEntropy("sigreg")
+    criterion(*torch.randn(2, 16, 8, requires_grad=True)).backward()
+    assert criterion.entropy.draws == 1
+
+
 @pytest.mark.parametrize("world", [1, 4])
 def test_all_ranks_make_the_same_number_of_blocks(world):
     # each block of slices is one all-reduce, so all ranks must make the same blocks, whatever rows they own

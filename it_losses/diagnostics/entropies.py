@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from it_losses.checks import check_flag, check_positive
+from it_losses.checks import check_flag, check_length, check_positive
 from it_losses.diagnostics.inputs import Batches
 from it_losses.diagnostics.moments import Embeddings, all_rows
 from it_losses.diagnostics.rank import spectrum
@@ -103,7 +103,7 @@ def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> En
     Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
     """
     z = all_rows(z)
-    variance = _data_driven_variance(z) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    variance = _data_driven_variance(z) if bandwidth is None else check_length("bandwidth", bandwidth) ** 2
     constant = component_entropy(variance, z.shape[1])
     bounds = entropy_above_one_point(z, variance=variance)
     return EntropyBounds(lower=bounds.lower + constant, upper=bounds.upper + constant)
@@ -117,7 +117,7 @@ def quadratic_entropy(z: Batches, *, bandwidth: float | None = None) -> Tensor:
     By default `s^2 = 0.2 * sum_j Var z_j`. See `uniformity` for unit vectors without the pairs (i, i).
     """
     z = all_rows(z)
-    variance = _data_driven_variance(z) if bandwidth is None else check_positive("bandwidth", bandwidth) ** 2
+    variance = _data_driven_variance(z) if bandwidth is None else check_length("bandwidth", bandwidth) ** 2
     overlaps = [(distances / (-4 * variance)).logsumexp(dim=(0, 1)) for distances in _squared_distances(z)]
     constant = z.shape[1] / 2 * math.log(4 * math.pi * variance)
     return constant + 2 * math.log(len(z)) - torch.stack(overlaps).logsumexp(dim=0)

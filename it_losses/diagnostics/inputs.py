@@ -45,7 +45,7 @@ def batches(z: Batches) -> Iterator[Batch]:
 
 def rows(z: Batch) -> Tensor:
     """A batch of embeddings in float64: [batch, dim]."""
-    return checked(z, ("batch", "dim"), advice="Make every row a sample: z.flatten(0, -2).")
+    return checked(z, ("batch", "dim"), advice="Make every row a sample: torch.stack(rows), or z.flatten(0, -2).")
 
 
 def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
@@ -79,11 +79,14 @@ def check_together(first: Tensor, other: Tensor) -> None:
 
 
 def _as_tensor(z: Batch) -> Tensor:
+    if hasattr(z, "get_mask") or hasattr(z, "mask"):
+        raise ValueError("embeddings need every row, got a masked array. Select the rows that count.")
     if isinstance(z, Tensor):
         return z
     if not hasattr(z, "__array__"):
         raise ValueError(
-            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Pass pairs as (net(x) for x, _ in loader)."
+            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Stack numbers by torch.tensor(z). "
+            "If a loader gives pairs, pass (net(x) for x, _ in loader)."
         )
     array = z.__array__()
     try:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from it_losses.checks import check_positive
+from it_losses.checks import check_length
 from it_losses.normalize import Normalization
 
 #: s for each of several bandwidths, or "auto" for one that follows the batch
@@ -20,8 +20,6 @@ SPREAD_FRACTION = 0.2
 MEMORY_MIB = 256.0
 #: the part with a gradient counts as saturated above this fraction of its limit, log batch
 SATURATED = 0.999
-#: range of a bandwidth s: float32 can hold its square, and the square of an embedding divided by it
-SMALLEST, LARGEST = 1e-12, 1e12
 #: exponent up to which sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
 MOST_EXPONENT = 70.0
 
@@ -84,11 +82,7 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Band
         several = (bandwidth,)  # type: ignore[assignment]
     if len(several) == 0:
         raise ValueError(f"{name} needs at least one number, got none.")
-    numbers = tuple(check_positive(name, s) for s in several)
-    for s in numbers:
-        if not SMALLEST <= s <= LARGEST:
-            raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {s!r}. Rescale the embeddings.")
-    return numbers
+    return tuple(check_length(name, s) for s in several)
 
 
 def largest_exponent(bandwidth: Bandwidth, normalize: Normalization, *, factor: float) -> float:

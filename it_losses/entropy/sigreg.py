@@ -19,6 +19,10 @@ from it_losses.slices import unit_directions
 
 #: the projection above which the phases t x have fewer than three digits in float32
 MOST_IN_FLOAT32 = 1e4
+TOO_LARGE = (
+    f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its phase, so "
+    "the gradient no longer reduces it. Scale the embeddings down, for example by a batch norm."
+)
 
 
 def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
@@ -90,10 +94,7 @@ class SIGReg(EntropyEstimator):
         self.register_buffer("directions", directions, persistent=False)
         # a tensor, so that compiled code counts too, and no buffer, so that the state dict stays empty
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
-        self._saturation = SaturationWarning(
-            f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its "
-            "phase, so the gradient no longer reduces it. Scale the embeddings down, for example by a batch norm."
-        )
+        self._saturation = SaturationWarning(TOO_LARGE)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, check_draws(name, value) if name == "draws" else value)
@@ -147,6 +148,9 @@ class SIGReg(EntropyEstimator):
         """The number of this call; a call in training adds 1 for the next."""
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
+            if not torch.compiler.is_compiling() and self.draws.is_inference():
+                # built or copied in inference mode, whose tensors cannot change outside of it
+                self.draws = self.draws.clone()
             self.draws.add_(1)
         return number
 

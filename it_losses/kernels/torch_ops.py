@@ -44,7 +44,8 @@ def loss(
     or "sum". `draw` numbers the calls of an entropy that draws random numbers, and becomes its last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    arguments = fused, list(constants), list(weights), normalize, likelihood, group, reduction
+    # torch takes an empty list of numbers for one of tensors that need gradients
+    arguments = fused, list(constants) or [0.0], list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
         value, terms, _ = _op(list(views), *arguments, needs_gradient, None if draw is None else torch.as_tensor(draw))

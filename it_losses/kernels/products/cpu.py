@@ -216,7 +216,9 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
 
 def _blocks(length: int, width: int, stacks: int) -> list[slice]:
     """Even slices of `length`, so that a block of slice x width x stacks fits in the cache."""
-    count = max(round(length / max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)), 1)
+    fitting = max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)
+    # rounded by integers, because torch.jit.trace has tensors for sizes
+    count = max((2 * length + fitting) // (2 * fitting), 1)
     step = -(-length // count)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
