@@ -182,7 +182,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
             sinks = figure_sinks(trainer, f"{self.prefix}/{name}/spectrum")
             if self.spectrum_to is not None and trainer.is_global_zero:
                 self.spectrum_to.mkdir(parents=True, exist_ok=True)
-                path = self.spectrum_to / f"spectrum-{name}-{trainer.global_step}.png"
+                path = self.spectrum_to / f"spectrum-{name.replace('/', '_')}-{trainer.global_step}.png"
                 sinks.append(lambda figure, path=path: figure.savefig(path))
             if sinks:
                 figure = spectrum_figure(mean_spectrum(views))

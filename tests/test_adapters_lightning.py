@@ -659,6 +659,24 @@ def test_the_spectrum_is_plotted_to_files_and_to_loggers(tmp_path):
     assert logger.names == ["embeddings/criterion/spectrum"] * 2
 
 
+class Slashed(Plain):
+    """A module whose criterion has a slash in its name."""
+
+    def __init__(self):
+        super().__init__(nn.Identity())
+        self.losses = nn.ModuleDict({"image/text": VICReg()})
+
+    def training_step(self, batch, batch_idx):
+        return self.losses["image/text"](*self.views(batch))
+
+
+def test_a_name_with_a_slash_is_no_folder(tmp_path):
+    pytest.importorskip("matplotlib")
+    fit(Slashed(), monitor.EmbeddingMonitor(every_n_steps=1, spectrum_to=tmp_path))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["spectrum-losses.image_text-1.png", "spectrum-losses.image_text-2.png"]
+
+
 def test_a_logger_with_figures_needs_no_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr("it_losses.adapters.embedding_numbers.can_plot", lambda: False)
     logger = Figures(tmp_path)
