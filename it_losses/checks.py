@@ -152,12 +152,17 @@ def check_not_negative(name: str, value: SupportsFloat) -> float:
     return check_positive(name, value, or_zero=True)
 
 
-def check_length(name: str, value: SupportsFloat) -> float:
-    """The length as a float; ValueError unless it is within SMALLEST and LARGEST."""
+def check_length(name: str, value: SupportsFloat, *, smallest: float = SMALLEST) -> float:
+    """The length as a float; ValueError unless it is between `smallest` and LARGEST."""
     number = check_positive(name, value)
-    if not SMALLEST <= number <= LARGEST:
-        raise ValueError(f"{name} must be between {SMALLEST:g} and {LARGEST:g}, got {value!r}. Rescale the embeddings.")
+    if not smallest <= number <= LARGEST:
+        raise ValueError(f"{name} must be between {smallest:g} and {LARGEST:g}, got {value!r}. Rescale the embeddings.")
     return number
+
+
+def check_epsilon(name: str, value: SupportsFloat) -> float:
+    """The length that is added to distances, as a float; ValueError unless float32 can hold its square."""
+    return check_length(name, value, smallest=1e-18)
 
 
 def check_count(name: str, value: object, *, at_least: int = 1) -> int:
@@ -207,9 +212,9 @@ def _wants_gradient(value: object) -> bool:
 
 def _number(value: object) -> float | None:
     """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
-    if (type(value) is float or type(value) is int) and -math.inf < value < math.inf:
+    if (type(value) is float or type(value) is int) and -1e300 < value < 1e300:
         # the usual case is first, because compilers can trace it for a symbolic value
-        return value
+        return float(value)
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
         return None

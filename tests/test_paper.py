@@ -1,4 +1,4 @@
-"""Figures and theorems: what is said follows from rows alone and can be negative, each runs at its smallest."""
+"""The recomputed figures and theorems: each verdict follows from the rows alone and can be negative; small runs of all."""
 
 import math
 
@@ -8,22 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.pages import RESULTS, table
+from benchmarks.pages import RESULTS
 from benchmarks.paper import bound, collapse, correlation, mixture, optimum, record
 from benchmarks.paper.__main__ import main
 from benchmarks.statistics import over_trials
 
 SHOWS, DOES_NOT = "The claim shows", "The claim does NOT show"
-#: the entropy of a mixture whose centres are one point
+#: the entropy of a mixture whose centres are equal
 POINT = math.log(2 * math.pi * math.e * collapse.BANDWIDTH**2)
-SMALLEST = "--images 64 --epochs 1 --trials 1 --models 2 --width 0.25 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
-
-
-def same(frame):
-    return frame
-
-
-#: figure or theorem, a change of its recorded rows, what is then said
+FIGURES = "--images 64 --epochs 1 --trials 1 --models 2 --width 0.25 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
+same = pd.DataFrame.copy
+#: a figure or theorem, a change of its recorded rows, and phrases of the verdict that follows
 CLAIMS = [
     ("figure1", same, [SHOWS, "VICReg 0.460 and 0.019", "smallest 0.332, median 3.071"]),
     ("figure1", lambda f: f.assign(p_value=1 - f.p_value), [DOES_NOT]),
@@ -36,7 +31,7 @@ CLAIMS = [
     ("figure3", same, [SHOWS, "exceeds 0.05 is 0.2"]),
     ("figure3", lambda f: f.assign(distance=0.2), [DOES_NOT]),
     ("figure4", same, [SHOWS, "these standard deviations: 0.3.", "0.1: 90% and 63%"]),
-    # neither collapses; both do
+    # in the first of these two cases neither collapses, in the second both do
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.max()), [DOES_NOT, "0.3: 100% and 100%"]),
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.where(f.step == 0, POINT + 1e-9)), [DOES_NOT, "0.3: 0% and 0%"]),
     ("figure5", same, [DOES_NOT, "Theorem 3 0.328"]),
@@ -60,7 +55,7 @@ CLAIMS = [
 
 
 @pytest.mark.parametrize(("name", "change", "phrases"), CLAIMS)
-def test_what_is_said_of_a_claim_follows_from_the_rows(name, change, phrases):
+def test_the_verdict_on_a_claim_follows_from_the_rows(name, change, phrases):
     (folder,) = RESULTS.glob(f"*-cpu-{name[:-1]}s")
     said = " ".join(record.said(name, change(record.rows_of(folder, name))).split())
     assert [phrase for phrase in phrases if phrase not in said] == []
@@ -68,19 +63,14 @@ def test_what_is_said_of_a_claim_follows_from_the_rows(name, change, phrases):
     assert (DOES_NOT in said) == (DOES_NOT in phrases)
 
 
-def test_the_sweep_has_different_models_and_a_longer_one_continues_a_shorter():
-    models = correlation.sweep(36)
-    assert len({tuple(model.values()) for model in models}) == 36 and correlation.sweep(5) == models[:5]
-
-
-def test_blocks_neither_fold_nor_tear_so_that_they_are_one_to_one():
+def test_residual_blocks_are_one_to_one_because_they_keep_distances_within_a_factor():
     network = nn.Sequential(mixture.Residual(), mixture.Residual()).double()
     x, y = torch.randn(2, 500, mixture.DIM, dtype=torch.float64)
     stretch = (network(x) - network(y)).norm(dim=1) / (x - y).norm(dim=1)
     assert stretch.min() >= (1 - mixture.CONTRACTION) ** 2 and stretch.max() <= (1 + mixture.CONTRACTION) ** 2
 
 
-def test_the_entropy_of_a_linear_network_is_a_gaussians_and_a_bound_that_it_misses_is_told(monkeypatch):
+def test_the_entropy_of_a_linear_network_is_that_of_a_gaussian_and_a_violated_bound_is_recorded(monkeypatch):
     network, origin = nn.Linear(3, 3).double().requires_grad_(False), torch.zeros(1, 3, dtype=torch.float64)
     row = mixture.measured(network, origin, 0.5, 4096)
     gaussian = 1.5 * math.log(2 * math.pi * math.e * 0.25) + network.weight.det().abs().log().item()
@@ -91,39 +81,38 @@ def test_the_entropy_of_a_linear_network_is_a_gaussians_and_a_bound_that_it_miss
     assert mixture.measured(network, origin, 0.5, 64)["within"] == 0
 
 
-def test_statistics_equal_numpys_and_a_table_has_a_column_a_key():
+def test_the_mean_over_trials_has_a_standard_error_which_is_0_for_a_single_trial():
     means = over_trials(pd.DataFrame({"a": [1, 1, 1, 2], "x": [1.0, 2.0, 3.0, 5.0]}), "x", "a")
     assert means["mean"].tolist() == [2.0, 5.0] and means.error.tolist() == pytest.approx([1 / math.sqrt(3), 0.0])
-    lines = [{"noise": "1", "gap": "0.1"}, {"noise": "2", "gap": "0.2"}]
-    assert table(lines) == "| noise | gap |\n|---|---:|\n| 1 | 0.1 |\n| 2 | 0.2 |"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["figure", "theorem"])
-def test_everything_runs_at_its_smallest_and_one_more_keeps_the_others(tmp_path, capsys, monkeypatch, kind):
+@pytest.mark.parametrize(("kind", "options"), [("figure", FIGURES), ("theorem", "--trials 1 --samples 64 --seed 3")])
+def test_small_runs_write_their_verdicts_and_a_repeated_one_keeps_the_others(tmp_path, capsys, monkeypatch, kind, options):
     monkeypatch.setattr(bound, "STEPS", 5)
     monkeypatch.setattr(collapse, "STEPS", 20)
-    words = SMALLEST.split() if kind == "figure" else ["--trials", "1", "--samples", "64", "--seed", "3"]
-    assert main([f"{kind}s", *words, "--out", str(tmp_path)]) == 0
     names = [name for name in record.MODULES if name.startswith(kind)]
+    assert main([f"{kind}s", *options.split(), "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, (tmp_path / "README.md").read_text()
     for name, facts in record.settings_of(tmp_path).items():
         section = page.partition(f"## {kind.capitalize()} {name[-1]}")[2].partition("\n## ")[0]
         assert SHOWS in section or DOES_NOT in section
-        assert f"{kind}s {' '.join(words)}" in section and "commit" in facts and facts["trials"] == 1
+        assert f"{kind}s {options}" in section and "commit" in facts and facts["trials"] == 1
         assert len(record.rows_of(tmp_path, name)) and f"{kind.capitalize()} {name[-1]}" in printed
-        # what trained a network is told with it; figure 4 trains none
+        # the page names the learning rate of the networks that were trained; figure 4 trains none
         assert ("learning_rate" in section) == (kind == "figure" and name != "figure4")
         assert (tmp_path / f"{name}.png").exists() == (kind == "figure")
-    frame = record.rows_of(tmp_path, names[0])
-    assert main([f"{kind}s", names[-1][-1], *words, "--out", str(tmp_path)]) == 0
-    assert list(record.settings_of(tmp_path)) == names and frame.equals(record.rows_of(tmp_path, names[0]))
+    first = record.rows_of(tmp_path, names[0])
+    assert main([f"{kind}s", names[-1][-1], *options.split(), "--out", str(tmp_path)]) == 0
+    assert list(record.settings_of(tmp_path)) == names and first.equals(record.rows_of(tmp_path, names[0]))
     assert (tmp_path / "README.md").read_text().count(f"\n## {kind.capitalize()}") == len(names)
 
 
-def test_numbers_follow_from_the_seed():
+def test_the_numbers_follow_from_the_seed_and_a_short_sweep_is_the_beginning_of_a_long_one():
     once, again, other = (optimum.rows(1, 0, seed) for seed in (0, 0, 1))
     assert once == again != other
+    models = correlation.sweep(36)
+    assert len({tuple(model.values()) for model in models}) == 36 and correlation.sweep(5) == models[:5]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,12 @@
-"""What the speed benchmark compares is one number computed in several ways, and its clock and report count right."""
+"""The speed benchmark: its implementations compute the same gradient, and its clock, its memory and its report are right."""
 
-from __future__ import annotations
-
-import importlib
 import os
-import subprocess
 import sys
 from functools import partial
 
 import pytest
 import torch
+from programs import finished
 
 from benchmarks import peers
 from benchmarks.machine import in_fresh_process, is_installed
@@ -24,13 +21,8 @@ from it_losses.slices import unit_directions
 CPU = torch.device("cpu")
 
 
-def peaks(objective, batch, dim, *names):
-    case = Case("op", objective, batch, dim, CPU, "float32", 0.0)
-    return [peak_of(case, name, OBJECTIVES[objective]) for name in names]
-
-
 def measure(folder, objective, *options):
-    """Run the program with the shortest times; the rows that it wrote."""
+    """Run the program with the shortest times; return the rows that it wrote."""
     words = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", objective, "--out", str(folder), *options]
     assert program.main(words) == 0
     return program.read(folder / "rows.csv")
@@ -40,15 +32,14 @@ def measure(folder, objective, *options):
 @pytest.mark.parametrize(("batch", "dim"), [(20, 33), (33, 20), (150, 160)])
 def test_every_implementation_has_the_same_gradient(objective, batch, dim, monkeypatch):
     if objective == "sigreg" and is_installed("lightly"):
-        # it draws the slices of ours
-        losses = importlib.import_module("lightly.loss.lejepa_loss")
-        drawn = partial(unit_directions, 1024, dim, seed=0, draw=0, like=torch.empty(0, dtype=torch.float64))
-        monkeypatch.setattr(losses.SIGReg, "_generate_unit_vectors", lambda *_: drawn().mT)
+        # lightly's SIGReg gets the random directions of ours
+        directions = unit_directions(1024, dim, seed=0, draw=0, like=torch.empty(0, dtype=torch.float64)).mT
+        monkeypatch.setattr("lightly.loss.lejepa_loss.SIGReg._generate_unit_vectors", lambda *_: directions)
     z = torch.randn(batch, dim, dtype=torch.float64)
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {name: torch.autograd.grad(f(*views), views) for name, f in OBJECTIVES[objective](batch, dim).items()}
     if objective == "vicreg":
-        # adds the hinges of the views where the others average them: another weight, the same operators
+        # solo-learn adds the variance terms of the views, and the others average them: the weight alone differs
         results.pop("solo-learn")
     for name, gradient in results.items():
         torch.testing.assert_close(gradient, results[OURS], msg=lambda m, name=name: f"{name}: {m}")
@@ -67,9 +58,8 @@ def test_the_clock_counts_rounds_and_frees_memory_between_implementations_outsid
         order.append((name, z.grad is None))
         return z.square().sum()
 
-    implementations = {name: lambda name=name: evaluate(name) for name in "ab"}
-    times = clock.measured(implementations, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
-    # each once more before it, untimed: what the allocator does with what was freed is the time of neither
+    times = clock.measured({name: partial(evaluate, name) for name in "ab"}, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
+    # each implementation runs once untimed before it is timed, so that it does not pay for the memory of the one before
     assert order[-8:] == [("a", True), ("a", True), ("b", True), ("b", True)] * 2
     series = times["a"].values()
     assert list(map(len, series)) == [2, 2, 2] and min(map(min, series)) >= 0
@@ -82,14 +72,15 @@ def test_peaks_are_measured_in_processes_of_their_own():
 
 @pytest.mark.slow
 def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
-    ours, official = peaks("vicreg", 64, 2048, OURS, "official")
+    def peak(name, objective, batch, dim):
+        return peak_of(Case("op", objective, batch, dim, CPU, "float32", 0.0), name, OBJECTIVES[objective])
+
     # the official code holds several D x D matrices of 16 MiB
-    assert ours < 8 < 48 < official
-    # the gradient has 16 MiB; the backward pass scales it where it is
-    (ours,) = peaks("log_det", 256, 8192, OURS)
-    assert 16 < ours < 24
-    kept, bounded, cdist = peaks("pairwise", 3000, 16, OURS, BOUNDED, "torch.cdist")
-    # the lower triangle of the pairs of one view has 17 MiB, their square 34; those of one view at a time are kept
+    assert peak(OURS, "vicreg", 64, 2048) < 8 < 48 < peak("official", "vicreg", 64, 2048)
+    # the gradient has 16 MiB, and the backward pass scales it in place
+    assert 16 < peak(OURS, "log_det", 256, 8192) < 24
+    # the lower triangle of the pairs of one view has 17 MiB, and the whole square 34; ours keeps one triangle at a time
+    kept, bounded, cdist = (peak(name, "pairwise", 3000, 16) for name in (OURS, BOUNDED, "torch.cdist"))
     assert bounded < 17 < kept < 34 < cdist
 
 
@@ -114,18 +105,14 @@ def test_every_implementation_takes_half_precision(objective):
         assert all(z.grad.dtype == torch.bfloat16 and z.grad.isfinite().all() for z in views), name
 
 
-def test_the_implementations_that_are_tested_before_they_are_timed_exist():
-    assert all(list(ROOT.glob(pattern)) for patterns in program.TESTS.values() for pattern in patterns)
-
-
-def test_it_measures_ours_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
+def test_ours_is_measured_where_every_other_package_is_missing(monkeypatch, tmp_path, capsys):
     for module in (program, peers):
         monkeypatch.setattr(module, "is_installed", lambda package: False)
     monkeypatch.setattr(program, "SIZES", ((16, 8),))
     assert {row["provider"] for row in measure(tmp_path, "vicreg")} == {OURS, "solo-learn", "official"}
     assert not (tmp_path / "speed.png").exists()
-    told = capsys.readouterr().out
-    assert all(f"{package} is not installed" in told for package in program.OPTIONAL)
+    printed = capsys.readouterr().out
+    assert all(f"{package} is not installed" in printed for package in program.OPTIONAL)
 
 
 def test_sizes_and_dtypes_that_are_not_measured_again_keep_their_rows_and_places(tmp_path):
@@ -141,7 +128,8 @@ def test_sizes_and_dtypes_that_are_not_measured_again_keep_their_rows_and_places
     assert "| log_det, bfloat16 | 16 x 8 |" in (tmp_path / "README.md").read_text()
 
 
-def test_without_pytest_nothing_is_timed_untested_and_a_gpu_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
+def test_nothing_is_timed_without_its_tests_or_without_the_gpu_that_was_asked_for(monkeypatch, tmp_path, capsys):
+    assert all(list(ROOT.glob(pattern)) for patterns in program.TESTS.values() for pattern in patterns)
     monkeypatch.setattr(program, "is_installed", lambda package: package != "pytest")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device, said in (("cpu", "--tested"), ("cuda", "no GPU")):
@@ -151,7 +139,7 @@ def test_without_pytest_nothing_is_timed_untested_and_a_gpu_that_is_not_there_is
 
 @pytest.mark.slow
 def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
-    """As on a machine that has a checkout and those two: adapters are found in an installation only."""
+    # `it_losses.adapters` is missing too, because a checkout without an installation does not have it
     code = """if True:
         import sys
         sys.path[:0] = [".", "tests"]
@@ -159,6 +147,5 @@ def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
             sys.modules[name] = None
         import benchmarks.speed.__main__, test_gpu
     """
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = finished([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr

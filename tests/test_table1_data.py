@@ -1,4 +1,4 @@
-"""The data sets of the benchmarks, read from small files written in each set's own format."""
+"""The data sets of the benchmarks, read from small files in the format of each, and the views of their images."""
 
 import gzip
 import pickle
@@ -10,25 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from benchmarks import data
 from benchmarks.augment import RECIPES, Views, channel_moments, recipe_for
 
 RANDOM = np.random.default_rng(0)
-
-
-def write_fashion(root, zipped):
-    """Four files; returns the images and labels of the held-out half."""
-    for half, count in (("train", 7), ("t10k", 5)):
-        images, labels = RANDOM.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 3).astype(np.uint8)
-        for name, array in ((f"{half}-images-idx3-ubyte", images), (f"{half}-labels-idx1-ubyte", labels)):
-            content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-            (root / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
-    return images, labels
+#: recipe of views -> a data set that takes it, and its channels
+TAKEN_BY = {"digits": ("digits", 1), "grey": ("fashion_mnist", 1), "colour": ("cifar10", 3)}
 
 
 def write_pictures(root, values):
-    """A picture of one grey level in each file that is named."""
+    """Write a picture of one grey level into each named file."""
     for name, value in values.items():
         path = root / f"{name}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +44,11 @@ def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_fashion_mnist_reads_plain_and_gzipped_idx_files_and_names_a_broken_one(tmp_path, zipped):
-    pixels, labels = write_fashion(tmp_path, zipped)
+    for half, count in (("train", 7), ("t10k", 5)):
+        pixels, labels = RANDOM.integers(0, 256, (count, 28, 28), np.uint8), (np.arange(count) % 3).astype(np.uint8)
+        for name, array in ((f"{half}-images-idx3-ubyte", pixels), (f"{half}-labels-idx1-ubyte", labels)):
+            content = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+            (tmp_path / (name + ".gz" * zipped)).write_bytes(gzip.compress(content) if zipped else content)
     images = data.load("fashion_mnist", tmp_path, 28)
     assert np.array_equal(images.test[:, 0], pixels) and images.test_labels.tolist() == labels.tolist()
     assert images.train.shape == (7, 1, 28, 28) and images.classes == 3
@@ -62,26 +59,18 @@ def test_fashion_mnist_reads_plain_and_gzipped_idx_files_and_names_a_broken_one(
             data.load("fashion_mnist", tmp_path, 28)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_reads_the_pickles_of_its_authors(tmp_path, monkeypatch, name):
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    folder = tmp_path / kind.base_folder
+@pytest.mark.parametrize(("kind", "labels"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
+def test_cifar_reads_the_pickles_of_its_authors(tmp_path, monkeypatch, kind, labels):
+    pixels, folder = RANDOM.integers(0, 256, (4, 3, 32, 32), np.uint8), tmp_path / kind.base_folder
     folder.mkdir()
-    pixels = RANDOM.integers(0, 256, (4, 3, 32, 32), np.uint8)
-    labels = {"labels": [0, 1, 2, 1]} if name == "cifar10" else {"fine_labels": [0, 1, 2, 1]}
     for file, _ in kind.train_list + kind.test_list:
-        (folder / file).write_bytes(pickle.dumps({"data": pixels.reshape(4, -1), **labels}))
-    names = {"label_names": ["a"] * 3, "fine_label_names": ["a"] * 3}
-    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(names))
-    # the checksums are those of the real files
+        (folder / file).write_bytes(pickle.dumps({"data": pixels.reshape(4, -1), labels: [0, 1, 2, 1]}))
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["a"] * 3}))
+    # torchvision knows the checksums of the real files only
     monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    images = data.load(name, tmp_path, 32)
-    assert np.array_equal(images.test, pixels)
-    assert len(images.train) == 4 * len(kind.train_list)
-    assert images.classes == 3
+    images = data.load(kind.__name__.lower(), tmp_path, 32)
+    assert np.array_equal(images.test, pixels) and len(images.train) == 4 * len(kind.train_list) and images.classes == 3
 
 
 def test_tiny_imagenet_reads_its_annotations(tmp_path):
@@ -126,32 +115,24 @@ def test_missing_files_and_unknown_classes_are_errors_that_name_the_expected_one
         data.load("image_folder", tmp_path / "val", 16)
 
 
-@pytest.mark.parametrize(("dataset", "channels"), [("digits", 1), ("fashion_mnist", 1), ("cifar10", 3)])
-def test_every_recipe_gives_two_different_views_of_each_image_the_same_under_autocast(dataset, channels):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_each_recipe_draws_two_different_views_from_torchs_generator_alone_and_equal_ones_under_autocast(recipe):
+    dataset, channels = TAKEN_BY[recipe]
+    assert recipe_for(dataset, channels) == recipe
     images = torch.randint(0, 256, (32, channels, 16, 16), dtype=torch.uint8)
-    views, drawn = Views(recipe_for(dataset, channels), 16, *channel_moments(images)), []
+    views, drawn, state = Views(recipe, 16, *channel_moments(images)), [], torch.get_rng_state()
+    others = random.getstate(), str(np.random.get_state())
     for mixed in (False, True):
-        torch.manual_seed(1)
+        # a checkpoint keeps this state
+        torch.set_rng_state(state)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             drawn.append(torch.stack(views(images)))
+    assert (random.getstate(), str(np.random.get_state())) == others
     assert drawn[0].shape == (2, *images.shape) and drawn[1].dtype == torch.float32 and torch.equal(*drawn)
     assert ((drawn[0][0] - drawn[0][1]).flatten(1).abs().amax(dim=1) > 0.1).all()
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_views_draw_from_torchs_generator_alone_whose_state_a_checkpoint_keeps(recipe):
-    channels = 3 if recipe == "colour" else 1
-    images = torch.randint(0, 256, (8, channels, 16, 16), dtype=torch.uint8)
-    views = Views(recipe, 16, *channel_moments(images))
-    states = [torch.get_rng_state(), random.getstate(), str(np.random.get_state())]
-    first = torch.cat(views(images))
-    assert (random.getstate(), str(np.random.get_state())) == (states[1], states[2])
-    torch.set_rng_state(states[0])
-    assert torch.equal(torch.cat(views(images)), first)
 
 
 def test_standardised_images_have_mean_0_and_variance_1():
     images = torch.randint(0, 200, (64, 3, 8, 8), dtype=torch.uint8)
     pixels = Views("colour", 8, *channel_moments(images)).standardised(images)
-    assert pixels.mean(dim=(0, 2, 3)).abs().max() < 1e-5
-    assert (pixels.var(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-4
+    assert pixels.mean(dim=(0, 2, 3)).abs().max() < 1e-5 and (pixels.var(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-4

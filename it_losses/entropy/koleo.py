@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from it_losses.checks import Check, Weight, check_length
+from it_losses.checks import Check, Weight, check_epsilon
 from it_losses.entropy.base import BoundWeights, NormalizingEstimator
 from it_losses.normalize import Normalization
 
@@ -51,7 +51,7 @@ class KoLeo(NormalizingEstimator):
     unit, direction = "nats per dimension less a constant", "consistent, but no bound; not nats from 16 dimensions on"
     cost = "N^2 D"
     fused = "koleo"
-    checks: ClassVar[dict[str, Check]] = {"epsilon": check_length}
+    checks: ClassVar[dict[str, Check]] = {"epsilon": check_epsilon}
 
     def __init__(self, normalize: Normalization = "rows", *, epsilon: float = 1e-8) -> None:
         super().__init__()

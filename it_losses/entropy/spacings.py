@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from it_losses.checks import Check, Weight, check_count, check_length, check_weight
+from it_losses.checks import Check, Weight, check_count, check_epsilon, check_weight
 from it_losses.constants import factor
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.variance_covariance import covariance_penalty
@@ -64,7 +64,7 @@ class Spacings(EntropyEstimator):
     checks: ClassVar[dict[str, Check]] = {
         "covariance_weight": check_weight,
         "window": check_window,
-        "epsilon": check_length,
+        "epsilon": check_epsilon,
     }
 
     def __init__(self, covariance_weight: Weight = 0.25, *, window: int | None = None, epsilon: float = 1e-8) -> None:
