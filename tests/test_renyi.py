@@ -40,7 +40,9 @@ def of_variances(p, rows=40):
 
 
 @every_order
-def test_a_known_spectrum(order):
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_known_spectrum(order, backend, monkeypatch):
+    monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
     p = torch.tensor([0.5, 0.25, 0.15, 0.1], dtype=F64)
     expected = -(p * p.log()).sum() if order == 1 else (p**order).sum().log() / (1 - order)
     torch.testing.assert_close(MatrixRenyi(order, normalize=None)(of_variances(7 * p)), expected, rtol=1e-12, atol=0)
