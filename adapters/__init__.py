@@ -20,11 +20,11 @@ from types import ModuleType
 
 
 def framework(name: str, *, install: str) -> ModuleType:
-    """Import a module; ImportError with the command to install its package if that is missing."""
+    """Import a module. If its package is missing, the ImportError says how to install it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # an installed framework that fails to import raises its own error
+        # a framework that is installed but fails to import raises its own error
         if (error.name or "").partition(".")[0] != name.partition(".")[0]:
             raise
         raise ImportError(

@@ -50,7 +50,7 @@ def _entrypoint(timm: Any, name: str) -> Any:
     for module in vars(timm.models).values():
         if getattr(module, "__name__", "").startswith("timm.models.") and architecture in getattr(module, "__all__", ()):
             return lambda **options: getattr(module, architecture)(**options)
-    raise ValueError(f"the name {name!r} is taken by {own.__module__}, and timm has no model of its own under it.")
+    raise ValueError(f"the name {name!r} is taken by {own.__module__}, and timm itself has no model of that name.")
 
 
 def _keep_resolution(model: Any, name: str) -> None:

@@ -65,7 +65,7 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
 
 
 def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments: object) -> VICReg:
-    """A VICReg with the same value as that library's VICReg with these arguments.
+    """A VICReg that computes the same value as that library's VICReg with these arguments.
 
     Args:
         library: a key of ARGUMENTS.
@@ -102,5 +102,5 @@ class EppsPulley(SIGReg):
 
     @property
     def numbers(self) -> SIGRegConvention:
-        """Lightly's convention with these knots. stable-pretraining's is the same for pooled views."""
+        """Lightly's convention with these knots, which stable-pretraining applies to pooled views."""
         return CONVENTIONS["lightly"]._replace(points=2 * self.knots - 1, largest=self.t_max)

@@ -1,4 +1,4 @@
-"""Base of drop-in criteria: constants under the names of the replaced library, results in its dtype, and its pickles."""
+"""Base of drop-in criteria: constants and dtypes as in the replaced library, whose pickles can be loaded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):
-    """A criterion whose constants can also be read and set under the names of the host, the library that it serves.
+    """A criterion whose constants can also be read and set under the names of the host (the replaced library).
 
-    `criterion.lambda_param = 1.0` sets `invariance_weight`, with its check. State dicts hold trainable weights under the names
+    `criterion.lambda_param = 1.0` checks and sets `invariance_weight`. State dicts hold trainable weights under the names
     of the host. A subclass maps the names of the host to ours in `host_names`.
     """
 
@@ -84,7 +84,7 @@ def check_can_gather(gather_distributed: bool) -> None:
 def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
     """Construct our criterion by `cls.__init__`, and return its state plus the rest of the replaced class's pickled state.
 
-    The rest are hooks, and attributes, parameters and submodules of a subclass.
+    The rest is hooks, and the attributes, parameters and submodules that a subclass added.
     """
     cls.__init__(criterion, **arguments)
     ours = {name: value for name, value in state.items() if name not in arguments}

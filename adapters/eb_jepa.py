@@ -1,4 +1,4 @@
-"""eb_jepa: criteria that return the dict of scalars that its loops log and back-propagate.
+"""eb_jepa: criteria that return the dict of scalars that eb_jepa's training loops log and back-propagate.
 
     - loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # eb_jepa.losses
     + loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # it_losses.adapters.eb_jepa
@@ -28,7 +28,7 @@ class VICRegLoss(HostNames, VICReg):
     Args:
         std_coeff: weight of the variance hinges, added over the views.
         cov_coeff: weight of the squared covariances, averaged over the pairs of dimensions and added over the views.
-        gather_distributed: whether the statistics use the samples of all ranks; eb_jepa's do not.
+        gather_distributed: whether the statistics use the samples of all ranks; in eb_jepa they do not.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["eb_jepa"]
@@ -43,7 +43,7 @@ class VICRegLoss(HostNames, VICReg):
         named = {
             "loss": terms.loss,
             "invariance_loss": terms.invariance,
-            # the criterion reports the mean of the two hinges, and covariances divided by dim
+            # eb_jepa adds the two hinges, and averages covariances over pairs; our terms average and divide by dim
             "var_loss": 2 * terms.variance,
             "cov_loss": terms.covariance / max(z1.shape[-1] - 1, 1),
         }

@@ -49,8 +49,8 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     """Measures the embeddings of every `every_n_steps`-th step on each rank's batch, and logs the averages over ranks.
 
     Each criterion of ours that the step calls is logged under its own name in the module, with the views it is called with;
-    the second call of a step is `<name>-2`, and so on. With `module` that submodule is measured. If no criterion is called,
-    the output of `projector` or `projection_head` is measured. For each name it logs:
+    the second call in a step is `<name>-2`, and so on. With `module`, the output of that submodule is measured. If no criterion
+    is called, the output of `projector` or `projection_head` is measured. For each name the monitor logs:
 
     `<prefix>/<name>/invariance`, `/entropy`, ...: the terms of the criterion, in its own units;
     `<prefix>/<name>/pairwise_lower_nats`, `/pairwise_upper_nats`: `diagnostics.sphere_entropy_bounds`, 0 at collapse;
@@ -64,7 +64,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
         every_n_steps: measure one batch in this many; the others cost nothing.
         rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
-        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that take figures always get them.
+        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers of figures always get plots.
         on_collapse: "warn" once, "stop" the training, or "raise".
         prefix: prefix of the logged names.
 
@@ -126,7 +126,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")} | {"_step": None}
 
     def _close(self) -> MeasuredStep | None:
-        """Close and return the current step, if any."""
+        """Close and return the current step."""
         step, self._step = self._step, None
         if step is not None:
             step.close()
@@ -158,7 +158,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
     def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:
         named = {f"{self.prefix}/{name}": value for name, value in measured.items()}
-        # Lightning writes only at every log_every_n_steps-th step, which may not be a measured one
+        # logged directly, because Lightning logs only every log_every_n_steps-th step
         for logger in trainer.loggers:
             logger.log_metrics(named, step=trainer.global_step)
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)

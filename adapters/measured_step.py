@@ -20,14 +20,14 @@ MOST_CALLS = 8
 
 
 class MeasuredStep:
-    """Collects rows of the embeddings and terms of the criteria of one step, until `close()`.
+    """Collects embeddings, and the terms of criteria, during one training step until `close()`.
 
-    Modules get forward hooks only. A pickled or copied module keeps them, but there they do nothing. A step that is no longer
-    referenced closes itself.
+    Modules get forward hooks only. A pickled or copied module keeps the hooks, but they do nothing in the copy. A MeasuredStep
+    closes itself when nothing refers to it.
 
     Args:
         root: the module whose submodules are named.
-        module_name: the submodule whose outputs are the embeddings; None for the views of criteria, or else of projectors.
+        module_name: the submodule whose outputs are the embeddings; None: see `embeddings`.
         rows: the most rows that are kept for each name, spread evenly over its views and over the batch.
     """
 
@@ -57,7 +57,8 @@ class MeasuredStep:
     def embeddings(self) -> dict[str, list[Tensor]]:
         """Views [rows, dim], of two rows or more, by name.
 
-        They are the outputs of the named module; without a name the views of criteria, or else the outputs of projectors.
+        They are the outputs of the named module. Without a name they are the views of criteria, or, if no criterion was called,
+        the outputs of projectors.
         """
         chosen = self._made if self.module_name is not None else self._taken or self._made
         chosen = {name: views for name, views in chosen.items() if views}
@@ -75,7 +76,7 @@ class MeasuredStep:
         self._keep_call(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
 
     def _keep_call(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        # a criterion that is no submodule, such as one in a list, is named by its class
+        # a criterion that is no submodule, such as an element of a list, is named by its class
         name = self._names.get(module) or type(module).__name__
         calls = (name, *(f"{name}-{call}" for call in range(2, MOST_CALLS + 1)))
         free = next((call for call in calls if call not in self.terms), None)
@@ -99,7 +100,7 @@ class MeasuredStep:
 
 
 class HookOf:
-    """A forward hook that calls a method while its object exists. In a copy of the module it does nothing."""
+    """A forward hook that calls a method while the method's object exists. In a copy of the module it does nothing."""
 
     def __init__(self, method: Callable[..., None]) -> None:
         self._method = weakref.WeakMethod(method)
@@ -143,7 +144,7 @@ def _close(handles: Sequence[Any], stop_notifying: Callable[[], None]) -> None:
 
 
 def _why_unreadable(views: Sequence[Any]) -> str | None:
-    """The reason why an output is no list of views [batch, ...] of one shape; None if it is."""
+    """The reason why outputs are not views [batch, ...] of the same shape, or None."""
     for z in views:
         if not isinstance(z, Tensor):
             return f"returned a {type(z).__name__}, no tensor."
@@ -169,6 +170,6 @@ def _mean_over_groups(z: Tensor) -> Tensor:
 def _mean_over_positions(z: Tensor) -> Tensor:
     """Outputs of modules, tokens [batch, tokens, dim] or maps [batch, dim, ...], averaged over positions: [batch, dim].
 
-    Positions of one image are not samples: they still differ by their position if all images have collapsed to one.
+    Positions are not samples: they differ from each other even if all images have the same embedding.
     """
     return _mean_over_groups(z if z.ndim < 4 else z.flatten(2).mT)

@@ -57,7 +57,7 @@ class VICRegLoss(HostNames, SelfSupervised):
         variance_mu: weight of the variance hinge.
         covariance_v: weight of the covariances.
         eps: added to the variances under the root.
-        gather_distributed: whether the statistics use the samples of all ranks. Without a wrapper, the library's do not.
+        gather_distributed: whether statistics use the samples of all ranks. In the library this needs DistributedLossWrapper.
         options: arguments of BaseMetricLossFunction.
 
     Raises:

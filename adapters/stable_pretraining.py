@@ -3,7 +3,7 @@
     spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
                vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
 
-Its YAML can name any criterion of ours, `_target_: it_losses.VICRegEntropy`, with any estimator as an argument,
+The YAML can name any criterion of ours, `_target_: it_losses.VICRegEntropy`, with any estimator as an argument,
 `entropy: {_target_: it_losses.KoLeo}`. Nothing of stable-pretraining is imported.
 """
 
@@ -21,7 +21,7 @@ from it_losses.adapters.drop_in import HostNames, in_host_dtype
 
 
 class VICRegLoss(HostNames, VICReg):
-    """stable-pretraining's `VICRegLoss`, with the same value, of the batch of all ranks: V x [batch, dim] -> [].
+    """stable-pretraining's `VICRegLoss`, with the same value, for the batch of all ranks: V x [batch, dim] -> [].
 
     The constants can be read and set under stable-pretraining's names.
 
@@ -56,9 +56,9 @@ class SlicedEppsPulley(EntropyRegularizer):
         model = LeJEPA("vit_small_patch16_224")
         model.sigreg = SlicedEppsPulley()
 
-    The statistic uses the samples of all ranks, times their number. In stable-pretraining each rank uses its own samples, times
-    their number, or times the number of all ranks if the process group existed before the model. Both choose
-    slices by the number of calls, but not the same slices: see `it_losses.SIGReg`. Ours counts calls in training only.
+    The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining each rank uses its own
+    samples, multiplied by their number, or by the number of all ranks' samples if the process group existed before the model.
+    Both choose slices by the number of calls, but differently (see `it_losses.SIGReg`). Ours counts calls in training only.
 
     Args:
         num_slices: number of random directions.
@@ -76,7 +76,7 @@ class SlicedEppsPulley(EntropyRegularizer):
 
     @property
     def num_slices(self) -> int | None:
-        """Number of random directions. It can be set."""
+        """Number of random directions."""
         return self._estimator().slices
 
     @num_slices.setter

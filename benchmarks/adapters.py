@@ -1,8 +1,8 @@
-"""`python -m benchmarks.adapters lightly --batch 256 --dim 2048`: a library's VICReg and ours on your shape.
+"""`python -m benchmarks.adapters lightly --batch 256 --dim 2048` compares a library's VICReg with ours on your shape.
 
-It prints the time of forward and backward (median, 20th and 80th percentile; the implementations run in turn), the peak memory
-beyond the inputs (each in a process of its own), and the value. "pytorch" is the authors' formula in plain PyTorch, "lightning"
-is the cost of the monitor, and "all" is every library that can be imported.
+The printed table has the time of forward and backward (median, 20th and 80th percentile), the peak memory beyond the inputs,
+and the value of the loss. The timed losses run in turn. "pytorch" stands for the authors' formula in plain PyTorch, "all" for
+every library that can be imported. "lightning" measures `EmbeddingMonitor`.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from benchmarks.speed.measure import Case, peak_of
 from it_losses import VICReg
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
 
-#: "pytorch" is the formula written out in a plain training step
+#: names on the command line; "pytorch" is the authors' formula in plain PyTorch
 LIBRARIES = ("pytorch", *ARGUMENTS)
 
 
 def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
-    """The library's criterion and ours with its value; ImportError if it cannot be imported."""
+    """The library's criterion, and ours with equal values; ImportError if the library cannot be imported."""
     return {"its": library_vicreg(library), "ours": VICReg() if library == "pytorch" else vicreg(library)}
 
 
 def row(library: str, options: argparse.Namespace) -> dict[str, str]:
-    """The row of the table for a library's criterion and ours; ImportError if the library cannot be imported."""
+    """Measure a library's criterion and ours, for one row of the table; ImportError if the library cannot be imported."""
     warnings.simplefilter("ignore")
     of_library = partial(implementations, library)
     case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
@@ -48,9 +48,9 @@ def row(library: str, options: argparse.Namespace) -> dict[str, str]:
 
 
 def monitor_line(options: argparse.Namespace) -> str:
-    """Milliseconds that an EmbeddingMonitor takes in a step that it measures, and in any other, by Lightning's profiler.
+    """A sentence with the milliseconds of EmbeddingMonitor in steps that it measures and in other steps.
 
-    The profiler sees the hooks of the monitor. The few rows that criteria copy for it during the step are not counted.
+    Lightning's profiler times only the hooks of the monitor, not the few embeddings that criteria copy for the monitor.
     """
     from it_losses.adapters.lightning import EmbeddingMonitor, lightning
 
@@ -75,7 +75,7 @@ def monitor_line(options: argparse.Namespace) -> str:
         trainer.fit(Embeddings(), torch.utils.data.DataLoader(range(steps)))
     hooks = [spent for name, spent in profiler.recorded_durations.items() if "Monitor" in name and "train_batch" in name]
     milliseconds = [1e3 * sum(of_step) for of_step in zip(*hooks, strict=True)]
-    # every other step is measured; the first two include imports and first allocations
+    # the monitor measures every second step; the first two steps are left out, because they import and allocate
     during, between = (statistics.median(milliseconds[first::2]) for first in (2, 3))
     setting = f"EmbeddingMonitor, {options.batch} x {options.dim}"
     return f"{setting}: {during:.2f} ms in a step that it measures, {between:.2f} ms in any other"

@@ -1,4 +1,4 @@
-"""Two random views of a batch, made on the device the batch is on: recipes for digits, grey and colour images."""
+"""Make two random views of a batch of images on its device, with a recipe for digits, grey images and colour images each."""
 
 import kornia.augmentation as K
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Views(nn.Module):
-    """`views(images)`: two random, standardised float views of uint8 images [batch, channels, side, side]."""
+    """`views(images)` returns two random, standardised float views of uint8 images [batch, channels, side, side]."""
 
     def __init__(self, recipe: str, side: int, mean: Tensor, std: Tensor) -> None:
         super().__init__()
@@ -15,13 +15,13 @@ class Views(nn.Module):
         self.register_buffer("std", std.view(-1, 1, 1), persistent=False)
 
     def standardised(self, images: Tensor) -> Tensor:
-        """The images without augmentation, for evaluation."""
+        """The standardised images without augmentation, for evaluation."""
         return (images.float() / 255 - self.mean) / self.std
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Both views by one call, since every image of a batch draws its own parameters."""
-        # colours are changed by matrix products, which autocast would round to eight bits
+        """One call makes both views, because every image in a batch gets its own random augmentation."""
+        # kornia changes colours by matrix products, which autocast would round to half precision
         with torch.autocast(images.device.type, enabled=False):
             pixels = (images.float() / 255).repeat(2, 1, 1, 1)
             view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
@@ -29,7 +29,7 @@ class Views(nn.Module):
 
 
 def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, of pixels in [0, 1]: uint8 [images, channels, ...] -> 2 x [channels]."""
+    """Mean and standard deviation of each channel for pixels in [0, 1]: uint8 [images, channels, ...] -> 2 x [channels]."""
     pixels = images.transpose(0, 1).flatten(1)
     counts = torch.stack([torch.bincount(channel.int(), minlength=256) for channel in pixels]).double()
     levels = torch.arange(256, dtype=torch.double) / 255
@@ -38,7 +38,7 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), variance.sqrt().clamp_min(1e-3).float()
 
 
-#: name -> function that returns the augmentations for images of that side, one after another
+#: name -> function of the side of the images in pixels, which returns their augmentations in order
 RECIPES = {
     # flips are left out, because a mirrored 2 is no digit; rotations are small, because a turned 6 is a 9
     "digits": lambda side: (
@@ -48,7 +48,7 @@ RECIPES = {
         K.RandomGaussianNoise(std=0.08, p=0.5),
         K.RandomErasing(scale=(0.02, 0.12), p=0.3),
     ),
-    # the parts of SimCLR's recipe that grey images allow
+    # SimCLR's recipe without the changes of colour
     "grey": lambda side: (
         K.RandomResizedCrop((side, side), scale=(0.3, 1.0), cropping_mode="resample"),
         K.RandomHorizontalFlip(p=0.5),
@@ -68,5 +68,5 @@ RECIPES = {
 
 
 def recipe_for(dataset: str, channels: int) -> str:
-    """The recipe for these images: digits have their own, others are chosen by the number of channels."""
+    """The name of the recipe: digits have their own, and other images get it by their number of channels."""
     return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

@@ -1,7 +1,7 @@
-"""Image data sets as tensors in memory: training and held-out images, one function each, all under DATASETS.
+"""Load image data sets as tensors in memory: training and held-out images. DATASETS has a loader for each data set.
 
-Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. They need no workers, because they are in memory:
-batches are slices, and augmentation runs on the device.
+Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. Training needs no worker processes: batches are
+slices of memory, and augmentation runs on the device.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
-#: fraction of each class that is held out where a data set has no held-out half, or to choose settings
+#: fraction of each class that is held out for tests if a data set has no test images, or for the choice of settings
 HELD_OUT = 0.2
 LARGEST_GIB = 16
 LEAST_OF_A_CLASS = 100
-# Pillow takes large pictures for an attack, but these files are the user's own
+# Pillow refuses very large pictures as a possible attack, but these files are the user's own
 Image.MAX_IMAGE_PIXELS = None
-#: paths of images and their classes
+#: path and class number of each image
 Files = list[tuple[str, int]]
 
 
 class DataError(Exception):
-    """Raised if the data are missing, or do not fit their name."""
+    """The data are missing, or are not those of the named data set."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """One data set, split once and for all."""
+    """A data set with its fixed split into training and test images."""
 
     train: Tensor
     train_labels: Tensor
@@ -55,7 +55,7 @@ class Images:
         return self.train.shape[1]
 
     def subset(self, images: int) -> Images:
-        """The first `images` of each half: for trials."""
+        """The first `images` training images and as many test images, for short trials."""
         halves = (half[:images] for half in (self.train, self.train_labels, self.test, self.test_labels))
         return Images(*halves, self.classes)
 
@@ -67,38 +67,38 @@ class Images:
             raise DataError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
 
     def resized(self, side: int) -> Images:
-        """The same images, `side` by `side` pixels, bilinear."""
+        """The same images, resized to `side` by `side` pixels by bilinear interpolation."""
         return replace(self, train=_resize(self.train, side), test=_resize(self.test, side))
 
 
 def digits(root: Path | None, side: int) -> Images:
-    """1,797 real handwritten digits of 8 x 8 pixels, inside scikit-learn; every fifth, by class, is held out."""
+    """1,797 handwritten digits of 8 x 8 pixels, which scikit-learn contains. A fifth of each class is held out."""
     pixels, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
     # grey levels run from 0 to 16
     return _split((pixels * (255 / 16)).round().to(torch.uint8).view(-1, 1, 8, 8), labels.long(), 10)
 
 
 def fashion_mnist(root: Path, side: int) -> Images:
-    """70,000 photographs of clothes, 28 x 28: the four IDX files, plain or gzipped, or torchvision's download."""
+    """70,000 photographs of clothes, 28 x 28, in four IDX files, plain or gzipped. torchvision downloads them if missing."""
     if not any(root.rglob("train-images?idx3-ubyte*")):
         datasets.FashionMNIST(root, download=True)
     return _images(*((_idx(root, f"{half}-images")[:, None], _idx(root, f"{half}-labels")) for half in ("train", "t10k")))
 
 
 def cifar10(root: Path, side: int) -> Images:
-    """60,000 colour images of 10 kinds, 32 x 32; torchvision's folder, or its download."""
+    """60,000 colour images of 10 classes, 32 x 32, in torchvision's folder. torchvision downloads them if missing."""
     return _images(*(_cifar(datasets.CIFAR10(root, train=half, download=True)) for half in (True, False)))
 
 
 def cifar100(root: Path, side: int) -> Images:
-    """60,000 colour images of 100 kinds, 32 x 32; torchvision's folder, or its download."""
+    """60,000 colour images of 100 classes, 32 x 32, in torchvision's folder. torchvision downloads them if missing."""
     return _images(*(_cifar(datasets.CIFAR100(root, train=half, download=True)) for half in (True, False)))
 
 
 def tiny_imagenet(root: Path, side: int) -> Images:
-    """110,000 colour images of 200 kinds, 64 x 64: the unpacked folder `tiny-imagenet-200`; its `val` is held out.
+    """110,000 colour images of 200 classes, 64 x 64, in the unpacked folder `tiny-imagenet-200`. Its `val` is held out.
 
-    http://cs231n.stanford.edu/tiny-imagenet-200.zip
+    The archive is http://cs231n.stanford.edu/tiny-imagenet-200.zip
     """
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
     train = datasets.ImageFolder(root / "train")
@@ -111,7 +111,7 @@ def tiny_imagenet(root: Path, side: int) -> Images:
 def image_folder(root: Path, side: int) -> Images:
     """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), or in `<class>/`, cut to a square and resized.
 
-    Without `train`, classes of fewer than 100 images are left out, and so are links; every fifth image, by class, is held out.
+    Without `train`, a fifth of each class is held out. Links and classes of fewer than 100 images are then left out.
     """
     if not (root / "train").is_dir():
         return _one_folder(root, side)
@@ -120,21 +120,21 @@ def image_folder(root: Path, side: int) -> Images:
     unknown = set(test.classes) - set(train.classes)
     if unknown:
         raise ValueError(f"{test.root} has classes that {train.root} does not have: {', '.join(sorted(unknown)[:5])}")
-    # the numbers of the training half, which may have more classes
+    # number the classes as in the training images, which may have more classes
     files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
     return _from_files(train.samples, files, side)
 
 
-#: name on the command line -> loader, given `--data-root` and the side in pixels that files are read at
+#: each loader gets `--data-root` and the side in pixels to which image files are scaled; its name is that of `--dataset`
 LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder)
 DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for loader in LOADERS}
 
 
 def load(name: str, root: Path | None, side: int) -> Images:
-    """The data set of that name, `side` by `side` pixels.
+    """The named data set with images of `side` by `side` pixels.
 
     Raises:
-        DataError: it is missing, unreadable or does not fit its name; the message says what is expected.
+        DataError: the data are missing, unreadable or of another data set; the message says what is expected.
     """
     if root is None and name != "digits":
         raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
@@ -146,7 +146,7 @@ def load(name: str, root: Path | None, side: int) -> Images:
 
 
 def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:
-    """The numbers of the images to train on, and of those that are held out, by class and always the same."""
+    """Indices of training and of held-out images. The split is by class and always the same."""
     train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels)
     return train, held_out
 
@@ -161,8 +161,8 @@ def _images(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Images
 
 
 def _idx(root: Path, name: str) -> Tensor:
-    """The unsigned bytes of an IDX file: a magic number that ends with the dimensions, big-endian sizes, then the bytes."""
-    # some copies write a dot before `idx`, and torchvision puts the files into sub-folders
+    """The unsigned bytes of an IDX file: a magic number whose last byte counts the sizes, big-endian sizes, data."""
+    # some copies have a dot before `idx` in file names, and torchvision puts the files into sub-folders
     path = min(root.rglob(f"{name}?idx?-ubyte*"), default=root / name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -178,7 +178,7 @@ def _cifar(half: datasets.CIFAR10) -> tuple[Tensor, Tensor]:
 
 
 def _one_folder(root: Path, side: int) -> Images:
-    """All images in `<class>/`, split by class."""
+    """The images in folders `<class>/`, with a fifth of each class held out."""
     found = datasets.ImageFolder(root, is_valid_file=_is_picture, allow_empty=True)
     counts = Counter(found.targets)
     kept = [label for label, count in sorted(counts.items()) if count >= LEAST_OF_A_CLASS]
@@ -202,9 +202,9 @@ def _from_files(train: Files, test: Files, side: int) -> Images:
 
 
 def _read_images(files: Files, side: int) -> tuple[Tensor, Tensor]:
-    """RGB pixels on white, the middle square scaled to `side`, [images, 3, side, side], and the labels."""
+    """The middle square of each image as RGB on white, scaled to `side`: [images, 3, side, side], and the labels."""
     paths, labels = zip(*files, strict=True)
-    # few at a time, because a large picture takes gigabytes
+    # a thread per CPU limits the memory, because decoding a large picture may take gigabytes
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = np.fromiter(pool.map(partial(_square, side), paths), np.dtype((np.uint8, (side, side, 3))), len(paths))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)
@@ -222,6 +222,6 @@ def _square(side: int, path: str) -> np.ndarray:
 def _resize(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
-    # in slices: floats take four times the memory
+    # one slice at a time, because floats take four times the memory of bytes
     slices = (F.interpolate(part.float(), (side, side), mode="bilinear", antialias=True) for part in images.split(4096))
     return torch.cat([part.round().to(torch.uint8) for part in slices])

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.distributed `: CPU time, bytes and memory of VICReg's global loss on each of several gloo ranks.
+"""`python -m benchmarks.distributed` measures CPU time, sent bytes and memory of VICReg over several gloo ranks.
 
-Ours is compared with losses that gather the samples of all ranks on each rank. Linux counts the bytes and the memory.
+Our loss is compared with losses that gather the samples of all ranks on each rank. Linux counts the bytes and the memory.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from it_losses import VICReg
 
 
 def gathered(own: Tensor) -> Tensor:
-    """The samples of all ranks, by solo-learn's and the authors' function, which all-reduces the gradients of all samples."""
+    """The samples of all ranks. Backward all-reduces the gradients of all samples, as in solo-learn and the authors' code."""
     return torch.cat(gather(own))
 
 
-#: VICReg (25, 25, 1) of the batch of all ranks, ours first; solo-learn's variance weight of 12.5 is the authors' 25
+#: VICReg (25, 25, 1) over the samples of all ranks, ours first; solo-learn's variance weight of 12.5 is the authors' 25
 SCHEMES = {
     "it-losses": VICReg(),
     "official": partial(official_vicreg, gather=gathered),
@@ -42,7 +42,7 @@ SCHEMES = {
 
 
 def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> list[dict[str, Any]]:
-    """The cost of every scheme at every (global samples, dim), a row for each rank."""
+    """Measure every scheme at every (samples of all ranks, dim): one row per scheme, shape and rank."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (world, shapes, repeats, folder), nprocs=world)
         return [row for rank in range(world) for row in torch.load(Path(folder) / f"{rank}.pt", weights_only=True)]
@@ -56,7 +56,7 @@ def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, fo
 
 
 def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
-    """Medians and quartiles over interleaved repeats."""
+    """A row per scheme, measured on this rank: median and quartiles over repeats in which the schemes take turns."""
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
@@ -89,7 +89,7 @@ def _cpu_seconds(call: Callable[[], object]) -> float:
 
 
 def sent_mb(step: Callable[[], object]) -> float:
-    """The bytes that this process wrote to its sockets; it writes nothing else meanwhile."""
+    """Megabytes that this process writes to its sockets in one step; it writes nothing else meanwhile."""
     dist.barrier()
     before = written_bytes()
     step()
@@ -97,7 +97,7 @@ def sent_mb(step: Callable[[], object]) -> float:
 
 
 def costs(rows: pd.DataFrame) -> str:
-    """The table of a rank's costs."""
+    """The costs per rank as a Markdown table."""
     ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
     return table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4)
 
@@ -110,7 +110,7 @@ def _line(row: Any) -> dict[str, str]:
 
 
 def main() -> None:
-    """Measure, print, and keep."""
+    """Measure the schemes, print the page, and write the page and the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--shapes", nargs="+", default=["512x2048", "512x512", "1024x256"], help="global samples x dim")

@@ -1,4 +1,4 @@
-"""Facts about the machine for the speed programs: its names, the peak of memory, and calls in a fresh process."""
+"""Tools of the programs that measure: names of devices, peak memory, written bytes, and calls in a fresh process."""
 
 import ctypes
 import importlib.util
@@ -16,7 +16,7 @@ STATUS, CLEAR, COUNTERS = (Path("/proc/self") / name for name in ("status", "cle
 
 
 def is_installed(package: str) -> bool:
-    """Whether it can be imported; a missing library is left out."""
+    """Whether the package can be imported, so that programs can leave out a missing one."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -30,7 +30,7 @@ def device_name(device: torch.device) -> str:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """Call the function in a new interpreter, in which neither memory nor caches of another run are left."""
+    """Call the function in a new Python process, which has no memory or caches from earlier calls."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -41,7 +41,7 @@ def can_count() -> bool:
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float:
-    """The peak of memory during a call above what is held before it."""
+    """Peak memory during a call in MiB, above the memory in use before the call."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -49,9 +49,9 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not can_count():
         raise RuntimeError("peak memory on a CPU is counted by /proc, which this system lacks. Run it on Linux.")
-    # memory that the allocator has cached would hide what this call takes
+    # give cached memory back to the system: the call could otherwise use it without being counted
     ctypes.CDLL(None).malloc_trim(0)
-    # 5 sets the high-water mark to what is resident now
+    # writing 5 sets the peak (VmHWM) to the current memory
     CLEAR.write_text("5")
     before = _counter(STATUS, "VmRSS")
     call()

@@ -1,7 +1,7 @@
-"""Self-supervised methods on a backbone: losses, heads, momentum and prototypes from lightly; the entropies from it_losses.
+"""Self-supervised methods for any backbone. Losses, heads and momentum come from lightly, entropies from it_losses.
 
-METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`, so that a
-program brings its own backbone and its own loop.
+METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`. A
+program brings its own backbone and training loop.
 """
 
 import copy
@@ -20,7 +20,7 @@ from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
 
 
 class Step(NamedTuple):
-    """Further input of a loss: the number of the step, and the labels, which only the supervised row reads."""
+    """Further inputs of a loss: the index of the training step, the number of all steps, and labels, only for `Supervised`."""
 
     number: int
     steps: int
@@ -28,9 +28,9 @@ class Step(NamedTuple):
 
 
 class Method(nn.Module):
-    """A projector, and a loss of two views: a criterion of their embeddings, and perhaps a weighted entropy beside it.
+    """A projector and a loss of two views: a criterion of their embeddings, plus a weighted entropy if there is a regularizer.
 
-    SimCLR, Barlow Twins, VICReg and its entropies are no more than this.
+    SimCLR, Barlow Twins, VICReg and VICReg with another entropy need no more than this.
     """
 
     def __init__(self, projector: nn.Module, criterion: nn.Module, regularizer: EntropyRegularizer | None = None) -> None:
@@ -50,43 +50,43 @@ class Method(nn.Module):
 
 
 class Supervised(Method):
-    """Cross-entropy with the labels: the score that the same network reaches with them at the same budget."""
+    """Cross-entropy with the labels. It shows what the same network reaches with labels at the same budget."""
 
     def __init__(self, width: int, classes: int, label_smoothing: float) -> None:
         super().__init__(nn.Identity(), nn.CrossEntropyLoss(label_smoothing=label_smoothing))
         self.classifier = nn.Linear(width, classes)
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """The mean over both views."""
+        """The mean cross-entropy of both views."""
         h_a, h_b = self.embeddings(backbone, view_a, view_b)
         return (self.criterion(self.classifier(h_a), step.labels) + self.criterion(self.classifier(h_b), step.labels)) / 2
 
 
 class SwAV(Method):
-    """Swapped prediction of cluster assignments; without multi-crop, so that every method sees two views."""
+    """Swapped prediction of cluster assignments. Multi-crop is left out, so that every method sees two views."""
 
     def __init__(self, projector: nn.Module, criterion: nn.Module, prototypes: heads.SwaVPrototypes) -> None:
         super().__init__(projector, criterion)
         self.prototypes = prototypes
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """Cross entropy of one view's assignment and the other's Sinkhorn code."""
+        """Cross-entropy between the assignment of each view and the Sinkhorn code of the other view."""
         self.prototypes.normalize()
         assignments = [self.prototypes(F.normalize(z), step.number) for z in self.embeddings(backbone, view_a, view_b)]
         return self.criterion(assignments, []).squeeze()
 
 
 class Momentum(Method):
-    """Agreement with the embeddings of a slow copy of backbone and projector, symmetric in the views: MoCo, and BYOL.
+    """MoCo and BYOL: the loss compares each view with the other view's embedding by a slow copy of backbone and projector.
 
     Args:
-        projector: from features to embeddings.
-        predictor: from embeddings to those of the slow copy; the identity for MoCo.
-        criterion: of the prediction of one view and the slow copy's embedding of the other.
-        momentum: of the slow copy, at the first step; it rises to 1 along a cosine, as in BYOL.
-        regularizer: a weighted entropy that is added; None for MoCo and BYOL themselves.
-        regularized: the tensor whose entropy is taken: "features" of the backbone, "projection" or "prediction".
-        normalized: whether the tensor is l2-normalised first, as in BYOL's own loss.
+        projector: maps features to embeddings.
+        predictor: maps embeddings to those of the slow copy; the identity for MoCo.
+        criterion: compares the prediction for one view with the slow copy's embedding of the other view.
+        momentum: momentum of the slow copy at the first step; it rises to 1 along a cosine, as in BYOL.
+        regularizer: adds a weighted entropy to the loss; None for MoCo and BYOL themselves.
+        regularized: the tensor whose entropy is added: "features" of the backbone, "projection" or "prediction".
+        normalized: whether this tensor is l2-normalised first, as in BYOL's loss.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class Momentum(Method):
         self.target: nn.Module | None = None
 
     def begin(self, backbone: nn.Module) -> None:
-        """Make the slow copy; to be called before the optimiser is built."""
+        """Make the slow copy. Call this method before you build the optimiser."""
         self.target = copy.deepcopy(nn.Sequential(backbone, self.projector))
         deactivate_requires_grad(self.target)
 
     @torch.no_grad()
     def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Embeddings by the slow copy, after its update."""
+        """Update the slow copy, and return its embeddings of both views."""
         momentum = cosine_schedule(step.number, step.steps, self.momentum, 1.0)
         update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
         z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
@@ -152,7 +152,7 @@ METHODS: dict[str, Callable[..., Method]] = {
         SwaVLoss(temperature, sinkhorn_epsilon=epsilon, sinkhorn_gather_distributed=True),
         heads.SwaVPrototypes(output, prototypes),
     ),
-    # v2 (arXiv 2003.04297), symmetric and with batch norm in the head as in v3 (arXiv 2104.02057)
+    # MoCo v2 (arXiv 2003.04297), but symmetric and with batch norm in the head as in v3 (arXiv 2104.02057)
     "moco": lambda width, hidden, output, temperature, queue, momentum: Momentum(
         heads.MoCoProjectionHead(width, hidden, output, batch_norm=True),
         nn.Identity(),
@@ -161,16 +161,16 @@ METHODS: dict[str, Callable[..., Method]] = {
     ),
     # arXiv 2105.04906
     "vicreg": lambda width, hidden, output, **weights: _vicreg(width, hidden, output, VICReg(**weights)),
-    # its variance and covariance terms replaced by an entropy (arXiv 2303.00633)
+    # VICReg with another entropy in place of its variance and covariance terms (arXiv 2303.00633)
     "vicreg_entropy": lambda width, hidden, output, entropy, **options: _vicreg(
         width, hidden, output, VICRegEntropy(entropy, **options)
     ),
-    # an entropy added to its own three terms: the other reading of arXiv 2303.00633
+    # all three terms of VICReg plus an entropy: another way to read arXiv 2303.00633
     "vicreg_and_entropy": lambda width, hidden, output, entropy, entropy_weight, **weights: _vicreg(
         width, hidden, output, VICReg(**weights), EntropyRegularizer(entropy, entropy_weight)
     ),
-    # arXiv 2006.07733, and with the entropy of one of its tensors added (arXiv 2303.00633)
+    # arXiv 2006.07733; the option `entropy` adds the entropy of one of its tensors (arXiv 2303.00633)
     "byol": _byol,
-    # the ceiling of the other rows
+    # the same network trained with labels, for comparison
     "supervised": lambda width, label_smoothing, classes=10: Supervised(width, classes, label_smoothing),
 }

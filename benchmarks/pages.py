@@ -1,4 +1,4 @@
-"""The files that programs write: whole files, tables and figures, with the commit that made them. It needs torch alone."""
+"""Write the files of the programs: CSV files, Markdown pages and figures. COMMIT is the commit that makes them."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-#: the part of a page that people write
+#: the remarks in a page, which people write
 NOTES = re.compile("<!-- notes -->\n+(.*?)\n+<!-- /notes -->", re.DOTALL)
 
 
@@ -22,17 +22,17 @@ def _commit() -> str | None:
         commit = subprocess.run([*git, "describe", "--always"], capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    # rows that a run has just added do not count as changes
+    # results that a run has just written do not count as changes
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results"], check=False).returncode
     return commit + "-dirty" * bool(changed)
 
 
-#: short hash, with "-dirty" if files differ from it; None outside a checkout. Files may change during a run, so it is read once
+#: short hash, with "-dirty" if files differ from it; None outside a checkout. Read once, because files may change in a run
 COMMIT = _commit()
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write the whole content beside its place and move it there, so that a kill leaves the old file or the new one."""
+    """Write a temporary file and rename it, so that a killed program leaves the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:
@@ -43,7 +43,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a column for each name; missing values stay empty. Floats keep all their digits."""
+    """Write the rows as CSV with a column for each key. Missing values are empty, and floats keep all digits."""
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -53,7 +53,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
-    """Rows as Markdown: the heads are the keys, and all but the first `left` columns are aligned to the right."""
+    """The rows as a Markdown table with a column for each key. All but the first `left` columns are aligned to the right."""
     rows = list(rows)
     heads = list(dict.fromkeys(name for row in rows for name in row))
     lines = ["| " + " | ".join(heads) + " |", "|---" * left + "|---:" * (len(heads) - left) + "|"]
@@ -61,17 +61,17 @@ def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
 
 
 def filled(program: str, **values: object) -> str:
-    """The page beside a program, found by its `__file__`, with values in the place of their names in braces."""
+    """The Markdown page beside a program, given its `__file__`; each `{name}` is replaced by the value of that name."""
     return re.sub(r"\n{3,}", "\n\n", Path(program).with_suffix(".md").read_text().format(**values)).strip("\n") + "\n"
 
 
 def page(title: str, *parts: str) -> str:
-    """A page of Markdown from its title and its paragraphs; empty ones are left out."""
+    """A Markdown page made of a title and paragraphs; empty paragraphs are left out."""
     return "\n\n".join([f"# {title}", *(part.strip("\n") for part in parts if part)]) + "\n"
 
 
 def notes(folder: Path) -> str:
-    """The remarks of people about a record, with the comments around them in its README.md, for its next page; "" if none."""
+    """The hand-written remarks in a folder's README.md with the comments around them, for its next page; "" if none."""
     path = folder / "README.md"
     found = NOTES.search(path.read_text()) if path.exists() else None
     return found[0] if found else ""
@@ -79,7 +79,7 @@ def notes(folder: Path) -> str:
 
 @contextmanager
 def figure(path: Path, *, size: tuple[float, float]) -> Iterator[Any]:
-    """An empty figure of matplotlib, written to `path` when the block ends."""
+    """Yield an empty matplotlib figure, and write it to `path` when the block ends."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=size, layout="constrained", dpi=150)

@@ -1,6 +1,6 @@
-"""Other people's objectives: two views [batch, dim] -> [], differentiated by autograd. The only copy of their formulas.
+"""Objectives to compare ours with: two views [batch, dim] -> [], differentiated by autograd.
 
-Each is written after the published code of its project, or is the installed library's own class.
+An objective follows the published code of its project, is the class of an installed library, or is a baseline that we wrote.
 """
 
 import importlib
@@ -20,12 +20,12 @@ CLONE = "git clone https://github.com/{}, then put the checkout on PYTHONPATH"
 
 
 def alone(z: Tensor) -> Tensor:
-    """The samples of one process, which gathers none."""
+    """Gather nothing: a single process has all samples already."""
     return z
 
 
 def official_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone) -> Tensor:
-    """`25 mse + sum_views 25/2 mean_j hinge_j + sum_{i != j} Cov_ij^2 / dim`; a strided view of Cov skips its diagonal."""
+    """The authors' VICReg: `25 mse + sum_views (12.5 mean_j relu(1 - std_j) + sum_{i != j} Cov_ij^2 / dim)`."""
     loss = 25.0 * F.mse_loss(z_a, z_b)
     for z in (gather(z_a), gather(z_b)):
         covariance, dim = _covariance(z), z.shape[1]
@@ -35,7 +35,7 @@ def official_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone) -> Tensor:
 
 
 def solo_learn_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone, variance_weight: float = 25.0) -> Tensor:
-    """VICReg as solo-learn computes it: a Boolean mask selects the off-diagonal elements, and hinges are added."""
+    """VICReg as in solo-learn: a Boolean mask selects off-diagonal elements, and the variance terms of the views are summed."""
     z_a, z_b = gather(z_a), gather(z_b)
     loss, others = 25.0 * F.mse_loss(z_a, z_b), ~torch.eye(z_a.shape[1], dtype=torch.bool, device=z_a.device)
     for z in (z_a, z_b):
@@ -44,7 +44,7 @@ def solo_learn_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone, variance
 
 
 def gram_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """The official VICReg by the Gram matrix of the samples, whose Frobenius norm is the covariance's: our own ten lines."""
+    """VICReg from the N x N Gram matrix, which has the Frobenius norm of the covariance matrix. A baseline that we wrote."""
     loss = 25.0 * F.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
         centred = z - z.mean(dim=0)
@@ -64,24 +64,24 @@ def _std_hinge(z: Tensor) -> Tensor:
 
 
 def over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
-    """The loss that raises the entropy of both views."""
+    """The loss `-(H(z_a) + H(z_b))` for an entropy H, which increases the entropy of both views."""
     return lambda z_a, z_b: -(entropy(z_a) + entropy(z_b))
 
 
 def covariance_log_det(z: Tensor) -> Tensor:
-    """`1/2 log det(I + Cov)` on the D x D side; torch.logdet takes no half precision."""
+    """`1/2 log det(I + Cov)` from the D x D covariance matrix, in float32 or more: torch.logdet takes no half precision."""
     centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=centred.dtype, device=z.device) + centred.T @ centred / len(z)) / 2
 
 
 def gram_log_det(z: Tensor) -> Tensor:
-    """The same on the N x N side: our own two lines."""
+    """`1/2 log det(I + Cov)` from the N x N Gram matrix. A baseline that we wrote."""
     centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(len(z), dtype=centred.dtype, device=z.device) + centred @ centred.T / len(z)) / 2
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` from a matrix of distances; torch.cdist takes no half precision."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` in float32 or more: torch.cdist takes no half precision."""
     distance = torch.cdist(wide(z), wide(z)).square()
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 
@@ -92,7 +92,7 @@ def wide(z: Tensor) -> Tensor:
 
 
 def from_lightly(name: str, call: Callable[..., Tensor], module: str = "lightly.loss") -> dict[str, Objective]:
-    """{"lightly": its loss of that name}, or nothing where it is not installed; `call(loss, z_a, z_b)` calls it."""
+    """{"lightly": a named loss of lightly}, or {} if lightly is not installed; `call(loss, z_a, z_b)` evaluates the loss."""
     if not is_installed("lightly"):
         return {}
     return {"lightly": partial(call, getattr(importlib.import_module(module), name)())}
@@ -109,7 +109,7 @@ LIBRARIES = {
 
 
 def library_vicreg(library: str) -> Objective:
-    """A library's own VICReg with its defaults; ImportError with the command that installs it."""
+    """A library's own VICReg with its defaults. If the library is missing, the ImportError has the command that installs it."""
     from it_losses.adapters import framework
 
     if library == "pytorch":

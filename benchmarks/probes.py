@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
-#: weight decay of the linear probe, on features of variance 1; one value for every row, never tuned
+#: weight decay of the linear probe on features of variance 1; the same for every method and never tuned
 PROBE_WEIGHT_DECAY = 1e-3
 PROBE_STEPS = 100
 #: neighbours and temperature of the kNN vote (Wu et al., arXiv 1805.01978, takes 200 and .1 on 1.3 million images)
@@ -16,7 +16,7 @@ KNN_TEMPERATURE = 0.1
 
 
 class Features(NamedTuple):
-    """Frozen features of both halves: [images, dim], and their labels."""
+    """Frozen features [images, dim] of training and test images, with labels."""
 
     train: Tensor
     train_labels: Tensor

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: docs/report.md, the pages of the newest folders in benchmarks/results under a written head."""
+"""`python -m benchmarks.report` writes docs/report.md: a hand-written head, and the newest pages in benchmarks/results."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from benchmarks.table1.tables import ORDER
 PAGE = ROOT / "docs" / "report.md"
 #: the head of the page, which is written by hand
 HEAD = Path(__file__).with_suffix(".md")
-#: content of a folder -> the command that makes one
+#: kind of results -> the command that makes them; the names of folders contain the kind
 CONTENTS = {
     "table1": "make table",
     "entropies": "make entropies",
@@ -28,12 +28,12 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: contents that `benchmarks.paper` records
+#: the kinds of results that `benchmarks.paper` writes
 PAPER = ("figures", "theorems")
 
 
 def page(results: Path, beside: Path) -> str:
-    """The report as Markdown, its links relative to the folder `beside`."""
+    """The report as Markdown, with links relative to the folder `beside`."""
     heading, text = embedded(HEAD, beside)
     parts = [f"# {heading}", text]
     for content, command in CONTENTS.items():
@@ -45,7 +45,7 @@ def page(results: Path, beside: Path) -> str:
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest folder with that content, for each device, data set and network; a folder has a page once it is complete."""
+    """The newest complete folder of this kind for each device, data set and network. Complete folders have a README.md."""
     found = sorted((page.parent for page in results.glob(f"????-??-??-*-{content}*/README.md")), key=_age)
     return list({(folder.name.split("-")[3], *_settings(folder, "dataset", "backbone")): folder for folder in found}.values())
 
@@ -62,7 +62,7 @@ def _section(folder: Path, results: Path, beside: Path) -> list[str]:
 
 
 def _by_network(folders: list[Path]) -> list[str]:
-    """The linear probe of every row by network, for the data sets that several networks were trained on."""
+    """A table for each data set with several networks: the linear probe of every method, with a column for each network."""
     tables: dict[str, dict[str, Records]] = defaultdict(dict)
     for folder in folders:
         dataset, network = _settings(folder, "dataset", "backbone")
@@ -80,7 +80,7 @@ def _linear(records: Records, method: str) -> str:
 
 
 def embedded(path: Path, beside: Path) -> tuple[str, str]:
-    """The title of a page, and its text with sections one level down and links relative to the folder `beside`."""
+    """Title and text of a page. Its headings are one level lower, and its links are relative to the folder `beside`."""
     heading, _, text = NOTES.sub(r"\1", path.read_text()).strip().partition("\n")
     text = re.sub(r"^(#+) ", r"#\1 ", text.strip("\n"), flags=re.MULTILINE)
     linked = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
@@ -88,7 +88,7 @@ def embedded(path: Path, beside: Path) -> tuple[str, str]:
 
 
 def tuned(table: Records, grid: Records) -> str:
-    """Whether the rows of a table have the settings that a grid chose."""
+    """A sentence that says whether the methods of a table have the settings that the search chose."""
     chosen = [cell for cell in tuning.cells(grid).query("best").itertuples() if cell.method in table.settings["rows"]]
     others = []
     for cell in chosen:
@@ -101,13 +101,13 @@ def tuned(table: Records, grid: Records) -> str:
 
 
 def _age(folder: Path) -> tuple[str, str, str]:
-    """Sort key: the day of the folder, the time of its last row if rows have one, and its name."""
+    """Sort key of a folder: its day, the time of its last run if it is recorded, and its name."""
     rows = [] if _content(folder) in PAPER else Records(folder).rows
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _settings(folder: Path, *names: str) -> list[Any]:
-    """These settings of a folder; figures and theorems have their own each, of which the first are taken."""
+    """The named settings of a folder. Each figure or theorem has its own settings, and the first ones are returned."""
     settings = next(iter(settings_of(folder).values())) if _content(folder) in PAPER else Records(folder).settings
     return [settings.get(name) for name in names]
 

@@ -1,4 +1,4 @@
-"""Means over seeds or trials with their standard errors, the difference of two rows, and the words of a verdict."""
+"""Means over seeds or trials with standard errors, differences with p-values, and sentences that report them."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-#: a difference is significant if its p-value is below this; with three pairs that takes 4.3 standard errors, with five 2.8
+#: a difference is significant if its p-value is below this, which takes 4.3 standard errors with three pairs, 2.8 with five
 LEVEL = 0.05
 
 
@@ -24,14 +24,14 @@ class Statistic(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """`mean(a) - mean(b)`, its standard error and p-value, which are NaN if a side has a single seed."""
+    """`mean(a) - mean(b)`, its standard error and p-value, which are NaN if a or b has a single seed."""
 
     mean: float
     error: float
     p_value: float
 
     def text(self) -> str:
-        """The difference and its error as text, in points."""
+        """The difference and its error as text, in percentage points."""
         return Statistic(self.mean, self.error).text(100, sign="+")
 
     def cells(self) -> dict[str, str]:
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
 
 
 def statistic(values: Iterable[float]) -> Statistic:
-    """Mean and s / sqrt(n); NaN where a run diverged."""
+    """Mean and standard error `s / sqrt(n)`; NaN if a run diverged."""
     values = list(values)
     return Statistic(fmean(values), pd.Series(values, dtype=float).sem(skipna=False))
 
@@ -56,7 +56,7 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """The difference of two rows at the same seeds: mean and standard error of the differences, and Student's p-value."""
+    """The difference of two methods with the same seeds: mean and standard error over seeds, and the p-value of a t-test."""
     from scipy.stats import t
 
     gap = statistic(x - y for x, y in zip(a, b, strict=True))
@@ -64,24 +64,24 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def _tested(gap: Statistic, p_value: Callable[[], float]) -> Difference:
-    """The difference with its p-value; without any spread over the seeds a difference is certain."""
+    """Add the p-value. If the difference does not vary over seeds, the p-value is 0, or 1 for a difference of 0."""
     if gap.error > 0:
         return Difference(*gap, float(p_value()))
     return Difference(*gap, float(gap.mean == 0) if gap.error == 0 else math.nan)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    """The p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in their order."""
     ascending = pd.Series(p_values, dtype=float).sort_values()
     if ascending.isna().any():
-        # a single seed has no p-value
+        # with a single seed there are no p-values to correct
         return list(p_values)
     scaled = ascending * list(range(len(ascending), 0, -1))
     return list(scaled.clip(upper=1.0).cummax().sort_index())
 
 
 def finding(gaps: Mapping[str, Difference]) -> str:
-    """A sentence on these differences: which of them are significant, by the names of the rows."""
+    """A sentence that says which of the named differences are significant."""
     if not gaps or any(math.isnan(gap.p_value) for gap in gaps.values()):
         return "One seed is too few for a comparison." if gaps else "There is nothing to compare yet."
     beyond = [f"{name} {gap.text()}" for name, gap in gaps.items() if gap.p_value < LEVEL]
@@ -89,16 +89,16 @@ def finding(gaps: Mapping[str, Difference]) -> str:
 
 
 def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
-    """Columns `mean` and `error` by the keys, in order of appearance; the error of a single trial is set to 0."""
+    """The `mean` of a column and its standard `error` for each value of the keys, in order; the error of one trial is 0."""
     return frame.groupby(list(keys), sort=False)[column].agg(mean="mean", error="sem").fillna({"error": 0.0})
 
 
 def draw(axes: Any, means: pd.DataFrame, **style: Any) -> None:
-    """Means against their first key, a line for each value of the other keys, with bars of a standard error."""
+    """Plot means against their first key, a line for each value of the other keys, with bars of one standard error."""
     lines = means.unstack(list(means.index.names[1:]), sort=False)
     lines["mean"].plot(ax=axes, yerr=lines["error"], **style)
 
 
 def verdict(shows: bool) -> str:
-    """The sentence that says whether a claim shows."""
+    """The sentence that says whether the data show a claim."""
     return "The claim shows in our data." if shows else "The claim does NOT show in our data."

@@ -11,7 +11,7 @@ sigreg_conventions  how each published source defines SIGReg
 slices              random directions that all ranks share
 checks, constants   checks of views and constants, and modules that check their constants whenever they are set
 precision           accumulation in float32, autocast off
-distributed         the ranks that hold one batch together, and their collectives
+distributed         the ranks that share one batch, and their collectives
 kernels             fused implementations: value and closed-form gradient of each objective
 observe             observers that are notified of every call of a criterion
 diagnostics         measurements of embeddings: entropies, ranks, collapse

@@ -33,13 +33,13 @@ VARIABLES = {VARIABLE: ("auto", "reference", "fused"), "IT_LOSSES_SELF_TEST": ("
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
 #: older names under which a package may be installed
 OLDER_NAMES = {"lightning": "pytorch-lightning"}
-#: the dtypes and the shapes of the views in which `--self-test` runs every estimator
+#: `--self-test` runs every estimator in these dtypes and on views of these shapes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((256, 64), (64, 256))
 
 
 def estimator_table() -> str:
-    """A Markdown table of the facts that every estimator declares."""
+    """A Markdown table of all estimators and their properties."""
     rows = ["| entropy | class | unit | direction | rotation invariant | cost |", "|---|---|---|---|---|---|"]
     for name, kind in ESTIMATORS.items():
         invariant = "yes" if kind().rotation_invariant else "no"
@@ -118,7 +118,7 @@ def _kernel_faults() -> list[str]:
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = torch.float32, *, timed: bool = False) -> str:
-    """The largest differences as text: from the reference, and of both implementations from float64."""
+    """The largest errors as text: against the reference, and of both implementations against float64."""
     rounded = z.to(_device(), dtype)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
@@ -132,7 +132,7 @@ def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = to
 
 
 def _milliseconds(estimator: EntropyEstimator, z: Tensor) -> float:
-    """The median time of value and gradient in ms. Copying them waits for the device."""
+    """The median time of value and gradient in ms, until both are on the CPU."""
     return statistics.median(timeit.repeat(lambda: _value_and_gradient(estimator, z), number=1, repeat=9)) * 1e3
 
 
@@ -163,7 +163,7 @@ def _backend(name: str) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
     parser.add_argument("--self-test", action="store_true", help="test the GPU kernels and every estimator in every dtype too")

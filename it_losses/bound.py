@@ -1,4 +1,4 @@
-"""The loss of every criterion: minus the bound H(Z) + E[log q(z | z')] on I(Z; X'), from the reference or the fused code."""
+"""The loss of every criterion, by the reference or fused code: minus the lower bound H(Z) + E[log q(z | z')] on I(Z; X')."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from it_losses.vicreg_conventions import VICRegWeights, official_weights
 
 
 class Terms(NamedTuple):
-    """The terms of one evaluation, scalars. `loss` back-propagates; the others are detached, for logging."""
+    """The loss and its terms, as scalars. Only `loss` has a gradient; the terms are for logging."""
 
     loss: Tensor
     #: mean squared distance of the views, or one minus their cosine, unweighted
@@ -41,7 +41,7 @@ class Terms(NamedTuple):
 
 
 class VICRegTerms(NamedTuple):
-    """The terms of VICReg, scalars, with the two parts of the entropy. `loss` back-propagates; the others are detached."""
+    """The loss of VICReg and its terms, as scalars. Only `loss` has a gradient; the terms are for logging."""
 
     loss: Tensor
     #: mean squared distance of the views, unweighted
@@ -50,12 +50,12 @@ class VICRegTerms(NamedTuple):
     entropy: Tensor
     #: mean over the views of the hinge on the standard deviations, unweighted
     variance: Tensor
-    #: sum over two views of `sum_{i != j} Cov_ij^2 / dim`, unweighted
+    #: twice the mean over the views of `sum_{i != j} Cov_ij^2 / dim`, unweighted
     covariance: Tensor
 
 
 def accepted_views(views: Sequence[Tensor | None], distributed: DistributedOptions) -> tuple[Tensor, ...]:
-    """The views in one dtype (see `checks.accepted`). A rank that refuses its views tells the others, which raise too."""
+    """The views in one dtype (see `checks.accepted`). If this rank refuses its views, the other ranks raise an error too."""
     try:
         return accepted(*views)
     except ViewError:
@@ -72,9 +72,9 @@ def lower_bound(
     likelihood: str = "gaussian",
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
-    """Loss, invariance and entropy. The loss is minus the bound, which training maximises: V x [batch, ..., dim] -> 3 x []."""
+    """The loss (minus the lower bound on I(Z; X')), invariance and entropy: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
-        # the gradient of a trainable weight is its term, so each term is evaluated alone
+        # the gradient of a trainable weight is the unweighted term, so each term is evaluated separately
         minus_entropy, entropy = regularizer(views, estimator, weight=entropy_weight, distributed=distributed)
         invariance = _invariance(views, estimator, likelihood, distributed)
         return Terms(weighted(invariance, invariance_weight, distributed) + minus_entropy, invariance.detach(), entropy)
@@ -110,7 +110,7 @@ def _fused_bound(
 def _fused_invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, weight: float, likelihood: str, distributed: DistributedOptions
 ) -> tuple[Tensor, Tensor]:
-    """The invariance: weighted with a gradient, and unweighted without: -> [], []."""
+    """The weighted invariance with a gradient, and the unweighted one without: -> [], []."""
     normalize = _distance_normalization(likelihood, estimator)
     loss, terms = _fused_loss(views, "", (), (weight, 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood)
     return loss, terms[0]
@@ -133,7 +133,7 @@ def _reference_invariance(views: Sequence[Tensor], estimator: EntropyEstimator, 
 
 
 def _distance_normalization(likelihood: str, estimator: EntropyEstimator) -> Normalization:
-    """The normalization of views before their distance: unit vectors for a cosine, otherwise that of the estimator."""
+    """How views are normalized before their distance: unit vectors for the cosine, otherwise as the estimator does."""
     return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
 
 
@@ -145,7 +145,7 @@ def _fused_entropy(
     *,
     likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
-    """`_fused_loss` for this estimator, which warns if its entropy is saturated."""
+    """`_fused_loss` for this estimator, with a warning if the entropy is saturated."""
     constants, normalize = estimator.constants(), estimator.normalize
     draw = estimator.draw() if estimator.is_random else None
     arguments = views, estimator.fused, constants, weights, distributed, estimator
@@ -164,7 +164,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """VICReg's loss and terms for its three weights: V x [batch, ..., dim] -> 5 x []."""
+    """VICReg's loss and terms for weights (invariance, variance, covariance): V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     invariance, variance, covariance = weights
     if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):
@@ -192,7 +192,7 @@ def _vicreg_bound(
         views = [samples(z) for z in _full_precision_views(views)]
         invariance = mean_squared_distance(views)
         variance = _mean_over_views([variance_hinge(z, margin=margin, epsilon=epsilon) for z in views])
-        # the authors average the hinges of two views, but add their covariance terms
+        # VICReg's authors average the hinges of two views, but add the covariance terms
         covariance = 2 * _mean_over_views([covariance_penalty(z) for z in views])
         entropy = -(weights.variance * variance + weights.covariance * covariance)
         loss = _for_reduction(weights.invariance * invariance - entropy, distributed)
@@ -228,12 +228,12 @@ def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:
-    """`distributed.is_active()`, after two tests that answer faster for one process."""
+    """Whether there may be other ranks. Two faster tests come before `is_active()`."""
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
 def _is_fused(fused: str, constants: Sequence[Weight] | None, views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
-    """Whether the fused implementation runs. Also checks the views; ranks check theirs later in `check_ranks_agree`."""
+    """Whether the fused implementation runs. Also checks the views; for several ranks `check_ranks_agree` does that."""
     if not _has_ranks(distributed):
         check_views(views)
     try:
@@ -257,8 +257,8 @@ def _fused_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss [] from the fused implementation, and (invariance, entropy, *parts) [2 + k], detached.
 
-    The loss is `weights[0] * invariance - weights[1] * entropy`, or `-weights[0] * entropy` for one weight. Errors of
-    collectives name the objective, an estimator or "VICReg".
+    The loss is `weights[0] * invariance - weights[1] * entropy`, or with one weight `-weights[0] * entropy`. Errors of
+    collectives name `objective`, an estimator or "VICReg". The k parts depend on the entropy.
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
@@ -276,7 +276,7 @@ def _vicreg_with_trainable_weights(
     evaluated: Callable[[VICRegWeights], VICRegTerms],
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    """Evaluate each term alone with weight 1, because the term is the gradient of its weight."""
+    """Evaluate each term with weight 1, because the gradient of a weight is the unweighted term."""
     invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
     terms = [term.loss for term in (invariance, variance, covariance)]
     loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()
@@ -288,7 +288,7 @@ def _vicreg_with_trainable_weights(
 
 
 def _full_precision_views(views: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The views in the accumulation dtype, so that the gradients of all terms are added before they are rounded."""
+    """The views in the accumulation dtype, so that the gradients of all terms are added before the sum is rounded."""
     return [z.to(accumulation_dtype(z.dtype)) for z in views]
 
 

@@ -16,7 +16,7 @@ Check: TypeAlias = Callable[[str, Any], Any]
 Weight: TypeAlias = float | Tensor
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DENSE = torch.strided
-#: range of a length in the space of embeddings: float32 can hold its square, and the square of an embedding divided by it
+#: range of a length s in the space of embeddings z: float32 can hold s^2 and |z|^2 / s^2
 SMALLEST, LARGEST = 1e-12, 1e12
 
 
@@ -54,7 +54,7 @@ def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 
 def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
         raise ViewError(
-            f"the objective needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples: one row each."
+            f"the objective needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples, one row for each."
         )
     if z.shape[0] < min_batch:
         raise ViewError(
@@ -69,7 +69,9 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
     for trait in ("shape", "dtype", "device"):
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
-            raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Bring them to one {trait} first.")
+            raise ViewError(
+                f"views must have the same {trait}, got {ours} and {theirs}. Give all views the same {trait} first."
+            )
 
 
 def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
@@ -100,7 +102,7 @@ def _obstacle(z: object) -> str:
 
 
 def _subclass(z: object) -> str:
-    """The error message for a DTensor or a masked tensor, recognised by its methods; empty for others."""
+    """The error message for a DTensor or a masked tensor, recognised by methods; otherwise empty."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
             "the objective needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which "
@@ -126,7 +128,7 @@ def _tensor_of(z: object) -> str:
 
 def check_weight(name: str, value: Weight) -> Weight:
     """The weight as a float, or unchanged if it receives a gradient; ValueError if it is negative or not a finite number."""
-    # on the meta device, under a compiler, or as a part of a sharded Parameter a tensor has no value to check
+    # a tensor has no value to check if it is on the meta device, sharded, or traced by a compiler
     has_no_value = isinstance(value, Tensor) and (value.is_meta or hasattr(value, "to_local") or torch.compiler.is_compiling())
     if has_no_value and _wants_gradient(value):
         return value
@@ -182,7 +184,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
-    """The tensor; ValueError unless it is [rows, columns] of floating-point numbers, or of any real ones if not `floating`."""
+    """The tensor; ValueError unless it is [rows, columns] of floating-point (real, if not `floating`) numbers."""
     if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
         kind = "floating-point" if floating else "real"
         raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
@@ -213,7 +215,7 @@ def _wants_gradient(value: object) -> bool:
 def _number(value: object) -> float | None:
     """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
     if (type(value) is float or type(value) is int) and -1e300 < value < 1e300:
-        # the usual case is first, because compilers can trace it for a symbolic value
+        # this test comes first, because compilers can trace it for a symbolic value
         return float(value)
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
@@ -226,7 +228,7 @@ def _number(value: object) -> float | None:
 
 
 def _item(value: object) -> object:
-    """The one element of a tensor or NumPy value, None for another tensor, anything else unchanged."""
+    """The element if a tensor or NumPy value has only one; None for any other tensor; else the value."""
     if isinstance(value, Tensor):
         return value.detach().item() if value.numel() == 1 and not value.is_meta else None
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

@@ -12,8 +12,8 @@ from it_losses.checks import Check, Weight
 class Checked(nn.Module):
     """A module whose constants are checked whenever they are set: `criterion.margin = -1` raises ValueError.
 
-    A subclass lists its constants in `checks`; those of its parents are checked too. `parameters()` finds a weight that is a
-    Parameter. You may replace it by a number later.
+    A subclass lists its constants in `checks`; the constants of its parents are checked too. A weight may be a Parameter,
+    which `parameters()` returns and which a number may replace later.
     """
 
     #: name of a constant -> its check
@@ -25,7 +25,7 @@ class Checked(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # a property is a second name of a constant; nn.Module would register a Parameter under both
+            # a property is a second name of a constant; nn.Module would register a Parameter under both names
             object.__setattr__(self, name, value)
             return
         if name in self.checks:
@@ -45,7 +45,7 @@ class Checked(nn.Module):
         return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 
     def extra_repr(self) -> str:
-        """The constants, as printed."""
+        """The constants as text."""
         constants = {name: getattr(self, name) for name in self.checks if name not in self._modules}
         return ", ".join(f"{name}={_shown(value)}" for name, value in constants.items())
 

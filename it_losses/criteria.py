@@ -33,28 +33,28 @@ class VICRegEntropy(Checked):
 
         invariance_weight * distance of the views - entropy_weight * H(Z)
 
-    `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). Lower is better, and the
-    value may be negative: it is minus a bound on the mutual information. H(Z) is the mean entropy of the views. Dimensions
-    between batch and dim are groups; each has its own statistics, and the entropies are averaged.
+    `criterion(z_a, z_b, *more_views)`: V x [batch, ..., dim] -> [], float32 (float64 for float64). The value is minus a lower
+    bound on the mutual information, so lower is better and it may be negative. H(Z) is the mean entropy of the views.
+    Dimensions between batch and dim are groups; the entropies of all groups are averaged.
 
     Args:
-        entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. Setting another one later keeps
-            the weights.
-        invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views as
-            the estimator normalizes them. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR. None for
-            the estimator's default.
+        entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. If you set another entropy
+            later, the weights stay.
+        invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views
+            after the estimator's normalization. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR.
+            None for the estimator's default.
         invariance_weight: weight of the distance; None for the estimator's default. It may be a trainable Parameter.
         entropy_weight: weight of the entropy, with the same options.
-        gather_distributed: if torch.distributed is initialised, take the loss of the batch of all ranks. Training then equals
-            training in one process.
-        process_group: the group, or its name, of the ranks that hold one batch together; None for all ranks.
+        gather_distributed: if torch.distributed is initialised, compute the loss of the samples of all ranks. Training then
+            equals training in one process.
+        process_group: the group of ranks that share one batch, or the name of the group; None for all ranks.
         gradient_reduction: how the training loop combines the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
         estimator_options: arguments of the estimator if `entropy` is a name.
 
     Raises:
         ValueError: an unknown name or a negative weight, also if it is set later. ViewError, a ValueError: views that differ
-            in shape or device, are no dense floating-point tensors, or a batch of one sample. Different floating dtypes are
-            promoted.
+            in shape or device, that are not dense floating-point tensors, or that hold one sample. Views of different
+            floating dtypes are promoted.
 
     Source: arXiv 2303.00633, the bound and its two terms.
 
@@ -92,7 +92,7 @@ class VICRegEntropy(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """The weights of the distance and of the entropy of these views; a subclass may let them depend on the shapes."""
+        """The weights of the distance and of the entropy of these views; a subclass may choose other weights."""
         return self.invariance_weight, self.entropy_weight
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
@@ -117,26 +117,26 @@ class VICRegEntropy(Checked):
 
 
 class VICReg(Checked):
-    """VICReg, with the value and gradient of any of five published conventions.
+    """The VICReg loss, with the value and gradient of any of five published conventions.
 
         invariance_weight * s + variance_weight * v + covariance_weight * c
 
     For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`. v is the mean over the views of `mean_j max(0, margin -
     sqrt(Var z_j + epsilon))`, and c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. With more views s is the mean
-    over all pairs, v the mean over the views, and c twice the mean over the views.
+    over all pairs, and c twice the mean over the views.
 
     Args:
-        invariance_weight: weight of s. Each weight may be a Parameter, which then trains.
+        invariance_weight: weight of s. Each of the three weights may be a trainable Parameter.
         variance_weight: weight of v.
         covariance_weight: weight of c.
-        margin: the standard deviation above which the hinge is zero.
+        margin: the standard deviation above which a dimension adds nothing to v.
         epsilon: added to the variances under the root.
-        convention: the code whose weights these are: "official" (the authors' code, lightly, stable-pretraining), "solo-learn",
-            "vicregl", "eb_jepa" or "paper" (the printed formula). Each gives the value of that source.
+        convention: the source whose loss you get with these weights: "official" (the authors' code, lightly,
+            stable-pretraining), "solo-learn", "vicregl", "eb_jepa" or "paper" (the printed formula).
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
-        ValueError: an unknown convention or a negative weight, also if it is set later; views as for VICRegEntropy.
+        ValueError: an unknown convention or a negative weight, also if it is set later. ViewError: as for VICRegEntropy.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
 
@@ -177,7 +177,7 @@ class VICReg(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
-        """The loss, and for logging the unweighted s, v and c, and the surrogate of entropy from v and c."""
+        """The loss, and for logging the three unweighted terms and the surrogate of H(Z), all detached."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.vicreg_bound(
             views,
@@ -197,7 +197,7 @@ class VICReg(Checked):
 
 
 class EntropyTerms(NamedTuple):
-    """The terms of a regularizer, scalars. `loss` back-propagates; the entropy is detached, for logging."""
+    """The loss of a regularizer and its entropy, as scalars. Only `loss` has a gradient."""
 
     loss: Tensor
     #: mean entropy of the views, unweighted, in the unit of the estimator
@@ -254,7 +254,7 @@ class EntropyRegularizer(Checked):
         return terms
 
     def forward(self, z: Tensor, *more_views: Tensor) -> Tensor:
-        """The term: V x [batch, ..., dim] -> []."""
+        """The loss: V x [batch, ..., dim] -> []."""
         return self.terms(z, *more_views).loss
 
 
@@ -266,7 +266,7 @@ def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
 
 
 def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
-    """The default weight of the distance, doubled for one minus the cosine, which is half the distance at unit variance."""
+    """The default weight of the distance. One minus the cosine is half the distance at unit variance, so its weight doubles."""
     if likelihood == default.likelihood:
         return default.invariance
     return 2 * default.invariance if likelihood == "von_mises_fisher" else None

@@ -1,4 +1,4 @@
-"""The ranks that hold one batch together: how many samples each holds, and their collectives.
+"""The ranks that share one batch: how many samples each rank has, and their collectives.
 
 Before anything is gathered, the ranks exchange the shapes of their views between hosts (`check_ranks_agree`). Ranks may hold
 different numbers of samples. If anything else differs, every rank raises an error. The exchange is one small message and waits
@@ -21,9 +21,9 @@ from torch import Tensor
 from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: torch's function of that name; `bool()`, which is False, without distributed support
+#: `dist.is_initialized`, or without distributed support `bool`, because `bool()` is False
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: what a rank sends in the place of its shapes if its views are invalid
+#: a rank sends these numbers instead of its shapes if its views are invalid
 _REFUSED = (0, 0, 0, 0, 0, 0)
 #: bytes of the description of an objective that ranks exchange when they disagree
 _LONGEST = 400
@@ -37,13 +37,13 @@ class DistributedOptions(NamedTuple):
 
     #: whether the loss is computed from the samples of all ranks
     gather_distributed: bool = False
-    #: name of the process group that holds one batch together; "" for all ranks
+    #: name of the process group that shares one batch; "" for all ranks
     process_group: str = ""
     #: how the training loop combines the gradients of the ranks: "mean" or "sum"
     gradient_reduction: str = "mean"
 
     def is_active(self) -> bool:
-        """Whether there may be other ranks. Process groups come and go, so ask in every forward pass."""
+        """Whether there may be other ranks. Process groups change, so ask in every forward pass."""
         return self.gather_distributed and is_initialized() and (bool(self.process_group) or dist.get_world_size() > 1)
 
 
@@ -52,7 +52,7 @@ LOCAL = DistributedOptions()
 
 
 def distributed_options(gather_distributed: bool, process_group: object, gradient_reduction: str) -> DistributedOptions:
-    """The arguments of a criterion, checked. A process group is kept by its name, which can be copied and pickled."""
+    """The checked options. A process group is kept by its name, because a name can be copied and pickled."""
     if gradient_reduction not in ("mean", "sum"):
         raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
     if process_group is not None and not isinstance(process_group, str):
@@ -74,7 +74,7 @@ def evaluating(objective: object) -> Iterator[None]:
 
 
 class Ranks:
-    """The ranks that hold one batch together, and their collectives; see `kernels.batch.Ranks`."""
+    """The ranks that share one batch, and their collectives; see `kernels.batch.Ranks`."""
 
     def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: str = "") -> None:
         self._group, self._rows, self._objective = group, tuple(rows), objective
@@ -94,7 +94,7 @@ class Ranks:
         """All-gather the rows of all ranks, in rank order: [n, ...] -> [samples, ...]."""
         largest = max(self._rows)
         if len(own) < largest:
-            # a collective needs equal sizes: pad to the largest, and cut the padding off afterwards
+            # a collective needs equal sizes, so the smaller ones are padded
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         all_ranks = own.new_empty(len(self._rows) * largest, *own.shape[1:])
         with explained(self._group, self._objective):
@@ -105,20 +105,20 @@ class Ranks:
 
 
 def all_gather_single(out: Tensor, own: Tensor, *, group: dist.ProcessGroup | None = None) -> None:
-    """All-gather into one tensor, by the newest name that the installed torch has for it."""
+    """All-gather into one tensor. Newer versions of torch have a new name for this function."""
     newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     newest(out, own, group=group)
 
 
 @contextmanager
 def explained(group: dist.ProcessGroup, objective: str) -> Iterator[None]:
-    """Replace the error of a collective that failed or timed out by one that names the objective and the remedy."""
+    """Replace the error of a collective that failed or timed out by an error that names objective and remedy."""
     try:
         yield
     except RuntimeError as error:
         raise RuntimeError(
             f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {objective or 'a criterion'} "
-            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion equally often. Give "
+            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion the same number of times. Give "
             "all ranks as many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
             "If another rank failed first, the error on that rank says why."
         ) from error
@@ -137,7 +137,7 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks with their numbers of samples; ViewError on every rank if anything else of views or objective differs."""
+    """The ranks and how many samples each has; ViewError on every rank if views or objective differ in anything else."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     evaluated = _evaluated.get() or str(objective[0])
@@ -156,9 +156,9 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
             for rank, (n, v, g, d, t, _) in enumerate(all_ranks)
         ]
         raise ViewError(
-            "all ranks must call one objective with the same number of views, dim and dtype, but they passed:\n"
+            "all ranks must call the same objective with the same number of views, dim and dtype, but they passed:\n"
             + "\n".join(brought)
-            + "\nBuild the same model and criterion on every rank, with one IT_LOSSES_BACKEND, and set its constants on all of "
+            + "\nBuild the same model and criterion on every rank, with the same IT_LOSSES_BACKEND, and set its constants on all of "
             "them at the same step."
         )
     rows = [row[0] for row in all_ranks]
@@ -168,7 +168,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
 
 
 def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
-    """Tell the other ranks, if there are any, that this one raises an error, so that they raise too instead of waiting."""
+    """If there are other ranks, tell them that this rank raises an error, so that they raise too instead of waiting."""
     if not distributed.is_active():
         return
     group = process_group(distributed.process_group)
@@ -182,7 +182,7 @@ def gathered_views(
     """All-gather the views for the reference implementation: V x [n, ..., dim] -> V x [samples, ..., dim].
 
     Every rank then repeats the whole computation. The backward pass keeps the gradient of the rows of this rank. The ranks must
-    agree on the objective, an estimator or a name, and on its settings.
+    agree on `objective` (an estimator or a name) and on `settings`.
     """
     if not distributed.is_active():
         return views
@@ -191,7 +191,7 @@ def gathered_views(
         raise RuntimeError("torch.func transforms cannot gather the samples of other ranks. Pass gather_distributed=False.")
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, (objective, *settings), *views))
-    # not as a decorator, which would import the compiler at once
+    # a decorator would import the compiler together with this file
     return list(torch.compiler.disable(_Gather.apply)(distributed, (objective, *settings), *views))  # type: ignore[no-untyped-call]
 
 
@@ -211,21 +211,21 @@ class _Gather(torch.autograd.Function):
 
 
 def _named(objective: object, *settings: object) -> tuple[object, ...]:
-    """Name, constants and settings of an objective. Trainable ones are left out, because ranks may round them differently."""
+    """Name, constants and settings of an objective. Trainable weights are left out, as ranks may round them differently."""
     name = objective if isinstance(objective, str) else type(objective).__name__
     constants: dict[str, object] = getattr(objective, "fixed_constants", dict)()
     return name, *_alike(constants.items()), *_alike(value for value in settings if not isinstance(value, Tensor))
 
 
 def _alike(values: Iterable[object]) -> Iterator[object]:
-    """The values, with the name of its type for each object, such as a function, that prints otherwise on each rank."""
+    """The values; the type name replaces an object, such as a function, whose text differs between ranks."""
     for value in values:
         plain = value is None or isinstance(value, bool | int | float | str)
         yield tuple(_alike(value)) if isinstance(value, tuple | list) else value if plain else type(value).__qualname__
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
-    """(samples, views, groups, dim, dtype, objective) of this rank; zeros and the error if its views are refused."""
+    """(samples, views, groups, dim, dtype, objective) of this rank as numbers; zeros and the error for refused views."""
     try:
         check_views(views, min_batch=1)
         stamp = zlib.crc32(repr(objective).encode())

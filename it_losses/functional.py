@@ -40,12 +40,12 @@ def vicreg(
     epsilon: float = 1e-4,
     convention: str = "official",
 ) -> Tensor:
-    """VICReg of the samples of this process: V x [batch, ..., dim] -> [].
+    """The VICReg loss of the samples of this process: V x [batch, ..., dim] -> [].
 
         invariance_weight * s + variance_weight * v + covariance_weight * c
 
     s is the mean squared distance of the views, v the mean hinge on their standard deviations, and c the sum of squared
-    off-diagonal covariances. The class VICReg has the equations, arguments, errors and sources.
+    off-diagonal covariances. See the class VICReg.
     """
     weights = (
         check_weight("invariance_weight", invariance_weight),
@@ -91,7 +91,7 @@ def pairwise_entropy(
 
 
 def koleo_entropy(z: Tensor, *, normalize: Normalization = "rows", epsilon: float = 1e-8) -> Tensor:
-    """The mean logarithm of the distance to the nearest neighbour: [batch, ..., dim] -> []. Minus the KoLeo loss, see KoLeo."""
+    """Minus the KoLeo loss: the mean log distance to the nearest neighbour. [batch, ..., dim] -> []. See KoLeo."""
     entropy: Tensor = KoLeo(normalize, epsilon=epsilon)(z)
     return entropy
 
@@ -105,9 +105,9 @@ def spacings_entropy(
 
 
 def sigreg_entropy(z: Tensor, *, convention: str = "it_losses", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
-    """Minus the distance of the embeddings from N(0, I) on random slices: [batch, ..., dim] -> []. See SIGReg.
+    """Minus the distance of the embeddings from N(0, I) along random directions: [batch, ..., dim] -> []. See SIGReg.
 
-    The same seed draws the same slices at every call.
+    The same seed draws the same directions at every call.
     """
     entropy: Tensor = SIGReg(convention, slices=slices, seed=seed)(z)
     return entropy
@@ -151,7 +151,7 @@ def quadratic_entropy(
 
 
 def nt_xent(z_a: Tensor, z_b: Tensor, *, temperature: float = 0.5) -> Tensor:
-    """SimCLR's loss of the samples of this process, as an entropy and a likelihood: 2 x [batch, ..., dim] -> [].
+    """SimCLR's loss (NT-Xent) of the samples of this process: 2 x [batch, ..., dim] -> [].
 
         -mean_i log (exp(<u_i, u_i'> / temperature) / sum_{j != i} exp(<u_i, u_j> / temperature))
 

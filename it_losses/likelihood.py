@@ -26,8 +26,8 @@ def distance(views: Sequence[Tensor], likelihood: str) -> Tensor:
 def mean_squared_distance(views: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of views of the mean squared difference: V x [batch, ..., dim] -> [].
 
-    For two views it is `mean (z_a - z_b)^2` over batch and dim. For more it is `2 V / (V - 1)` times
-    `mean_v mean (z_v - z_mean)^2`, which equals the mean over all pairs.
+    For two views it is `mean (z_a - z_b)^2` over batch and dim. For V > 2 views it is
+    `2 V / (V - 1)` times `mean_v mean (z_v - z_mean)^2`.
 
     Source: VICReg (arXiv 2105.04906), equation 5, divided by dim as in the authors' code.
     """

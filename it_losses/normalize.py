@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-#: None for embeddings as they are
+#: None leaves the embeddings unchanged
 Normalization: TypeAlias = Literal["rows", "columns", "uncentred_columns"] | None
 
-#: a column counts as constant up to a standard deviation of SMALLEST, or of ROUNDING times eps times its mean
+#: a column counts as constant if its standard deviation is at most SMALLEST, or at most ROUNDING eps |mean|
 SMALLEST, ROUNDING = 1e-12, 16
 
 

@@ -18,12 +18,12 @@ class Observer(Protocol):
         """Called after a module evaluated these views; `terms` are the terms of its loss by name."""
 
 
-#: the observers, by weak references: an observer that is no longer used elsewhere is dropped
+#: weak references to the observers, so an observer is dropped when no other code uses it
 OBSERVERS: list[weakref.ref[Observer]] = []
 
 
 def add_observer(observer: Observer) -> Callable[[], None]:
-    """Notify the observer of every call, for as long as it is referenced elsewhere. Returns a function that stops this."""
+    """Notify the observer of every call while other code references it. Returns a function that removes the observer."""
     reference = weakref.ref(observer, _forget)
     OBSERVERS.append(reference)
     return partial(_forget, reference)
@@ -41,7 +41,7 @@ def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]
 
 
 def can_be_seen() -> bool:
-    """Whether an observer can see this call: it is part of a forward pass, and no compiler or torch.func hides its values."""
+    """Whether observers are notified of this call: only in a forward pass, where no compiler or torch.func hides values."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # the backward pass is excluded, because activation checkpointing repeats forward calls in it

@@ -11,7 +11,7 @@ from torch import Tensor
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the device of z, so that no operand of a product is cast."""
     kind = z.device.type
-    # device types are listed, because older compilers cannot trace a query for those with autocast
+    # a list, because older compilers cannot trace a query for device types with autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
@@ -24,7 +24,7 @@ def samples(z: Tensor) -> Tensor:
 
 
 def accumulated(z: Tensor) -> Tensor:
-    """Z in the accumulation dtype, without the time of an operator if nothing changes."""
+    """The tensor in the accumulation dtype; no operator runs if it has that dtype."""
     dtype = accumulation_dtype(z.dtype)
     return z if z.dtype == dtype else z.to(dtype)
 
@@ -35,5 +35,5 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def gradient_dtype(z: Tensor) -> torch.dtype:
-    """The dtype of the gradient in the forward pass: bfloat16 for bfloat16 on a GPU, otherwise the accumulation dtype."""
+    """The dtype of gradients that the forward pass computes: bfloat16 for bfloat16 on a GPU, else the accumulation dtype."""
     return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)

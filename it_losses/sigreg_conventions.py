@@ -35,28 +35,28 @@ class SIGRegConvention(NamedTuple):
 
 
 def _le_jepa(trade_off: float) -> tuple[float, float]:
-    # the source takes the mean squared distance of two views to their mean, a quarter of that between the views
+    # the source measures the squared distance of two views to their mean, a quarter of the distance between views
     return (1 - trade_off) / 4, trade_off
 
 
 _EB_JEPA = SIGRegConvention(10, 3.0, 256, times_batch=False, pooled=False, weights=(1.0, 10.0))
 
-#: name -> convention; 17 points on [0, 3], doubled by symmetry, are 33 points on [-3, 3]
+#: name -> convention; a source with 17 points on [0, 3], doubled by symmetry, has 33 points on [-3, 3]
 CONVENTIONS = {
     "paper": SIGRegConvention(17, 5.0, 256, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "lejepa": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.02)),
     "lightly": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=False, weights=_le_jepa(0.05)),
     "stable-pretraining": SIGRegConvention(33, 3.0, 1024, times_batch=True, pooled=True, weights=(1 / 4, 0.02)),
     "eb_jepa": _EB_JEPA,
-    # the gradient lies in the span of the slices, so there are at least two for each dimension
+    # the gradient lies in the span of the slices, so at least two slices are drawn for each dimension
     "it_losses": _EB_JEPA._replace(slices_per_dim=2),
 }
 
 
 def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive knots t of the rule, phi(t) = exp(-t^2 / 2), and weights times phi(t), doubled for -t: -> 3 x [K].
+    """The positive points t of the rule, phi(t) = exp(-t^2 / 2), and their weights: -> 3 x [K].
 
-    The knot t = 0 is left out, because its error is 0 for all samples.
+    A weight includes phi(t), and is doubled to count -t too. At t = 0 the error is always 0, so t = 0 is left out.
     """
     spacing, count = 2 * largest / (points - 1), points // 2
     first = largest - (count - 1) * spacing

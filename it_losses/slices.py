@@ -1,6 +1,6 @@
-"""Random unit directions, the same on all ranks and in both implementations for the same seed and number of the draw.
+"""Random unit directions. A seed and a draw number give the same directions on all ranks and in both implementations.
 
-The random bits are hashes of row and column, computed by ordinary tensor operators without a generator. So the state of torch's
+The random bits are hashes of row and column indices, computed by tensor operators without a generator. So the state of torch's
 generators does not change, and the code can be compiled, transformed and captured in a CUDA graph.
 """
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 #: a CPU draws this many numbers at a time, so that they stay in its cache
 BLOCK = 1 << 16
-#: the hashed index of the first column; with the indices of rows, the numbers of key 0 would be symmetric
+#: index of the first column; if columns had the indices of rows, key 0 would give a symmetric matrix
 FIRST_COLUMN = 1 << 30
 _BITS_32 = 0xFFFFFFFF
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
-    """Directions that are uniform on the unit sphere, for a seed and the number of a draw: -> [count, dim], dtype of `like`."""
+    """Random directions, uniform on the unit sphere, for a seed and a draw number: -> [count, dim] in the dtype of `like`."""
     key = key_of(seed, draw)
     half = (dim + 1) // 2
     places = torch.arange(count, device=like.device) ^ key, torch.arange(FIRST_COLUMN, FIRST_COLUMN + half, device=like.device)
@@ -38,13 +38,13 @@ def key_of(seed: int, draw: int | Tensor) -> Any:
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
     """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
     radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
-    # 0.5 keeps angles off the axes, because a cosine of 0 has no direction in one dimension
+    # 0.5 keeps the cosine away from 0, which cannot be normalised if dim is 1
     angle = (bits & 0xFFFF).to(dtype).add_(0.5).mul_(2 * math.pi * 2.0**-16)
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 
 
 def _hashed(x: Any) -> Any:
-    """A hash of 32 bits that flips each bit of the result with a probability of a half when one bit of x changes."""
+    """A hash of 32 bits. If one bit of x changes, each bit of the result flips with probability 1/2."""
     for _ in range(2):
         x = (x >> 16) ^ x
         # the factor is below 2^31, so that no product overflows int64

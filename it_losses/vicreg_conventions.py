@@ -27,26 +27,26 @@ def _official(weights: VICRegWeights, dim: int) -> VICRegWeights:
 
 
 def _solo_learn(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # the hinges of the views are added, not averaged
+    # solo-learn adds the hinges of the views
     return weights._replace(variance=2 * weights.variance)
 
 
 def _vicregl(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # the energies of the views are averaged, not added
+    # VICRegL averages the energies of the views
     return weights._replace(covariance=weights.covariance / 2)
 
 
 def _eb_jepa(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # hinges are added; squared covariances are averaged over the dim (dim - 1) pairs
+    # eb_jepa adds the hinges, and averages squared covariances over the dim (dim - 1) pairs
     return VICRegWeights(weights.invariance, 2 * weights.variance, weights.covariance / max(dim - 1, 1))
 
 
 def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # the printed formula: squared distances are summed over dim, hinges are added
+    # the printed formula adds the squared distances of all dimensions, and the hinges
     return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
 
 
-#: name -> function that converts weights of that convention for dim into the authors' weights
+#: name -> function that converts weights of that convention into weights of the authors' code
 CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
     "official": _official,
     "solo-learn": _solo_learn,

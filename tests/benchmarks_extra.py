@@ -1,4 +1,4 @@
-"""Tests of the programs in `benchmarks` import this first. It skips the test file if a package of the programs is missing."""
+"""Skips the importing test file if a package that the programs in `benchmarks` need is missing. Import this file first."""
 
 import pytest
 

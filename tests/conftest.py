@@ -1,4 +1,7 @@
-"""Every test starts from one random seed, and threads and compiler are reset after it. Tests of the core files are marked."""
+"""Before each test the random seed is set to 0. After each test the number of threads and the compiler are reset.
+
+The tests in files of CORE get the mark `core`.
+"""
 
 import sys
 from fnmatch import fnmatch
@@ -6,7 +9,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-#: files whose tests must pass on every supported version of torch and Python; test_suite.py checks that each pattern finds one
+#: patterns of the test files that must pass on every supported version of torch and Python; each pattern must match a file
 CORE = (
     "test_adapters_lightning*",
     "test_closed_forms*",
@@ -36,6 +39,6 @@ def one_seed():
 @pytest.fixture(autouse=True)
 def no_graphs_of_other_tests():
     yield
-    # torch.compile counts the graphs of a function over all tests, and stops compiling the function at eight
+    # torch.compile counts the graphs of a function over all tests and stops compiling at eight, so reset this count
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

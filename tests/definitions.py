@@ -1,4 +1,4 @@
-"""Shared by the tests of fused implementations: every objective written out from its equations, inputs, and comparisons."""
+"""Helpers for the tests of fused implementations: they write out every objective, make inputs and compare results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from it_losses import (
 )
 from it_losses.slices import unit_directions
 
-#: dtype -> error allowed on top of that of the reference implementation, relative to the largest exact element
+#: dtype -> error that is allowed in addition to the error of the reference, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
@@ -44,13 +44,13 @@ def vicreg_terms(z_a: Tensor, z_b: Tensor, *, margin: float = 1.0, epsilon: floa
 
 
 def log_det(z: Tensor, *, beta: float) -> Tensor:
-    """`1/2 log det(I + beta Zc^T Zc / N)` by `torch.logdet` of the D x D matrix; Zc are the centred samples."""
+    """`1/2 log det(I + beta Zc^T Zc / N)` by `torch.logdet` of the D x D matrix; Zc are the centred samples [N, D]."""
     zc = z - z.mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=z.dtype) + beta / len(z) * zc.T @ zc) / 2
 
 
 def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
-    """`-KL(N(0, C + I / beta) || N(0, (D / k + 1 / beta) I))` in the k directions that the samples span; C = Cov(z)."""
+    """`-KL(N(0, C + I / beta) || N(0, (D / k + 1 / beta) I))` in the k-dimensional span of centred z [N, D]; C = Cov(z)."""
     rank = min(len(z) - 1, z.shape[1])
     variance = z.shape[1] / rank + 1 / beta
     trace = z.var(dim=0, unbiased=False).sum() + rank / beta
@@ -59,20 +59,23 @@ def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)` by direct differences."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)`. Distances come from differences, because a Gram matrix loses digits."""
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
 
 
 def koleo(z: Tensor) -> Tensor:
-    """`mean_i 1/2 log(min_{j != i} |z_i - z_j|^2 + 1e-16)` by direct differences."""
+    """`mean_i 1/2 log(min_{j != i} |z_i - z_j|^2 + 1e-16)`. Distances come from differences, as a Gram matrix loses digits."""
     itself = torch.diag(torch.full((len(z),), torch.inf, dtype=z.dtype))
     squared = (z[:, None] - z[None]).square().sum(dim=2) + itself
     return (squared.amin(dim=1) + 1e-16).log().mean() / 2
 
 
 def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
-    """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` of sorted samples x, window m, less the weighted covariances."""
+    """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` minus the weighted covariance term.
+
+    x is z [N, dim] with each column sorted, and m is the window.
+    """
     x, place = z.sort(dim=0, stable=True).values, torch.arange(len(z))
     spacing = x[(place + window).clamp(max=len(z) - 1)] - x[(place - window).clamp(min=0)]
     marginal = ((len(z) / (2 * window) * spacing).square() + 1e-16).log().mean() / 2
@@ -80,7 +83,10 @@ def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
 
 
 def sigreg(z: Tensor, directions: Tensor, *, points: int, largest: float) -> Tensor:
-    """`mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt` by trapezoids: z [N, dim], directions a [dim, S]."""
+    """`mean_a int phi(t) |mean_n exp(i t a^T z_n) - phi(t)|^2 dt` by the trapezoidal rule, with phi(t) = exp(-t^2 / 2).
+
+    z_n are the rows of z [N, dim], and a are the columns of `directions` [dim, S].
+    """
     t = torch.linspace(-largest, largest, points, dtype=z.dtype)
     phi = torch.exp(-t.square() / 2)
     difference = torch.exp(1j * (z @ directions)[:, :, None] * t).mean(dim=0) - phi  # [S, points]
@@ -92,12 +98,12 @@ def _sigreg_entropy(z: Tensor, slices: int, **rule: float) -> Tensor:
 
 
 def standardised(z: Tensor) -> Tensor:
-    """Columns of zero mean and unit variance."""
+    """z with each column shifted and scaled to zero mean and unit variance."""
     return (z - z.mean(dim=0)) / z.std(dim=0, unbiased=False)
 
 
 def renyi(z: Tensor, *, order: float) -> Tensor:
-    """The Renyi entropy of that order, from the positive eigenvalues of `z^T z` divided by its trace."""
+    """The Renyi entropy of the given order, from the positive eigenvalues of `z^T z / trace(z^T z)`."""
     p = torch.linalg.eigvalsh(z.T @ z / z.square().sum())
     p = p[p > 1e-12]
     return -(p * p.log()).sum() if order == 1 else (p**order).sum().log() / (1 - order)
@@ -117,14 +123,17 @@ def _pairwise_entropy(z: Tensor, factor: float, bandwidths: tuple[float, ...] = 
 
 
 def quadratic_entropy(z: Tensor) -> Tensor:
-    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))`, s the automatic bandwidth, which follows the batch."""
+    """`dim/2 log(4 pi s^2) - log mean_ij exp(-|z_i - z_j|^2 / (4 s^2))`; s^2 is a tenth of the total variance of the batch."""
     s2 = 2 * 0.2 / 4 * z.detach().var(dim=0).sum()
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return z.shape[1] / 2 * torch.log(4 * math.pi * s2) - (-distance / (4 * s2)).exp().mean().log()
 
 
 class Objective(NamedTuple):
-    """One loss twice: the criterion, and `invariance * mean squared distance - entropy_weight * mean entropy` written out."""
+    """One loss in two implementations: the criterion of the package, and the same loss written out by `definition`.
+
+    The loss is `invariance * mean squared distance - entropy_weight * mean entropy`.
+    """
 
     #: the loss of two or more views, as the package computes it
     criterion: nn.Module
@@ -136,15 +145,15 @@ class Objective(NamedTuple):
     entropy_weight: float
     #: the map that is applied to the views before their distance is taken, such as a normalisation
     variable: Callable[[Tensor], Tensor] = lambda z: z
-    #: whether the entropy is that of all views together
+    #: whether the entropy is taken of all views together, and not of each view
     pooled: bool = False
 
     def fused(self, *views: Tensor) -> Tensor:
-        """The loss as the package computes it: V x [batch, ..., dim] -> []."""
+        """The loss of the views [batch, ..., dim] as the package computes it: a scalar."""
         return (self.criterion if len(views) > 1 else self.regularizer)(*views)
 
     def definition(self, *views: Tensor) -> Tensor:
-        """The loss by its equations: V x [batch, ..., dim] -> []."""
+        """The loss of the views [batch, ..., dim] by its equations: a scalar."""
         samples = [torch.cat(views)] if self.pooled else views
         groups = [z if z.ndim == 2 else z.flatten(1, -2)[:, i] for z in samples for i in range(z[0, ..., 0].numel())]
         entropy = torch.stack([self.entropy(z) for z in groups]).mean()
@@ -220,32 +229,35 @@ OBJECTIVES = {
 
 
 def leaf(z: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of z in that dtype, which requires a gradient."""
+    """A copy of z in the given dtype that requires a gradient."""
     return z.detach().to(dtype).clone().requires_grad_()
 
 
 def evaluated(function: Callable[..., Tensor], views: list[Tensor], upstream: float = 1.0) -> list[Tensor]:
-    """The value of the function, and the gradient of every view for that upstream gradient."""
+    """The value of the function, and the gradient for each view if the gradient of the value is `upstream`."""
     value = function(*views)
     return [value.detach(), *torch.autograd.grad(value, views, torch.tensor(upstream, dtype=value.dtype))]
 
 
 def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Random views of one batch. Features are correlated, have a mean, and have variances on both sides of VICReg's margin."""
+    """Random views of one batch. Features are correlated, have nonzero means, and variances below and above VICReg's margin."""
     z = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
     z = z + 0.5 * z[..., :1] + 0.5
     return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, least: float = 0) -> None:
-    """Assert that pairs differ by at most the tolerance times the largest element of `theirs`, or times `least` if larger."""
+    """Assert that each pair of tensors differs by at most `tolerance * max(|theirs|.max(), least)` in every element."""
     for mine, other in zip(ours, theirs, strict=True):
         error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
         assert error <= tolerance * max(scale, least), f"{error:.3g} against {scale:.3g}"
 
 
 def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:
-    """Assert that errors are at most the reference's largest plus the tolerance, relative to the largest exact element."""
+    """Assert that no error of `fused` exceeds the largest error of `reference` plus the tolerance.
+
+    Errors are differences from `exact`, divided by the largest element of `exact`.
+    """
     fused, reference, exact = (x.detach().double() for x in (fused, reference, exact))
     scale = exact.abs().max().clamp_min(1e-300)
     error, allowed = (fused - exact).abs() / scale, (reference - exact).abs().max() / scale + tolerance
@@ -256,7 +268,7 @@ def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, toleranc
     )
 
 
-#: name -> function that gives a [batch, dim] tensor that layout in memory
+#: name of a memory layout -> function that returns a [batch, dim] tensor in this layout; "expanded" repeats the first row
 LAYOUTS = {
     "contiguous": lambda z: z,
     "columns first": lambda z: z.T.contiguous().T,

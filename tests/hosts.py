@@ -1,4 +1,4 @@
-"""Finds the libraries whose classes ours replace: installed, or in a checkout that an environment variable names."""
+"""Imports the libraries whose classes ours replace, installed or from a checkout that an environment variable names."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ import pytest
 REPOSITORIES = {
     "LIGHTLY_HOME": "lightly-ai/lightly",
     "SOLO_LEARN_HOME": "vturrisi/solo-learn",
-    # this checkout must also be installed, because the package looks its version up in the installation
+    # stable-pretraining must also be installed, because it looks up the version of the installed package
     "STABLE_PRETRAINING_HOME": "galilai-group/stable-pretraining",
     "PYTORCH_METRIC_LEARNING_HOME": "KevinMusgrave/pytorch-metric-learning",
     "EB_JEPA_HOME": "facebookresearch/eb_jepa",

@@ -30,9 +30,9 @@ try:
 except triton.runtime.errors.InterpreterError as error:
     pytest.skip(f"the interpreter of Triton {triton.__version__} cannot loop with this numpy: {error}", allow_module_level=True)
 
-#: dtype -> relative rounding error of an element; the interpreter truncates to bfloat16, while a GPU rounds to nearest
+#: dtype -> relative rounding error of an element; twice that of a GPU for bfloat16, because the interpreter truncates
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
-#: dtype -> relative error allowed for an entropy, and for a gradient relative to its largest element
+#: dtype -> (relative error that an entropy may have, error that a gradient may have relative to its largest element)
 ERRORS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
 LAYOUTS = {
     "rows": lambda z: z,
@@ -47,7 +47,7 @@ every_dtype = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    """CPU products replace those of a GPU, and new memory holds NaN, so that reading it before writing shows."""
+    """Compute the matrix products on the CPU. Fill new memory with NaN, so that a kernel that reads it too early gives NaN."""
     stand_in_for_gpu(monkeypatch)
     new_empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
@@ -77,7 +77,7 @@ def test_moments_and_centred_samples(shape, layout, dtype):
     norms = cuda_passes.centre_into(out, [z], parts)
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(1 + norms, 1 + zc.square().sum(dim=1, keepdim=True), 1e-6)
-    # rounding is relative to each element; 1e-6 is for float32 arithmetic on samples that are larger than the element
+    # the first term allows the rounding of the result, and 1e-6 the float32 error of subtracting the mean
     assert ((out.double() - zc).abs() <= ROUNDING[dtype] * zc.abs() + 1e-6).all()
 
 
@@ -109,9 +109,10 @@ def test_differences(shape, layout, dtype):
 
 
 def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor, image_rows: int) -> tuple[Tensor, Tensor]:
-    """The sums `sum_j e_ij` [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] by their definitions, in float64.
+    """The sums `sum_j e_kij` [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] in float64, for n rows i in `own`.
 
-    e_ij = exp(-rate |x_i - x_j|^2) for each of K rates, 0 within an image; W_ij = sum_k e_kij (weight_ki + weight_kj).
+    e_kij = exp(-rate_k |x_i - x_j|^2) for the K rates; it is 0 if i and j are in the same image of `image_rows` rows.
+    W_ij = sum_k e_kij (weight_ki + weight_kj)
     """
     image = torch.arange(x.shape[1]) // image_rows
     difference = x.double()[:, own, None] - x.double()[:, None]
@@ -146,7 +147,7 @@ def test_pairs_of_one_point_have_no_gradient_and_bad_ones_a_bad_sum():
     sums, pairs = cuda_pairs.pair_sums(x, slice(0, 40), rates, memory=0)
     cuda_pairs.add_pair_gradient_(out, pairs, torch.ones(1, 2, 40))
     assert_close(sums, torch.full((1, 2, 40), 39), 1e-6)
-    # the differences are 0: allow the rounding of a sum of 39 pairs, each of weight 2
+    # the exact gradient is 0, so allow only the rounding error of a sum over 39 pairs, each of weight 2
     assert out.abs().max() < 1e-6 * 78 * x.abs().max()
     x[1, 3, 4] = torch.nan
     sums, _ = cuda_pairs.pair_sums(x, slice(0, 40), rates, memory=0)
@@ -173,7 +174,7 @@ def test_waves(samples, knots):
 
 
 class TwoRanks:
-    """One of two ranks, each a thread. The interpreter serves one thread at a time, so a rank runs alone up to a collective."""
+    """One of two ranks, which are threads. A rank runs alone until a collective, as the interpreter serves one at a time."""
 
     world = 2
     _turn, _meet = threading.Lock(), threading.Barrier(2, timeout=60)
@@ -226,7 +227,7 @@ OBJECTIVES = {
 
 
 def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: torch.dtype) -> None:
-    """Assert that an evaluation with GPU products equals one with CPU products in float64 on the samples of all ranks."""
+    """Assert that the GPU code gives this rank the result of the CPU code in float64 on the samples of all ranks."""
     module, constants = OBJECTIVES[name]
     wanted = Request(0.01, 1.7, needs_gradient=True)
     by_gram = module.prefers_gram(batch.samples, batch.dim, 1)
@@ -234,9 +235,9 @@ def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: 
     truth = module.evaluate(exact, Plan(products_named("cpu" + module.PRODUCTS), by_gram), constants, wanted)
     assert got.gradient.dtype == (dtype if dtype == torch.bfloat16 else torch.float32)
     assert_close(got.entropy, truth.entropy, ERRORS[dtype][0])
-    # every eigenvalue has the rounding error of the largest one, and the logarithm in order 1 magnifies it for small ones
+    # order 1 gets a larger tolerance, because its logarithm magnifies the rounding errors of small eigenvalues
     assert_close(got.gradient, truth.gradient[:, own], ERRORS[dtype][1] * (4 if "order 1" in name else 1))
-    # on two ranks SIGReg's largest projection differs, because each rank reports that of its own samples
+    # skip SIGReg on two ranks, because each rank reports the largest projection of its own samples only
     if batch.is_whole or module is not sigreg:
         for ours, right in zip(got.parts, truth.parts, strict=True):
             assert_close(ours, right, 4 * ERRORS[dtype][0])
@@ -302,7 +303,7 @@ def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, mo
 @pytest.mark.parametrize("products", self_test.ROWS)
 @every_dtype
 def test_the_self_test_passes(dtype, products):
-    # float32 takes a size that the self-test uses on a GPU; other dtypes take a smaller one to save time
+    # float32 is tested at a size that the self-test uses on a GPU, and other dtypes at a smaller size to save time
     size = (self_test.ROWS[products] - 7, self_test.DIM - 7) if dtype == torch.float32 else (32, 48)
     assert not self_test.fault(products, torch.device("cpu"), dtype, rows=size[0], dim=size[1])
 
@@ -338,7 +339,7 @@ LAUNCHED = {
 @pytest.mark.parametrize(
     ("kernel", "fault"),
     [
-        # `slopes_of_waves` overwrites its input: if it writes nothing, its result is wrong, but not NaN
+        # `slopes_of_waves` works in place, so a version that writes nothing gives a wrong result instead of NaN
         *[(kernel, "is off by" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
         ("centre", "compile"),
         ("pair_weights", "invalid argument"),

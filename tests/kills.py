@@ -1,4 +1,4 @@
-"""Kill two benchmark programs at random moments, and check that restarts keep finished runs and end with the same numbers.
+"""Kill and restart two benchmark programs at random moments. Check that no finished run is lost and no result changes.
 
     make kills KILLS='--kills 20 --seed 1'
 
@@ -28,7 +28,7 @@ PROGRAMS = {
     "table1": ["--methods", "vicreg", "moco", "byol_logdet", "--seeds", "2"],
     "table1.tuning": ["--methods", "vicreg", "byol", "--rates-only"],
 }
-#: the columns of a row that a repeated run must reproduce; others, such as its time, may differ
+#: the results that a repeated run must reproduce; others, such as the run time, may differ
 NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss", "curve")
 
 
@@ -51,12 +51,12 @@ def ended(process: subprocess.Popen[bytes], folder: Path) -> None:
 def kill(process: subprocess.Popen[bytes], with_workers: bool) -> None:
     (os.killpg if with_workers else os.kill)(process.pid, signal.SIGKILL)
     process.wait()
-    # workers notice within a second that their program is gone
+    # the workers check once a second whether their program is gone, so give them time to end
     time.sleep(2)
 
 
 def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
-    """Kill and restart the program this many times, then let it end. Its results must equal those of an undisturbed one."""
+    """Kill and restart the program `kills` times. Assert that its results equal the results of a program without kills."""
     start = time.monotonic()
     ended(started(program, folder / "whole"), folder)
     seconds, whole, killed = time.monotonic() - start, numbers(folder / "whole"), folder / "killed"

@@ -1,4 +1,4 @@
-"""Checks the installed wheel in an environment with torch only: it imports, and every loss runs forward and backward."""
+"""Checks the wheel in an environment with torch only: `import it_losses` works, and every loss runs forward and backward."""
 
 import importlib.metadata
 import importlib.util

@@ -12,7 +12,7 @@ from it_losses.adapters.lightning import EmbeddingMonitor
 
 
 class Training(LightningModule):
-    """A module that on the second rank calls one more criterion, no criterion in step 2, and has collapsed views in step 3."""
+    """A module whose second rank calls one more criterion. In step 2 this rank calls none, and in step 3 its views collapse."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Training(LightningModule):
 
 
 class Log(EmbeddingMonitor):
-    """A monitor that keeps what it logs."""
+    """A monitor that also keeps the logged numbers of every step in a list."""
 
     def _log(self, trainer, pl_module, measured):
         self.log_of_steps = [*getattr(self, "log_of_steps", []), measured]

@@ -2,8 +2,9 @@
 
     .venv/bin/python tests/mutants.py --sample 60 --seed 1 kernels/log_det.py entropy/log_det.py
 
-This prints every mutant that no test notices, and how many were killed. Without file names it takes every file of CHECKED_BY.
-Each mutant is a copy of the package in a folder of its own, which a forked process imports; so torch is loaded once.
+This prints every mutant that survives because no test fails, and the number of mutants that are killed because a test fails.
+Without file names it tests mutants of all files in CHECKED_BY. Each mutant is a changed copy of the package in its own folder.
+A forked process imports this copy, so that torch is loaded only once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "it_losses"
 #: the objectives for which tests/test_fuzz.py draws random cases
 FUZZED = ("vicreg", "variance_covariance", "log_det", "pairwise", "quadratic", "renyi", "sigreg", "koleo", "spacings")
-#: the tests of the Triton kernels without a GPU
+#: the file that tests the Triton kernels in Triton's interpreter, without a GPU
 INTERPRETED = "interpreted_kernels.py"
 #: seconds after which a mutant that hangs counts as killed
 PATIENCE = 1800
@@ -80,7 +81,7 @@ CHECKED_BY = {
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
 }
 
-#: arguments that check something or place a warning, and change no result
+#: keyword arguments that get no mutants, because they change no result: they check lengths or give the line of a warning
 CHECKS = ("strict", "stacklevel")
 OPERATORS = {
     ast.Add: ast.Sub,
@@ -122,12 +123,12 @@ METHODS = {
 
 
 def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
-    """Line, description and tree of each mutant."""
+    """Yield the line, the description and the syntax tree of each mutant of a file."""
     places = [node for node in executed(tree) if any(True for _ in changes(node))]
     for node in places:
         for i, (name, _) in enumerate(changes(node)):
             mutant = copy.deepcopy(tree)
-            # the copied node has the same position in a walk through the copied tree
+            # find the copy of the node: both have the same position in a walk through their tree
             copied = list(ast.walk(mutant))[list(ast.walk(tree)).index(node)]
             before = ast.unparse(copied)
             list(changes(copied))[i][1]()
@@ -135,7 +136,7 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that can change a result: no annotations, error messages, declarations in a class or arguments of CHECKS."""
+    """Yield the nodes that can change a result, so no annotations, error messages, class attributes or arguments in CHECKS."""
     if isinstance(node, ast.keyword) and node.arg in CHECKS:
         return
     yield node
@@ -149,7 +150,7 @@ def executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def changes(node: ast.AST):
-    """The possible changes of a node: for each one its name, and a function that makes it in place."""
+    """Yield each possible change of a node: the name of the change, and a function that makes it in place."""
     if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
         yield "operator", lambda: setattr(node, "op", OPERATORS[type(node.op)]())
     if isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
@@ -173,7 +174,7 @@ def changes(node: ast.AST):
 
 
 def survives(file: str, mutant: ast.Module, tests: list[str]) -> bool:
-    """Whether all those tests pass with that mutant of the file."""
+    """Whether all the tests pass when the mutant replaces the file."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(PACKAGE, Path(folder) / "it_losses", ignore=shutil.ignore_patterns("__pycache__"))
         (Path(folder) / "it_losses" / file).write_text(ast.unparse(mutant))
@@ -181,13 +182,13 @@ def survives(file: str, mutant: ast.Module, tests: list[str]) -> bool:
 
 
 def runs(tests: list[str]) -> list[list[str]]:
-    """Groups of tests that share a process. Triton chooses its interpreter when it is imported, so its tests need their own."""
+    """The tests grouped by process. INTERPRETED needs its own process, because Triton chooses its interpreter at import."""
     others = [test for test in tests if test != INTERPRETED]
     return [run for run in (others, [INTERPRETED] * (INTERPRETED in tests)) if run]
 
 
 def pass_with(folder: str, tests: list[str]) -> bool:
-    """Whether all those tests pass in a forked process with the package in that folder."""
+    """Whether all the tests pass in a forked process that imports the package from the folder."""
     child = os.fork()
     if child == 0:
         os._exit(run_tests(folder, tests))
@@ -203,7 +204,7 @@ def run_tests(folder: str, tests: list[str]) -> int:
     interpreted = tests == [INTERPRETED]
     os.environ |= {"TRITON_INTERPRET": "1"} if interpreted else {}
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", str(TESTS.parent / "pyproject.toml")]
-    # Triton's interpreter warns on newer versions of numpy
+    # ignore the warnings that Triton's interpreter gives with newer versions of numpy
     options += ["-W", "ignore"] if interpreted else []
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         failed = pytest.main([*options, "-m", "not slow", *(str(TESTS / test) for test in tests)])

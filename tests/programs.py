@@ -1,4 +1,4 @@
-"""Runs programs that start other processes: returns their output, ends them after a time limit, and leaves none running."""
+"""Runs programs that start other processes. Returns their output, ends them after a time limit and leaves no process behind."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import time
 
 
 def finished(command, *, seconds=300, **options):
-    """The same result as `subprocess.run`; AssertionError with the output so far if the command does not end in time."""
+    """Return what `subprocess.run` returns. Raise AssertionError with the output so far if the command does not end in time."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes, **options)
     try:

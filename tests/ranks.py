@@ -1,7 +1,7 @@
-"""Runs a check on several ranks: processes with a gloo group, which are started once and used by every test that needs ranks.
+"""Runs a check on several ranks, which are processes in a gloo group. All tests that need ranks share these processes.
 
-`run(world, check, *args)` calls `check(*args)` on ranks 0 .. world - 1 of a fresh process group and returns what each returned.
-The first rank that fails ends the test at once: its traceback is the error, and the processes of all ranks are replaced.
+`run(world, check, *args)` calls `check(*args)` on ranks 0 .. world - 1 of a fresh process group and returns their results.
+If a rank fails, the test ends at once with the traceback of this rank, and the processes of all ranks are replaced.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: seconds after which a check that hangs counts as failed
 PATIENCE = 180
-#: seconds to wait for more errors after the first: if a rank dies, errors of others may arrive before its death is seen
+#: seconds to wait for more errors after the first one, because other ranks may report errors before the death of a rank is seen
 GRACE = 0.2
 _context = multiprocessing.get_context("spawn")
 _tasks = itertools.count()
@@ -36,14 +36,14 @@ def run(world, check, *args):
     try:
         results = _answers({pipe: rank for rank, (_, pipe) in enumerate(_workers[:world])})
     except BaseException:
-        # other ranks may wait in a collective for the rank that failed; this cannot be cancelled, so end their processes
+        # other ranks may wait for the failed rank in a collective, which cannot be cancelled, so end their processes
         _end_all()
         raise
     return [results[rank] for rank in range(world)]
 
 
 def _answers(pending):
-    """The results of the checks, by rank; AssertionError as soon as one fails."""
+    """Return a dict from rank to the result of its check. Raise AssertionError if a rank fails or gives no answer."""
     results, failures, deadline = {}, [], time.monotonic() + PATIENCE
     while pending:
         ready = connection.wait(pending, deadline - time.monotonic())
@@ -73,7 +73,7 @@ def _started():
     ours, theirs = _context.Pipe()
     process = _context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    # if the child's end stayed open in this process too, the death of the child would not be noticed
+    # close the child's end of the pipe here, or this process would not notice the death of the child
     theirs.close()
     return process, ours
 
@@ -97,7 +97,7 @@ def _serve(pipe):
         except EOFError:
             return
         if dist.is_initialized():
-            # destroyed only after all ranks have answered, because a rank that still connects to this one would fail
+            # all ranks have answered, so no rank is still connecting to this one, and the old group can be destroyed
             dist.destroy_process_group()
         torch.manual_seed(0)
         # use the warning filters of the test, so that the same warnings are errors here

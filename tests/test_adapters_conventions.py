@@ -1,4 +1,4 @@
-"""Adapters have the defaults of their library: value and gradient equal those of the library's formula, written out here."""
+"""With its defaults, each adapter has the value and gradient of its library's formula, which this file writes out."""
 
 import subprocess
 import sys
@@ -167,7 +167,7 @@ def official_of_no_rank(a, b):
 
 
 def of_two_ranks(name):
-    """Values of this rank's half with and without gathering, and those of the whole batch and of the half in one process."""
+    """Losses of this rank with and without gathering, then losses of the whole batch and of this rank's half in one process."""
     whole = torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     half = whole[:, 6 * dist.get_rank() :][:, :6]
     found = [GATHERING[name](gather)(*half).item() for gather in (True, False)]
@@ -176,7 +176,7 @@ def of_two_ranks(name):
 
 
 @pytest.mark.parametrize("name", GATHERING)
-def test_gathering_takes_the_batch_of_all_ranks_and_nothing_else_does(name):
+def test_the_loss_is_of_all_ranks_only_with_gathering(name):
     if name == "pytorch-metric-learning":
         pytest.importorskip("pytorch_metric_learning")
     for found, truth in ranks.run(2, of_two_ranks, name):
@@ -184,7 +184,7 @@ def test_gathering_takes_the_batch_of_all_ranks_and_nothing_else_does(name):
         assert abs(truth[0] - truth[1]) > 1e-3
 
 
-def test_a_library_that_gathers_by_itself_is_followed():
+def test_adapters_gather_by_default_only_if_their_library_does():
     gathers = {name for name in conventions.ARGUMENTS if conventions.vicreg(name).distributed.gather_distributed}
     assert gathers == {"solo-learn", "stable-pretraining"}
 
@@ -255,7 +255,7 @@ def test_without_pytorch_metric_learning_the_adapter_gives_the_line_to_install_i
 
 FRAMEWORKS = "lightly timm lightning pytorch_lightning hydra solo stable_pretraining eb_jepa pytorch_metric_learning"
 
-#: (module that is imported, in this order; the only framework that its import may load)
+#: modules in the order of their import, each with the only framework that its import may load
 IMPORTS = [
     ("it_losses", ""),
     ("it_losses.adapters.conventions", ""),

@@ -1,4 +1,4 @@
-"""Our classes that replace those of another library, the host, have its constructor, call, attributes, dtype and pickles."""
+"""Each of our classes that replaces a class of another library, the host, behaves as the host's class does."""
 
 import copy
 import inspect
@@ -128,7 +128,7 @@ def test_an_attribute_that_is_set_changes_the_loss_as_the_hosts_does(host, attri
 
 
 @pytest.mark.parametrize("host,attribute", [row for row in ATTRIBUTES if row[1] != "vcreg_loss.epsilon"])
-def test_an_attribute_that_cannot_be_is_refused_under_the_hosts_name(host, attribute):
+def test_an_invalid_value_is_refused_with_the_hosts_name(host, attribute):
     criterion, name = holder(ours(host)(), attribute)
     before = getattr(criterion, name)
     with pytest.raises(ValueError, match=f"{name} must be a finite number"):
@@ -285,7 +285,7 @@ def test_metric_learning_accepts_and_refuses_the_same_arguments_as_the_library()
 
 
 def run_tests(folder, *arguments, **environment):
-    """Run a host's tests in a process of its own."""
+    """Run tests of a host in a separate process, and assert that they pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "markers=regression", *arguments]
     options = {"cwd": folder, "env": {**os.environ, **environment}, "capture_output": True, "text": True, "timeout": 280}
     answer = subprocess.run(command, **options, check=False)
@@ -329,7 +329,7 @@ def test_eb_jepas_own_tests_pass_with_the_import_swapped(tmp_path):
 
 
 def swapped(source, target, theirs, ours):
-    """Copy a file of the host's tests with one expression replaced."""
+    """Copy a test file of the host, with the text `theirs` replaced by `ours`."""
     text = source.read_text()
     assert theirs in text
     target.write_text(text.replace(theirs, ours))

@@ -1,4 +1,4 @@
-"""The lightly adapter: its classes have the numbers, errors and calls of those that they replace, and its methods train."""
+"""The lightly adapter: its classes have the numbers, errors and calls of lightly's classes, and its methods train."""
 
 import copy
 import importlib
@@ -37,7 +37,7 @@ def assert_same_number(theirs, mine, z_a: Tensor, z_b: Tensor) -> None:
 
 
 def authors_vicreg(x: Tensor, y: Tensor) -> Tensor:
-    """VICReg in its authors' order of operations. lightly's own test asks for equality with it to the last bit."""
+    """VICReg in its authors' order of operations. A test of lightly asks for equality with this formula to the last bit."""
     invariance = mse_loss(x, y)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     variance = sum(relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() / 2 for z in (x, y))
@@ -71,7 +71,7 @@ def test_each_term_function_has_the_value_of_lightlys(name):
 
 
 def test_tiny_batches_have_the_bits_of_the_authors_formula():
-    # a few misses are allowed: lightly's own class differs in the last bit for about 1 % of these seeds
+    # a few misses are allowed, because lightly's own class differs from the formula in the last bit for about 1 % of the seeds
     misses = 0
     for seed in range(200):
         torch.manual_seed(seed)
@@ -144,7 +144,7 @@ def test_log_det_and_pairwise_are_the_criteria_of_the_same_name():
     assert ours.PairwiseLoss(bandwidth=2.0)(z_a, z_b) == VICRegEntropy(Pairwise(2.0))(z_a, z_b)
 
 
-def test_entropy_beside_a_criterion_spreads_a_collapsed_batch():
+def test_an_entropy_added_to_a_criterion_spreads_a_collapsed_batch():
     torch.manual_seed(0)
     direction = torch.randn(8, dtype=torch.float64)
     z = (direction + 1e-3 * torch.randn(16, 8, dtype=torch.float64)).requires_grad_()
@@ -166,7 +166,7 @@ def test_install_swaps_the_names_and_uninstall_puts_them_back():
         ours.install()
         assert loss.VICRegLoss is vicreg.VICRegLoss is ours.VICRegLoss
         assert vicregl.covariance_loss is ours.covariance_loss
-        # if our class were a subclass of lightly's, the constructor of lightly's class would call itself forever
+        # our class must not be a subclass of lightly's, because lightly's constructor would then call itself forever
         assert loss.VICRegLoss()(z_a, z_b).isfinite()
     finally:
         ours.uninstall()
@@ -329,7 +329,7 @@ def test_vicreg_is_trained_as_in_lightlys_own_script():
 @pytest.mark.parametrize(
     ("name", "weight"), [("BYOLLogDet", 3.2), ("BYOLPairDist", 0.2), ("SimCLREntropy", 0.2), ("SimSiamEntropy", 0.2)]
 )
-def test_the_entropies_beside_a_method_have_the_weights_of_the_page(name, weight):
+def test_added_entropies_have_the_documented_weights(name, weight):
     pytest.importorskip("timm")
     modules = pytest.importorskip("it_losses.adapters.lightly.modules")
     regularizer = getattr(modules, name)(4, 5, backbone="test_resnet", projector_dim=24).regularizer
@@ -416,8 +416,8 @@ def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, mon
     assert all(model.backbone.num_features == 512 for model in seen)
 
 
-#: tests of lightly that count its calls of a mocked torch.distributed, or replace the method that draws its random directions;
-#: test_adapters_lightly_family.py tests the same behaviour on two real ranks
+#: tests of lightly that are left out, because they fit lightly's code only: they count calls of a mocked torch.distributed,
+#: or replace the method that draws directions; test_adapters_lightly_family.py tests the same behaviour on two real ranks
 OF_LIGHTLYS_INSIDE = (
     "TestSIGReg::test_forward_gather_distributed_world_size_gt_one",
     "TestSIGReg::test_forward_gather_distributed_matches_non_distributed",
@@ -436,7 +436,7 @@ def test_lightlys_own_tests_pass_with_the_import_swapped(tmp_path):
     pytest.importorskip("pytest_mock", reason="lightly's tests need pytest-mock")
     home = hosts.checkout("LIGHTLY_HOME", "tests/loss/test_lejepa_loss.py")
     shutil.copytree(home / "tests", tmp_path / "tests")
-    # install() serves the tests of VICRegLLoss, a class of lightly that then computes with our functions
+    # the tests of VICRegLLoss need install(), which makes this class of lightly compute with our functions
     (tmp_path / "conftest.py").write_text("from it_losses.adapters.lightly import install\n\ninstall()\n")
     theirs = rf"^from lightly\.loss[.\w]* import (?=({'|'.join(ours.__all__)})\b)"
     for name in (chosen.partition("::")[0] for chosen in OWN_TESTS):

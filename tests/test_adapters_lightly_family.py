@@ -1,4 +1,4 @@
-"""lightly's KoLeoLoss, FroSSLLoss, HypersphereLoss, LeJEPALoss and SIGReg: same constructors, calls, numbers and pickles."""
+"""Our KoLeoLoss, FroSSLLoss, HypersphereLoss, LeJEPALoss and SIGReg behave as the classes of lightly with these names."""
 
 import copy
 import importlib
@@ -40,7 +40,7 @@ def theirs(name):
 
 
 def both(name, *arguments, **options):
-    """lightly's criterion and ours. lightly's draws our random directions, so that both must give the same number."""
+    """lightly's criterion and ours. lightly's is patched to draw our directions, so that both must give the same number."""
     other, mine = theirs(name)(*arguments, **options), getattr(ours, name)(*arguments, **options)
     sliced = getattr(other, "sigreg", other)
     sliced._generate_unit_vectors = lambda device, dtype, dim: (
@@ -88,7 +88,7 @@ def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(nam
         assert shape[0] == shape[1]
 
 
-#: class -> relative error beside lightly, which keeps the quadrature tables of SIGReg in float32; 1e-12 for other classes
+#: class -> allowed relative difference from lightly, whose SIGReg integrates with float32 weights; other classes may have 1e-12
 TOLERANCE = {"SIGReg": 1e-7, "LeJEPALoss": 1e-7}
 
 
@@ -105,7 +105,7 @@ def test_value_and_gradient_equal_lightlys(name):
 @each_class
 def test_the_defaults_equal_lightlys(name):
     other, mine = both(name)
-    # for KoLeo lightly adds eps = 1e-8 to each component and to the distance, which ours does not
+    # lightly's KoLeo adds eps = 1e-8 to each difference and to the distance; ours does not, so the numbers differ slightly
     assert_same(name, mine, other, views(), 1e-7 if name == "KoLeoLoss" else TOLERANCE.get(name, 1e-12))
 
 
@@ -289,7 +289,7 @@ def test_slices_come_from_a_seed_and_torchs_random_numbers_stay():
 
 
 def on_two_ranks(rows):
-    """Relative errors of value and gradient on this rank: against one process, and against lightly if `rows` are equal."""
+    """Relative differences of this rank's value and gradient from one process and, for equal `rows`, from lightly."""
     whole = views()[:, : sum(rows)]
     start = sum(rows[: dist.get_rank()])
     own = slice(start, start + rows[dist.get_rank()])
@@ -298,7 +298,7 @@ def on_two_ranks(rows):
     lightlys = evaluated("SIGReg", other, whole[:, own]) if len(set(rows)) == 1 else None
     dist.destroy_process_group()
     expected, slope = evaluated("SIGReg", both("SIGReg")[1], whole)
-    # DDP averages the gradients of the ranks, so the gradient on each rank is larger by their number
+    # DDP averages gradients over the ranks, so each rank's gradient must be larger by a factor of the world size
     pairs = [(value, expected), (gradient, len(rows) * slope[:, own])]
     if lightlys is not None:
         pairs += [(value, lightlys[0]), (gradient, lightlys[1])]
@@ -328,7 +328,7 @@ def test_each_rank_has_its_own_samples_by_default_as_in_lightly(name):
 
 @pytest.mark.parametrize("name", ["t", "phi", "weights"])
 @pytest.mark.parametrize("change", ["set", "written", "loaded"])
-def test_a_changed_rule_of_sigreg_is_refused(name, change):
+def test_changed_quadrature_buffers_are_refused(name, change):
     criterion, z = ours.SIGReg(knots=9), torch.randn(8, 4)
     criterion(z)
     other = ours.SIGReg(knots=9, t_max=5.0).state_dict()
@@ -352,7 +352,7 @@ def test_a_changed_rule_of_sigreg_is_refused(name, change):
     ],
     ids=["loaded", "half", "bfloat16 and back", "double"],
 )
-def test_a_rule_of_sigreg_that_is_the_same_is_taken(alike):
+def test_unchanged_quadrature_buffers_are_accepted(alike):
     criterion, z = ours.SIGReg().eval(), torch.randn(8, 4)
     expected = criterion(z)
     alike(criterion)

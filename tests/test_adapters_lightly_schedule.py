@@ -1,4 +1,4 @@
-"""The learning-rate schedule of our modules for lightly, for every way to limit the length of a Lightning run."""
+"""Our modules for lightly have the right learning-rate schedule for every way to limit the length of a Lightning run."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ class Endless(torch.utils.data.IterableDataset):
 
 
 def rates(warmup_epochs, *, batches=40, data=None, **options):
-    """Learning rates of all steps, in units of the largest."""
+    """The learning rate of every batch; the constants of Tiny make the largest rate 1."""
     model = Tiny(warmup_epochs)
     quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
     trainer = lightning.Trainer(accelerator="cpu", **quiet, **options)
@@ -58,12 +58,12 @@ def warmed_up(found):
         (10, {"max_steps": 20}, 2),
         (10, {"max_steps": 20, "data": Endless()}, 2),
         (10, {"max_epochs": 2}, 8),
-        # an epoch is ten steps, less than a tenth of the run
+        # an epoch has ten steps, which is less than a tenth of the run
         (1, {"max_steps": 200, "batches": 10}, 10),
         (1, {"max_steps": 200, "batches": 10, "max_epochs": 1000}, 10),
         (0.5, {"max_epochs": 20, "batches": 10}, 5),
         (1, {"max_epochs": 20, "batches": 10, "limit_train_batches": 4}, 4),
-        # the run ends within an epoch
+        # max_steps ends this run within the first epoch
         (10, {"max_steps": 20, "max_epochs": 100}, 2),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_run_without_an_end_says_which_option_gives_it_one(options):
 
 
 @pytest.mark.parametrize("options", [{"max_epochs": 0}, {"max_epochs": 1, "limit_train_batches": 0}, {"max_steps": 0}])
-def test_a_run_of_no_steps_is_none_at_all(options):
+def test_a_run_of_no_steps_trains_nothing(options):
     assert rates(1, **options) == []
 
 

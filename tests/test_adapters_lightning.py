@@ -122,7 +122,7 @@ def test_each_number_is_that_of_the_views_of_the_step():
         "pairwise_upper_nats": lambda z: diagnostics.sphere_entropy_bounds(z).upper,
     }.items():
         assert found[f"embeddings/criterion/{name}"] == pytest.approx(mean_over(module.seen, measured), rel=1e-4), name
-    # the monitor logs nats, with the criterion's beta; the criterion gives nats per dimension, for 5 dimensions
+    # the monitor logs this entropy in nats, and the criterion gives it in nats per dimension; the views have 5 dimensions
     assert found["embeddings/criterion/log_det_entropy_nats"] == pytest.approx(5 * terms.entropy.item(), rel=1e-4)
     assert found["embeddings/collapsed"] == 0
 
@@ -255,7 +255,7 @@ def test_maps_and_tokens_are_averaged_over_their_positions(form):
     assert found["embeddings/backbone/participation_ratio"] == pytest.approx(expected, rel=1e-3)
 
 
-def test_positions_that_differ_do_not_hide_images_that_do_not():
+def test_collapsed_images_are_found_although_positions_differ():
     module = Mapped(lambda z: 0 * z[:, :, None, None] + torch.arange(96.0).view(6, 4, 4))
     with pytest.raises(RuntimeError, match="backbone: complete collapse"):
         fit(module, monitor.EmbeddingMonitor("backbone", every_n_steps=1, on_collapse="raise"))
@@ -359,7 +359,7 @@ def test_every_measured_step_reaches_the_logger_at_any_interval_of_logging(tmp_p
 
 
 class Ending(Plain):
-    """A module whose step raises `end`, returns no loss, or does not start because the hook of the batch returned -1."""
+    """A module that raises `end` in step `at`, returns no loss, or returns -1 from a hook to end each epoch at batch `at`."""
 
     def __init__(self, end, at=1):
         super().__init__()
@@ -485,7 +485,7 @@ def test_monitors_of_several_modules_see_each_its_own_and_see_it_once():
     assert_clean(module, of_head)
 
 
-def test_a_step_that_nobody_keeps_closes_itself():
+def test_a_measured_step_removes_its_hooks_when_it_is_deleted():
     module = Plain()
     step = monitor.MeasuredStep(module, "projector", rows=8)
     assert module.projector._forward_hooks
@@ -507,7 +507,7 @@ def test_modules_and_monitors_copy_in_the_middle_of_a_measured_step(copied, meas
         def training_step(self, batch, batch_idx):
             z_a, z_b = self.views(batch)
             copies.extend([copied(self.projector), copied(self.criterion), copied(self.trainer.callbacks[0])])
-            # a copy is not measured
+            # calls of the copies must not be measured
             copies[-2](copies[-3](batch[0][:, 0]), z_b)
             copy.deepcopy(self).training_step_of_copy(batch)
             return self.criterion(z_a, z_b)
@@ -560,7 +560,7 @@ def test_steps_are_counted_through_epochs_that_are_shorter(monkeypatch):
     assert len(calls) == 4
 
 
-def test_a_step_in_which_nothing_was_seen_is_not_passed_over_in_silence():
+def test_a_step_without_embeddings_warns_once():
     class Idle(Plain):
         def __init__(self):
             super().__init__()
@@ -599,7 +599,7 @@ def test_views_that_collapsed_to_two_points_are_an_alarm():
 
 
 def test_all_ranks_stop_when_one_of_them_has_collapsed(monkeypatch):
-    # stands for the sum over two ranks, of which this one is healthy and the other has collapsed
+    # replaces the sum over two ranks: this rank is healthy, and the other rank has collapsed
     def reduce(strategy, here, reduce_op):
         assert reduce_op == "sum"
         if here.ndim < 2:
@@ -616,14 +616,14 @@ def test_all_ranks_stop_when_one_of_them_has_collapsed(monkeypatch):
 
 
 def test_a_rank_that_saw_other_criteria_does_not_wait_for_the_others(monkeypatch):
-    # the first rank called a criterion that this rank did not call, and did not call one that this rank called
+    # the first rank logs a criterion `elsewhere`, which this rank lacks, and does not log `local`, which this rank has
     first_rank = ["collapsed", "elsewhere/rank_me", "criterion/rank_me"]
     strategy = lightning.strategies.SingleDeviceStrategy
     monkeypatch.setattr(strategy, "broadcast", lambda strategy, names: first_rank)
     shapes = []
     monkeypatch.setattr(strategy, "reduce", lambda strategy, here, reduce_op: shapes.append(here.shape) or here)
     found = logged(Several())
-    # scalars are left out, because Lightning itself adds up the lengths of the loaders
+    # ignore the scalars, with which Lightning itself adds up the lengths of the loaders
     assert {shape for shape in shapes if len(shape)} == {(3, 2)}
     assert {name for name in found if name.startswith("embeddings")} == {"embeddings/collapsed", "embeddings/criterion/rank_me"}
 
@@ -792,5 +792,5 @@ def test_ranks_that_see_different_modules_log_the_common_ones_and_stop_together(
     assert found["steps"] == 3
     assert [row["collapsed"] for row in found["rows"]] == [0, 0, 0.5]
     assert all("everywhere/rank_me" in row and "elsewhere/rank_me" not in row for row in found["rows"])
-    # the mean falls, because the second rank has collapsed in the third step and is not part of the mean in the second step
+    # in step 2 the mean is that of the first rank alone; in step 3 the collapsed second rank lowers it
     assert found["rows"][2]["everywhere/pairwise_upper_nats"] < 0.6 * found["rows"][1]["everywhere/pairwise_upper_nats"]

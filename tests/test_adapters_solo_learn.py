@@ -1,7 +1,7 @@
-"""The solo-learn adapter: configs, registration and errors; with SOLO_LEARN_HOME also its real scripts.
+"""The solo-learn adapter has valid configs, registers its methods, explains errors, and trains under solo-learn's scripts.
 
 Tests of registration use a stand-in for `solo.methods`, which has only the names that registration needs. Tests that train
-need the real package: they run if SOLO_LEARN_HOME names a checkout.
+need the real package. They run only if SOLO_LEARN_HOME names a checkout of solo-learn.
 """
 
 import importlib
@@ -39,7 +39,7 @@ def composed(name, *overrides):
 
 
 @pytest.mark.parametrize(("method", "weight"), [("byol_logdet", 3.2), ("byol_pairdist", 0.2), ("simclr_entropy", 0.2)])
-def test_the_entropies_beside_a_method_have_the_weights_of_the_page(method, weight):
+def test_added_entropies_have_the_documented_weights(method, weight):
     assert composed("cifar10", f"it_losses={method}").method_kwargs.entropy_weight == weight
 
 
@@ -72,7 +72,7 @@ def solo(monkeypatch, tmp_path):
 
 
 def forget():
-    """Forget `solo`, so that the next import loads it again. monkeypatch would restore the stand-in for other test files."""
+    """Forget `solo`, so that the next import loads it again. We avoid monkeypatch, which would restore the stand-in."""
     for name in ("solo", "solo.methods", "solo.methods.base"):
         sys.modules.pop(name, None)
 
@@ -247,7 +247,7 @@ def test_a_plugin_whose_adapter_cannot_be_imported_lets_hydra_compose(monkeypatc
 
 
 def composed_with(search_path_plugin, monkeypatch):
-    """Compose a config while Hydra knows no other plugin for search paths."""
+    """Compose a config while `search_path_plugin` is the only plugin for search paths that Hydra knows."""
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -259,12 +259,12 @@ def composed_with(search_path_plugin, monkeypatch):
         assert hydra.compose(overrides=["+a=1"]) == {"a": 1}
 
 
-# from here on, the real solo-learn
+# the tests from here on need a checkout of solo-learn
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Options that name folders of 96 of scikit-learn's digits, one folder for each class."""
+    """Write 96 of scikit-learn's digits as images, in a folder for each class. Return the options that name these folders."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     image = pytest.importorskip("PIL.Image")
     root = tmp_path_factory.mktemp("digits")
@@ -330,7 +330,7 @@ def test_every_method_trains_under_the_stock_script(method, images, tmp_path):
 @pytest.mark.slow
 @with_checkout
 @pytest.mark.parametrize("word", ["method=vicreg_logdet", "+it_losses=vicreg_pairdist"])
-def test_a_stock_config_takes_one_word(word, images, tmp_path):
+def test_a_stock_config_trains_our_method_with_one_option(word, images, tmp_path):
     run(tmp_path, *stock(), *images, *STOCK, word)
     assert word.partition("=")[2] in str(checkpoints(tmp_path)[0])
 
@@ -417,7 +417,7 @@ def cifar(root, name):
     return [f"data.train_path={root}", f"data.val_path={root}"]
 
 
-#: solo-learn always asks torchvision to download; without checksums torchvision takes our files instead
+#: program that removes torchvision's checksums of CIFAR, so that it takes our files, and then runs a script of solo-learn
 WITHOUT_CHECKSUMS = """import runpy, sys, torchvision
 for data in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
     data.train_list = [[file, None] for file, _ in data.train_list]

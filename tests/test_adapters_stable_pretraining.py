@@ -1,4 +1,4 @@
-"""stable-pretraining: SIGReg for its LeJEPA, any estimator as a `_target_` of its YAML, and a forward for several views."""
+"""In stable-pretraining our SIGReg serves LeJEPA, the YAML can name any estimator, and our forward takes several views."""
 
 import copy
 import pickle
@@ -21,9 +21,10 @@ def batch(rows=24, dim=6):
 
 
 def statistic(z, *, slices, t_max, points):
-    """N times the integral of phi |ecf - phi|^2 over [-t_max, t_max], mean over the slices; ecf is the characteristic function.
+    """The mean over slices of `N int phi(t) |ecf(t) - phi(t)|^2 dt`, with the integral from -t_max to t_max.
 
-    phi(t) = exp(-t^2 / 2). The integrand is symmetric, so that the points need only cover [0, t_max].
+    ecf is the empirical characteristic function of the N projected samples, and phi(t) = exp(-t^2 / 2).
+    The integrand is symmetric, so the points need only cover [0, t_max].
     """
     x = z @ unit_directions(slices, z.shape[1], seed=0, draw=0, like=z).T
     t = torch.linspace(0, t_max, points, dtype=F64)
@@ -61,7 +62,7 @@ def test_a_resumed_run_goes_on_with_the_next_slices():
     second = criterion(z).item()
     assert set(saved) == {"sigreg.global_step"} and first != second
     resumed = torch.nn.ModuleDict({"sigreg": SlicedEppsPulley(16)})
-    # a state dict saved by stable-pretraining also holds constant tables, which our class must accept
+    # a state dict saved by stable-pretraining also holds constant buffers, which our class must accept
     tables = {f"sigreg.ep.{name}": torch.zeros(17) for name in ("t", "phi", "weights")}
     resumed.load_state_dict(saved | tables)
     assert resumed["sigreg"].global_step == 1
@@ -84,7 +85,7 @@ def test_it_is_copied_pickled_and_set():
 
 
 def on_two_ranks():
-    """Value and gradient of this rank's rows, and those of one process that holds all rows."""
+    """The value and the gradient of this rank's samples, found on two ranks and expected from one process with all samples."""
     z = batch()
     own = slice(0, 9) if dist.get_rank() == 0 else slice(9, 24)
     found = evaluated(SlicedEppsPulley(32), z[own].detach().requires_grad_())
@@ -99,7 +100,7 @@ def test_the_gradient_on_two_ranks_is_that_of_one_process():
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
-#: options of an estimator in the YAML
+#: estimator -> its options in the YAML
 OPTIONS = {
     "renyi": {"order": 1.0},
     "sigreg": {"convention": "stable-pretraining", "slices": 16},

@@ -19,7 +19,7 @@ from it_losses import ESTIMATORS, EntropyRegularizer, VICReg, VICRegEntropy
 pytestmark = pytest.mark.slow
 
 STEPS, BATCH, WIDTH, DIM = 200, 64, 32, 32
-#: initial loss scale: gradients of LogDet at its default weights reach 4, so torch's own 2^16 would overflow float16
+#: initial loss scale: gradients of LogDet at its default weights reach 4, so torch's default of 2^16 would overflow float16
 SCALE = 2.0**12
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -21,7 +21,7 @@ PACKAGES = {".".join(path.parent.relative_to(ROOT).parts) for path in CORE}
 KERNELS = ROOT / "it_losses" / "kernels"
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
-#: the layers of it_losses that each layer imports, all of them above it in this list
+#: layer of it_losses -> the layers that it imports; every layer is listed after the layers that it imports
 BELOW = {
     "checks": set(),
     "constants": {"checks"},

@@ -1,4 +1,4 @@
-"""Each estimator against known values: for exact covariances, for two points, and for a Gaussian mixture by Monte Carlo."""
+"""The entropies have known values for exact covariances and two points, and bound the entropy of a Gaussian mixture."""
 
 import math
 
@@ -12,7 +12,7 @@ F64 = torch.float64
 
 
 def batch_with_covariance(eigenvalues, *, rows, seed=0, unbiased=False):
-    """`[rows, dim]` whose covariance is exactly diagonal with these eigenvalues."""
+    """Samples `[rows, dim]` whose covariance matrix is exactly diagonal, with the given eigenvalues."""
     g = torch.Generator().manual_seed(seed)
     eigenvalues = torch.as_tensor(eigenvalues, dtype=F64)
     raw = torch.randn(rows, len(eigenvalues), dtype=F64, generator=g)
@@ -37,7 +37,8 @@ def test_log_det_of_an_exact_covariance(beta, rows):
 def test_anchored_log_det_is_minus_a_divergence_from_the_round_gaussian(shape, beta, backend, monkeypatch):
     monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
     z = (torch.randn(shape, dtype=F64) * 1.5 + 1).requires_grad_()
-    # a basis of the directions that the samples span, and their variance if the mean variance of all dimensions is 1
+    # the columns of `spanned` are a basis of the span of the centred samples; with a variance of `target` along each of them,
+    # the mean variance of all dimensions is 1
     spanned = torch.linalg.svd((z - z.mean(dim=0)).detach(), full_matrices=False).Vh[: min(len(z) - 1, shape[1])].T
     target, identity = shape[1] / spanned.shape[1], torch.eye(spanned.shape[1], dtype=F64)
     centre, within = torch.zeros(spanned.shape[1], dtype=F64), (z - z.mean(dim=0)) @ spanned
@@ -101,7 +102,7 @@ def test_variance_covariance_of_an_exact_diagonal_covariance(std):
 
 def test_variance_covariance_of_two_correlated_coordinates():
     u = batch_with_covariance([1.0], rows=20, unbiased=True)
-    # the squares of six off-diagonal covariances of 4, divided by dim = 3, times 2 * covariance_weight = 2
+    # the entropy is minus the sum of six squared covariances of 4, divided by dim = 3, times 2 * covariance_weight = 2
     assert VarianceCovariance()(2 * u.expand(-1, 3)).item() == pytest.approx(-2 * 6 * 4**2 / 3, rel=1e-12)
 
 
@@ -144,15 +145,15 @@ def mixture_entropy(z, s, draws=20_000):
     return surprise.mean().item(), surprise.std().item() / math.sqrt(draws)
 
 
-# the smallest bandwidth makes both bounds saturate and warn; they are exact there, because the components do not overlap
+# at the smallest bandwidth both bounds saturate and warn, but they are exact, because the components do not overlap
 @pytest.mark.filterwarnings("ignore:pairwise entropy has reached its limit")
 @pytest.mark.parametrize("s", [0.5, 1.5, 4.0])
-def test_pairwise_bounds_hold_on_their_own_side(s):
+def test_the_lower_and_the_upper_pairwise_bound_hold(s):
     z = 2 * torch.randn(48, 6, dtype=F64)
     truth, error = mixture_entropy(z, s)
     assert Pairwise(s, "bhattacharyya")(z) <= truth + 4 * error
     assert Pairwise(s, "kl")(z) >= truth - 4 * error
-    # both bounds lie in one interval of length log(batch), so their difference is at most that
+    # both bounds lie in the same interval of length log(batch), so they differ by at most log(batch)
     assert Pairwise(s, "kl")(z) - Pairwise(s, "bhattacharyya")(z) <= math.log(48)
 
 
@@ -172,7 +173,8 @@ def test_log_det_is_tight_for_a_gaussian():
 
 
 def test_curvature_of_log_det_is_that_of_vicreg_at_the_identity():
-    # -1/2 log det(I + E) = sum_j ((1 - v_j)/2 + (1 - v_j)^2/4) + 1/4 sum_{i != j} E_ij^2 + O(E^3), with v_j = 1 + E_jj
+    # for a small symmetric matrix E, here `step`, with v_j = 1 + E_jj:
+    # -1/2 log det(I + E) = sum_j ((1 - v_j)/2 + (1 - v_j)^2/4) + 1/4 sum_{i != j} E_ij^2 + O(E^3)
     step = 1e-3 * torch.randn(5, 5, dtype=F64)
     step = step + step.T
     variance = 1 + step.diagonal()
@@ -187,7 +189,7 @@ def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, d
     z = torch.randn(256, dim, dtype=F64)
     s2 = fraction * z.var(dim=0).sum()
     spread = Pairwise("auto", spread_fraction=fraction)(z) - dim / 2 * torch.log(2 * math.pi * math.e * s2)
-    # the spread is near its limit log(batch) at small fractions, and near 0 at large ones
+    # the spread is near its limit log(batch) at small fractions, and near 0 at large fractions
     low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
     assert low < spread / math.log(256) < high
 

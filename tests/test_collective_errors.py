@@ -20,12 +20,12 @@ pytestmark = pytest.mark.slow
 
 #: seconds that a rank waits for the others
 SHORT = 4
-#: the name in messages -> the criterion
+#: name of the objective in error messages -> function that builds its criterion
 CRITERIA = {
     "VICReg": VICReg,
     "LogDet": lambda **ranks: VICRegEntropy("log_det", **ranks),
     "Pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
-    # only the distance takes unit vectors, so it has a collective of its own, whose error must still name the entropy
+    # here only the invariance term takes unit vectors, so it needs its own collective, whose error must still name the entropy
     "KoLeo": lambda **ranks: VICRegEntropy("koleo", normalize=None, invariance="von_mises_fisher", **ranks),
     "VarianceCovariance": lambda **ranks: VICRegEntropy("variance_covariance", **ranks),
     "Spacings": lambda **ranks: EntropyRegularizer("spacings", **ranks),
@@ -33,7 +33,7 @@ CRITERIA = {
 
 
 def uneven(name, joined):
-    """Train rank 0 for one batch more than rank 1. Returns the error message and that of its cause, or None."""
+    """Train rank 0 for one batch more than rank 1. Returns the message of the error and the message of its cause, or None."""
     group = dist.new_group(timeout=timedelta(seconds=SHORT))
     criterion = CRITERIA[name](process_group=group)
     net = nn.parallel.DistributedDataParallel(nn.Linear(4, 4), process_group=group)
@@ -58,10 +58,10 @@ def test_a_rank_with_more_batches_is_told_the_remedy(name, joined):
 
 
 def late(name):
-    """Let rank 1 call the criterion after the timeout. Returns each rank's error message, and the seconds until it came."""
+    """Let rank 1 call the criterion after the timeout. Returns this rank's error message, and the seconds until the error."""
     criterion = CRITERIA[name](process_group=dist.new_group(timeout=timedelta(seconds=SHORT)))
     if dist.get_rank():
-        # by then rank 0 has given up
+        # rank 0 gives up before rank 1 goes on
         time.sleep(SHORT + 2)
     started = time.monotonic()
     try:
@@ -114,7 +114,7 @@ def refused(name, odd):
         return str(error)
 
 
-#: name -> (function that makes invalid views of a tensor, text in the error message of that rank)
+#: name -> (function that makes invalid views from a tensor, text in the error message of the rank that has these views)
 ODD = {
     "vectors": (lambda z: (z[0], z[0]), r"shape (batch, ..., dim)"),
     "a list": (lambda z: ([z, z],), "criterion(*views)"),
@@ -132,7 +132,7 @@ def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
 
 
 def refused_by_le_jepa(changes_a_buffer):
-    """The error message of each rank if rank 0 passes views of another batch size, or has changed a buffer."""
+    """The error message of each rank if rank 0 passes views of different batch sizes, or has changed a buffer."""
     lejepa = pytest.importorskip("it_losses.adapters.lightly.lejepa")
     criterion, is_odd = lejepa.LeJEPALoss(gather_distributed=True), dist.get_rank() == 0
     if is_odd and changes_a_buffer:

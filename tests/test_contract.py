@@ -12,9 +12,9 @@ from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICRegEntropy
 from it_losses.entropy import EntropyEstimator
 from it_losses.normalize import normalized
 
-# "auto" follows the batch without a gradient, so a numerical derivative would differ from ours: take a fixed bandwidth
+# "auto" depends on the batch but gets no gradient, so a numerical derivative would differ; the tests fix the bandwidth
 SMOOTH = {"pairwise": {"bandwidth": 2.0}}
-# with the default weight of the penalty, the best scale lies beyond the scales that the tests try
+# with the default covariance_weight, the entropy of Spacings is largest at a scale that the tests do not try
 SMOOTH["spacings"] = {"covariance_weight": 1.0}
 
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)
@@ -66,7 +66,7 @@ def test_gradient_is_the_derivative(name, shape):
 @every_estimator
 @given(rows=st.integers(2, 9), dim=st.integers(1, 9), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
-def test_neither_order_nor_place_matters(name, rows, dim, shift, seed):
+def test_order_and_translation_do_not_matter(name, rows, dim, shift, seed):
     z = batch(rows, dim, seed=seed)
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     estimator = build(name)
@@ -96,7 +96,7 @@ def test_scale_matters_exactly_as_declared(name):
 
 @every_estimator
 def test_rotation_matters_exactly_as_declared(name):
-    # one wide and several narrow directions, so that a rotation changes the variances of the coordinates
+    # z is wide in one direction and narrow in the others, so that a rotation changes the variances of the coordinates
     z = batch(20, 4) * torch.tensor([3.0, 0.3, 0.2, 0.1], dtype=torch.float64)
     estimator = build(name)
     same = torch.allclose(estimator(z @ rotation(4)), estimator(z), rtol=1e-10)
@@ -170,7 +170,7 @@ def test_groups_are_averaged(name):
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")], ids=str)
 @pytest.mark.parametrize("shape", [(16, 4), (4, 16)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_one_bad_number_is_never_silent(name, poison, shape, dtype):
+def test_one_nan_or_inf_makes_the_entropy_not_finite(name, poison, shape, dtype):
     z = batch(*shape).to(dtype)
     z[1, 2] = poison
     assert not build(name)(z).isfinite()
@@ -197,7 +197,7 @@ def test_autocast_is_off_inside(name):
 
 @every_estimator
 def test_fp16_sizes_that_overflow_a_covariance_are_fine(name):
-    # 2048 * 36 > 65504: the unnormalised covariance does not fit in float16
+    # a variance of 36 summed over 2048 samples is more than 65504, the largest number in float16
     z = (6 * batch(2048, 8)).half()
     estimator = build(name)
     assert estimator(z).isfinite()

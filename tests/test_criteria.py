@@ -1,4 +1,4 @@
-"""The criteria: the value of every convention, the terms, more than two views, and the errors of wrong arguments."""
+"""The criteria have the right values and terms in every convention and for many views, and refuse wrong arguments."""
 
 import copy
 import pickle
@@ -29,14 +29,14 @@ def hinge(z):
 
 
 def squared_covariances(z):
-    """All D (D - 1) squared off-diagonal covariances, as a vector."""
+    """All D (D - 1) squared off-diagonal covariances of z [batch, D], as a vector."""
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     keep = torch.triu_indices(*covariance.shape, offset=1)
     upper = covariance[keep[0], keep[1]]
     return torch.cat([upper, upper]).square()
 
 
-# the loss of each library as its source has it: views a and b, weights i, v and c of invariance, variance and covariance
+# the loss of each convention, written as in its source: a and b are views; i, v and c weigh invariance, variance, covariance
 def official(a, b, i, v, c):
     d = a.shape[1]
     covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
@@ -183,7 +183,7 @@ def test_log_det_in_nats_takes_the_weight_it_is_given():
 @pytest.mark.parametrize("difference", [0.05, 0.5, 1.0])
 def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(beta, difference):
     criterion, side = VICRegEntropy("log_det", beta=beta), 64
-    # views `shared + noise` and `shared - noise` of orthogonal columns, with the same variance in every direction
+    # the views are `shared + noise` and `shared - noise`; their columns are orthogonal and have the same variance
     columns = torch.linalg.qr(torch.randn(4 * side, 2 * side, dtype=F64)).Q
     columns = torch.linalg.qr(columns - columns.mean(dim=0)).Q * (4 * side) ** 0.5
     shared, noise = (1 - difference / 2) ** 0.5 * columns[:, :side], (difference / 2) ** 0.5 * columns[:, side:]
@@ -198,7 +198,7 @@ def test_log_det_weights_give_each_direction_the_variance_their_docstring_says(b
 def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta, difference, dim):
     shared = torch.linalg.qr(torch.randn(40, 12, dtype=F64)).Q
     shared, noise = (torch.linalg.qr(shared - shared.mean(dim=0)).Q * 40**0.5).chunk(2, dim=1)
-    # dimensions beyond 6 are constant
+    # zeros pad the views to `dim` dimensions
     shared, noise = (torch.nn.functional.pad(part, (0, dim - 6)) for part in (shared, noise))
     shared, noise = (1 - difference / 2) ** 0.5 * shared, (difference / 2) ** 0.5 * noise
     target = dim / min(39, dim)
@@ -238,7 +238,8 @@ def test_an_estimator_of_ones_own_serves_as_well():
 
 @pytest.mark.parametrize(("beta", "weight"), [(0.1, 4000.0), (1.0, 400.0), (10.0, 400.0), (100.0, 400.0)])
 def test_the_default_weight_of_log_det_follows_the_ablation(beta, weight):
-    # docs/report.md, linear probe on digits: at beta 100 the weight 4 loses 7.4 +- 2.3 points, and 400 loses 1.2 +- 1.0
+    # linear probe on digits in docs/report.md: beta 100 loses 7.4 +- 2.3 points at weight 4, and 1.2 +- 1.0 at weight 400,
+    # compared with beta 1 at weight 400
     assert VICRegEntropy("log_det", beta=beta).entropy_weight == weight
 
 

@@ -1,4 +1,4 @@
-"""Diagnostics against closed forms, power laws, NumPy and SciPy. A batch, a loader and a stream give the same number."""
+"""Diagnostics agree with closed forms, NumPy and SciPy, and give the same number for a batch, a loader and a stream."""
 
 import itertools
 import math
@@ -16,13 +16,13 @@ F64 = torch.float64
 
 
 def orthonormal(rows, dim):
-    """`[rows, dim]` with orthonormal columns of mean 0."""
+    """A matrix `[rows, dim]` with orthonormal columns of mean 0."""
     raw = torch.randn(rows, dim, dtype=F64)
     return torch.linalg.qr(raw - raw.mean(dim=0)).Q
 
 
 def batch_with_spectrum(eigenvalues, *, rows=64, mean=3.0):
-    """`[rows, dim]` whose covariance has exactly these eigenvalues, in rotated axes."""
+    """Samples `[rows, dim]` whose covariance matrix has exactly these eigenvalues and random eigenvectors."""
     eigenvalues = torch.as_tensor(eigenvalues, dtype=F64)
     rotation = torch.linalg.qr(torch.randn(len(eigenvalues), len(eigenvalues), dtype=F64)).Q
     return orthonormal(rows, len(eigenvalues)) * (rows * eigenvalues).sqrt() @ rotation + mean
@@ -153,7 +153,7 @@ def test_spread_is_the_share_of_the_variance():
 
 
 def views_with_covariances(between, within, *, images=40):
-    """`[images, 2, dim]` whose between-image covariance is diag(between) and whose within-image covariance is diag(within)."""
+    """Views `[images, 2, dim]` with covariance diag(between) between images and covariance diag(within) within images."""
     both = orthonormal(images, 2 * len(between)) * math.sqrt(images)
     centres, deviation = both.tensor_split(2, dim=1)
     centres, deviation = centres * torch.tensor(between, dtype=F64).sqrt(), deviation * torch.tensor(within, dtype=F64).sqrt()
@@ -161,7 +161,7 @@ def views_with_covariances(between, within, *, images=40):
 
 
 def test_lidar_of_exact_covariances():
-    # B is the covariance between images, W that within images: with the ridge 1, W^-1/2 B W^-1/2 = diag(4, 1, 1)
+    # B is the covariance between images, and W the covariance within images plus the ridge 1: W^-1/2 B W^-1/2 = diag(4, 1, 1)
     views = views_with_covariances([8.0, 3.0, 2.0], [1.0, 2.0, 1.0])
     p = torch.tensor([4.0, 1.0, 1.0], dtype=F64) / 6
     assert_close(diagnostics.lidar(views, ridge=1.0), (-(p * p.log()).sum()).exp())
@@ -170,7 +170,7 @@ def test_lidar_of_exact_covariances():
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-18])
 def test_lidar_without_an_inverse_of_the_views_covariance_is_nan(ridge):
-    # the deviations of 2 views of 40 images span only 40 of 64 directions
+    # the deviations of 2 views of 40 images span only 40 of 64 dimensions, so their covariance matrix has no inverse
     assert diagnostics.lidar(torch.randn(40, 2, 64), ridge=ridge).isnan()
     assert diagnostics.lidar(torch.randn(40, 1, 64).expand(-1, 2, -1), ridge=0.0).isnan()
 
@@ -191,7 +191,7 @@ def test_lidar_tells_views_and_images_apart():
     assert diagnostics.lidar(views).isfinite()
     with pytest.raises(ValueError, match=r"2 images of 40 views.*transpose"):
         diagnostics.lidar(views.transpose(0, 1))
-    # a batch of a loader may have fewer images than views: only the total counts
+    # a batch of a loader may have fewer images than views, because only the total number of images is checked
     diagnostics.lidar(torch.randn(6, 4, 8).split(2))
     with pytest.raises(ValueError, match="2 views of each image"):
         diagnostics.lidar(views[:, :1])
@@ -213,7 +213,7 @@ def test_alignment_of_right_angles_and_of_scaled_views():
 
 def test_uniformity_of_three_points_and_of_random_ones():
     distance = pytest.importorskip("scipy.spatial.distance")
-    # three points on a circle: two pairs at a right angle, and one pair of opposite points
+    # normalised, the rows are three points on a circle: two pairs at a right angle, and one pair of opposite points
     z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])
     assert_close(diagnostics.uniformity(z), math.log((2 * math.exp(-4) + math.exp(-8)) / 3))
     z = torch.randn(40, 5, dtype=F64)
@@ -252,7 +252,7 @@ def test_pairwise_bounds_are_the_estimators_numbers():
 
 
 def test_pairwise_bounds_hold_the_entropy_of_two_points():
-    # two components at distance a in one dimension: the entropy by quadrature
+    # quadrature gives the exact entropy of a mixture of two Gaussians at distance a in one dimension
     a, s = 3.0, 1.0
     x = torch.linspace(-12, 15, 40001, dtype=F64)
     density = (torch.exp(-(x**2) / 2) + torch.exp(-((x - a) ** 2) / 2)) / 2 / math.sqrt(2 * math.pi)
@@ -307,7 +307,7 @@ ALL = {
 
 
 def _two_views(z):
-    """[batch, dim] -> [batch / 2, 2, dim], of a tensor, an array or a list of either."""
+    """Reshape [batch, dim] to [batch / 2, 2, dim]; z is a tensor, an array, or a list of tensors or arrays."""
     return [_two_views(batch) for batch in z] if isinstance(z, list) else z.reshape(len(z) // 2, 2, -1)
 
 
@@ -482,7 +482,7 @@ def test_sphere_entropy_is_that_of_the_directions_above_one_point():
 
 
 def test_sphere_entropy_falls_while_directions_are_lost():
-    # these bounds have a fixed bandwidth; with one that follows the batch they might rise while directions are lost
+    # the bandwidth is fixed here; with a bandwidth computed from the batch, the bounds might rise while directions are lost
     scales = torch.linspace(0, 1, 6)
     z = torch.randn(128, 32)
     collapsing = [torch.stack(diagnostics.sphere_entropy_bounds(torch.cat([z[:, :2], (1 - s) * z[:, 2:]], 1))) for s in scales]

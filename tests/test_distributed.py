@@ -54,7 +54,7 @@ OBJECTIVES = {
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
-#: one objective for each fused implementation, and one without any
+#: one objective for each fused implementation, and one objective that has no fused implementation
 SOME = [
     "VICReg, official",
     "VICRegEntropy, log_det",
@@ -71,7 +71,7 @@ two_and_four = pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest
 
 
 def batches(rows, shape, views=2, dtype=torch.float64):
-    """The global batch, and the part of it that this rank holds."""
+    """Return the views of the global batch, and the rows of them that this rank holds. Rank r holds `rows[r]` rows."""
     generator = torch.Generator().manual_seed(7)
     scale = torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
     whole = [torch.randn(sum(rows), *shape, generator=generator, dtype=torch.float64) * scale + 1 for _ in range(views)]
@@ -90,12 +90,12 @@ def evaluated(criterion, views, upstream=1.0):
 
 
 def errors(build, rows, shape, views=2, upstream=1.0):
-    """Largest error of (terms, gradient) of this rank against one process that holds the global batch."""
+    """Return this rank's largest errors of terms and of gradients, compared with one process that holds the global batch."""
     whole, mine = batches(rows, shape, views)
     terms, gradients = evaluated(build(gather_distributed=False), whole, upstream)
     our_terms, our_gradients = evaluated(build(), mine, upstream)
     part = own(rows, sum(rows[: dist.get_rank()]))
-    # DDP averages over the ranks, so the gradient on each rank is larger by their number
+    # DDP averages gradients over the ranks, so each rank returns its gradient times the number of ranks
     wrong = [(g[part] * len(rows) - ours).abs().max().item() for g, ours in zip(gradients, our_gradients, strict=True)]
     return (terms - our_terms).abs().max().item(), max(wrong)
 
@@ -103,10 +103,10 @@ def errors(build, rows, shape, views=2, upstream=1.0):
 def errors_everywhere(build, world):
     found = []
     for rows in (EVEN[world], UNEVEN[world]):
-        # more samples than twice the dimensions, more dimensions than samples, groups of odd sizes
+        # the shapes have more samples than twice the dimensions, more dimensions than samples, and 3 groups of 5 dimensions
         for shape in ((3,), (37,), (3, 5)):
             for by_gram in (True, False):
-                # KEPT = 0 takes the code for large batches, whose blocks are centred again at each use instead of being kept
+                # KEPT = 0 selects the code for large batches: it centres samples again at each use and keeps no centred copy
                 for kept in (cpu.KEPT, 0):
                     with (
                         patch.object(vicreg, "prefers_gram", lambda *_, side=by_gram: side),
@@ -162,7 +162,7 @@ def gradient_when_added_up(objective):
 
 
 @pytest.mark.parametrize("objective", SOME)
-def test_gradients_that_a_loop_adds_up_are_not_multiplied(objective):
+def test_gradient_reduction_sum_does_not_multiply_gradients_by_the_world_size(objective):
     assert max(ranks.run(2, gradient_when_added_up, objective)) < 1e-12
 
 
@@ -177,12 +177,12 @@ def gradient_after_the_ranks_have_parted(objective):
 
 
 @pytest.mark.parametrize("objective", SOME)
-def test_the_backward_pass_speaks_to_no_other_rank(objective):
+def test_the_backward_pass_needs_no_communication(objective):
     assert max(ranks.run(2, gradient_after_the_ranks_have_parted, objective)) < 1e-12
 
 
 def gradients_of_some_views(objective):
-    """Errors of value and gradient if only rank 1 wants a gradient, and if no rank wants one."""
+    """Return the largest error of value and gradient if only rank 1 needs a gradient, and of the value under no_grad."""
     rows = (3, 8)
     _, mine = batches(rows, (6,))
     criterion = OBJECTIVES[objective]()
@@ -201,7 +201,7 @@ def test_ranks_may_want_different_gradients(objective):
 
 
 def refusals(build, odd):
-    """The error message of each rank if the last rank passes other views than the rest; "no error" if there is none."""
+    """Return this rank's error message if the last rank passes other views than the rest, or "no error"."""
     views = [torch.randn(4, 6) for _ in range(2)]
     if dist.get_rank() == dist.get_world_size() - 1:
         views = odd(views)
@@ -237,7 +237,7 @@ def no_samples(views):
 
 
 ODD = {
-    other_dim: "all ranks must call one objective",
+    other_dim: "all ranks must call the same objective",
     other_dtype: "torch.float64",
     other_number_of_views: "3 views",
     integers: "ranks [1] of the group failed before this exchange",
@@ -248,7 +248,7 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd.__name__)
 @pytest.mark.parametrize("objective", ["VICReg, official", "an estimator without kernels"])
-def test_a_rank_that_brings_something_else_makes_every_rank_raise(objective, odd):
+def test_views_that_differ_between_ranks_raise_on_every_rank(objective, odd):
     first, last = ranks.run(2, refusals, OBJECTIVES[objective], odd)
     assert ODD[odd] in first
     assert last != "no error"
@@ -258,7 +258,7 @@ def refusals_of_other_objectives(name):
     return refusals(OTHERS[name][dist.get_rank()], list)
 
 
-#: name -> (criterion of rank 0, criterion of rank 1, what the message on both ranks says of rank 0, and of rank 1)
+#: name -> (criterion of rank 0, criterion of rank 1, what both ranks' messages say of rank 0, what they say of rank 1)
 OTHERS = {
     "weights": (lambda: VICReg(25.0, 7.0), lambda: VICReg(25.0, 8.0), "to VICReg with .*7.0", "to VICReg with .*8.0"),
     "constants": (
@@ -280,7 +280,7 @@ def test_ranks_that_minimise_different_objectives_are_told_so(name):
 
 
 def told_with_backends(builds, *backends):
-    """The error message of each rank if every rank has its own backend and criterion; "no error" if there is none."""
+    """Return this rank's error message if rank r runs `builds[r]` with backend `backends[r]`, or "no error"."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IT_LOSSES_BACKEND", backends[dist.get_rank()])
         try:
@@ -293,7 +293,7 @@ def told_with_backends(builds, *backends):
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_reference_compares_the_objectives_of_the_ranks_too(name):
     for told in ranks.run(2, reference_objectives, name):
-        assert "all ranks must call one objective" in told
+        assert "all ranks must call the same objective" in told
 
 
 def reference_objectives(name):
@@ -301,7 +301,7 @@ def reference_objectives(name):
 
 
 @pytest.mark.parametrize(
-    ("backend", "told"), [("reference", "with one IT_LOSSES_BACKEND"), ("fastest", "ranks [1] of the group failed before")]
+    ("backend", "told"), [("reference", "with the same IT_LOSSES_BACKEND"), ("fastest", "ranks [1] of the group failed before")]
 )
 def test_another_backend_on_one_rank_is_an_error_on_every_rank(backend, told):
     first, last = ranks.run(2, told_with_backends, (VICReg, VICReg), "fused", backend)
@@ -383,7 +383,7 @@ def test_one_rank_is_one_process():
 
 
 def errors_in_low_precision(objective, dtype):
-    """Relative errors of terms and gradient against float64 on the rounded samples, and the dtypes of loss and gradient."""
+    """Return the relative errors of terms and gradient, compared with float64, and the dtypes of loss and gradient."""
     rows = (3, 8)
     whole, mine = batches(rows, (24,), dtype=dtype)
     wide = [z.detach().double().requires_grad_() for z in whole]
@@ -458,7 +458,7 @@ def test_a_transform_over_ranks_is_an_error_with_the_remedy():
 
 
 class OfFunction(Stranger):
-    """An estimator with a constant that prints another address on every rank."""
+    """An estimator whose constant is a function. Its repr shows a memory address, which differs between ranks."""
 
     checks: ClassVar = {"function": lambda name, value: value}
 
@@ -477,7 +477,7 @@ def test_a_constant_that_prints_its_address_does_not_differ_between_ranks():
 
 
 def errors_far_from_zero(objective, shape):
-    """Relative errors of float32 gradients, ours and the reference's, for samples of mean near 100 and deviations near 1."""
+    """Return the relative errors of two float32 gradients, ours and the reference's, for samples with mean near 100."""
     rows = (30, 50)
     whole, mine = batches(rows, shape, dtype=torch.float32)
     with torch.no_grad():
@@ -497,7 +497,7 @@ def errors_far_from_zero(objective, shape):
 
 @pytest.mark.parametrize("shape", [(20,), (120,)], ids=str)
 @pytest.mark.parametrize("objective", SOME[:-1])
-def test_the_rounding_of_a_mean_moves_no_gradient(objective, shape):
+def test_the_rounding_of_a_mean_does_not_reach_the_gradient(objective, shape):
     for ours, reference in ranks.run(2, errors_far_from_zero, objective, shape):
         assert ours <= 4 * reference + 1e-6
 

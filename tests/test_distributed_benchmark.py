@@ -1,4 +1,4 @@
-"""The benchmark of communication counts as many bytes sent by a rank as the formulas of ring collectives give."""
+"""The communication benchmark counts the bytes that a rank sends. The counts agree with the formulas for ring collectives."""
 
 import pytest
 import ranks
@@ -20,9 +20,9 @@ def both_sent(samples, dim):
 @pytest.mark.slow
 @pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
 @pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
-def test_a_rank_sends_the_bytes_that_the_algebra_says(world, samples, dim):
-    # in a ring of W ranks, each rank sends (W - 1) m bytes for an all-gather of m bytes per rank, and 2 (W - 1) / W m bytes
-    # for an all-reduce of m bytes; the factor 8 below is two views of 4 bytes per number
+def test_a_rank_sends_the_bytes_of_ring_collectives(world, samples, dim):
+    # in a ring of W ranks, each rank sends (W - 1) m bytes in an all-gather of m bytes per rank. In an all-reduce of m bytes
+    # each rank sends 2 m (W - 1) / W bytes. The factor 8 below counts two views with 4 bytes per number
     gathered, share = (world - 1) * samples // world * dim, 2 * (world - 1) / world
     ours = share * dim * dim if samples > dim else gathered
     theirs = gathered + share * samples * dim

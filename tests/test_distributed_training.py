@@ -1,4 +1,4 @@
-"""Training on several ranks gives the weights or losses of one process: DDP, FSDP, Lightning and torchrun."""
+"""Training on several ranks by DDP, FSDP, Lightning or torchrun gives the weights or losses of training in one process."""
 
 import os
 import re
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = 20
 # small enough for every objective to converge at dim 7, because a run that diverges magnifies rounding errors
 LEARNING_RATE = 0.005
-#: number of ranks -> how many of the 13 samples of a step each rank holds
+#: number of ranks -> how many samples of a global batch of 13 each rank holds
 ROWS = {1: (13,), 2: (4, 9), 4: (5, 1, 4, 3)}
 
 
@@ -46,7 +46,7 @@ def all_trained(wrap, accumulate):
 
 
 def trained(objective, wrap, accumulate=1):
-    """The weights after STEPS steps, each of `accumulate` global batches."""
+    """Return the weights after STEPS optimizer steps. Each step accumulates the gradients of `accumulate` global batches."""
     rows = ROWS[dist.get_world_size()]
     net = model()
     if wrap:
@@ -55,7 +55,7 @@ def trained(objective, wrap, accumulate=1):
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=0.9)
     for step in range(STEPS):
         for part in range(accumulate):
-            # as in no_sync of DDP, the ranks average their gradients only at the last part
+            # as with DDP's no_sync, the ranks average gradients only in the last backward pass before an optimizer step
             net.require_backward_grad_sync = part == accumulate - 1
             views = batch(step * accumulate + part, rows)
             z_a, z_b = net(views.flatten(0, 1)).chunk(2)
@@ -104,7 +104,7 @@ def test_fsdp_ends_with_the_weights_of_one_process():
 
 
 def gradient_of_a_weight_in_shards():
-    """The gradient of a trainable weight beside that of one process: FSDP2 leaves an empty shard of it on the last rank."""
+    """Return the gradient of a weight that FSDP2 shards, and its expected value. The last rank holds an empty shard."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -154,5 +154,5 @@ def test_the_example_prints_the_losses_of_one_process_under_torchrun(monkeypatch
     runpy.run_module("benchmarks.examples.train_ddp", run_name="__main__")
     losses = [[float(loss) for loss in re.findall(r"loss\s+(\S+)", printed)] for printed in (capsys.readouterr().out, together)]
     assert len(losses[0]) == 4 and losses[0][-1] < losses[0][0]
-    # four decimals are printed
+    # losses are printed with four decimals, so a difference of 2e-4 is allowed
     assert losses[1] == pytest.approx(losses[0], abs=2e-4)

@@ -1,4 +1,4 @@
-"""The report of `python -m it_losses`: it refuses a wrong setting, finds Lightning by either name, and shows the self-test."""
+"""`python -m it_losses` refuses wrong environment variables, finds Lightning by both package names, and shows the self-test."""
 
 import importlib.metadata
 

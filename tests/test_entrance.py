@@ -1,4 +1,4 @@
-"""The checks of arguments: views that no objective accepts are refused with a remedy; views of several dtypes are promoted."""
+"""Invalid views raise an error that says what to do. Views of different dtypes are promoted to a common dtype."""
 
 import warnings
 
@@ -20,7 +20,7 @@ GOOD = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
 
 
 class DTensor(torch.Tensor):
-    """A stand-in for torch's DTensor, with the methods by which our check recognises it; it needs no device mesh."""
+    """A stand-in for torch's DTensor that needs no device mesh. Our check recognises a DTensor by these two methods."""
 
     def to_local(self):
         return self.as_subclass(torch.Tensor)
@@ -30,11 +30,11 @@ class DTensor(torch.Tensor):
 
 
 class Tagged(torch.Tensor):
-    """A harmless subclass, such as torchvision's images."""
+    """A tensor subclass that our check must accept, such as torchvision's images."""
 
 
 def quietly(build, *args, **options):
-    """Build an object while ignoring the warning that torch gives for it."""
+    """Return `build(*args, **options)` without showing torch's warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return build(*args, **options)
@@ -65,7 +65,7 @@ BAD = {
 
 
 def stacked(z):
-    """The tensor as one view [1, batch, dim]; anything else unchanged."""
+    """Return a plain tensor [batch, dim] as [1, batch, dim], and any other object unchanged."""
     return z[None] if type(z) is torch.Tensor and z.layout is torch.strided and not z.is_nested else z
 
 

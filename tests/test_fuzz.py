@@ -1,25 +1,26 @@
-"""Hostile inputs: every estimator, criterion, function and convention is compared with its definition in float64.
+"""On random hostile inputs every estimator, criterion, function and convention agrees with its definition in float64.
 
-Every test run draws 2,000 fresh cases, and `make fuzz` 100,000. A failure prints its FUZZ_SEED, which repeats the cases of the
-run. FUZZ_CASES sets the number of cases, and FUZZ_NAMES names the entropies.
+Every test run draws 2,000 new cases, and `make fuzz` draws 100,000. A failure prints FUZZ_SEED. Set this environment variable
+to repeat the cases of that run. FUZZ_CASES sets the number of cases, and FUZZ_NAMES selects the entropies.
 
-Let f(z) be the value or the gradient by the definition in float64 on the input z. `reference` computes the same in the widest
-dtype of the views (at least float32), and `got` is the tested result. A case promises:
+`f(z)` is the value or the gradient of the definition in float64 on the input z. `reference(z)` is the same in the widest dtype
+of the views, at least float32. `got` is the tested result. Each case tests one of these promises:
 
     the input has a NaN or an infinite number     the value is not finite
-    squares of the samples overflow float32       the value is not finite, or it is as exact as below
-    every other input                             value and gradients are finite, and
+    squares of the samples overflow float32       the value is not finite, or the inequality below holds
+    every other input                             value and gradients are finite, and the inequality holds:
         |got - f(z)| <= 10 max |f(z') - f(z)| + 4 max |reference(z') - f(z')| + 200 eps scale
 
-The maxima are over four inputs z' near z. They differ from z by about the rounding of the largest number of each view, in the
-widest dtype. The rounding of a gradient to the dtype of its view is allowed as well. The scale is the largest of these:
+The maxima are over four inputs z'. Each z' differs from z by about the rounding error of the largest number of each view in the
+widest dtype, whose precision is eps. Rounding a gradient to the dtype of its view may add its own error. The scale is the
+largest of these numbers:
 
-    - the value, or the largest element of the gradient (of all views, if they are pooled)
-    - the same for normal samples with the mean square of z, or for pairwise entropies, whose gradient grows as 1 / spread, with
-      the variance of z. If a bandwidth is given, the norm of these samples is at most 0.3, about the narrowest bandwidth
-    - for a value, 1
-    - for the gradient of a matrix-based Renyi entropy, which is constant for samples in one direction: the value divided by the
-      root mean square of z
+    - |f(z)| for a value, or the largest element of the gradient f(z). Pooled views share the largest element of all gradients
+    - the same number for normal samples whose mean square is that of z. For pairwise entropies they have the variance of z,
+      because the gradient grows as 1 / spread. If a bandwidth is given, their norm is at most 0.3, near the narrowest bandwidth
+    - 1 for a value
+    - max(1, value) / (root mean square of z) for the gradient of a matrix-based Renyi entropy. This entropy is constant for
+      samples in one direction, so its exact gradient may be 0
 """
 
 from __future__ import annotations
@@ -72,14 +73,14 @@ OPTIONS = {
 }
 #: sums of squares above this may overflow in float32
 LARGEST_SQUARES = 1e36
-#: entropies that square covariances, so that their sums grow with the fourth power of the samples
+#: parts of the titles of objectives that sum squared covariances, which grow with the fourth power of the samples
 FOURTH_POWERS = ("VarianceCovariance", "VICReg,", "Spacings")
 
 Objective = Callable[..., Tensor]
 
 
 class Drawn(NamedTuple):
-    """A tested objective with its title in a failure, and the objective that defines its value."""
+    """A tested objective, its title in failure messages, and the objective that defines its value."""
 
     title: str
     objective: Objective
@@ -87,12 +88,12 @@ class Drawn(NamedTuple):
 
 
 def objectives(name: str) -> list[Drawn]:
-    """Every criterion and every function for the entropy of that name."""
+    """Return every criterion and every function that uses the entropy `name`."""
     if name == "vicreg":
         return vicreg_objectives()
     found = []
     for options in [{}, *OPTIONS.get(name, [])]:
-        # evaluation mode: implementation and definition take the same random slices
+        # in evaluation mode an implementation and its definition use the same random slices
         estimator = ESTIMATORS[name](**options).eval()
         weights = {"invariance_weight": 25.0, "entropy_weight": 1.0}
         criteria = {
@@ -112,13 +113,13 @@ def alone(entropy: Objective) -> Objective:
 
 
 def entropy_functions(name: str, estimator: EntropyEstimator, options: dict[str, object]) -> list[Drawn]:
-    """The functions that compute this entropy with these options. The classes are their definitions."""
+    """Return the functions that compute this entropy with these options. Each function is compared with its class."""
     regularizer = EntropyRegularizer(estimator).eval()
     everywhere = partial(functional.global_entropy, entropy=estimator)
     found = [Drawn(f"functional.global_entropy, {estimator}", everywhere, lambda *views: -regularizer(*views))]
     function = getattr(functional, f"{name}_entropy", None)
     if function and options.keys() <= keywords(function).keys():
-        # by default the function returns nats of all dimensions, and the class nats per dimension
+        # the function returns nats by default and the class nats per dimension, so the class gets the defaults of the function
         estimator = ESTIMATORS[name](**keywords(function) | options).eval()
         of_each_view = alone(partial(function, **options))
         found.append(Drawn(f"functional.{name}_entropy, {estimator}", of_each_view, alone(estimator)))
@@ -134,7 +135,7 @@ def keywords(function: Objective) -> dict[str, object]:
 
 
 def nt_xent(temperature: float) -> Drawn:
-    """SimCLR's loss, averaged over pairs of consecutive views. The criterion of pooled unit vectors defines it."""
+    """SimCLR's loss, averaged over pairs of consecutive views. It is compared with a criterion of pooled unit vectors."""
     criterion = VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True)
 
     def definition(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def nt_xent(temperature: float) -> Drawn:
 
 
 def vicreg_objectives() -> list[Drawn]:
-    """VICReg in every convention, as a class and as a function. Then the invariance, which its formula defines."""
+    """Return VICReg in every convention, as a class and as a function, and the invariance, which is compared with a formula."""
 
     def squared_distances(*views: Tensor) -> Tensor:
         return torch.stack([(a - b).square().mean() for a, b in itertools.combinations(accepted(*views), 2)]).mean()
@@ -236,7 +237,7 @@ def reference() -> Iterator[None]:
 
 
 def evaluated(objective: Objective, views: list[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Value and gradients, computed in `dtype` or that of the views, and converted to float64."""
+    """Return the value and the gradients in float64. They are computed in `dtype`, or by default in the dtype of each view."""
     leaves = [z.detach().to(dtype or z.dtype).requires_grad_() for z in views]
     value = objective(*leaves)
     gradients = torch.autograd.grad(value, leaves)
@@ -248,7 +249,7 @@ def check(drawn: Drawn, case: Case) -> None:
     views, (title, objective, definition) = views_of(case), drawn
     torch.manual_seed(case.seed)
     with warnings.catch_warnings():
-        # many cases saturate an estimator on purpose
+        # many cases saturate an estimator on purpose, which gives a warning
         warnings.simplefilter("ignore", UserWarning)
         got = evaluated(objective, views)
         if not all(z.isfinite().all() for z in views):
@@ -260,9 +261,9 @@ def check(drawn: Drawn, case: Case) -> None:
         squares = float(max(z.double().square().sum() for z in views))
         if widest == torch.float64 or squares ** (2 if any(name in title for name in FOURTH_POWERS) else 1) < LARGEST_SQUARES:
             assert_finite(got, right, views)
-        # a value that is not finite shows the fault to the user, so its gradient may be anything
+        # a value that is not finite shows the fault to the user, so the gradient may be anything
         if got[0].isfinite() and not is_limit(title, case, views, widest, squares):
-            # normal samples farther apart than a given bandwidth have no gradient, which would make the scale 0
+            # normal samples must be nearer than a given bandwidth: farther ones have no gradient, and the scale would be 0
             reach, least = 0.3 if "bandwidth=(" in title else math.inf, 0.0
             if "MatrixRenyi" in title:
                 least = max(1.0, largest(right[0])) / max((squares / views[0].numel()) ** 0.5, torch.finfo(widest).tiny)
@@ -272,7 +273,7 @@ def check(drawn: Drawn, case: Case) -> None:
 
 
 def size(z: Tensor, *, about_mean: bool) -> Tensor:
-    """The root of the mean square, or of the variance: []."""
+    """Return the root mean square of z []. With `about_mean` the mean of each column is subtracted first."""
     return (z - z.mean(dim=0) if about_mean else z).square().mean().sqrt()
 
 
@@ -285,7 +286,7 @@ def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
     assert got[0].isfinite(), f"{got[0]} for {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
-        # a gradient may overflow in half precision, at any of several equal samples: so the whole view is judged
+        # half-precision gradients may overflow at any of several equal samples, so one large exact element excuses the view
         if largest(exact) < torch.finfo(z.dtype).max / 2:
             assert ours.isfinite().all(), f"{ours} for {exact}"
         assert not ours.isnan().any(), f"{ours} for {exact}"
@@ -318,9 +319,9 @@ def assert_exact(
 def allowance(
     definition: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, unit: float, sizes: list[Tensor]
 ) -> float:
-    """The allowed error before a gradient is rounded to the dtype of its view. `sizes` are scales of the normal samples."""
+    """Return the allowed error before a gradient is rounded to the dtype of its view. `sizes` scale the normal samples."""
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
-    # below the smallest normal number rounding no longer shrinks
+    # the spacing of subnormal numbers: rounding errors do not become smaller than this
     least = eps * torch.finfo(widest).smallest_normal
     with reference():
         for _ in range(4):
@@ -350,7 +351,7 @@ def have_equals(z: Tensor) -> bool:
 
 
 def have_two_nearest(z: Tensor, title: str) -> bool:
-    """Whether two neighbours of a sample are equally near, which is common after rounding. Either gives a valid gradient."""
+    """Whether the two nearest neighbours of some sample are equally near. Then either neighbour gives a valid gradient."""
     x = z.double().movedim(0, -2)
     x = x - x.mean(dim=-2, keepdim=True)
     if "normalize='columns'" in title:
@@ -363,21 +364,21 @@ def have_two_nearest(z: Tensor, title: str) -> bool:
 
 
 def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, squares: float) -> bool:
-    """Whether digits are lost for a known reason: docs/limits.md names it, or the definition loses them even in float64."""
+    """Whether digits are lost for a known reason: docs/limits.md names it, or the definition in float64 loses digits too."""
     if "LogDet" in title and widest == torch.float64 and torch.finfo(widest).eps * squares**0.5 > 1e-3:
-        # the definition takes the rounding error of the mean for a spread of the samples
+        # to the definition, the rounding error of the mean looks like a spread of the samples
         return True
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
-        # rounding changes the eigenvalue along the vector of ones, which the fused implementation alone corrects
+        # rounding changes the eigenvalue along the vector of ones. Only the fused implementation corrects this error
         return squares > 1e3
     if "bandwidth=(" in title:
-        # distances of near samples are mostly rounding, and the bandwidth is as narrow as these distances
+        # distances of near samples are mostly rounding error, and the bandwidth is as narrow as these distances
         return torch.finfo(widest).eps * squares > 1e-2
     if case.dim == 1 and ("normalize='rows'" in title or title.startswith("cosine")):
-        # unit vectors in one dimension are 1 or -1: the gradient is zero, and gives no scale for rounding errors
+        # unit vectors in one dimension are 1 or -1, so the gradient is zero and gives no scale for rounding errors
         return True
     if "KoLeo" in title and any(have_equals(z) or have_two_nearest(z, title) for z in views):
-        # the distance of equal samples is mostly rounding; of two nearest samples either gives a valid gradient
+        # distances of equal samples are mostly rounding error. If two neighbours are equally near, both give valid gradients
         return True
     return any(name in title for name in FOURTH_POWERS[:2]) and 8 * case.rows <= 7 * case.dim and "many scales" in case.kind
 
@@ -385,7 +386,7 @@ def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, s
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pairwise_entropy_of_one_point_equals_its_definition(dtype, divergence):
-    # regression: the definition took the rounding of the mean for a spread, and the fused one had another smallest scale
+    # regression: the definition counted the rounding of the mean as spread; the fused code had another smallest variance
     z, estimator = torch.full((17, 3), 0.1, dtype=dtype), Pairwise(divergence=divergence)
     smallest = torch.finfo(dtype).tiny ** 0.5
     exact = 1.5 * math.log(2 * math.pi * math.e * smallest)

@@ -1,4 +1,4 @@
-"""The fused implementations on a GPU: exact numbers, CUDA graphs, no wait for the device, bounded memory.
+"""On a GPU the fused implementations agree with float64, run in CUDA graphs, do not wait for the device, and use little memory.
 
 `make test-gpu` runs these tests.
 """
@@ -20,11 +20,11 @@ from it_losses.kernels import self_test
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 DEVICE = "cuda"
-#: relative errors of value and gradient allowed beyond four times the error of the reference in float32 on a CPU
+#: dtype -> relative errors of value and gradient, allowed on top of four times the error of the float32 reference on a CPU
 ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
-#: small and odd sizes, batch size N below and above dimension D, few rows with many columns, and groups
+#: [N, D] or [N, groups, D] for batch size N and dimension D: sizes are small or odd, and N is below, above or far below D
 SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (260, 515), (128, 2048), (40, 3, 20)]
-#: margins above every standard deviation of `samples`, so that rounding switches no hinge on or off
+#: the margins exceed every standard deviation of `samples`, so that rounding cannot switch a hinge on or off
 CRITERIA = {
     "vicreg": VICReg(margin=4.0),
     "variance_covariance": VICRegEntropy("variance_covariance", margin=4.0),
@@ -56,7 +56,7 @@ every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 @pytest.fixture(autouse=True)
 def self_test_is_off(monkeypatch):
-    # otherwise the reference would replace kernels that fail, and would be compared with itself
+    # with the self-test, the reference would replace kernels that fail, and the test would compare the reference with itself
     monkeypatch.setenv(self_test.VARIABLE, "off")
 
 
@@ -138,7 +138,7 @@ def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
         for z in views:
             z.copy_(torch.randn(shape, device=DEVICE))
     graph.replay()
-    # GPU programs add to a sum in any order, so its last digits differ
+    # parallel parts of a kernel add to a sum in any order, so the last digits of two runs differ
     torch.testing.assert_close(replayed, step(), rtol=ROUNDED[dtype][1], atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
 @pytest.mark.parametrize("name", [*(name for name in CRITERIA if "bandwidths" not in name), "one bandwidth"])
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (256, 4096)], ids=str)
 def test_forward_and_backward_do_not_wait_for_the_device(shape, name, dtype):
-    # to warn of a value out of range, a criterion reads it at calls 1, 2, 4, 8, ...: the third call must not wait
+    # a criterion reads values at calls 1, 2, 4, 8, ... to warn if one is out of range. So the third call must not wait
     criterion = criterion_named(name) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
     views = views_of(shape, dtype)
     for _ in range(2):
@@ -181,19 +181,19 @@ def test_a_compiled_criterion_gives_the_numbers_of_eager_mode(name):
 @every_dtype
 def test_peak_memory_above_the_inputs_stays_within_its_bound(criterion, batch, dim, most_mib, dtype):
     count = 2 if isinstance(criterion, VICReg) else 1
-    # libraries take their workspace at the first call
+    # libraries such as cuBLAS allocate a workspace in the first call, which is not measured
     criterion(*views_of((batch, dim), dtype, count)).backward()
     views = views_of((batch, dim), dtype, count)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     criterion(*views).backward()
-    # float16 views compute their gradient, and the matrix product in it, in float32, which takes more memory
+    # the gradient of float16 views is computed in float32, which takes more memory
     allowed = 1.2 * most_mib if dtype == torch.float16 else most_mib
     assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= allowed
 
 
-#: functions that make a criterion; the test passes `gather_distributed`
+#: name -> function that makes a criterion; the test passes the argument `gather_distributed`
 OVER_RANKS = {
     "vicreg": functools.partial(VICReg, margin=4.0),
     "log_det": functools.partial(VICRegEntropy, "log_det", beta=2.0),
@@ -204,7 +204,7 @@ OVER_RANKS = {
 
 
 def errors_of_a_rank(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[tuple[float, float]]:
-    """(error, tolerance) of value and gradient of this rank, against one process that holds both ranks' samples in float64."""
+    """Return (error, tolerance) of this rank's value and gradient, compared with one float64 process that holds all samples."""
     torch.cuda.set_device(0)
     torch.manual_seed(7)
     whole = samples(shape, dtype, 2)
@@ -212,7 +212,7 @@ def errors_of_a_rank(name: str, shape: tuple[int, int], dtype: torch.dtype) -> l
     part = slice(rows) if first else slice(rows, None)
     ours = evaluated(OVER_RANKS[name](gather_distributed=True), [z[part] for z in whole], dtype, DEVICE)
     exact = evaluated(OVER_RANKS[name](gather_distributed=False), whole, torch.float64, "cpu")
-    # DDP averages the gradients of the two ranks, so each rank returns twice its part
+    # DDP averages the gradients of the two ranks, so each rank returns twice the gradient of its samples
     right = exact[0], 2 * exact[1][:, part]
     scales = right[0].abs().clamp_min(1), right[1].abs().max().clamp_min(1e-12)
     errors = [((a - b).abs().max() / s).item() for a, b, s in zip(ours, right, scales, strict=True)]

@@ -1,4 +1,4 @@
-"""Known losses are an entropy plus a likelihood: NT-Xent, decoupled contrastive learning, alignment and uniformity, BYOL."""
+"""NT-Xent, decoupled contrastive learning, alignment and uniformity, and BYOL equal our criteria up to a constant."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def evaluated(loss, views: list[Tensor]) -> list[Tensor]:
 
 
 def assert_differ_by(ours: list[Tensor], theirs: list[Tensor], constant: float) -> None:
-    """Value `theirs` is `ours` plus the constant. The gradients agree to 1e-12 of the largest element."""
+    """Assert `their value = our value + constant`, and that the gradients agree to 1e-12 of the largest element."""
     torch.testing.assert_close(ours[0] + constant, theirs[0], rtol=1e-12, atol=1e-12)
     for mine, other in zip(ours[1:], theirs[1:], strict=True):
         assert (mine - other).abs().max() <= 1e-12 * other.abs().max()
 
 
 def contrastive(temperature: float, *, positives: bool, **options: object) -> VICRegEntropy:
-    """SimCLR's loss minus `constant(...)`; with `positives=False` decoupled contrastive learning's loss minus it."""
+    """Return our criterion: SimCLR's loss, or without `positives` the decoupled contrastive loss, minus `constant(...)`."""
     entropy = Pairwise(temperature**0.5, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=not positives)
     return VICRegEntropy(
         entropy, invariance="von_mises_fisher", invariance_weight=1 / temperature, entropy_weight=1.0, **options
@@ -44,7 +44,7 @@ def contrastive(temperature: float, *, positives: bool, **options: object) -> VI
 
 
 def constant(temperature: float, dim: int, pairs: int) -> float:
-    """A contrastive loss minus our criterion: the entropy of a component, plus the log of the number of pairs in a row."""
+    """Return a contrastive loss minus our criterion: the entropy of one Gaussian component plus log(pairs of one sample)."""
     return dim / 2 * math.log(2 * math.pi * math.e * temperature) + math.log(pairs)
 
 
@@ -94,7 +94,7 @@ def test_the_default_weights_of_a_pooled_density_of_unit_vectors_equal_nt_xents(
 
 
 def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tuple[float, float]:
-    """Errors of value and gradient. lightly's loss runs on the ranks if they hold equally many samples, else in one process."""
+    """Return our errors of value and gradient. lightly's loss runs on the ranks if `rows` are equal, else in one process."""
     import lightly.loss
 
     positives = name == "NTXentLoss"
@@ -105,12 +105,12 @@ def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tu
     value, *gradients = evaluated(contrastive(temperature, positives=positives), mine)
     if len(set(rows)) == 1:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature, gather_distributed=True), mine)
-        # lightly's value on a rank is the mean over the samples of that rank
+        # lightly's value on a rank is the mean over the samples of that rank, so the values of the ranks are averaged
         dist.all_reduce(theirs)
         theirs /= len(rows)
     else:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature), whole)
-        # DDP averages the gradients of the ranks, so ours are larger by the number of ranks
+        # DDP averages the gradients of the ranks, so our gradients are multiplied by the number of ranks
         slopes = [len(rows) * slope[own] for slope in slopes]
     wrong = max(((g - s).abs().max() / s.abs().max()).item() for g, s in zip(gradients, slopes, strict=True))
     return (value + constant(temperature, 6, pairs) - theirs).abs().item(), wrong
@@ -134,7 +134,7 @@ def test_alignment_and_uniformity(shape, t):
     theirs = hypersphere.HypersphereLoss(t=t, lam=0.7)
     assert_differ_by(evaluated(ours, views), evaluated(theirs, views), 0.0)
     in_nats = VICRegEntropy("quadratic", bandwidth=(4 * t) ** -0.5, invariance_weight=2.0, entropy_weight=0.7)
-    # lightly leaves out the entropy of a component, dim/2 log(4 pi s^2) with t = 1 / (4 s^2)
+    # lightly leaves out the constant dim/2 log(4 pi s^2), where s is the bandwidth and t = 1 / (4 s^2)
     assert_differ_by(evaluated(in_nats, views), evaluated(theirs, views), 0.7 * shape[1] / 2 * math.log(math.pi / t))
 
 
@@ -168,7 +168,7 @@ def test_byol_and_simsiam_are_the_likelihood_alone(shape):
 
 @pytest.mark.parametrize("concentration", [1e-3, 0.5, 2.0, 10.0, 100.0, 3e3])
 def test_the_von_mises_fisher_constant_of_a_sphere_in_space(concentration):
-    # log sinh k = k + log(1 - exp(-2k)) - log 2
+    # log sinh k = k + log(1 - exp(-2k)) - log 2 does not overflow for a large concentration k
     log_sinh = concentration + math.log(-math.expm1(-2 * concentration)) - math.log(2)
     expected = math.log(concentration / (4 * math.pi)) - log_sinh
     assert theory.von_mises_fisher_log_constant(concentration, 3) == pytest.approx(expected, rel=1e-11)
@@ -203,7 +203,7 @@ def test_the_likelihood_in_nats_is_minus_the_weighted_distance_plus_a_constant()
 
 @temperatures
 def test_nt_xent_is_the_bound_of_a_von_mises_fisher_density_and_likelihood(temperature):
-    # log(2N - 1) - [H + E log q], and the constant C of both cancels
+    # NT-Xent is log(2N - 1) - (H + E log q) for batch size N. The normalising constant in H and in q cancels
     views = views_of(9, 5)
     log_constant = theory.von_mises_fisher_log_constant(1 / temperature, 5)
     u = F.normalize(torch.cat(views), dim=1)

@@ -17,16 +17,16 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices  # noqa: E402
 
-#: compute capability -> bytes of shared memory of a program; code for sm_80 also runs on sm_86 and sm_89, which have less
+#: compute capability -> bytes of shared memory per program. Code for sm_80 also runs on sm_86 and sm_89, which have less
 SHARED = {80: 99 * 1024, 90: 227 * 1024}
-#: bytes that a thread may spill into memory if sizes are no multiples of 16. Every element then has its own address, and ptxas
-#: keeps one or two addresses in memory so that more programs run at a time
+#: bytes that a thread may spill into memory if sizes are no multiples of 16. Then each element needs its own address.
+#: ptxas keeps one or two addresses in memory, so that more programs run at a time
 SPILLED = 16
-#: bytes of memory that a cosine needs for arguments above 10^5, which are rare; and the kernels that compute cosines
+#: bytes that a thread may spill in a kernel with cosines. A cosine needs this memory for arguments above 10^5, which are rare
 OF_COSINE = 32
 WITH_COSINES = {"normal_numbers", "sums_of_waves", "slopes_of_waves"}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-#: groups, samples, dim: Triton compiles multiples of 16, other sizes, 1, and strides beyond 32 bits differently
+#: (groups, samples, dim). Triton compiles different code for multiples of 16, other sizes, 1, and strides beyond 32 bits
 SHAPES = [(16, 256, 128), (2, 33, 71), (1, 2, 1), (2, 2048, 1 << 21)]
 
 
@@ -55,7 +55,7 @@ def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch
 
 
 def type_of(argument: Any) -> str:
-    """What Triton calls the type of an argument."""
+    """Return Triton's name for the type of an argument."""
     if isinstance(argument, torch.Tensor):
         return TYPES[argument.dtype]
     if isinstance(argument, float):

@@ -1,6 +1,6 @@
 """Every fused implementation equals its definition in float64.
 
-The tests vary the matrix (N x N or D x D), the sizes, views, groups, memory layouts and constants, and include collapse.
+The tests vary the shapes, memory layouts and constants, and the matrix: N x N or D x D, for N samples of D dimensions.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from it_losses.kernels import vicreg
 from it_losses.kernels.products import cholesky, cpu, cpu_pairs, cpu_slices
 
 SHAPES = [(2, 1), (3, 1), (2, 32), (5, 7), (64, 33), (7, 131), (131, 7), (128, 150), (200, 192), (12, 3, 2, 5)]
-#: some inputs are singular on purpose
+#: some tests choose beta so large that log-det warns of lost digits
 pytestmark = pytest.mark.filterwarnings("ignore:log-det entropy")
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -27,7 +27,7 @@ def only_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, params=["sizes by rule", "many blocks"])
 def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test also runs with tiny limits: small inputs then take the paths of large ones, such as blocks and strips."""
+    """Run every test a second time with tiny size limits, so that small inputs are split into parts as large inputs are."""
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
@@ -57,9 +57,9 @@ def test_value_and_gradient_are_the_definitions(name, shape):
     for count in (1, 2, 3, 4) if max(shape) < 128 else (2, 3):
         views = correlated_views(count, shape)
         ours, theirs = (evaluated(f, views, -1.7) for f in (objective.fused, objective.definition))
-        # some exact values are near zero, because their terms cancel: the error allowed is then absolute
+        # some exact values are near zero because terms cancel, so an absolute error is allowed
         assert (ours[0] - theirs[0]).abs() <= 1e-11 * theirs[0].abs().clamp_min(1)
-        # Renyi entropy is constant for samples in one direction: the gradient is then rounding, divided by a small norm
+        # Renyi entropy is constant for samples in one direction. The gradient is rounding error divided by a small norm
         assert_near(ours[1:], theirs[1:], 1e-10, least=0.1 if "renyi" in name else 0)
 
 
@@ -119,7 +119,7 @@ def test_a_bad_input_gives_a_bad_value_and_a_gradient_that_shows_it(name, bad, s
     assert not gradients[0].isfinite().all()
 
 
-# five draws are made, because for about two of three another order of operations gives the same bits
+# five draws are made, because in about two of three draws another order of operations would give the same bits
 @pytest.mark.parametrize("draw", range(5))
 @pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
 def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, draw, many_blocks):
@@ -140,7 +140,8 @@ def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batc
 
 @pytest.mark.parametrize("beta", [1e3, 1e6])
 def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
-    # the Gram matrix has ones as a null vector: an inverse that is not centred multiplies the rounding of 1^T Zc by beta
+    # the Gram matrix of the centred samples Zc maps the vector of ones to 0. An inverse that is not centred would multiply
+    # rounding errors of 1^T Zc by beta
     (z,) = correlated_views(1, (128, 300), torch.float32)
     (gradient,) = torch.autograd.grad(LogDet(beta)(z + 3), z)
     assert gradient.mean(dim=0).abs().max() < 1e-5 * gradient.abs().max()
@@ -159,7 +160,7 @@ def test_rank_deficiency_with_a_large_beta_is_finite(shape, rank, beta):
 @pytest.mark.parametrize("beta", [1e-3, 0.1, 2.0])
 @pytest.mark.parametrize("shape", [(53, 145), (145, 53)], ids=str)
 def test_near_collapse_log_det_keeps_its_digits(shape, beta):
-    # the matrix is nearly I, and log(1 + x) is rounded as 1 is, not as x: so the error allowed is absolute
+    # the matrix is nearly the identity. log(1 + x) has the rounding error of 1 and not of x, so an absolute error is allowed
     z = 1e-2 * correlated_views(1, shape, torch.float32)[0].detach()
     value = LogDet(beta, per_dimension=False)(z).double()
     assert (value - log_det(z.double(), beta=beta)).abs() <= 1e-7 * max(shape)

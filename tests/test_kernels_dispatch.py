@@ -1,6 +1,6 @@
-"""Dispatch: which implementation runs, with which matrix (N x N or D x D), and through which files.
+"""Dispatch picks the right implementation and matrix: N x N or D x D, for N samples of D dimensions.
 
-Without the folder of fused implementations every objective still works.
+A call passes through few files. Without the folder of fused implementations every objective still works.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_the_smaller_or_cheaper_matrix_is_used(dim):
         assert log_det.prefers_gram(samples, dim, 1) == log_det.prefers_gram(samples, dim, 4) == (samples < dim)
         assert pairwise.prefers_gram(samples, dim, 1)
         assert renyi.prefers_gram(samples, dim, 1) == renyi.prefers_gram(samples, dim, 4) == (samples < dim)
-        # over ranks communication costs the most: ranks exchange either N x dim samples or a dim x dim matrix
+        # on several ranks communication decides: ranks exchange either N x dim samples or a dim x dim matrix
         assert vicreg.prefers_gram(samples, dim, 4) == (samples < 2 * dim)
         assert samples >= dim or vicreg.prefers_gram(samples, dim, 1) or samples > 0.8 * dim
         assert samples < dim or not vicreg.prefers_gram(samples, dim, 1)
@@ -80,7 +80,7 @@ class Redefined(LogDet):
 
 
 class Renamed(LogDet):
-    """Changes a constant, not the entropy."""
+    """A subclass that changes a constant and does not redefine the entropy."""
 
     def __init__(self):
         super().__init__(3.0)
@@ -168,7 +168,7 @@ def test_without_the_folder_of_fused_implementations_every_objective_works_with_
     assert_near([torch.tensor(x) for x in with_it], [torch.tensor(x) for x in without], 1e-9)
 
 
-#: the limits on the size of the folder hold for these entropies; each further one adds a file, and SIGReg two files of products
+#: the test limits the size of the folder for these entropies. Each further entropy adds one file, and SIGReg adds three
 FIRST_ENTROPIES = {"vicreg", "log_det", "pairwise"}
 FURTHER_ENTROPIES = {"koleo", "quadratic", "renyi", "sigreg", "spacings"}
 
@@ -202,7 +202,7 @@ def files_of_a_step(criterion, shape=(40, 60)):
     return sorted(files)
 
 
-#: criterion, and the most files that a reader has to open to follow a call
+#: name -> (function that makes the criterion, largest number of files that a reader has to open to follow a call)
 CRITERIA = {
     "VICReg": (VICReg, 10),
     "log_det": (VICRegEntropy, 11),
@@ -210,7 +210,7 @@ CRITERIA = {
     "koleo": (lambda: VICRegEntropy("koleo"), 12),
     "spacings": (lambda: VICRegEntropy("spacings"), 12),
     "renyi": (lambda: VICRegEntropy("renyi"), 12),
-    # quadrature and random directions have a file each, which the reference uses too; products of slices have another
+    # the quadrature, the random directions and the products of slices have a file each
     "sigreg": (lambda: VICRegEntropy("sigreg"), 14),
 }
 ON_TWO_RANKS = {"sigreg": 15}
@@ -220,7 +220,7 @@ ON_TWO_RANKS = {"sigreg": 15}
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_call_passes_through_few_files(name, shape):
     if dist.is_initialized():
-        # another test has left a process group behind
+        # another test has left a process group behind, and the call would pass through more files
         dist.destroy_process_group()
     build, most = CRITERIA[name]
     files = files_of_a_step(build(), shape)
@@ -250,6 +250,6 @@ def test_a_flop_counter_counts_the_products(name, shape):
     with FlopCounterMode(display=False) as counter:
         criterion(*views).backward()
     side = rows if name == "pairwise" else min(rows, dim)
-    # each of two views takes two products: the matrix, of which strips save up to half by symmetry, and the gradient
+    # each of the two views takes two products, for the matrix and for the gradient. Symmetry saves up to half of the first
     full = 2 * 2 * (2 * rows * dim * side)
     assert 0.7 * full < counter.get_total_flops() <= full

@@ -1,6 +1,6 @@
 """A call launches the expected kernels and uses no operator that waits for the GPU. The tests need no GPU.
 
-Launches are recorded and not run, so the computed numbers mean nothing. The launches do not depend on them.
+Launches are recorded and not run. So the computed numbers mean nothing, but the launches do not depend on these numbers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from it_losses.kernels import koleo, log_det, pairwise, quadratic, renyi, sigreg
 from it_losses.kernels.batch import Batch, Plan, Request, SingleRank
 from it_losses.kernels.products import cuda_pairs, products_named
 
-#: operators at which a host waits for its device
+#: operators that make the host wait for the GPU
 WAITS = {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal"}
 OBJECTIVES = {
     "vicreg": (vicreg, (25.0, 1.0, 1.0, 1e-4)),
@@ -58,13 +58,13 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
             Request(0.1, 1.0, needs_gradient=True),
         )
     expected = {"differences": 1}
-    # only objectives that centre the samples launch these two
+    # only objectives that centre the samples launch these two kernels
     if module not in (koleo, sigreg) and name != "renyi":
         expected |= {"column_moments": 1, "centre": 1}
     if module is sigreg:
         expected |= dict.fromkeys(("normal_numbers", "sums_of_waves", "slopes_of_waves"), 1)
     if module in (pairwise, quadratic):
-        # the pairs of both small views are computed at once, in strips of few rows if memory is 0
+        # one launch handles the pairs of both small views. At memory limit 0 there is one for every FEWEST_ROWS rows
         strips = -(-2 * shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         expected |= {"similarity_sums": strips, "pair_weights": strips}
     assert Counter(launch.kernel for launch in launches) == expected

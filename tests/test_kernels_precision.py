@@ -1,8 +1,9 @@
 """Fused implementations have the precision that docs/limits.md promises. Errors are differences from float64.
 
 In float32 the error of a value or gradient is at most four times the reference's error plus 1e-6 of the largest element. The
-largest errors of several draws are compared, because a single one may be small by chance. In half precision the gradient is
-rounded once. The entropies in FRESH get new inputs at every run; IT_LOSSES_TEST_SEED repeats a run.
+largest errors of several draws are compared, because the error of one draw may be small by chance. In half precision the
+gradient is rounded once. The entropies in FRESH get new inputs at every run. The environment variable IT_LOSSES_TEST_SEED
+repeats a run.
 """
 
 from __future__ import annotations
@@ -67,12 +68,13 @@ ENTROPIES = {
 }
 
 
-#: first words of the entropies that get new inputs at every run; `test_fuzz.py` draws new inputs for the others too
+#: an entropy whose name begins with one of these gets new inputs at every run; in `test_fuzz.py` all entropies do
 FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
-#: smallest scale for the relative error of a value. The error of a hinge is relative to its margin times its weight. The error
-#: of a mean of logarithms of both signs is relative to its terms
+#: name -> smallest scale for the relative error of a value, because the value may be near 0. The scale of vicreg allows the
+#: rounding of the margin times the weight 25. The other values are means of logarithms of both signs, and the scale is the size
+#: of one logarithm
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "log_det, anchored": math.log(2) / 2,
@@ -83,7 +85,7 @@ LEAST = {
 
 
 def errors(function, views: list[Tensor], monkeypatch: pytest.MonkeyPatch, least: float = 1e-30) -> list[tuple[float, float]]:
-    """(fused, reference) largest errors, first of the value and then of the gradient, relative to the largest exact element."""
+    """Return (fused, reference) errors of the value, and then of the gradient, each relative to the largest exact element."""
     results = []
     for backend, dtype in (("fused", torch.float32), ("reference", torch.float32), ("reference", torch.float64)):
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
@@ -105,7 +107,7 @@ def assert_four_times(found: list[list[tuple[float, float]]]) -> None:
         )
 
 
-#: cases with beta times the largest variance above 1e4, where float32 has few digits: see docs/limits.md
+#: cases that are not tested: beta times the largest variance is above 1e4, where float32 has few digits (docs/limits.md)
 FEW_DIGITS = {("log_det, beta 100", kind) for kind in ("correlated", "low rank and noise", "clusters")}
 
 
@@ -115,7 +117,7 @@ def test_float32_is_no_further_from_float64_than_four_times_the_reference(name, 
     torch.manual_seed(seed)
     sizes, found = random.Random(seed), []
     for _ in range(DRAWS):
-        # at least nine samples and columns: the bound is not promised for fewer
+        # the precision is promised only for nine or more samples and columns
         batch, dim = (round(2 ** sizes.uniform(3.2, most)) for most in (9.0, 8.0))
         views = [KINDS[kind](torch.randn(batch, dim)) for _ in range(sizes.choice((1, 2)))]
         found.append(errors(EntropyRegularizer(ENTROPIES[name]), views, monkeypatch, LEAST.get(name, 1e-30)))
@@ -174,10 +176,10 @@ def test_half_precision_rounds_the_gradient_of_all_terms_once(name, shape, dtype
         assert value.dtype == torch.float32 and {g.dtype for g in gradients} == {dtype}
         torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=1e-5)
         unit = torch.finfo(dtype)
-        # every eigenvalue has the rounding error of the largest one, and the logarithm of a small one amplifies it
+        # each eigenvalue has the rounding error of the largest. For order 1 the logarithm of a small eigenvalue amplifies it
         digits = 4e-5 if "order 1" in name else 1e-5
         for got, slope in zip(gradients, slopes, strict=True):
-            # half a unit in the last place, plus the error of float32; below the smallest normal number the unit is constant
+            # half a unit in the last place, plus the float32 error. The last term is the unit below the smallest normal number
             allowed = 0.51 * unit.eps * slope.abs() + digits * slope.abs().max() + unit.smallest_normal * unit.eps
             assert ((got.double() - slope).abs() <= allowed).all(), f"seed {SEED}"
 
@@ -192,7 +194,7 @@ def test_float16_sums_may_exceed_the_range_of_float16():
 
 @pytest.mark.parametrize("criterion", [VICReg(0.0, 0.0, 1e-4), VICRegEntropy("log_det", invariance_weight=0.0)], ids=repr)
 def test_a_small_float16_gradient_survives_a_loss_scale(criterion):
-    # the gradient must be multiplied by the loss scale before it is rounded: alone it underflows in float16
+    # without the loss scale the gradient underflows in float16, so it must be multiplied by the scale before it is rounded
     views = [leaf(torch.randn(150, 600), torch.float16) for _ in range(2)]
     ours, exact = (evaluated(criterion, [leaf(z, t) for z in views], 2.0**12) for t in (torch.float16, torch.float64))
     assert (ours[1].double() - exact[1]).norm() < 5e-4 * exact[1].norm()

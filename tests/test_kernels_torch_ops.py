@@ -1,4 +1,4 @@
-"""The registered op works with compilers, export, autocast, checkpoints and grad modes. A second derivative raises an error."""
+"""Our torch operator works with compilers, export, autocast, checkpoints and grad modes. A second derivative is an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENTROPIES = {
     "pairwise": (2.0, 0.2, 0.0, 1.0, 2.0),
     "quadratic": (0.2, 0.0, 1.0, 1.0, 0.5),
 }
-#: every criterion, regularizer and estimator, as a function of two views; in evaluation mode each call draws the same numbers
+#: every criterion, regularizer and estimator. In evaluation mode each call draws the same random numbers
 CALLS = {
     "VICReg": VICReg(),
     "VICReg, eb_jepa": VICReg(convention="eb_jepa"),
@@ -81,7 +81,7 @@ def test_the_op_is_well_formed(fused, shape, dtype):
             gradient,
             None,
         )
-        # with a gradient the last check is left out: it would differentiate the gradient, which raises an error by design
+        # the last check differentiates a gradient, which raises an error by design, so it runs only without gradients
         checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")[: 4 - gradient]
         torch.library.opcheck(torch.ops.it_losses.evaluate.default, arguments, test_utils=checks)
 
@@ -130,7 +130,7 @@ def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def step(z_a, z_b):
-        # operators before and after the losses, which inductor could fuse with them
+        # inductor could fuse these operators, and those after the losses, with the losses
         z_a, z_b = z_a.tanh(), z_b.tanh()
         return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise", "sigreg"))
 
@@ -176,7 +176,7 @@ def test_a_second_derivative_raises(name, shape):
     gradients = torch.autograd.grad(OBJECTIVES[name].criterion(*views), views, create_graph=True)
     assert all(g.isfinite().all() for g in gradients)
     with pytest.raises(RuntimeError, match="second derivative"):
-        # the second term has its own derivative, so that without an error a missing one would pass unnoticed
+        # views[0].sum() has a derivative. Without our error, backward would use it and ignore the missing second derivative
         (gradients[0].square().sum() + views[0].sum()).backward()
 
 
@@ -239,7 +239,7 @@ def test_the_gradient_of_a_view_does_not_depend_on_which_others_need_one(name):
 
 
 @every_objective
-def test_where_nobody_wants_a_gradient_none_is_formed(name):
+def test_no_gradient_is_computed_if_no_view_needs_one(name):
     views, wanted = correlated_views(2, (40, 60)), []
 
     def spy(*arguments):
@@ -306,7 +306,7 @@ class NoWaits(TorchDispatchMode):
 @SIZES
 @pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg", "renyi"])
 def test_no_operator_waits_for_the_device(name, shape, monkeypatch):
-    # the factorization of a CPU reads a number, so the one of a GPU is tested, which reads none
+    # the CPU's factorization reads a number from the device, so the test uses the GPU's, which reads none
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)
     views = correlated_views(3, shape)
     expected = evaluated(OBJECTIVES[name].definition, views)

@@ -15,7 +15,8 @@ pytest.importorskip("numpy", reason="Triton's interpreter computes with numpy")
 
 @pytest.mark.slow
 def test_the_kernels_are_right_under_the_interpreter():
-    # Triton reads TRITON_INTERPRET at its import, so a new process runs it. Its interpreter warns on newer versions of numpy
+    # Triton reads TRITON_INTERPRET when it is imported, so a new process is needed. The interpreter warns
+    # on newer versions of numpy, so warnings are ignored
     file = Path(__file__).with_name("interpreted_kernels.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", str(file)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}

@@ -1,4 +1,4 @@
-"""KoLeo equals lightly, scipy and closed forms. Kozachenko and Leonenko's estimate is compared with known entropies in nats."""
+"""KoLeo equals lightly's loss, scipy and closed forms. The Kozachenko-Leonenko estimate is compared with known entropies."""
 
 import math
 
@@ -20,7 +20,7 @@ def backend(request, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(64, 32), (33, 100), (2, 3), (1088, 5)], ids=str)
-def test_it_is_minus_the_loss_of_lightly(shape, backend):
+def test_koleo_entropy_is_minus_the_loss_of_lightly(shape, backend):
     lightly = pytest.importorskip("lightly.loss")
     z = torch.randn(shape, dtype=F64, requires_grad=True)
     theirs = evaluated(lightly.KoLeoLoss(eps=0), [z])
@@ -67,7 +67,7 @@ def test_two_points_and_the_smoothed_logarithm(backend):
 @pytest.mark.parametrize("centres", [1, 6])
 @pytest.mark.parametrize("samples", [500, 1088])
 def test_float32_finds_the_neighbours_of_near_samples(centres, samples, backend):
-    # the samples are 10^4 times nearer to each other than to zero: distances from inner products would have no digits left
+    # samples of one centre are 10^4 times nearer to each other than to 0. Distances by inner products would lose all digits
     z = 100 + torch.randn(centres, 16, dtype=F64)[torch.arange(samples) % centres]
     z = (z + 1e-2 * torch.randn(samples, 16, dtype=F64)).float()
     ours, exact = (evaluated(KoLeo(None), [leaf(z, dtype)]) for dtype in (torch.float32, F64))
@@ -95,7 +95,7 @@ def test_samples_that_coincide_have_no_gradient(backend):
 
 
 class Largest(TorchDispatchMode):
-    """Records the size of the largest tensor that an operator returns, in elements."""
+    """Records the number of elements of the largest tensor that an operator returns."""
 
     elements = 0
 
@@ -114,7 +114,7 @@ def test_the_matrix_of_all_pairs_is_never_stored(monkeypatch):
     assert largest.elements <= 2 << 16 < 1500**2
 
 
-#: distribution -> samples of it, its entropy in nats, and the error allowed for 4096 samples
+#: distribution -> (function that draws n samples, entropy in nats, allowed error for 4096 samples)
 KNOWN = {
     "normal, 1 dimension": (lambda n: torch.randn(n, 1, dtype=F64), 0.5 * math.log(2 * math.pi * math.e), 0.06),
     "normal, 2 dimensions": (lambda n: torch.randn(n, 2, dtype=F64), math.log(2 * math.pi * math.e), 0.06),
@@ -135,8 +135,8 @@ def test_kozachenko_leonenko_is_right_in_few_dimensions(name):
     assert estimates.mean().item() == pytest.approx(truth, abs=allowed)
 
 
-def test_on_the_sphere_it_is_relative_to_the_area():
-    # the area of the sphere in 3 dimensions is 4 pi; of a circle the length is 2 pi
+def test_uniform_directions_have_the_entropy_log_area():
+    # a uniform distribution has the entropy log(area). A sphere in 3 dimensions has area 4 pi, and a circle has length 2 pi
     for dim, area in ((3, 4 * math.pi), (2, 2 * math.pi)):
         entropy = diagnostics.nearest_neighbour_entropy(torch.randn(4096, dim, dtype=F64), on_sphere=True)
         assert entropy.item() == pytest.approx(math.log(area), abs=0.06)

@@ -1,4 +1,4 @@
-"""The likelihoods (Gaussian, von Mises-Fisher) with every normalization of the views, in both implementations and on ranks."""
+"""Gaussian and von Mises-Fisher likelihoods are right for every normalization, in both implementations and on two ranks."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Observers are notified of every eager call of a criterion, in whatever way it is called, and of nothing else."""
+"""An observer is notified once of each eager call of a criterion. Compiled calls and torch.func transforms notify none."""
 
 import gc
 import pickle

@@ -1,4 +1,4 @@
-"""Every command on a page is valid: its program accepts its options, and every file, target and extra that it names exists."""
+"""Commands on documentation pages are valid: the program accepts the options, and every named file, target and extra exists."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from test_pages import PAGES, ROOT, fenced, name
 from torch.distributed.run import get_args_parser
 
-#: this page keeps the commands of earlier commits, whose options may have changed, so it is left out
+#: the commands of this page are not tested, because they belong to earlier commits and their options may have changed
 RECORDS = ROOT / "docs" / "report.md"
 MAKEFILE = (ROOT / "Makefile").read_text()
 #: programs that take files and no options
@@ -28,7 +28,7 @@ WITHOUT_OPTIONS = {
     "it_losses.adapters.solo_learn",
     "pytest",
 }
-#: folder of a checkout of another library on the pages -> environment variable with its path
+#: folder into which the pages clone another library -> environment variable with the path of that checkout
 CHECKOUTS = {repository.split("/")[1]: variable for variable, repository in hosts.REPOSITORIES.items()}
 #: placeholders on the pages -> a value that a reader could choose
 STANDS_FOR = {"LIBRARY": "lightly"}
@@ -50,13 +50,13 @@ def lines(block):
 
 
 def every_command():
-    """Each command once, with the first page that has it."""
+    """Return one test case for each command. Its id has the first page that contains the command."""
     pages = {command: page for page in reversed(PAGES) if page != RECORDS for command in commands(page)}
     return [pytest.param(command, id=f"{name(page)}: {command}", marks=marks(command)) for command, page in pages.items()]
 
 
 def marks(command):
-    """Commands of the benchmarks are slow, because their programs import networks and trainers."""
+    """Mark a command of the benchmarks as slow, because its program imports networks and trainers."""
     return [pytest.mark.slow] * ("-m benchmarks." in command)
 
 
@@ -136,7 +136,7 @@ def check_python(*words):
 
 
 def check_script(script, *arguments):
-    """Check a script of a checkout and its configuration. If the checkout is missing, check only the form of the command."""
+    """Check a command that runs another library's script. The files of the library are checked only if there is a checkout."""
     check_file(script)
     options = argparse.ArgumentParser()
     options.add_argument("--config-path", type=Path, required=True)
@@ -149,7 +149,7 @@ def check_script(script, *arguments):
 
 
 def check_file(word):
-    """Assert that a file exists, here or in the checkout that its first folder names. A missing checkout is accepted."""
+    """Assert that a file exists in this repository, or in the checkout that its first folder names, if there is a checkout."""
     if not re.fullmatch(r"\S+/\S+\.\w+", word):
         return
     folder, _, path = word.partition("/")
@@ -165,7 +165,7 @@ class OptionsAreReadError(BaseException):
 
 
 def check_options(module, arguments):
-    """Start a program, and stop it when it has read its options; SystemExit if it refuses them."""
+    """Start a program and stop it once it has accepted its options. If it refuses them, SystemExit is raised."""
 
     def read_and_stop(parser, words=None, namespace=None):
         read(parser, words, namespace)
@@ -174,7 +174,7 @@ def check_options(module, arguments):
     read = argparse.ArgumentParser.parse_args
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OptionsAreReadError):
         patch.setattr(argparse.ArgumentParser, "parse_args", read_and_stop)
-        # --help is left out, because a parser ends the program there before it reads the rest
+        # --help is left out, because it would end the program before the parser reads the other options
         patch.setattr(sys, "argv", [module, *(STANDS_FOR.get(word, word) for word in arguments if word != "--help")])
         runpy.run_module(module, run_name="__main__")
 
@@ -193,7 +193,7 @@ FORMS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("command", every_command())
-def test_a_command_of_a_page_is_read_by_its_program(command):
+def test_a_program_accepts_the_commands_of_the_pages(command):
     check(command)
 
 

@@ -1,4 +1,4 @@
-"""The code of every page runs: Python blocks in order, each diff before and after its change, and each configuration."""
+"""The code of every documentation page runs: Python blocks in order, programs before and after a diff, and configurations."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def fenced(page):
-    """(language, program) of every code block. Empty lines come first, so that errors have the line numbers of the page."""
+    """Yield (language, program) of every code block. Empty lines before a program give errors the line numbers of the page."""
     text = page.read_text()
     for block in re.finditer(r"^([ ]*)```(\S*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         lines_before = text[: block.start(3)].count("\n")
@@ -57,13 +57,13 @@ def is_a_program(diff):
 
 
 def changes():
-    """Every diff of a program, with its page."""
+    """Every diff that changes a program of the reader, with the page."""
     diffs = [(page, diff) for page in PAGES for language, diff in fenced(page) if language == "diff" and is_a_program(diff)]
     return [pytest.param(page, diff, id=f"{name(page)}-{diff.count(chr(10))}") for page, diff in diffs]
 
 
 def side(diff, sign):
-    """The program before (-) or after (+) the change."""
+    """The program before (sign "-") or after (sign "+") the change of a diff."""
     other = {"-": "+", "+": "-"}[sign]
     return "".join("\n" if line.startswith(other) else line[1:] or "\n" for line in diff.splitlines(keepends=True))
 
@@ -135,7 +135,7 @@ def test_a_configuration_can_be_composed_and_its_objectives_have_a_value(page, b
 
 
 def composed(hydra, config):
-    """The objectives of a solo-learn configuration. All of its entries must occur in the configuration that we ship."""
+    """The objectives of a solo-learn configuration. Our shipped configuration must have the same method and options."""
     from it_losses.adapters.solo_learn import CONFIGS
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.2"):
@@ -146,7 +146,7 @@ def composed(hydra, config):
 
 
 def instances(hydra, config):
-    """Create the entries with a `_target_`, and return the objectives. The others are callbacks, which need solo-learn."""
+    """Create the entries with a `_target_`, and return the objectives. Other entries are callbacks, which need solo-learn."""
     found = [hydra.utils.get_class(node._target_) for node in targets(config)]
     assert found
     if not all(issubclass(kind, torch.nn.Module) for kind in found):
@@ -156,7 +156,7 @@ def instances(hydra, config):
 
 
 def targets(config):
-    """The outermost entries that name a class."""
+    """The outermost entries with a `_target_`, which names a class."""
     if "_target_" in config:
         return [config]
     return [found for entry in config.values() if hasattr(entry, "values") for found in targets(entry)]

@@ -1,4 +1,4 @@
-"""Entropies of pairs of samples: which pairs count, pooled views, orders of the divergence, and sums that might underflow."""
+"""Entropies of pairs of samples equal their definitions, with excluded pairs, pooled views and every divergence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ F32, F64 = torch.float32, torch.float64
 
 
 def defined(views: tuple[Tensor, ...], *, scale: float, excluded: str, quadratic: bool = False) -> Tensor:
-    """`-mean_i log mean_j e_ij`, or if quadratic `-log mean_ij e_ij`, over the samples of all views.
+    """`-mean_i log mean_j e_ij`, or `-log mean_ij e_ij` if quadratic, over the samples of all views.
 
-    Here `e_ij = exp(-|u_i - u_j|^2 / scale)` and `u = z / |z|`.
+    Here `e_ij = exp(-|u_i - u_j|^2 / scale)` and `u = z / |z|`. `excluded` leaves out no pairs ("none"), the pairs with i = j
+    ("self"), or all pairs of views of one image ("image").
     """
     u = normalize(torch.cat(views), dim=1)
     overlap = (-(u[:, None] - u).square().sum(dim=2) / scale).exp()
@@ -48,7 +49,7 @@ def both(request, monkeypatch):
 
 @pytest.fixture
 def many_strips(monkeypatch):
-    """Make strips so small that they would end within an image, if they did not have to hold whole images."""
+    """Compute so few rows of pairs at a time that images would be split, unless the code keeps an image's rows together."""
     for name, value in {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}.items():
         monkeypatch.setattr(cpu_pairs, name, value)
 
@@ -103,7 +104,7 @@ def test_the_quadratic_entropy_is_the_integral_of_the_squared_density(both):
 
 @pytest.mark.parametrize("order", [0.2, 0.5, 0.8])
 def test_the_chernoff_divergence_of_an_order_has_its_closed_form(order, both):
-    # the divergence is -log of the integral of p^order q^(1 - order), p = N(0, s^2) and q = N(distance, s^2)
+    # the divergence is -log of the integral of p^order q^(1 - order), where p = N(0, s^2) and q = N(distance, s^2)
     distance, s, x = 1.3, 0.7, torch.linspace(-9, 10, 20001, dtype=F64)
     p, q = (-((x - mean) ** 2) / (2 * s**2) - 0.5 * math.log(2 * math.pi * s**2) for mean in (0.0, distance))
     overlap = torch.trapezoid((order * p + (1 - order) * q).exp(), x)
@@ -125,7 +126,7 @@ def test_a_divergence_that_does_not_exist_is_refused(wrong):
 
 
 @pytest.mark.parametrize("options", [{}, {"exclude_self": True}, {"pool_views": True}])
-def test_positives_are_left_out_of_pooled_views_without_self_alone(options):
+def test_exclude_positives_needs_pool_views_and_exclude_self(options):
     with pytest.raises(ValueError, match="exclude_positives needs"):
         Pairwise(exclude_positives=True, **options)
 
@@ -147,7 +148,7 @@ def test_a_sample_far_from_all_others_gives_finite_numbers(estimator, dtype):
     value, gradient = evaluated(estimator, [z.to(dtype).requires_grad_()])
     exact, slope = evaluated(estimator, [z.requires_grad_()])
     torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=0)
-    # next to a sample at 1e3, the distances of the other samples keep three digits in float32
+    # one sample is at 1e3, so float32 distances between the other samples keep only three digits
     assert (gradient.double() - slope).norm() < 0.05 * slope.norm()
 
 
@@ -162,7 +163,7 @@ def test_unit_vectors_run_in_the_fused_implementation_down_to_small_temperatures
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)
         views = [x.to(dtype, copy=True).requires_grad_() for x in opposite]
         found[backend, dtype] = [t.double() for t in evaluated(EntropyRegularizer(estimator), views)]
-    # the largest exponent is 2 / temperature, whose absolute error becomes the relative error of the exponential
+    # the largest exponent is 2 / temperature. The absolute error of an exponent is the relative error of the exponential
     assert_near(found["fused", F32], found["reference", F64], 4 * torch.finfo(F32).eps * 2 / temperature)
 
 
@@ -193,7 +194,7 @@ def test_default_weights_of_unit_vectors_equal_one_minus_the_cosine():
     weights = Pairwise(0.5**0.5, normalize="rows").default_weights
     assert (weights.likelihood, weights.entropy) == ("von_mises_fisher", 1.0)
     assert weights.invariance == pytest.approx(2.0)
-    # the weight of the invariance is 2 / (2 s^2), averaged over several s, and 1 / spread_fraction for "auto"
+    # the weight of the invariance is 2 / (2 s^2), averaged over the bandwidths s, or 1 / spread_fraction for "auto"
     assert Pairwise((1.0, 2.0), normalize="rows").default_weights.invariance == pytest.approx((2 / 2 + 2 / 8) / 2)
     assert Pairwise(normalize="rows", spread_fraction=0.1).default_weights.invariance == pytest.approx(10.0)
     assert QuadraticRenyi().default_weights.invariance == pytest.approx(2.0)

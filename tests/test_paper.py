@@ -1,4 +1,4 @@
-"""The recomputed figures and theorems: each verdict follows from the rows alone and can be negative; small runs of all."""
+"""Each verdict on a figure or theorem of the paper follows from the recorded rows alone, and other rows can reverse it."""
 
 import math
 
@@ -14,11 +14,11 @@ from benchmarks.paper.__main__ import main
 from benchmarks.statistics import over_trials
 
 SHOWS, DOES_NOT = "The claim shows", "The claim does NOT show"
-#: the entropy of a mixture whose centres are equal
+#: entropy of a mixture of Gaussians whose centres are all equal
 POINT = math.log(2 * math.pi * math.e * collapse.BANDWIDTH**2)
 FIGURES = "--images 64 --epochs 1 --trials 1 --models 2 --width 0.25 --batch-size 32 --noisy-images 2 --copies 20 --device cpu"
 same = pd.DataFrame.copy
-#: a figure or theorem, a change of its recorded rows, and phrases of the verdict that follows
+#: (figure or theorem, function that changes its recorded rows, phrases in the verdict on the changed rows)
 CLAIMS = [
     ("figure1", same, [SHOWS, "VICReg 0.460 and 0.019", "smallest 0.332, median 3.071"]),
     ("figure1", lambda f: f.assign(p_value=1 - f.p_value), [DOES_NOT]),
@@ -31,11 +31,11 @@ CLAIMS = [
     ("figure3", same, [SHOWS, "exceeds 0.05 is 0.2"]),
     ("figure3", lambda f: f.assign(distance=0.2), [DOES_NOT]),
     ("figure4", same, [SHOWS, "these standard deviations: 0.3.", "0.1: 90% and 63%"]),
-    # in the first of these two cases neither collapses, in the second both do
+    # in the first of these cases the centres never collapse. In the second they collapse with fixed and with trained inputs
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.max()), [DOES_NOT, "0.3: 100% and 100%"]),
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.where(f.step == 0, POINT + 1e-9)), [DOES_NOT, "0.3: 0% and 0%"]),
     ("figure5", same, [DOES_NOT, "Theorem 3 0.328"]),
-    # a constant bound has no correlation
+    # a constant bound has no correlation with the gap
     ("figure5", lambda f: f.assign(core=f.gap, count_bound=1.0), [SHOWS, "Theorem 3 1.000", "head nan"]),
     ("figure5", lambda f: f.assign(core=f.gap, norm_bound=f.gap), [DOES_NOT]),
     ("theorem1", same, [SHOWS, "within the bounds in 17 of 17", "in 27 of 28", "0.088 ± 0.005 nats, at noise 3"]),
@@ -59,7 +59,7 @@ def test_the_verdict_on_a_claim_follows_from_the_rows(name, change, phrases):
     (folder,) = RESULTS.glob(f"*-cpu-{name[:-1]}s")
     said = " ".join(record.said(name, change(record.rows_of(folder, name))).split())
     assert [phrase for phrase in phrases if phrase not in said] == []
-    # figure 1 has two claims
+    # figure 1 has two claims, so both verdicts may occur in its text
     assert (DOES_NOT in said) == (DOES_NOT in phrases)
 
 
@@ -99,7 +99,7 @@ def test_small_runs_write_their_verdicts_and_a_repeated_one_keeps_the_others(tmp
         assert SHOWS in section or DOES_NOT in section
         assert f"{kind}s {options}" in section and "commit" in facts and facts["trials"] == 1
         assert len(record.rows_of(tmp_path, name)) and f"{kind.capitalize()} {name[-1]}" in printed
-        # the page names the learning rate of the networks that were trained; figure 4 trains none
+        # the page names the learning rate of the trained networks. Figure 4 trains no network
         assert ("learning_rate" in section) == (kind == "figure" and name != "figure4")
         assert (tmp_path / f"{name}.png").exists() == (kind == "figure")
     first = record.rows_of(tmp_path, names[0])

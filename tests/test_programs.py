@@ -1,4 +1,4 @@
-"""A program that hangs makes its test fail with the output so far. None of its processes is left behind."""
+"""If a program hangs, its test fails and shows the output so far. No process of the program is left running."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from programs import assert_gone, finished
 
-#: starts a process that sleeps, and prints its id
+#: a program that starts a sleeping process and prints the id of that process
 PARENT = """
 import subprocess, sys
 silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

@@ -1,4 +1,4 @@
-"""Every public callable that takes embeddings withstands hostile arguments and uses. New callables are found by their names."""
+"""Every public callable that takes embeddings refuses invalid arguments, and works in threads, copies, exports and so on."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def fake_samples(call: Callable[..., object]) -> list[Tensor]:
 
 
 class Called(nn.Module):
-    """A module that calls a function, because only modules are exported."""
+    """A module that calls a function. torch.export takes only modules."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def test_zero_weights_give_zero(name):
 
 
 def weights_of(name: str) -> list[str]:
-    """The names of the weights of an objective. Those of its estimator start with "entropy."."""
+    """Return the names of an objective's weights. Names of weights of its estimator start with "entropy."."""
     call = LOSSES[name]
     if not isinstance(call, nn.Module):
         return [parameter for parameter in inspect.signature(call).parameters if parameter.endswith("_weight")]
@@ -285,7 +285,7 @@ def test_a_weight_of_zero_takes_away_its_term_and_no_other(name, weight):
         loss = with_weight(name, weight, value)(*views)
         return torch.cat([loss.detach()[None], *(g.flatten() for g in gradients(loss, views))])
 
-    # each objective is linear in each of its weights
+    # an objective is linear in each weight, so its values at weights 0, 1 and 2 lie on a line
     none, one, two = step(0.0), step(1.0), step(2.0)
     torch.testing.assert_close(none, 2 * one - two)
     assert none.isfinite().all() and not torch.equal(none, one)
@@ -322,7 +322,7 @@ def test_memory_does_not_grow_with_the_number_of_calls(name):
         after, more = calls(CALLS)
     finally:
         gc.unfreeze()
-    # something that every call leaves behind shows in the number of objects, or after 10,000 calls in the memory
+    # an object that every call leaves behind would be counted. Other lost memory shows only after 10,000 calls
     assert more - objects < CALLS / 10 and after - before < 3
 
 
@@ -376,7 +376,7 @@ def test_moments_survive_copies_and_pickles_and_go_on():
 
 
 def without_numbers(kind: str, views: list[Tensor]) -> list[Tensor]:
-    """Views of the same shapes that hold no numbers."""
+    """Return meta or fake tensors with the shapes of the views."""
     if kind == "meta":
         return [z.to("meta") for z in views]
     with FakeTensorMode() as mode:

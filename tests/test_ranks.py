@@ -1,4 +1,4 @@
-"""If one rank fails, its test ends within seconds with the traceback of that rank, even if other ranks wait."""
+"""If one rank fails, the test ends within seconds with the traceback of that rank, even if other ranks are waiting."""
 
 import os
 import time
@@ -46,7 +46,7 @@ def test_a_failure_of_one_rank_ends_the_test_with_its_traceback(check, args, tol
     with pytest.raises(AssertionError, match=told):
         ranks.run(2, check, *args)
     assert time.monotonic() - start < 10
-    # the next test gets new processes
+    # after a failure the next call of `run` gets new processes
     assert ranks.run(2, dist.get_rank) == [0, 1]
 
 

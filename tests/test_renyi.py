@@ -1,4 +1,4 @@
-"""Matrix-based Renyi entropy against closed forms, identities, and the formulas of FroSSL and VNE."""
+"""Matrix-based Renyi entropy agrees with closed forms, with identities, and with the formulas of FroSSL and VNE."""
 
 import math
 
@@ -33,7 +33,7 @@ def two_views(*shape, dtype=F64):
 
 
 def of_variances(p, rows=40):
-    """Samples whose covariance is diagonal with these variances."""
+    """Samples whose covariance matrix is diagonal, with the variances p."""
     p = torch.as_tensor(p, dtype=F64)
     raw = torch.randn(rows, len(p), dtype=F64)
     return torch.linalg.qr(raw - raw.mean(dim=0)).Q * p.sqrt() + 4
@@ -60,7 +60,7 @@ def test_directions_that_share_the_variance_equally_are_counted(order):
 @every_shape
 def test_order_two_is_the_logarithm_of_the_covariance_penalty(shape):
     (z, _), (batch, dim) = two_views(*shape), shape
-    # the penalty divides by batch - 1, the entropy by batch
+    # the penalty divides the covariance by batch - 1, and the entropy divides it by batch
     penalty = covariance_penalty(standardised(z)) * ((batch - 1) / batch) ** 2
     torch.testing.assert_close(MatrixRenyi()(z), math.log(dim) - torch.log1p(penalty), rtol=1e-12, atol=1e-12)
 
@@ -92,7 +92,7 @@ def test_frossl_of_its_authors_up_to_a_constant(shape):
     def frossl(*views):
         units = [math.sqrt(dim) * normalize(z - z.mean(dim=0), dim=0) for z in views]
         norms = [torch.log(torch.linalg.matrix_norm(z.T @ z / batch) ** 2) for z in units]
-        # the authors scale columns to norm sqrt(dim), so the distance gets a factor here and the entropies a constant
+        # the authors scale columns to norm sqrt(dim), and we to sqrt(batch). A factor and a constant below correct for this
         return (units[0] - units[1]).square().mean() * batch / dim + sum(norms) - 4 * math.log(dim**2 / batch)
 
     ours = evaluated(VICRegEntropy("renyi", invariance_weight=1.0, entropy_weight=2.0), views)
@@ -141,7 +141,7 @@ def test_zero_eigenvalues_and_collapse_have_finite_gradients(order, normalizatio
 @pytest.mark.parametrize("shape", [(3, 3), (8, 3), (3, 9)], ids=str)
 @pytest.mark.parametrize("order", [0.5, 0.9])
 def test_a_zero_eigenvalue_adds_no_rounding_to_the_gradient(order, shape, monkeypatch):
-    # if N <= D, centred samples have a zero eigenvalue p, whose p^(order - 1) in the gradient would be large after rounding
+    # for batch <= dim, centred samples have an eigenvalue p = 0. After rounding, p^(order - 1) in the gradient would be large
     z, results = torch.randn(*shape, dtype=F64, requires_grad=True), []
     for backend in ("fused", "reference"):
         monkeypatch.setenv("IT_LOSSES_BACKEND", backend)

@@ -1,4 +1,4 @@
-"""The report: it follows from the recorded rows alone, it is up to date with them, and the links of the documentation exist."""
+"""docs/report.md follows from the recorded rows alone and is up to date. Every link in the documentation has a target."""
 
 import json
 import re
@@ -13,7 +13,7 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
 
 
 def folder(results, name, made=(), **settings):
-    """Write a recorded folder: a page, its settings and the rows that were made."""
+    """Write a folder of results: a page README.md, and rows.jsonl with the settings and the rows `made`."""
     path = results / name
     path.mkdir(parents=True)
     (path / "README.md").write_text(f"# Title of {name}\n\nIts text\n")

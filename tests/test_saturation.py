@@ -1,4 +1,4 @@
-"""Estimators warn of values that cannot be trusted: once, at the right values, and never inside a compiler."""
+"""An estimator warns once if its value cannot be trusted, and never in compiled code."""
 
 import copy
 import pickle

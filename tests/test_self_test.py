@@ -1,6 +1,6 @@
-"""The self-test of the GPU's matrix products finds planted faults. Products of a CPU stand in for those of a GPU.
+"""The self-test of the GPU operations finds planted faults. In these tests CPU operations stand in for the GPU operations.
 
-tests/interpreted_kernels.py plants faults in the Triton kernels themselves.
+The code calls these operations products. tests/interpreted_kernels.py plants faults in the Triton kernels themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture
 def plant(monkeypatch):
-    """A function that replaces functions of the stand-ins. It returns a list, which records the names of requested modules."""
+    """Return a function that replaces operations by faulty ones. It returns the list of modules that the self-test requests."""
     monkeypatch.setattr(self_test, "_passed", set())
     monkeypatch.setattr(self_test, "_failed", {})
     monkeypatch.delenv(self_test.VARIABLE, raising=False)

@@ -1,4 +1,4 @@
-"""SIGReg equals closed forms and five published sources. Ranks, compilers and evaluation mode agree on the random slices."""
+"""SIGReg equals closed forms and five published losses. All ranks and compiled code draw the same random slices."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ def two_views(*shape, seed=0):
 
 
 def normal_quantiles(count, variance):
-    """Quantiles of N(0, variance) at even steps of probability, which are a sample without noise: [count, 1]."""
+    """Return `count` quantiles of N(0, variance) at equal steps of probability, as a sample without noise: [count, 1]."""
     places = (torch.arange(count, dtype=F64) + 0.5) / count
     return (torch.special.ndtri(places) * math.sqrt(variance))[:, None]
 
@@ -40,7 +40,7 @@ def normal_quantiles(count, variance):
 
 @every_convention
 def test_the_statistic_of_a_gaussian_is_an_integral_whose_slope_is_known(convention):
-    # in one dimension every slice is 1 or -1
+    # in one dimension every slice is 1 or -1, so the projections are the samples up to a sign
     def statistic(variance):
         return functional.sigreg_entropy(normal_quantiles(20_000, variance), convention=convention, slices=2).item()
 
@@ -64,7 +64,7 @@ def test_the_statistic_of_normal_samples_and_of_one_point_is_known(convention, n
 
 
 def slope(variance, convention):
-    """The derivative T'(v) of the statistic T of N(0, v), with the quadrature of that convention."""
+    """Return T'(v), where T(v) is the statistic of N(0, v) by the quadrature of that convention."""
     points, largest, *_ = CONVENTIONS[convention]
     knots, phi, weights = quadrature(points, largest, like=torch.zeros((), dtype=F64))
     damped = torch.exp(-variance * knots.square() / 2)
@@ -74,7 +74,7 @@ def slope(variance, convention):
 @every_convention
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
     invariance, entropy = CONVENTIONS[convention].weights
-    # for independent views, and for a batch of 64 if the statistic is multiplied by the batch size
+    # the squared distance of independent views is twice the variance. 64 is a batch size, by which a statistic is multiplied
     attraction, repulsion = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
     assert attraction + repulsion * slope(0.0, convention) < 0 < attraction + repulsion * slope(0.999, convention)
 
@@ -95,11 +95,11 @@ def test_the_measurement_is_the_statistic_in_float64():
     assert diagnostics.sigreg_statistic(torch.zeros(8, 3)) == pytest.approx(0.4, abs=1e-3)
 
 
-# the five sources: each function computes the loss of its source for two views and slices a [dim, S]
+# each function below computes the loss of one of the five sources, for two views and slices a [dim, S]
 
 
 def half_rule(x, t, weights, phi):
-    """The statistic of each slice by a quadrature on [0, 3], whose weights are doubled to cover [-3, 3]."""
+    """Return the statistic of each slice. The knots t lie on [0, 3], and doubled weights cover [-3, 3]."""
     angles = x[:, :, None] * t
     return ((angles.cos().mean(0) - phi).square() + angles.sin().mean(0).square()) @ weights
 
@@ -151,7 +151,7 @@ def lightly(views, a, tables=None):
     )
     if tables is not None:
         loss.sigreg.t, loss.sigreg.weights, loss.sigreg.phi = tables
-    # both views are passed as global views and again as local views, which leaves a mean over views unchanged
+    # passing both views as global views and also as local views leaves a mean over views unchanged
     stacked = torch.stack(views)
     return loss(global_proj=stacked, local_proj=stacked)
 
@@ -162,7 +162,7 @@ SOURCES = {
     "lightly": lambda views, a: lightly(views, a, half_rule_tables()),
     "stable-pretraining": stable_pretraining,
     "eb_jepa": eb_jepa,
-    # our convention differs from eb_jepa in the number of slices alone
+    # our convention differs from eb_jepa only in the number of slices
     "it_losses": eb_jepa,
 }
 
@@ -220,7 +220,7 @@ def test_slices_are_unit_vectors_without_a_preferred_direction():
 
 
 def test_a_direction_in_one_dimension_is_one_or_minus_one():
-    # regression: cos(pi / 2) is 6e-17 in float64, and dividing it by at least 1e-12 left it far below 1
+    # regression: cos(pi / 2) is 6e-17 in float64. Division by a norm of at least 1e-12 left this number far below 1
     a = unit_directions(1 << 17, 1, seed=0, draw=0, like=torch.zeros((), dtype=F64))
     assert torch.equal(a.abs(), torch.ones_like(a))
 
@@ -229,12 +229,12 @@ def test_a_direction_in_one_dimension_is_one_or_minus_one():
 def test_slices_are_no_symmetric_matrix(draw):
     a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))
     assert (a * a.mT).mean().abs() < 5 / 200
-    # the mean absolute value of a normal number is 0.8
+    # the elements are nearly standard normal, with mean absolute value 0.8
     assert 0.6 < a.diagonal().abs().mean() < 1.0
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7])
-def test_slices_of_another_draw_or_seed_are_others_and_of_another_dtype_the_same(dim):
+def test_slices_depend_on_draw_and_seed_and_not_on_dtype(dim):
     like = torch.zeros((), dtype=F64)
     one, again = (unit_directions(50, dim, seed=1, draw=3, like=like) for _ in range(2))
     assert torch.equal(one, again)
@@ -303,7 +303,7 @@ def test_the_op_that_compilers_see_takes_the_draw():
 
 
 def losses_of_training(convention):
-    """For each of three steps, the largest difference between this rank and one process with the whole batch."""
+    """Return, for each of three steps, the largest error on this rank, compared with one process that has the whole batch."""
     found = []
     own, alone = (VICRegEntropy("sigreg", convention=convention, gather_distributed=gather) for gather in (True, False))
     part = slice(0, 7) if dist.get_rank() == 0 else slice(7, 20)
@@ -345,7 +345,7 @@ def test_a_criterion_that_was_built_in_inference_mode_trains():
 
 @pytest.mark.parametrize("world", [1, 4])
 def test_all_ranks_make_the_same_number_of_blocks(world):
-    # each block of slices is one all-reduce, so all ranks must make the same blocks, whatever rows they own
+    # each block of slices is one all-reduce, so all ranks must make the same blocks, however many rows they hold
     class Ranks:
         pass
 
@@ -356,7 +356,7 @@ def test_all_ranks_make_the_same_number_of_blocks(world):
 
 
 class Largest(TorchDispatchMode):
-    """Records the size of the largest tensor that an operator returns, in elements."""
+    """Records the number of elements of the largest tensor that an operator returns."""
 
     numbers = 0
 
@@ -371,7 +371,7 @@ def test_cosines_of_all_slices_are_never_in_memory_at_once():
     z = torch.randn(500, 20, requires_grad=True)
     with Largest() as largest:
         SIGReg("lightly")(z).backward()
-    # the largest tensor holds the projections, and not their cosines at all 16 knots
+    # the largest tensor holds the projections. Cosines at all 16 knots would have 16 times as many elements
     assert largest.numbers == 500 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The documentation site: its links, the parts generated from results and code, and a reference with every public name."""
+"""The documentation site has working links, generated parts that are up to date, and a reference with every public name."""
 
 import json
 import random
@@ -82,7 +82,7 @@ def test_a_number_with_a_standard_error_stands_in_the_page_of_a_record_too(page)
 
 
 def test_the_table_of_choice_has_the_numbers_of_the_report():
-    # the columns after the name and the time, which comes from the speed page; data sets with one seed have no standard errors
+    # only columns after name and time are compared: the time is from the speed page. Results of one seed have no standard error
     cells = ["|".join(line.split("|")[3:]) for line in tables.choice().splitlines()[2:]]
     quoted = [number for cell in cells for number in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", cell)]
     assert len(quoted) == 3 * len(tables.OBJECTIVES) + 3
@@ -91,7 +91,7 @@ def test_the_table_of_choice_has_the_numbers_of_the_report():
 
 
 def criteria_of_published_losses():
-    """The code of each criterion in the table of published losses, with values for the constants in it."""
+    """Return the code of each criterion in the table of published losses, and values for the names in that code."""
     lines = [line for line in (sources.ROOT / "docs" / "idea.md").read_text().splitlines() if line.startswith("| ")]
     constants = {"tau": 0.1, "batch": 16, "dim": 8, **{name: getattr(it_losses, name) for name in it_losses.__all__}}
     spans = [span for line in lines for span in re.findall(r"`((?:VICReg|EntropyRegularizer)\w*\(.*?\))`", line)]
@@ -106,7 +106,7 @@ def test_the_lines_in_the_table_of_published_losses_can_be_written(span, constan
 
 def test_a_tutorial_is_shown_with_its_output_and_plots_and_as_a_notebook():
     program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
-    # another program has left two figures open: a single one would not reveal a fault, because the tutorial would draw into it
+    # leave two figures open. A single open figure would not reveal a fault, because the tutorial would draw into it
     for _ in range(2):
         tutorials.pyplot.figure()
     cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")

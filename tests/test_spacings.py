@@ -1,4 +1,4 @@
-"""The spacings entropy equals scipy and closed forms, and it needs the penalty on covariances."""
+"""The spacings entropy equals scipy's estimate and closed forms. Without the covariance penalty copies count in full."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_each_column_is_vasiceks_estimate_of_scipy(shape, window, backend):
 
 @pytest.mark.parametrize("window", [1, 2, 4, 50])
 def test_the_gradient_is_a_sum_over_spacings(window, backend):
-    # a window of 50 exceeds the 9 samples, so every spacing is the distance from the first to the last
+    # a window of 50 exceeds the 9 samples, so every spacing is the distance from the smallest to the largest sample
     z = torch.randn(9, 2, dtype=F64)
     _, gradient = evaluated(Spacings(0.0, window=window), [leaf(z, F64)])
     expected, m = torch.zeros_like(z), min(window, 8)

@@ -1,4 +1,4 @@
-"""The speed benchmark: its implementations compute the same gradient, and its clock, its memory and its report are right."""
+"""In the speed benchmark all implementations have the same gradient, and times, peak memory and report are right."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def measure(folder, objective, *options):
-    """Run the program with the shortest times; return the rows that it wrote."""
+    """Run the speed benchmark with the shortest times, and return the rows that it wrote."""
     words = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", objective, "--out", str(folder), *options]
     assert program.main(words) == 0
     return program.read(folder / "rows.csv")
@@ -32,14 +32,14 @@ def measure(folder, objective, *options):
 @pytest.mark.parametrize(("batch", "dim"), [(20, 33), (33, 20), (150, 160)])
 def test_every_implementation_has_the_same_gradient(objective, batch, dim, monkeypatch):
     if objective == "sigreg" and is_installed("lightly"):
-        # lightly's SIGReg gets the random directions of ours
+        # lightly's SIGReg gets the random directions of our implementation
         directions = unit_directions(1024, dim, seed=0, draw=0, like=torch.empty(0, dtype=torch.float64)).mT
         monkeypatch.setattr("lightly.loss.lejepa_loss.SIGReg._generate_unit_vectors", lambda *_: directions)
     z = torch.randn(batch, dim, dtype=torch.float64)
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {name: torch.autograd.grad(f(*views), views) for name, f in OBJECTIVES[objective](batch, dim).items()}
     if objective == "vicreg":
-        # solo-learn adds the variance terms of the views, and the others average them: the weight alone differs
+        # solo-learn adds the variance terms of the views and the others average them, so the gradients differ by a weight
         results.pop("solo-learn")
     for name, gradient in results.items():
         torch.testing.assert_close(gradient, results[OURS], msg=lambda m, name=name: f"{name}: {m}")
@@ -59,7 +59,7 @@ def test_the_clock_counts_rounds_and_frees_memory_between_implementations_outsid
         return z.square().sum()
 
     times = clock.measured({name: partial(evaluate, name) for name in "ab"}, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
-    # each implementation runs once untimed before it is timed, so that it does not pay for the memory of the one before
+    # each implementation runs once untimed before it is timed. Otherwise memory of the one before would cost time
     assert order[-8:] == [("a", True), ("a", True), ("b", True), ("b", True)] * 2
     series = times["a"].values()
     assert list(map(len, series)) == [2, 2, 2] and min(map(min, series)) >= 0
@@ -79,7 +79,7 @@ def test_peak_memory_sees_matrices_that_ours_does_not_form_or_keep():
     assert peak(OURS, "vicreg", 64, 2048) < 8 < 48 < peak("official", "vicreg", 64, 2048)
     # the gradient has 16 MiB, and the backward pass scales it in place
     assert 16 < peak(OURS, "log_det", 256, 8192) < 24
-    # the lower triangle of the pairs of one view has 17 MiB, and the whole square 34; ours keeps one triangle at a time
+    # the lower triangle of the matrix of pairs of one view has 17 MiB, and the whole matrix 34. Ours keeps one triangle
     kept, bounded, cdist = (peak(name, "pairwise", 3000, 16) for name in (OURS, BOUNDED, "torch.cdist"))
     assert bounded < 17 < kept < 34 < cdist
 
@@ -139,7 +139,7 @@ def test_nothing_is_timed_without_its_tests_or_without_the_gpu_that_was_asked_fo
 
 @pytest.mark.slow
 def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
-    # `it_losses.adapters` is missing too, because a checkout without an installation does not have it
+    # `it_losses.adapters` is blocked too, because a checkout without an installation does not have this module
     code = """if True:
         import sys
         sys.path[:0] = [".", "tests"]

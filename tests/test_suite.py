@@ -1,4 +1,4 @@
-"""The rules of the test suite: which warnings are errors, and which tests belong to the core."""
+"""Warnings that our code causes are errors in the test suite, and every pattern for core tests finds a file."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def caller(name):
-    """A function in a module of that name, which calls a deprecated function of torch."""
+    """Return a function that calls a deprecated function of torch from a module of that name."""
     torch = {"__name__": "torch.deprecated"}
     exec("import warnings\ndef called(): warnings.warn('deprecated', FutureWarning, stacklevel=2)", torch)
     module = {"__name__": name, "called": torch["called"]}

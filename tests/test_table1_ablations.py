@@ -1,4 +1,4 @@
-"""Ablations: the variants of each row, differences with their errors, and sentences that follow from the numbers."""
+"""Each ablation changes one part of a row of Table 1. Differences, errors and sentences follow from the recorded numbers."""
 
 import math
 from types import SimpleNamespace
@@ -93,7 +93,7 @@ def test_a_tiny_ablation_is_made_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "ablations", lambda rows: kept)
     assert program.main([*TINY, "--output", str(tmp_path)]) == 0
     kl, same_window, same_component = (Records(tmp_path).of(name)[0] for name in kept[DIVERGENCES])
-    # the divergences differ by a constant at the same spread_fraction, so both train the same network
+    # at the same spread_fraction, the losses of the two divergences differ by a constant, so both train the same network
     assert kl["linear"] == same_window["linear"] and kl["rank_me"] == same_window["rank_me"] != same_component["rank_me"]
     page = (tmp_path / "README.md").read_text()
     assert f"## {DIVERGENCES}" in page and "One seed is too few" in page

@@ -1,4 +1,4 @@
-"""The data sets of the benchmarks, read from small files in the format of each, and the views of their images."""
+"""The benchmarks read small files in the format of every data set, and draw two different views of each image."""
 
 import gzip
 import pickle
@@ -16,12 +16,12 @@ from benchmarks import data
 from benchmarks.augment import RECIPES, Views, channel_moments, recipe_for
 
 RANDOM = np.random.default_rng(0)
-#: recipe of views -> a data set that takes it, and its channels
+#: augmentation recipe -> (a data set that uses it, number of channels)
 TAKEN_BY = {"digits": ("digits", 1), "grey": ("fashion_mnist", 1), "colour": ("cifar10", 3)}
 
 
 def write_pictures(root, values):
-    """Write a picture of one grey level into each named file."""
+    """Write one picture for each name in `values`. All its pixels have the grey level `values[name]`."""
     for name, value in values.items():
         path = root / f"{name}.JPEG"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_pictures(root, values):
 def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two_sides():
     images = data.load("digits", None, 8)
     split = images.validation()
-    # scikit-learn's set has no two equal images
+    # scikit-learn's digits are 1797 different images, so no image is in two parts
     assert len(torch.cat([split.train, split.test, images.test]).flatten(1).unique(dim=0)) == 1797
     assert images.train.dtype == torch.uint8 and images.train.shape[1:] == (1, 8, 8) and images.train.max() == 255
     for half in (images, split):
@@ -66,7 +66,7 @@ def test_cifar_reads_the_pickles_of_its_authors(tmp_path, monkeypatch, kind, lab
     for file, _ in kind.train_list + kind.test_list:
         (folder / file).write_bytes(pickle.dumps({"data": pixels.reshape(4, -1), labels: [0, 1, 2, 1]}))
     (folder / kind.meta["filename"]).write_bytes(pickle.dumps({kind.meta["key"]: ["a"] * 3}))
-    # torchvision knows the checksums of the real files only
+    # torchvision knows only the checksums of the real files, so its checks are turned off
     monkeypatch.setattr(kind, "_check_integrity", lambda self: True)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     images = data.load(kind.__name__.lower(), tmp_path, 32)
@@ -123,7 +123,7 @@ def test_each_recipe_draws_two_different_views_from_torchs_generator_alone_and_e
     views, drawn, state = Views(recipe, 16, *channel_moments(images)), [], torch.get_rng_state()
     others = random.getstate(), str(np.random.get_state())
     for mixed in (False, True):
-        # a checkpoint keeps this state
+        # from the same random state, which a checkpoint keeps, the same views must be drawn
         torch.set_rng_state(state)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             drawn.append(torch.stack(views(images)))

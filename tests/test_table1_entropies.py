@@ -1,4 +1,7 @@
-"""The table of entropies: every estimator at its defaults, an equal grid, differences seed by seed with Holm's correction."""
+"""The table of entropies has every estimator with its default weights, and gives each the same search.
+
+Differences are tested over pairs of equal seeds with Holm's correction.
+"""
 
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from it_losses import ESTIMATORS, VICRegEntropy
 
 
 def recorded(scores):
-    """Records of these (linear, kNN) accuracies, the last seed first."""
+    """Return records with these (linear, kNN) accuracies. The last seed comes first."""
     records = Records(Path("nowhere"))
     records.rows = [
         {"method": name, "seed": seed, "linear": linear, "knn": knn}

@@ -1,6 +1,6 @@
-"""Faults of the long programs: nothing finished is lost, nothing half-written is read, and the message says what to do.
+"""If a long program is killed or cannot write, no finished run is lost, and the message says what to do.
 
-`make kills` kills a table and a sweep at random moments, which takes longer.
+Half-written files are not read. `make kills` takes longer: it kills Table 1 and the search of settings at random moments.
 """
 
 import json
@@ -25,7 +25,7 @@ PROGRAM = "from benchmarks.table1.tables import main; raise SystemExit(main({arg
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A table of two finished runs."""
+    """The folder of a table with two finished runs."""
     monkeypatch.setenv(launch.PENDING, "")
     kept = Records(tmp_path / "table")
     kept.open(SETTINGS)
@@ -46,7 +46,7 @@ def test_two_programs_do_not_write_to_one_folder(folder):
         reserved(folder),
     ):
         raise AssertionError("two programs in one folder")
-    # a kill frees the folder
+    # after the first program is killed, another one can reserve the folder
     other.send_signal(signal.SIGKILL)
     other.wait()
     with reserved(folder):
@@ -70,7 +70,7 @@ def test_a_truncated_file_is_refused_with_its_line_and_a_remedy_that_works(folde
     path = folder / "rows.jsonl"
     settings, first, second = path.read_text().splitlines(keepends=True)
     path.write_text(settings + first + second[:-5])
-    with pytest.raises(OutputError, match=r"rows.jsonl, line 3 is damaged: .* Remove that line: its run is made again."):
+    with pytest.raises(OutputError, match=r"rows.jsonl, line 3 is damaged: .* Remove that line to repeat its run."):
         Records(folder)
     path.write_text(settings + first)
     kept = Records(folder)
@@ -110,7 +110,7 @@ def test_a_disk_that_cannot_be_written_keeps_the_finished_runs(folder, monkeypat
 
 @pytest.fixture
 def no_removal(monkeypatch):
-    """A file system that turns read-only as our programs remove a file; root may write to folders without the permission."""
+    """Make every removal of a file fail as on a read-only file system. Permissions of a folder would not stop root."""
 
     def refused(path, missing_ok=False):
         raise OSError(30, "Read-only file system", str(path))
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_cannot_be_removed_ends_the_program_with_the_remedy(tm
     assert main(arguments) == 1
     said = told(capsys.readouterr().err)
     assert "cannot be written: [Errno 30] Read-only file system" in said and "run the same command again" in said
-    # the run whose checkpoint stayed is finished
+    # the run is recorded as finished, although its checkpoint could not be removed
     assert len(Records(tmp_path / "table").rows) == 1
 
 
@@ -144,7 +144,7 @@ def row_of(run):
 def test_a_table_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path, size):
     arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path / "table")]
     program = PROGRAM.format(arguments=arguments)
-    # a limit on the size of files fails at the same calls as a disk without room
+    # a limit on file sizes makes the same calls fail as a full disk
     full = subprocess.run([sys.executable, "-c", FULL.format(size=size) + program], cwd=ROOT, capture_output=True, text=True)
     assert full.returncode == 1 and "Traceback" not in full.stderr
     assert "cannot be written" in told(full.stderr) and "run the same command again" in told(full.stderr)

@@ -1,4 +1,4 @@
-"""The methods, backbones and probes that Table 1 compares."""
+"""The methods, backbones and probes of Table 1 follow their definitions."""
 
 import benchmarks_extra  # noqa: F401
 import pytest
@@ -57,7 +57,7 @@ def test_the_half_stem_halves_the_resolution_of_a_resnet():
 
 
 def test_the_linear_probe_is_logistic_regression(monkeypatch):
-    # classes of different size and a strong decay, under which a wrong scale of the loss shows in the predictions
+    # with classes of different sizes and a strong weight decay, a wrong scale of the loss would change the predictions
     monkeypatch.setattr(probes, "PROBE_WEIGHT_DECAY", 0.2)
     labels = (torch.arange(400) % 7).clamp(max=3)
     points = torch.randn(4, 6)[labels] + 0.9 * torch.randn(400, 6)

@@ -1,4 +1,4 @@
-"""Table 1 from the command line: the options that it refuses, the files that it writes, how it resumes, presets and ranks."""
+"""The program for Table 1 refuses impossible options, writes its files, resumes killed runs, and trains on several ranks."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ NETWORKS = {(own.get("backbone", "resnet18"), DATASET_OPTIONS[own["dataset"]]["i
 def clean(monkeypatch):
     monkeypatch.setenv(launch.PENDING, "")
     yield
-    # Lightning ignores Ctrl-C after the first one
+    # after the first Ctrl-C Lightning ignores further ones, so Python's handler is restored
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -80,7 +80,7 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
     weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
-    # the same command trains nothing, but keeps the remarks on the page; another setting is refused
+    # the same command trains nothing and keeps the remarks on the page. Another setting is refused
     remarks = "<!-- notes -->\n\nWhat this table shows.\n\n<!-- /notes -->"
     (tmp_path / "README.md").write_text(f"# Table\n\n{remarks}\n")
     assert main(arguments) == 0
@@ -96,7 +96,7 @@ def test_a_killed_table_resumes_its_run_and_ends_as_an_undisturbed_one(tmp_path,
     arguments, whole, killed = [*TINY, "--epochs", "3", "--methods", *options.split()], tmp_path / "whole", tmp_path / "killed"
     assert main([*arguments, "--output", str(whole)]) == 0
     with monkeypatch.context() as patch:
-        # Ctrl-C comes in the third epoch; each has two steps
+        # an epoch has two steps, so Ctrl-C after four steps comes in the third epoch
         patch.setattr(pretrain, "Step", Mock(wraps=pretrain.Step, side_effect=[DEFAULT] * 4 + [KeyboardInterrupt]))
         patch.setattr(Stopwatch, "state_dict", lambda watch: {"seconds": 1e6, "core_seconds": 2e6})
         assert main([*arguments, "--output", str(killed)]) == 130
@@ -155,7 +155,7 @@ def test_every_preset_is_complete_and_gives_way_to_named_options(name, tmp_path)
     preset = cli.parse(arguments)
     assert vars(preset).items() >= PRESETS[name].items()
     assert preset.seeds == 3 and preset.dataset != "digits" and name in preset.output.name
-    # a long run has other constants than one on the digits, and lower learning rates
+    # long runs have other constants and lower learning rates than runs on the digits
     assert preset.long == ("cpu" not in name) == (preset.epochs > 20)
     assert not preset.long or all(row.learning_rate.value <= 1e-3 for row in preset.recipes.values())
     for options in (cli.parse(named + arguments), cli.parse(arguments + named)):
@@ -181,7 +181,7 @@ def test_every_seed_draws_its_own_views_on_every_rank():
 
 
 def recording(folder, train):
-    """A training step that first saves the weights, the batch and the random numbers that the views will draw."""
+    """Return a training step that first saves the weights, the batch and the random numbers that the views will draw."""
 
     def step(module, batch, index):
         state, path = torch.get_rng_state(), f"{type(module.method).__name__}-{module.global_rank}-{module.global_step}.pt"
@@ -198,7 +198,7 @@ def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_l
     monkeypatch.setattr(pretrain.Pretraining, "training_step", recording(tmp_path, pretrain.Pretraining.training_step))
     methods = ["--methods", "simclr", "byol", "supervised"]
     assert main([*TINY, *methods, "--epochs", "2", "--output", str(tmp_path / "out")]) == 0
-    # four steps of each method, with the images in another order in the second epoch
+    # each method trains four steps, and the second epoch has the images in another order
     names = ("Method", "Momentum", "Supervised")
     simclr, *others = ([torch.load(path) for path in sorted(tmp_path.glob(f"{name}-*"))] for name in names)
     assert len(simclr) == 4 and not torch.equal(simclr[0]["images"], simclr[2]["images"])
@@ -210,7 +210,7 @@ def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_l
 
 @pytest.mark.slow
 def test_two_processes_train_one_network_on_other_images_and_other_views(tmp_path):
-    # Python imports this module as each process starts
+    # Python imports sitecustomize when a process starts, so both processes record their steps
     code = "from test_table1_program import pretrain, recording\n"
     code += f"pretrain.Pretraining.training_step = recording({str(tmp_path)!r}, pretrain.Pretraining.training_step)\n"
     (tmp_path / "sitecustomize.py").write_text(code)

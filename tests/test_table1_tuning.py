@@ -1,4 +1,4 @@
-"""The search of settings: as many for each method, scored on validation images, and the best one follows from the rows."""
+"""The search tries equally many settings of each method, scores them on validation images, and picks the best."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from benchmarks.table1.records import Records
 
 
 def recorded(folder, *cells, **settings):
-    """A folder with a grid of (method, rate, constant's value, linear, kNN)."""
+    """Write a grid to the folder and return it. A cell is (method, learning rate, constant's value, linear, kNN accuracy)."""
     lines = [settings]
     for method, rate, value, linear, knn in cells:
         name = f"{method}-rate{rate:g}-{tuning.CONSTANTS[method][0]}{value:g}"
@@ -65,7 +65,10 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
 
 
 def test_values_that_name_the_grid_as_their_source_are_its_choice():
-    """People edit the recipes: the test looks up every "best of the grid ..., benchmarks/results/<folder>" there."""
+    """If the source of a value names a grid, the value is the best of that grid. People edit the recipes by hand.
+
+    Such a source reads "best of the grid ..., benchmarks/results/<folder>".
+    """
     best_of = cache(lambda folder: tuning.cells(Records(ROOT / folder)).query("best").set_index("method"))
     for method, recipe in RECIPES.items():
         for name, setting in [*recipe.settings.items(), ("learning_rate", recipe.learning_rate)]:

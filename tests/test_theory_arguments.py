@@ -1,4 +1,4 @@
-"""The theorems refuse a constant or a shape that would silently give a wrong number. The error names the argument."""
+"""Functions of `it_losses.theory` refuse arguments that would silently give a wrong number. The error names the argument."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ def assert_close(value, expected, rtol=1e-9, atol=1e-9):
 
 
 def projection(z):
-    """P_Z = I - Z^T (Z Z^T)^+ Z for samples in columns, written out."""
+    """Return P_Z = I - Z^T (Z Z^T)^+ Z, where the columns of Z are the samples, which are the rows of z."""
     columns = z.T
     return torch.eye(len(z), dtype=F64) - columns.T @ torch.linalg.pinv(columns @ columns.T) @ columns
 
@@ -62,7 +62,7 @@ def test_bound_is_zero_where_features_are_invariant_and_fit_the_targets():
 
 
 def test_terms_of_features_that_vanish():
-    # features of zero fit nothing, so the residual is the norm of the targets; the views differ by (3, 4)
+    # features of zero fit nothing, so a residual is a norm of targets. The views differ by (3, 4), which has length 5
     zero, targets = torch.zeros(9, 2), torch.eye(3).repeat(3, 1)
     bound = theory.generalization_bound(zero, targets, zero, zero + torch.tensor([3.0, 4.0]), targets)
     assert_close(bound.invariance, 5)

@@ -54,7 +54,7 @@ def test_each_prototype_may_have_a_covariance_of_its_own():
 @pytest.mark.parametrize(("network", "shape"), [(relu_network, (6,)), (convolution_network, (1, 4, 4))])
 def test_a_piecewise_affine_network_is_exact_for_small_noise_and_not_for_large(network, shape):
     network, x = network(), torch.randn(10, *shape, dtype=F64)
-    # the median is tested, because some inputs may lie near the border of an affine region, compared with the noise
+    # noise may move some inputs over the border of an affine region, so the median over the inputs is tested
     small = theory.linearization_error(network, x, 1e-5, draws=4)
     assert small.median() < 1e-20
     assert theory.linearization_error(network, x, 2.0, draws=4).median() > 1e-2
@@ -67,7 +67,7 @@ def test_the_mixture_is_the_law_of_the_output_by_monte_carlo():
     mixture = theory.output_mixture(network, x, std**2)
     sampled = torch.cov(output.mT)
     assert torch.linalg.matrix_norm(sampled - mixture.covariance) < 0.01 * torch.linalg.matrix_norm(mixture.covariance)
-    # within five standard errors the sampled mean is right, and so is the mean of log p, which is -H
+    # the sampled mean, and the mean of log p, which is minus the entropy, are right within five standard errors
     assert ((output.mean(dim=0) - mixture.mean).abs() < 5 * (sampled.diagonal() / 200_000).sqrt()).all()
     log_density = mixture.log_density(output)
     assert abs(log_density.mean() + mixture.conditional_entropy()) < 5 * log_density.std() / math.sqrt(200_000)

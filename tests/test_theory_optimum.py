@@ -1,4 +1,4 @@
-"""Theorem 2: Hadamard's inequality, the expansion about the identity, and an optimum by ascent that equals its closed form."""
+"""Theorem 2: Hadamard's inequality holds, the expansion of log det is right, and gradient ascent finds the optimum."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Training with a fused implementation ends where training with its definition ends. Half precision trains as float32 does."""
+"""Training with a fused implementation ends as training with the reference does. Half precision trains as float32 does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ every_training = pytest.mark.parametrize(
 def train(
     criterion: nn.Module, dim: int, embed: Callable[[nn.Module, Tensor], Tensor], scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Losses of all steps, and embeddings at the end, from one seed. Gradients are scaled as GradScaler scales them."""
+    """Return the losses of all steps and the final embeddings. The loss is scaled as GradScaler does, and the seed is fixed."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(4 * BATCH, 16, generator=generator) * torch.linspace(0.1, 2, 16)
     torch.manual_seed(0)

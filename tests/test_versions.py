@@ -16,7 +16,7 @@ def row(**found):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Run the command with these arguments. Every pair of torch and Python gets the row that the test gives."""
+    """Return a function that runs tests/versions.py. It gives every pair of torch and Python the same row `answer`."""
 
     def ask(answer, *arguments):
         monkeypatch.setattr(versions, "tried", lambda torch, python, path, keep: answer | {"torch": torch})
@@ -44,7 +44,7 @@ def test_a_python_that_is_missing_is_left_out_with_a_word(asked, capsys):
     assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99") == 1
 
 
-def test_this_python_is_at_hand():
+def test_the_running_python_is_found():
     assert versions.output(versions.interpreter(THIS), "-c", "print(6 * 7)") == "42"
     assert versions.interpreter("3.99") is None
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-#: packages that the core tests need besides torch. On Linux torch installs Triton; the interpreter of 3.6 fails with NumPy 2.4
+#: packages that the core tests need besides torch. On Linux torch installs Triton. The interpreter of Triton 3.6 fails with
+#: NumPy 2.4
 NEEDED = ("numpy<2.4", "lightning", "matplotlib", "pytest", "pytest-xdist>=3.8", "hypothesis")
-#: bytes that torch with its CUDA libraries takes while pip unpacks it
+#: bytes of free disk that pip needs to unpack torch with its CUDA libraries
 ROOM = 9 * 2**30
 COLUMNS = ("torch", "Triton", "Python", "passed", "failed", "skipped", "minutes", "")
 
@@ -48,7 +49,7 @@ def number(version):
 
 
 def interpreter(version):
-    """The path of a Python of that version, or None. It may be this one, one on the path, or one of pyenv's."""
+    """Return the path of a Python of that version, or None. Searched are the running Python, PATH and pyenv."""
     name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     this = [sys.executable] if number(version) == sys.version_info[:2] else []
@@ -60,7 +61,7 @@ def interpreter(version):
 
 
 def tried(torch, python, path, *, keep):
-    """A row of the table: the core tests with this torch under this Python."""
+    """Run the core tests with this torch and Python, and return their row of the table."""
     folder = ROOT / f".venv-{torch}-py{python}"
     row = dict.fromkeys(COLUMNS, "") | {"torch": torch, "Python": python, "failed": "all"}
     if shutil.disk_usage(ROOT).free < ROOM:
@@ -78,7 +79,7 @@ def tried(torch, python, path, *, keep):
 
 
 def installed(torch, python, folder):
-    """Make the environment. Return the reason if pip could not, and otherwise an empty string."""
+    """Make the environment and install the packages. Return the reason of a failure, or an empty string."""
     release = "torch" if torch == "newest" else f"torch=={torch}.*"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     commands = ([python, "-m", "venv", str(folder)], [*pip, release, *NEEDED], [*pip, "--no-deps", "--editable", str(ROOT)])
@@ -92,7 +93,7 @@ def installed(torch, python, folder):
 
 
 def counted(python, report):
-    """Run the core tests. Return how many passed, failed and were skipped, and the minutes."""
+    """Run the core tests. Return how many passed, failed and were skipped, and how many minutes they took."""
     options = ["-m", "core", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-q", f"--junitxml={report}"]
     command = [python, "-m", "pytest", *options]
     code = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode

@@ -6,8 +6,8 @@
 criteria   VICRegLoss, LogDetLoss, PairwiseLoss, EntropyRegularized and lightly's three term functions
 unit_norm  HypersphereLoss, KoLeoLoss and FroSSLLoss
 lejepa     LeJEPALoss, SIGReg and lejepa_invariance_loss
-patch      install() and uninstall(): the same swap for code that cannot be edited; register(METHODS) for lightly's benchmark
-           scripts, which `python -m it_losses.adapters.lightly main.py` does
+patch      install() and uninstall() replace lightly's criteria for code that cannot be edited; register(METHODS) adds methods
+           to a benchmark script of lightly, as `python -m it_losses.adapters.lightly main.py` does
 modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
 
 The criteria work without lightly.

@@ -25,7 +25,7 @@ class VICRegLoss(HostNames, VICReg):
 
     With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance, and the
     gradients that DDP averages equal those of one process. Otherwise each rank uses its own samples, as in lightly. The result
-    has the dtype of lightly's. A module that was pickled with lightly's class and is loaded after `install()` gets this class.
+    has the dtype of lightly's result. A pickled module of lightly's class gets this class if it is loaded after `install()`.
 
     Args:
         lambda_param: weight of the invariance.
@@ -58,7 +58,7 @@ class VICRegLoss(HostNames, VICReg):
         return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # a pickle of lightly's class has no such attribute
+        # only pickles of lightly's class lack this attribute
         if "distributed" not in state:
             known = {**state["_parameters"], **state}
             theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
@@ -73,7 +73,7 @@ class LogDetLoss(HostNames, VICRegEntropy):
         lambda_param: weight of the invariance; None for the default of this entropy.
         mu_param: weight of the entropy; None for its default.
         gather_distributed: whether the statistics use the samples of all ranks.
-        beta: inverse of the noise variance, see LogDet; None for its default.
+        beta: inverse of the noise variance, see LogDet; None for LogDet's default.
     """
 
     host_names: ClassVar[Mapping[str, str]] = {"lambda_param": "invariance_weight", "mu_param": "entropy_weight"}
@@ -128,13 +128,13 @@ class PairwiseLoss(HostNames, VICRegEntropy):
 class EntropyRegularized(nn.Module):
     """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
-    Use it for criteria that are called with two views of one kind (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a
+    Use it for criteria that compare two projections (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a
     prediction with a target; for them add an `EntropyRegularizer` of the projection, as `modules` does.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy. The default was not measured.
+        weight: weight of the entropy. The default was not tuned.
         gather_distributed: whether the entropy uses the samples of all ranks.
         options: arguments of the estimator if `entropy` is a name.
     """

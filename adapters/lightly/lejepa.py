@@ -19,7 +19,7 @@ from it_losses.precision import accumulation_dtype, full_precision
 
 
 def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, Tensor]:
-    """The buffers of lightly's SIGReg, each [knots]."""
+    """The buffers t, phi and weights of lightly's SIGReg, each [knots]."""
     t = torch.linspace(0, t_max, knots, device=device)
     phi = torch.exp(-t.square() / 2)
     rule = torch.full_like(t, 2 * t_max / (knots - 1))
@@ -30,9 +30,9 @@ def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, 
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch size: [..., batch, dim] -> [].
 
-    For the same slices (random directions) the value is that of lightly. Our slices depend only on `criterion.entropy.seed` and
-    on the number of calls so far, so all ranks have the same (see `it_losses.SIGReg`). `torch.manual_seed` does not change
-    them, and drawing them leaves torch's random numbers alone. Calls without gradients or in evaluation mode do not count.
+    For the same slices (random directions) the value is lightly's. Our slices depend only on `criterion.entropy.seed` and on
+    the number of calls so far, so all ranks have the same slices (see `it_losses.SIGReg`). `torch.manual_seed` does not change
+    them, and torch's random numbers do not change. Calls without gradients or in evaluation mode do not count.
 
     Args:
         knots: points of the trapezoidal rule on [0, t_max].
@@ -61,7 +61,7 @@ class SIGReg(HostNames, EntropyRegularizer):
 
     @property
     def num_vectors(self) -> int:
-        """Number of slices. It can be set."""
+        """Number of slices."""
         assert isinstance(self.entropy, EppsPulley) and self.entropy.slices is not None
         return self.entropy.slices
 
@@ -90,7 +90,7 @@ class SIGReg(HostNames, EntropyRegularizer):
             if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
                 tell_ranks_of_refusal(self.distributed)
                 raise ValueError(
-                    f"the buffer {name} was changed, which this loss does not follow. Build SIGReg(knots=..., t_max=...)."
+                    f"the buffer {name} was changed, but SIGReg ignores changed buffers. Build SIGReg(knots=..., t_max=...)."
                 )
         self._seen = self._written()
 
@@ -131,8 +131,8 @@ class LeJEPALoss(Checked):
 
         lambda_param * SIGReg(all views) + (1 - lambda_param) * lejepa_invariance_loss
 
-    See SIGReg for how its random slices differ from lightly's. With `gather_distributed` its statistic uses the samples of all
-    ranks, and the invariance those of this rank, as in lightly.
+    See SIGReg for how its random slices differ from lightly's. With `gather_distributed` SIGReg uses the samples of all
+    ranks, but the invariance only the samples of this rank, as in lightly.
 
     Args:
         lambda_param: weight of SIGReg, within [0, 1].

@@ -23,9 +23,9 @@ from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
 from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402, total_steps
 
-#: weights of the entropies added to BYOL: four times those of docs/tune.md, since the loss here is four times as steep
+#: weights of the entropies added to BYOL: four times those of docs/tune.md, because this loss has four times the gradient
 BYOL_WEIGHTS = {"log_det": 3.2, "pairwise": 0.2}
-#: weight of the entropy added to SimCLR and SimSiam, which was not measured
+#: weight of the entropy added to SimCLR and SimSiam, which was not tuned
 OTHER_WEIGHT = 0.2
 
 
@@ -77,7 +77,7 @@ class VICRegPairDist(VICReg):
 
 
 class SimCLREntropy(Pretraining):
-    """SimCLR with the entropy of its projections added; the weight is 0.2, which was not measured."""
+    """SimCLR with the entropy of its projections added. The weight, 0.2, was not tuned."""
 
     dim: ClassVar[int] = 128
     entropy: ClassVar[str] = "log_det"
@@ -101,7 +101,7 @@ class SimCLREntropy(Pretraining):
 
 
 class SimSiamEntropy(Pretraining):
-    """SimSiam with the entropy of its projections added; the weight is 0.2, which was not measured."""
+    """SimSiam with the entropy of its projections added. The weight, 0.2, was not tuned."""
 
     dim: ClassVar[int] = 2048
     entropy: ClassVar[str] = "log_det"
@@ -133,7 +133,7 @@ class BYOLLogDet(Pretraining):
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:
-        """BYOL's projector and predictor, and a teacher that follows backbone and projector."""
+        """BYOL's projector and predictor, and a teacher: a moving average of backbone and projector."""
         self.projection_head = heads.BYOLProjectionHead(width, 4096, dim)
         self.prediction_head = heads.BYOLPredictionHead(dim, 4096, dim)
         self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.projection_head])).requires_grad_(False)

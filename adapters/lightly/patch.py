@@ -1,4 +1,4 @@
-"""Our objectives in lightly's place, for code that cannot be edited: install() and uninstall() criteria, register() methods."""
+"""Our objectives in lightly's place, for code that cannot be edited: install() or uninstall() criteria, register() methods."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ _originals: dict[tuple[str, str], Any] = {}
 def install() -> None:
     """Replace lightly's criteria by ours in lightly's own modules. A second call changes nothing.
 
-    Code that imports them afterwards gets ours; `VICRegLLoss` and `LeWMLoss` compute with ours. Call this first: a module
-    that imported a name before keeps lightly's. A pickled criterion of lightly is loaded as ours.
+    Code that imports a criterion afterwards gets ours, and `VICRegLLoss` and `LeWMLoss` use ours. Call this first: a
+    module that imported a criterion earlier keeps lightly's. A pickled criterion of lightly is loaded as ours.
     """
     if _originals:
         return
@@ -65,7 +65,7 @@ def install() -> None:
             setattr(home, name, ours[name])
     for original in _replaced_classes():
         original.__init__ = _with_own_name(original)
-        # pickle looks a class up by its name and would find ours, so lightly's class pickles as ours
+        # pickle looks a class up by name and would find ours, so lightly's criteria are pickled as ours
         copyreg.pickle(original, functools.partial(_reduced, ours[original.__name__]))
 
 

@@ -29,9 +29,9 @@ class Pretraining(LightningModule):
         num_classes: the number of classes of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
-        projector_dim: output width of the projector; None for that of lightly's script of the method.
-        base_lr: learning rate for a batch of 256, scaled linearly; None for that of lightly's script of the method.
-        weight_decay: for all weights but biases and norms.
+        projector_dim: output width of the projector; None for the width in lightly's script of the method.
+        base_lr: learning rate for a batch of 256, scaled linearly; None for the rate of lightly's script of the method.
+        weight_decay: weight decay of all parameters except biases and norms.
         warmup_epochs: warmup of the cosine schedule; at most a tenth of the run.
     """
 
@@ -151,7 +151,7 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 def _steps_per_epoch(trainer: Any) -> float:
     """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # read from the loader, because max_epochs is -1 if max_steps ends the run
+        # count batches of the loader, because max_epochs is -1 if max_steps ends the run
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

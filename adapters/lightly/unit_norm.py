@@ -18,7 +18,7 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 
         mean_i |u_i - u_i'|^2 + lam * mean over the views of log mean_{i != j} exp(-t |u_i - u_j|^2)
 
-    It equals `2 (1 - cosine) - lam * H`, H the quadratic Renyi entropy. Each rank uses its own samples, as in lightly.
+    The loss is `2 (1 - cosine) - lam * H` with the quadratic Renyi entropy H. Each rank uses its own samples, as in lightly.
 
     Args:
         t: inverse scale of the distances; 1 in lightly, 2 in the paper.
@@ -72,16 +72,16 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 class KoLeoLoss(EntropyRegularizer):
     """lightly's `KoLeoLoss`, `-mean_i log |u_i - u_nn(i)|` of unit vectors: [batch, dim] -> [].
 
-    Neighbours are found in float32 or float64, by differences. lightly finds wrong ones for samples that nearly coincide.
-    lightly adds eps to each component and to the distance. Here the logarithm levels off at 2 eps, so values differ for
+    Neighbours are found in float32 or float64, by differences. lightly finds wrong neighbours for samples that nearly coincide,
+    and adds eps to each component and to the distance. Here the logarithm levels off at 2 eps, so values differ for
     distances near eps. Each rank uses its own samples, as in lightly; `EntropyRegularizer("koleo")` uses those of all ranks.
 
     Args:
-        p: the norm of the distance; must be 2.
+        p: order of the norm of the distance; must be 2.
         eps: half the distance below which the logarithm levels off.
 
     Raises:
-        ValueError: p other than 2, for which lightly takes the p-norm of the distance to the neighbour in the 2-norm; eps of 0.
+        ValueError: p other than 2, or eps of 0. (lightly takes the p-norm, but the neighbour that is nearest in the 2-norm.)
     """
 
     def __init__(self, p: float = 2, eps: float = 1e-8) -> None:
@@ -90,7 +90,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def p(self) -> float:
-        """The norm of the distance: 2."""
+        """Order of the norm of the distance: 2."""
         return 2
 
     @p.setter
@@ -100,7 +100,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def eps(self) -> float:
-        """Lightly's eps is half of `epsilon`, the distance below which our logarithm levels off."""
+        """Lightly's eps: half of `epsilon`, the distance below which our logarithm levels off."""
         return self._estimator().epsilon / 2
 
     @eps.setter
@@ -135,8 +135,8 @@ class FroSSLLoss(VICRegEntropy):
         invariance_weight * dim * sum_{a < b} |u_a - u_b|^2 / (batch * dim) - sum_a S_2(u_a)
 
     u has columns of unit norm, which are not centred, and S_2 is MatrixRenyi of order 2. The first term is the distance of
-    standardised columns times `dim / batch`, so in lightly its weight depends on the batch size. In `VICRegEntropy("renyi")` it
-    does not. Each rank uses its own samples, as in lightly.
+    standardised columns times `dim / batch`, so in lightly its weight depends on the batch size. `VICRegEntropy("renyi")`
+    has a constant weight. Each rank uses its own samples, as in lightly.
 
     Args:
         invariance_weight: weight of the invariance; a Parameter trains.

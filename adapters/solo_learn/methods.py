@@ -74,7 +74,7 @@ class Configured(BaseMethod):
         if not differ:
             return
         message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
-        # main_pretrain deletes the entry if a checkpoint was named, and leaves None if it searched for one
+        # main_pretrain deletes this entry if the user named a checkpoint, and leaves None if it searched for a checkpoint
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
             self.cfg, "auto_resume.enabled", default=False
         )
@@ -93,7 +93,7 @@ class ReplacedLoss(Configured, VICReg):
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
         """The criterion of the two projections plus the online classifier's loss."""
-        # skip VICReg's own step, and call its parent's, which computes the outputs
+        # skip VICReg's own step: the step of its parent class computes the outputs
         out = super(VICReg, self).training_step(batch, batch_idx)
         terms = self.criterion.terms(*out["z"])
         self.log_terms(**{f"{self.cfg.method}_loss": terms.loss}, **{k: v for k, v in terms._asdict().items() if k != "loss"})
@@ -208,7 +208,7 @@ class PairDistOnTheSphere(AddedEntropy):
 
 
 class BYOLLogDet(LogDetOnTheSphere, BYOL):
-    """`byol_logdet`. Its weight is four times that of docs/tune.md, since solo-learn's loss is four times as steep."""
+    """`byol_logdet`. Its weight is four times that of docs/tune.md, because solo-learn's loss has four times the gradient."""
 
     defaults: ClassVar[dict[str, Any]] = {"entropy_weight": 3.2, "entropy_options": {}}
     needed = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
@@ -222,6 +222,6 @@ class BYOLPairDist(PairDistOnTheSphere, BYOL):
 
 
 class SimCLREntropy(LogDetOnTheSphere, SimCLR):
-    """`simclr_entropy`. Its default weight, 0.2, was not measured."""
+    """`simclr_entropy`. Its default weight, 0.2, was not tuned."""
 
     needed = ("proj_hidden_dim", "proj_output_dim", "temperature")

@@ -31,7 +31,7 @@ def register() -> None:
     """Add our methods to `solo.methods.METHODS`, in place. A second call changes nothing.
 
     Raises:
-        ImportError: solo-learn or a package it needs cannot be imported, is the release of 2021, or meets Hydra 1.4 or newer.
+        ImportError: solo-learn or a dependency cannot be imported, solo-learn is the release of 2021, or Hydra is 1.4 or newer.
         ValueError: another class has one of the names.
     """
     check_hydra()

@@ -1,12 +1,12 @@
-"""A timm backbone trained on one device or many, with the same losses on any number of them.
+"""Train a timm backbone on one device or many, with the same losses on any number of devices.
 
     python -m benchmarks.examples.train_ddp
     torchrun --nproc-per-node 2 -m benchmarks.examples.train_ddp
 
-Both print the same losses. The default backbone normalises layers, so that its output for a sample does not depend on the
-rank that holds it. A backbone with batch normalisation gives other losses on many devices; `torch.nn.SyncBatchNorm`, which
-runs on GPUs only, prevents that. A learning rate too large for a stable training, such as 1e-3, amplifies the rounding of
-float32 until the losses differ.
+Both commands print the same losses. The default backbone has layer normalisation, so that its output for a sample does not
+depend on the rank of the sample. A backbone with batch normalisation gives other losses on many devices;
+`torch.nn.SyncBatchNorm`, which runs on GPUs only, prevents that. With a learning rate that is too large for stable training,
+such as 1e-3, the rounding of float32 grows until the losses differ.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main() -> None:
         # every rank draws the whole batch and takes its part, so that the samples do not depend on the number of ranks
         batch = x[torch.randperm(len(x), generator=generator)[: args.batch]]
         views = [augmented(batch, generator).chunk(world)[rank].to(device) for _ in range(2)]
-        # one forward pass for both views: DDP expects one for each backward pass
+        # both views go through one forward pass, because DDP expects one forward pass for each backward pass
         loss, invariance, entropy = criterion.terms(*model(torch.cat(views)).chunk(2))
         optimizer.zero_grad()
         loss.backward()

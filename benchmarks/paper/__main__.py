@@ -1,4 +1,4 @@
-"""`python -m benchmarks.paper figures [1 2 3 4 5]` or `theorems [1 2 3]`: recompute each, with a verdict on its claim."""
+"""`python -m benchmarks.paper figures [1 2 3 4 5]` or `theorems [1 2 3]`: recompute them and check their claims."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ MODELS = len(correlation.sweep(1000))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Recompute; 0, or 2 for a request that cannot be met."""
+    """Recompute what is asked for; the exit status is 0, or 2 if the options cannot be met."""
     command, words = parser(), sys.argv[1:] if arguments is None else arguments
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The facts on which numbers depend beside the options: the constants of the rows of Table 1, the machine, versions."""
+    """What the numbers depend on besides the options: constants of the trained methods, machine and versions."""
     used = {row: RECIPES[row] for row in getattr(MODULES[name], "METHODS", ())}
     recipes = {row: {"learning_rate": recipe.learning_rate.value} | recipe.arguments for row, recipe in used.items()}
     machine = device_name(torch.device(settings.get("device", "cpu")))
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def _add_figures(add: Callable[..., object]) -> None:
     add("--dataset", default="digits", help="images to train on")
     add("--data-root", help="folder that holds the data set; digits need none")
-    add("--images", type=int, help="only so many of each half, for trials")
+    add("--images", type=int, help="use only the first N training and N test images, for trials")
     add("--side", type=int, default=8, help="pixels")
     add("--backbone", default="resnet18", help="a timm model")
     add("--width", type=float, help="factor on the channels of a ResNet; 0.25 for resnet18")

@@ -1,4 +1,4 @@
-"""Theorem 3: the terms that bound the test loss of a least-squares head, beside that loss."""
+"""Theorem 3: compare the test loss of a least-squares head with the terms of its bound."""
 
 import copy
 from typing import Any
@@ -24,7 +24,7 @@ TERMS = ("invariance", "unlabelled_residual", "labelled_residual", "rademacher")
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
-    """One row a trial, network and number of labelled samples."""
+    """One row per trial, network and number of labelled samples."""
     images = data.load("digits", None, 8)
     x, test_x = (half.flatten(1) / 255 for half in (images.train, images.test))
     y, test_y = (F.one_hot(labels, images.classes) for labels in (images.train_labels, images.test_labels))
@@ -89,7 +89,7 @@ def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is the sum of the computed terms above the test loss, and below the loss of predicting nothing?"""
+    """Is the sum of the computed terms above the test loss, and below 1, which is the loss of predicting 0?"""
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
     return {

@@ -1,4 +1,4 @@
-"""Figure 4: a Gaussian mixture fitted to two moons by gradient, with fixed inputs or with trained ones."""
+"""Figure 4: fit a Gaussian mixture to points on two moons by gradient descent, with fixed and with trainable points."""
 
 import math
 from itertools import product
@@ -24,12 +24,12 @@ STEPS = 400
 LOOK_EVERY = 10
 #: standard deviation of the Gaussian at each centre, for the entropy of the centres
 BANDWIDTH = 0.1
-#: fractions of the entropy relative to one point: below the first the centres have collapsed, above the second not
+#: fraction of the initial entropy above that of one point: at most COLLAPSED is a collapse, more than KEPT is none
 COLLAPSED, KEPT = 0.01, 0.5
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """Entropy and spread of the centres along training."""
+    """Entropy and spread of the centres, one row per case and measured step."""
     cases = list(product(COMPONENT_STDS, ("fixed", "trainable"), range(networks.setup.trials)))
     return [row for case in track(cases, "figure 4: mixtures") for row in _fit(*case, networks.setup.seed)]
 
@@ -54,22 +54,22 @@ def _fit(std: float, inputs: str, trial: int, seed: int) -> list[dict[str, Any]]
 
 
 def _log_likelihood(points: Tensor, centres: Tensor, std: float) -> Tensor:
-    """`mean_i log mean_k N(x_i; centre_k, std^2 I)` up to a constant: 2 x [., 2] -> []."""
+    """`mean_i log mean_k N(x_i; centre_k, std^2 I)` up to a constant: points and centres [., 2] -> []."""
     squared_distances = (points[:, None] - centres).square().sum(dim=2)
     return torch.logsumexp(-squared_distances / (2 * std**2), dim=1).mean()
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Entropy of the centres along training, inputs fixed and trained, by the size of a component."""
+    """Plot the entropy of the centres against the step, a line for each kind of input and size of a component."""
     axes = figure.subplots()
     means = over_trials(frame, "entropy_nats", "step", "inputs", "component_std")
     draw(axes, means, errorevery=5, ylabel="entropy of the centres, nats (KL bound)")
-    # outside the axes, because there is a curve in every corner
+    # the legend is outside the axes, because there is a curve in every corner
     axes.legend(title="inputs, size of a component", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Do trainable inputs collapse to one point, and fixed ones not?"""
+    """Do the centres collapse to one point with trainable inputs, but not with fixed inputs?"""
     means = over_trials(frame, "entropy_nats", "component_std", "inputs", "step")["mean"].unstack()
     above_point = means - math.log(2 * math.pi * math.e * BANDWIDTH**2)
     kept = (above_point.iloc[:, -1] / above_point.iloc[:, 0]).unstack()

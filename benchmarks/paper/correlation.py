@@ -1,4 +1,4 @@
-"""Figure 5: does Theorem 3's bound follow the generalization gap over many models, and better than supervised bounds?"""
+"""Figure 5: over many models, does Theorem 3's bound correlate with the generalization gap better than supervised bounds?"""
 
 import itertools
 import math
@@ -16,12 +16,12 @@ from benchmarks.table1.cli import OptionError
 from it_losses import theory
 
 METHODS = ("vicreg",)
-#: labelled images that the head is fitted to; the rest of the training half is unlabelled
+#: number of labelled images that the head is fitted to; the other training images are unlabelled
 LABELLED = 200
-#: mean training loss up to which a head fits its labels
+#: a head fits its labels if its mean training loss is below this
 FITS = 1e-3
-#: the grid of models: fractions of the epochs, from none; widths, of which the largest has more features than there are labels,
-#: so that its head fits them all; and VICReg's weights
+#: the grid of models: fractions of the epochs (0 is untrained), widths, and weights of VICReg. The widest models have more
+#: features than labels, so that their heads fit all labels
 SWEEP = {
     "share_of_epochs": (0.0, 0.3, 1.0),
     "width": (0.5, 1.0, 2.0),
@@ -33,14 +33,14 @@ BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound":
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """One row a model: its settings, the terms of each bound, the gap."""
+    """One row per model: settings, losses and their gap, and the bounds with their terms."""
     if networks.options.width * min(SWEEP["width"]) < 0.125:
         raise OptionError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
     return [_model(networks, i, settings) for i, settings in enumerate(track(sweep(networks.setup.models), "figure 5: models"))]
 
 
 def sweep(models: int) -> list[dict[str, float]]:
-    """`models` settings of the grid, drawn without repetition in an order that does not depend on how many."""
+    """The first `models` settings of the shuffled grid, whose order is always the same."""
     grid = [dict(zip(SWEEP, values, strict=True)) for values in itertools.product(*SWEEP.values())]
     random.Random(0).shuffle(grid)
     return grid[:models]
@@ -74,12 +74,12 @@ def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[s
 
 
 def _pearson(frame: pd.DataFrame) -> pd.Series:
-    """The correlation of each bound and term with the gap; NaN where it is constant."""
+    """The correlation of each bound and term with the gap; NaN if the bound or term is constant."""
     return frame[[*BOUNDS, *TERMS, "gap"]].corr().gap
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Each bound against the gap."""
+    """Plot the gap against each bound, a point per model."""
     for axes, (column, label) in zip(figure.subplots(1, len(BOUNDS)), BOUNDS.items(), strict=True):
         points = axes.scatter(frame[column], frame.gap, c=frame.epochs, s=12)
         axes.set(xlabel=f"bound: {label}", ylabel="gap in the loss", title=f"Pearson {_pearson(frame)[column]:.2f}")
@@ -91,7 +91,7 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
     pearson = _pearson(frame)
     supervised = pearson[["norm_bound", "count_bound"]]
     return {
-        # the comparison with NaN is false: a bound that is the same for all models has no correlation
+        # a bound that is equal for all models has the correlation NaN, with which every comparison is false
         "verdict": verdict(pearson.core > 0.5 and not (supervised >= pearson.core).any()),
         "fit": (frame.train_loss < FITS).sum(),
         "models": len(frame),

@@ -1,4 +1,4 @@
-"""Figure 3: how far from diagonal the optimal covariance is, against the scale of the perturbation."""
+"""Figure 3: the distance of the optimal covariance matrix from diagonal, against the scale of the input noise."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from it_losses import theory
 
 METHODS = ("vicreg",)
 SCALES = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-#: the optimum counts as diagonal below this fraction of its norm
+#: the optimum counts as diagonal if its distance from diagonal is below this fraction of its norm
 DIAGONAL = 0.05
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """Distance from diagonal of the optimum, and of the conditional covariance alone, by trial and scale."""
+    """One row per trial and scale: distance from diagonal of the optimum and of the mean conditional covariance."""
     return [row for trial in track(range(networks.setup.trials), "figure 3: optima") for row in _trial(networks, trial)]
 
 
@@ -40,14 +40,14 @@ def _trial(networks: Networks, trial: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _conditional_covariances(backbone: nn.Module, x: Tensor, scale: float, copies: int, generator: torch.Generator) -> Tensor:
-    """S(x) of each image from noisy copies: [images, ...] -> [images, dim, dim], float64."""
+    """Covariance S(x) of the features of noisy copies, for each image x: [images, ...] -> [images, dim, dim], float64."""
     noise = torch.randn((len(x), copies, *x.shape[1:]), device=x.device, generator=generator)
     views = torch.stack([backbone(image + scale * each) for image, each in zip(x, noise, strict=True)])
     return theory.view_covariance(views.double())
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Both distances against the scale."""
+    """Plot both distances from diagonal against the scale of the noise."""
     columns = frame.rename(columns={"distance": "optimal", "conditional_distance": "mean conditional"})
     values = columns.melt(["trial", "scale"], var_name="covariance", value_name="distance")
     axes = figure.subplots()
@@ -56,7 +56,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is the optimum diagonal for small perturbations?"""
+    """Is the optimum diagonal for the smallest noise?"""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     ends = {"first": means.iloc[0], "last": means.iloc[-1], "first_alone": alone.iloc[0], "last_alone": alone.iloc[-1]}
     beyond = means.index[means["mean"] > DIAGONAL]

@@ -1,4 +1,4 @@
-"""Figure 2: the entropy of the features along training, by method."""
+"""Figure 2: the entropy of the features during training, for each method."""
 
 import math
 from itertools import product
@@ -14,12 +14,12 @@ from benchmarks.table1.recipes import title
 
 METHODS = ("vicreg", "simclr", "byol", "barlow_twins", "swav")
 BOUND = "entropy_upper_nats"
-#: standard deviation of the Gaussian on each feature
+#: standard deviation of the Gaussian around each feature vector
 BANDWIDTH = ENTROPY_BANDWIDTH
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """Both bounds by method, trial and epoch; epoch 0 is before training."""
+    """One row per method, trial and epoch: lower and upper bound on the entropy. Epoch 0 is before training."""
     cases = list(product(METHODS, range(networks.setup.trials)))
     return [
         {"method": title(method), "trial": trial, "epoch": epoch}
@@ -30,7 +30,7 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """The upper bound of each method."""
+    """Plot the upper bound on the entropy against the epoch, a line per method."""
     draw(figure.subplots(), over_trials(frame, BOUND, "epoch", "method"), ylabel="entropy of the features, nats (KL bound)")
 
 

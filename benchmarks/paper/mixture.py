@@ -1,4 +1,4 @@
-"""Theorem 1: the output for noisy prototypes is a mixture of Gaussians while the noise stays in a linear region."""
+"""Theorem 1: outputs for noisy prototypes are a mixture of Gaussians if the noise stays in linear regions of the network."""
 
 import math
 from typing import Any
@@ -14,16 +14,16 @@ from it_losses import theory
 
 DIM, WIDTH, BLOCKS, PROTOTYPES = 4, 16, 2, 8
 NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
-#: Lipschitz constant of a block's branch; below 1 the block is one-to-one
+#: product of the spectral norms of the two layers in a residual branch; below 1 the block is one-to-one
 CONTRACTION = 0.9
-#: standard errors of the Monte Carlo entropy that a bound may be missed by
+#: the Monte Carlo entropy may violate a bound by this many of its standard errors
 ERRORS = 4
-#: nats that float64 may lose in a density, and difference of two Jacobians that are one
+#: tolerated rounding in float64: of a log density in nats, and of Jacobians that count as equal
 ROUNDING = 1e-9
 
 
 class Residual(nn.Module):
-    """`x + V relu(W x + b) + c`, `|V||W| = CONTRACTION`: piecewise affine and one-to-one, [batch, dim] -> [batch, dim]."""
+    """A block `x + V relu(W x + b) + c` with `|V||W| = CONTRACTION`, which makes it one-to-one; it is piecewise affine."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
-    """One row a network and noise level."""
+    """One row per network and noise level."""
     result = []
     for trial in range(trials):
         torch.manual_seed(seed + trial)
@@ -51,11 +51,11 @@ def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
 
 
 def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -> dict[str, Any]:
-    """The mixture's bounds, and entropy and density of real outputs of a one-to-one network."""
+    """Compare entropy and density of the outputs of a one-to-one network with those of the Gaussian mixture."""
     which = torch.randint(len(prototypes), (samples,))
     x = prototypes[which] + std * torch.randn(samples, prototypes.shape[1], dtype=prototypes.dtype)
     mixture = theory.output_mixture(network, prototypes, std**2)
-    # the prototypes with their noise: the output mixture of the identity
+    # the density of the inputs: a Gaussian around each prototype
     identity = torch.eye(prototypes.shape[1], dtype=prototypes.dtype)
     inputs = theory.OutputMixture(prototypes, std**2 * identity.expand(len(prototypes), -1, -1))
     jacobians = vmap(jacrev(network))
@@ -87,7 +87,7 @@ def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Are density and bounds exact where no sample leaves its region, and how do they change beyond it?"""
+    """Do density and bounds hold exactly if no sample leaves its linear region, and how far off are they otherwise?"""
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
     return {

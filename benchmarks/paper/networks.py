@@ -1,4 +1,4 @@
-"""The networks of the figures: rows of Table 1, trained once for each method and trial, and reused by all figures."""
+"""The networks of the figures: methods of Table 1, trained once for each trial and shared by all figures."""
 
 import argparse
 import warnings
@@ -27,7 +27,7 @@ def options_of(setup: argparse.Namespace) -> Options:
 
 
 class Networks:
-    """Networks by row of Table 1 and trial."""
+    """Trains each method of Table 1 once for each trial, and keeps the networks."""
 
     def __init__(self, setup: argparse.Namespace) -> None:
         self.setup, self.options = setup, options_of(setup)
@@ -35,7 +35,7 @@ class Networks:
         self._trained: dict[tuple[str, int], tuple[Pretraining, list[diagnostics.EntropyBounds]]] = {}
 
     def get(self, method: str, trial: int) -> tuple[Pretraining, list[diagnostics.EntropyBounds]]:
-        """The trained network of a row, and the entropy of its features before the first epoch and after each."""
+        """The trained network of a method, and the entropy of its features before the first epoch and after each."""
         if (method, trial) not in self._trained:
             module = self.untrained(method, trial)
             entropies = [self.entropy(module)]
@@ -44,7 +44,7 @@ class Networks:
         return self._trained[method, trial]
 
     def untrained(self, method: str, trial: int, *, width: float = 1.0, **changed: float) -> Pretraining:
-        """The same network before training; `changed` hyper-parameters take the place of the row's, `width` is relative."""
+        """The network before training; `changed` replaces hyper-parameters, and `width` multiplies the option --width."""
         recipes = {method: RECIPES[method].varied(method, "a figure", **changed)}
         options = self.options.replaced(recipes=recipes, width=self.options.width * width)
         module = module_for(Run(method, self.setup.seed + trial), options, self.images)
@@ -59,7 +59,7 @@ class Networks:
         return module.to(self.setup.device).eval()
 
     def entropy(self, module: Pretraining) -> diagnostics.EntropyBounds:
-        """Entropy in nats of held-out features on the unit sphere, smoothed by ENTROPY_BANDWIDTH."""
+        """Bounds in nats on the entropy of held-out features on the unit sphere, with the bandwidth ENTROPY_BANDWIDTH."""
         held_out = F.normalize(evaluated_features(module, self.images.test))
         return diagnostics.pairwise_entropy_bounds(held_out, bandwidth=ENTROPY_BANDWIDTH)
 

@@ -1,4 +1,4 @@
-"""Figure 1: whether the output is Gaussian for Gaussian noise at the input, and the distances between raw images."""
+"""Figure 1: p-values of a test that outputs are Gaussian for Gaussian input noise, and distances between raw images."""
 
 from itertools import product
 from typing import Any
@@ -24,7 +24,7 @@ LINE = 0.01
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """Mean p-value by network and noise; histograms of distances."""
+    """Rows of both panels: mean p-values by network and noise, and histograms of distances between images."""
     cases = list(product((*METHODS, None), range(networks.setup.trials)))
     p_values = [row for case in track(cases, "figure 1: p-values") for row in _p_values(networks, *case)]
     sets = {"digits": data.load("digits", None, 8)} | {networks.setup.dataset: networks.images}
@@ -51,7 +51,7 @@ def _histogram(name: str, images: Tensor) -> list[dict[str, Any]]:
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """p-values on the left, histograms on the right."""
+    """Draw p-values on the left and histograms of distances on the right."""
     left, right = figure.subplots(1, 2)
     draw(left, over_trials(frame[frame.panel == "p-value"], "p_value", "noise", "network"), marker="o", loglog=True)
     left.axhline(LINE, color="black", linestyle="--", linewidth=0.8)
@@ -63,7 +63,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Whether p falls with the noise and is large for small noise, and whether some images coincide."""
+    """Does the p-value fall from above LINE as the noise grows, and do no two images nearly coincide?"""
     p_values, pairs = frame[frame.panel == "p-value"], frame[frame.panel == "distance"].drop_duplicates("network")
     means = over_trials(p_values, "p_value", "network", "noise")["mean"].unstack(sort=False)
     ends = means.iloc[:, [0, -1]].set_axis(["first", "last"], axis=1)

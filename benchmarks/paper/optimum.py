@@ -1,4 +1,4 @@
-"""Theorem 2: the covariance that maximises the entropy under bounded eigenvalues, in closed form and by ascent."""
+"""Theorem 2: the covariance that maximises the entropy under bounded eigenvalues, in closed form and by gradient ascent."""
 
 from typing import Any
 
@@ -14,24 +14,24 @@ from it_losses import theory
 IMAGES, DIM, LARGEST = 16, 8, 1.0
 #: standard deviations of the noise on images whose grey levels run from 0 to 1
 NOISE = (0.01, 0.1, 1.0)
-#: ascent and closed form agree if they differ by less than this fraction of their norm, and of a nat
+#: ascent and closed form agree if their relative distance, and the excess of the ascent in nats, are at most this
 AGREES = 1e-6
-#: the optimum counts as diagonal below this fraction of its norm
+#: the optimum counts as diagonal if its distance from diagonal is below this fraction of its norm
 DIAGONAL = 0.05
 
 
 def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
-    """One row a kind of conditional covariances and a start."""
+    """One row per kind of conditional covariances and random start."""
     torch.manual_seed(seed)
     seeds = range(seed, seed + trials)
     return [measured(name, *pair, start) for name, pair in conditionals().items() for start in seeds]
 
 
 def conditionals() -> dict[str, Tensor]:
-    """`S(x_i)` and `S(x'_i)` of several kinds: [2, images, dim, dim] each."""
+    """Conditional covariances `S(x_i)` and `S(x'_i)` of several kinds by name: [2, images, dim, dim] each."""
     identity = torch.eye(DIM, dtype=torch.float64).expand(2, IMAGES, DIM, DIM)
     roots = torch.randn(2, IMAGES, DIM, DIM, dtype=torch.float64)
-    # all images share one direction, because a mean over different ones would be nearer to diagonal
+    # all images share one direction, because a mean over different directions would be nearer to diagonal
     shared = torch.ones(DIM, DIM, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, DIM)).double().requires_grad_(False)
     through = {f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE}
@@ -46,7 +46,7 @@ def conditionals() -> dict[str, Tensor]:
 
 
 def _through(network: nn.Module, std: float) -> Tensor:
-    """`std^2 J J^T` at two noisy copies of digits, in units of the features' variance: [2, images, dim, dim]."""
+    """`std^2 J J^T` for Jacobians J at two noisy copies of digits, over the features' variance: [2, images, dim, dim]."""
     images = data.load("digits", None, 8).test.flatten(1).double() / 255
     copies = (images[:IMAGES] + std * torch.randn_like(images[:IMAGES]) for _ in range(2))
     unit = network(images).var(dim=0).mean()
@@ -54,7 +54,7 @@ def _through(network: nn.Module, std: float) -> Tensor:
 
 
 def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[str, Any]:
-    """Start and end of one ascent beside the closed form."""
+    """Compare the objective at the start and the end of one ascent with the closed form."""
     noise = torch.cat([conditional, other]).mean(dim=0)
     closed = LARGEST * torch.eye(DIM, dtype=noise.dtype) + noise
 
@@ -89,7 +89,7 @@ def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Does every ascent end at the closed form, and is that diagonal?"""
+    """Does every ascent end at the closed form, and is the closed form diagonal?"""
     excess, kinds = frame.ascent - frame.closed_form, frame.drop_duplicates("conditional")
     full = kinds.conditional[kinds.off_diagonal >= DIAGONAL]
     return {

@@ -1,7 +1,7 @@
-"""A folder of figures or theorems: settings and rows of each in rows.jsonl, the plots, and a page made from the rows.
+"""Write and read a folder of figures or theorems: settings and rows in rows.jsonl, plots, and a page made from the rows.
 
-A line has the name of its figure or theorem, and either "settings" or the columns of a row:
-`pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` has the rows of Figure 5.
+Each line of rows.jsonl has the name of a figure or theorem, and either "settings" or the columns of a row.
+`pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` returns those of Figure 5.
 """
 
 import json
@@ -27,7 +27,7 @@ MODULES: dict[str, ModuleType] = {
 
 
 def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Write rows, plot and page, with what the folder has of others; return the finding."""
+    """Write rows, plot and page of one figure or theorem, keep the others in the folder, and return the filled-in page."""
     mine = [{"name": name, "settings": settings}, *({"name": name} | row for row in rows)]
     lines = sorted([line for line in _lines(folder) if line["name"] != name] + mine, key=lambda line: line["name"])
     write(folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -44,7 +44,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """{figure or theorem: its command, and everything that its rows depend on}."""
+    """The settings in a folder: {figure or theorem: its command, and everything that its rows depend on}."""
     return {line["name"]: line["settings"] for line in _lines(folder) if "settings" in line}
 
 
@@ -55,17 +55,17 @@ def rows_of(folder: Path, name: str) -> pd.DataFrame:
 
 
 def page_of(folder: Path) -> str:
-    """The page of a folder, with the remarks about it."""
+    """The page of a folder, with the hand-written remarks about it."""
     recorded = settings_of(folder)
     kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in recorded)
-    # the digits are the data set of most records
+    # the heading names a data set only if it is not the digits, which most figures use
     others = dict.fromkeys(own["dataset"] for own in recorded.values() if own.get("dataset", "digits") != "digits")
     heading = f"{' and '.join(kinds)} of arXiv 2303.00633, recomputed{''.join(f' on {name}' for name in others)}"
     return page(heading, notes(folder), *(part for name in recorded for part in _section(folder, name, dict(recorded[name]))))
 
 
 def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
-    """The command, the plot, the finding and the settings."""
+    """The parts of one figure or theorem: title, command, plot, finding and settings."""
     title, _, text = said(name, rows_of(folder, name)).removeprefix("# ").partition("\n\n")
     heading, command = f"## {name[:-1].capitalize()} {name[-1]}: {title}", f"    {settings.pop('command')}"
     plot = f"![{name}]({name}.png)" if hasattr(MODULES[name], "plot") else ""
@@ -73,6 +73,6 @@ def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
 
 
 def said(name: str, frame: pd.DataFrame) -> str:
-    """The page beside the module, with its constants and with what it finds in the rows."""
+    """The page beside the module, filled with the module's constants and with its finding from the rows."""
     module = MODULES[name]
     return filled(str(module.__file__), **vars(module) | module.finding(frame))

@@ -1,4 +1,4 @@
-"""The API reference: a page a module, with every public name; one without a docstring stops the build."""
+"""The pages of the API reference, with every public name. A public name without a docstring stops the build."""
 
 import shutil
 from functools import cache
@@ -32,12 +32,12 @@ PAGES = {
         ],
     ),
 }
-#: the public classes that are not estimators begin with these
+#: the classes that come first on the page of criteria
 CRITERIA = ["VICRegEntropy", "VICReg", "EntropyRegularizer"]
 
 
 def pages() -> dict[str, str]:
-    """{path in the site: Markdown}."""
+    """The pages of the reference: {path in the site: Markdown}."""
     estimators = [*(kind.__name__ for kind in ESTIMATORS.values()), "EntropyEstimator", "BoundWeights"]
     classes = [name for name in it_losses.__all__ if isinstance(getattr(it_losses, name), type)]
     criteria = [*CRITERIA, *(name for name in classes if name not in {*CRITERIA, *estimators})]
@@ -55,7 +55,7 @@ def pages() -> dict[str, str]:
 
 
 def check_documented(found: list[griffe.Object | griffe.Alias]) -> None:
-    """LookupError unless each class and function has a docstring; the linter asks for those of their methods."""
+    """Raise LookupError if a class or function has no docstring; the linter checks the docstrings of methods."""
     missing = [name.path for name in found if not (name.docstring or name.is_attribute)]
     if missing:
         raise LookupError(f"no docstring of {', '.join(missing)}")
@@ -71,7 +71,7 @@ def public_names(module: str) -> list[str]:
 
 @cache
 def package() -> griffe.Module:
-    """The package as its source text says, so that no framework has to be installed; a copy is laid where users import it."""
+    """The package, parsed from a copy of its sources, so that no framework needs to be installed."""
     shutil.rmtree(PACKAGE, ignore_errors=True)
     shutil.copytree(ROOT / "it_losses", PACKAGE)
     shutil.copytree(ROOT / "adapters", PACKAGE / "adapters")

@@ -1,4 +1,4 @@
-"""The calculator that turns the weights of one library's VICReg into those of another, and the table it is made of."""
+"""The calculator that converts the weights of VICReg between libraries, and the table of its factors."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_we
 
 #: the powers of dim and of dim - 1 by which a weight may be multiplied
 POWERS = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
-#: name on the page -> its convention and the names of its weights; the libraries come from the adapters
+#: what no adapter has: name on the page -> its convention and the names of its weights
 OTHERS = {
     "the authors' code": ("official", ("sim_coeff", "std_coeff", "cov_coeff")),
     "VICRegL": ("vicregl", ("invariance", "variance", "covariance")),
@@ -18,7 +18,7 @@ OTHERS = {
 
 
 class Factor(NamedTuple):
-    """`times * dim^dim_power * (dim - 1)^less_power`, the factor from a weight to that of the authors' code."""
+    """The factor `times * dim^dim_power * (dim - 1)^less_power` that turns a weight into that of the authors' code."""
 
     times: float
     dim_power: int
@@ -32,7 +32,7 @@ class Factor(NamedTuple):
 
 
 def factor(convention: str, term: str) -> Factor:
-    """The factor of a term, found from the function that the criteria use."""
+    """The factor of a term in a convention, derived from the function that the criteria use."""
 
     def times(dim: int, powers: tuple[int, int]) -> float:
         value: float = getattr(official_weights(VICRegWeights(1.0, 1.0, 1.0), dim=dim, convention=convention), term)
@@ -50,7 +50,7 @@ def factors(convention: str) -> list[Factor]:
 
 
 def libraries() -> dict[str, dict[str, object]]:
-    """{library: names of its three weights, None for one that it fixes at 1, and their factors}."""
+    """{library: its convention, the names of its three weights (None for a weight fixed at 1), and their factors}."""
     named = {}
     for library, arguments in ARGUMENTS.items():
         theirs = {ours: name for name, ours in arguments.items()}
@@ -63,7 +63,7 @@ def libraries() -> dict[str, dict[str, object]]:
 
 
 def calculator() -> str:
-    """The place on the page, with the factors, that `assets/calculator.js` fills."""
+    """HTML with the factors, in which `assets/calculator.js` shows the calculator."""
     table = json.dumps(libraries())
     return (
         '<div id="calculator">The calculator needs JavaScript. The table below has the same factors.</div>\n'

@@ -10,7 +10,7 @@ EXAMPLE = re.compile(r"^>>> .+(?:\n.+)*", re.MULTILINE)
 
 
 class Examples(griffe.Extension):
-    """Puts a fence around each example."""
+    """Puts a Markdown code fence around each example."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the docstring of an object that was loaded."""

@@ -9,7 +9,7 @@ from benchmarks.site.sources import ROOT, collected, relinked
 
 
 def on_startup(command: str, dirty: bool) -> None:
-    """Lay out the package before the plugins are configured: mkdocstrings looks for its folder only then."""
+    """Copy the package before the plugins are configured, because mkdocstrings looks for the copy at that time."""
     api.package()
 
 
@@ -21,7 +21,7 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted(tutorials.FOLDER.glob("*.md")):
         generated |= tutorials.files(path.stem, tutorials.cells(path))
     for name, content in generated.items():
-        # a tutorial is in docs/ without its outputs
+        # a tutorial in docs/ has no outputs, so its page is replaced
         if source := files.get_file_from_path(name):
             files.remove(source)
         files.append(File.generated(config, name, content=content))

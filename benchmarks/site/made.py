@@ -49,12 +49,12 @@ MADE: dict[str, Callable[[], str]] = {
     "step": tables.step,
     "weights": tables.weights,
 }
-#: the same for parts that need the built site
+#: name -> function that writes a part which works only in the built site
 IN_THE_SITE: dict[str, Callable[[], str]] = {"calculator": calculator.calculator}
 
 
 def written(markdown: str) -> str:
-    """The page of the repository, with its made parts up to date."""
+    """The text of a page in the repository, with its made parts up to date."""
 
     def part(block: re.Match[str]) -> str:
         name = block[1]
@@ -64,7 +64,7 @@ def written(markdown: str) -> str:
 
 
 def filled(markdown: str) -> str:
-    """The page of the site, with its plots and the calculator too; KeyError for a name that nothing makes."""
+    """The text of a page in the site, with plots and calculator; KeyError if no function makes a named part."""
 
     def part(block: re.Match[str]) -> str:
         name = block[1]
@@ -89,7 +89,7 @@ def _images(name: str) -> str:
 
 
 def plot_files() -> dict[str, str]:
-    """{path in the site: SVG}."""
+    """The plots: {path in the site: SVG}."""
     drawn = {name: plots.drawn(plot.draw, size=plot.size) for name, plot in PLOTS.items()}
     return {f"plots/{name}-{scheme}.svg": svg for name, schemes in drawn.items() for scheme, svg in schemes.items()}
 

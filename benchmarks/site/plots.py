@@ -26,12 +26,12 @@ STYLE = {
 }
 COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
 
-#: row of Table 1 -> how its line is called
+#: method of Table 1 -> name of its line in the plots
 ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pairwise"}
 
 
 def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[str, str]:
-    """{"light" and "dark": SVG} of a drawing."""
+    """The drawing for both kinds of pages: {"light" or "dark": SVG}."""
     found = {}
     for scheme, colour in COLOURS.items():
         with matplotlib.rc_context(STYLE | dict.fromkeys(COLOURED, colour)):
@@ -43,7 +43,7 @@ def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[
 
 
 def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]], *, log: int | None = 10) -> Axes:
-    """The linear probe against a constant, a line for each name, with a tick at each value that was tried."""
+    """Plot the linear probe against a constant: a line for each name, and a tick at each value that was tried."""
     axes = figure.add_subplot(xlabel=label, ylabel="linear probe, %")
     for name, points in curves.items():
         x = sorted(points)
@@ -60,13 +60,13 @@ def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]]
 
 
 def ablated(base: str, option: str, usual: float) -> dict[float, Statistic]:
-    """{value of the option: score} of the ablations that differ from the base in nothing but the option."""
+    """{value of the option: score} of the ablations in which only this option differs from the base."""
     path = folder("ablations")
     return {run.get(option, usual): score(path, name) for name, run in changed(path, base, {option}).items()}
 
 
 def beta(figure: Figure) -> None:
-    """The linear probe against beta, for two laws of the entropy weight."""
+    """The linear probe against beta, with a fixed entropy weight and with a weight in proportion to 1 / beta."""
     path = folder("ablations")
     runs = changed(path, "vicreg_logdet", {"beta", "entropy_weight"})
 

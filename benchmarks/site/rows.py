@@ -1,4 +1,4 @@
-"""The recorded rows that the pages show: of Table 1, of the ablations, of the search for settings, and of speed."""
+"""Read the recorded results that the pages show: Table 1, ablations, the search for settings, and speed."""
 
 from functools import cache
 from pathlib import Path
@@ -15,13 +15,13 @@ from benchmarks.table1.records import Records
 
 
 def folder(content: str, dataset: str | None = None) -> Path:
-    """The newest folder of a CPU with that content, of a ResNet on a data set if it is named."""
+    """The newest folder of this kind of results on a CPU; if a data set is named, the newest with a ResNet on it."""
     found = [path for path in newest(RESULTS, content) if "-cpu-" in path.name]
     return next(path for path in found if dataset is None or _is_resnet(records(path).settings, dataset))
 
 
 def gpu_folder() -> Path:
-    """The newest folder of speed that is not of a CPU."""
+    """The newest folder of speed results on a GPU."""
     return next(path for path in newest(RESULTS, "speed") if "-cpu-" not in path.name)
 
 
@@ -41,7 +41,7 @@ def score(path: Path, method: str, probe: str = "linear") -> Statistic:
 
 
 def changed(path: Path, base: str, options: set[str]) -> dict[str, dict[str, Any]]:
-    """{method: its settings} of the runs of an ablation that differ from the base in nothing but these options."""
+    """{method: its settings} of the runs of an ablation in which only these options differ from the base."""
     rows = records(path).settings["rows"]
     others = {name: {key: row[key] for key in row if key not in {*options, "criterion"}} for name, row in rows.items()}
     return {name: rows[name] for name, rest in others.items() if rest == others[base]}
@@ -49,7 +49,7 @@ def changed(path: Path, base: str, options: set[str]) -> dict[str, dict[str, Any
 
 @cache
 def speed_rows() -> list[Row]:
-    """The newest rows of speed of a CPU."""
+    """The rows of the newest speed results on a CPU."""
     return read(folder("speed") / "rows.csv")
 
 

@@ -34,7 +34,7 @@ def site_path(path: str) -> str:
 
 
 def relinked(text: str, page: str) -> str:
-    """The text of a page with every relative link, which is right in the repository, made right in the site."""
+    """The text of a page, with relative links of the repository changed to those of the site."""
     outside = {site: path for path, site in collected().items()}
     folder = posixpath.dirname(outside.get(page, f"docs/{page}"))
 

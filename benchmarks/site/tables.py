@@ -15,7 +15,7 @@ from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator
 from it_losses.__main__ import estimator_table
 
-#: row of Table 1 -> how it is written, and the key of its speed; None where the loss is another library's
+#: method of Table 1 -> its code, and the timed objective; None if the loss is another library's
 OBJECTIVES = {
     "vicreg": ("`VICReg(25, 25, 4)`", "vicreg"),
     "vicreg_logdet": ('`VICRegEntropy("log_det")`', "log_det"),
@@ -24,12 +24,12 @@ OBJECTIVES = {
     "byol_logdet": ('BYOL + `EntropyRegularizer("log_det", 0.8, beta=dim)`', "log_det"),
     "byol_pairdist": ('BYOL + `EntropyRegularizer("pairwise", 0.05)`', "pairwise"),
 }
-#: the objective that a limit may name instead of the estimator in it
+#: estimator -> objective that docs/limits.md may name instead of the estimator
 OBJECTIVE_OF = {"VarianceCovariance": "VICReg"}
-#: the shape at which the time of every objective is recorded
+#: the (batch, dim) at which every objective was timed
 SHAPE = 1024, 512
 WIDE = 2048
-#: the rows and columns of the first table of the README: level, batch and dim, and implementations of VICReg
+#: the first table of the README has these rows (level, batch, dim) and these columns (implementations of VICReg)
 GAINS = ("op", 256, 2048), ("op", 256, 8192), ("step", 128, 2048)
 IMPLEMENTATIONS = {
     "it-losses": "ours",
@@ -41,7 +41,7 @@ IMPLEMENTATIONS = {
 
 
 def estimators() -> str:
-    """The declared facts of every estimator."""
+    """The table of the properties that every estimator declares."""
     return estimator_table()
 
 
@@ -103,7 +103,7 @@ def _seeds(path: Path) -> int:
 
 
 def cost() -> str:
-    """The times of the three entropies at the widest shapes, and where at least two of them were timed."""
+    """The times of three entropies, at dimension 8192 and at the shapes where at least two entropies were timed."""
     kinds = {"vicreg": "variance and covariance", "log_det": "`log_det`", "pairwise": "`pairwise`"}
     times = {(kind, tuple(shape)): time for (kind, *shape), time in speed().items()}
     shapes = sorted({shape for _, shape in times})
@@ -137,7 +137,7 @@ def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dic
 
 
 def accuracies() -> str:
-    """The linear probe of VICReg and BYOL, without and with an entropy, by data set and network; significant gaps are bold."""
+    """The linear probe of VICReg and BYOL by data set and network; scores that an entropy changes significantly are bold."""
     return table(_accuracies(path) for path in newest(RESULTS, "table1"))
 
 
@@ -166,7 +166,7 @@ def step() -> str:
 
 
 def ranks() -> str:
-    """The cost of a rank beside other ways to gather, for wide embeddings."""
+    """The cost per rank of VICReg over all ranks, beside losses that gather all samples, for wide embeddings."""
     path = folder("distributed")
     units = {"CPU time of a rank, ms": "cpu_ms", "sent by a rank, MB": "sent_mb", "peak memory, MiB": "peak_mib"}
     lines = [
@@ -202,7 +202,7 @@ def _described(name: str, kind: type[EntropyEstimator]) -> str:
 
 
 def _failures(name: str) -> str:
-    """The rows of the table of limits that name the class, as a list."""
+    """The entries of docs/limits.md that name the class, as a Markdown list."""
     rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "limits.md").read_text().splitlines()]
     names = {f"`{name}`", f"`{OBJECTIVE_OF.get(name, name)}`"}
     known = [(row[0], row[2]) for row in rows if len(row) == 3]

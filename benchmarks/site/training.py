@@ -18,12 +18,12 @@ STEPS, EVERY, BATCH = 200, 5, 256
 
 @cache
 def runs() -> dict[str, pd.DataFrame]:
-    """{name of a run: its numbers, every few steps}."""
+    """The diagnostics of both runs: {name of a run: numbers every few steps}."""
     return {name: run(weight) for name, weight in RUNS.items()}
 
 
 def run(entropy_weight: float | None) -> pd.DataFrame:
-    """Train a small network on views of the digits; the numbers of the last views every few steps."""
+    """Train a small network on views of the digits, and return its diagnostics every few steps."""
     generator = torch.Generator().manual_seed(0)
     images = torch.tensor(load_digits().data, dtype=torch.float32) / 16
     with torch.random.fork_rng():
@@ -56,7 +56,7 @@ def numbers_of(z: Tensor, invariance: float) -> dict[str, float]:
 
 
 def healthy_and_collapsing(figure: Figure) -> None:
-    """Each number along both runs."""
+    """Plot each number of both runs against the step."""
     figure.subplots(2, 2, sharex=True)
     for name, numbers in runs().items():
         for axes, text in zip(figure.axes, numbers, strict=True):

@@ -1,6 +1,6 @@
 """Tutorials: pages whose Python blocks are run when the site is built, and shown with what they print and plot.
 
-Each is offered as a notebook too, with the same outputs. If a page needs packages that the site does not install, run
+Each page is offered as a notebook too, with the same outputs. If a page needs packages that the site does not install, run
 `python -m benchmarks.site.tutorials docs/tutorials/NAME.md`, which writes a notebook beside it. The site shows the outputs of
 that notebook.
 """

@@ -1,1 +1,1 @@
-"""Time and memory of the objectives beside those of other libraries: `python -m benchmarks.speed`."""
+"""`python -m benchmarks.speed` compares time and memory of our objectives with those of other libraries."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.speed [--full]`: tests first, then times and memory, then rows.csv, speed.png and README.md."""
+"""`python -m benchmarks.speed [--full]` runs tests, measures time and memory, and writes rows.csv, speed.png and README.md."""
 
 import argparse
 import csv
@@ -25,7 +25,7 @@ OPTIONAL = {"lightly": "its losses", "timm": "the training step", "matplotlib": 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit with status 1, and write no file, if there is no such device or a test of the timed code fails."""
+    """Measure and report. Return 1 and write no file if the device is missing or a test of the timed code fails."""
     options = _options(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -36,12 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         if not is_installed(package):
             print(f"{package} is not installed: {part} is left out")
     if not (options.tested or _tests_pass(device)):
-        print("a test failed: no speed is written", file=sys.stderr)
+        print("a test failed, so nothing was measured", file=sys.stderr)
         return 1
     kind = "cpu" if device.type == "cpu" else torch.cuda.get_device_name().split()[-1].lower()
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     command = " ".join(["python -m benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
-    # the rows of an earlier call stay, but for those of the same case
+    # rows of an earlier call are kept, except for cases that are measured again
     cases: dict[Key, list[Row]] = {}
     for row in read(folder / "rows.csv"):
         cases.setdefault(case_of(row), []).append(row)
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         write(folder / "README.md", report.readme(rows, command, notes(folder)))
     if is_installed("matplotlib"):
         report.draw(rows, folder / "speed.png")
-    print("\n".join(["", "slower or larger than another:", *report.slower(rows), f"written to {folder}"]))
+    print("\n".join(["", "slower or larger than another implementation:", *report.slower(rows), f"written to {folder}"]))
     return 0
 
 
@@ -63,7 +63,7 @@ def read(path: Path) -> list[Row]:
 
 
 def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[list[Row]]:
-    """The rows of each size in each dtype, then those of the training step."""
+    """Measure every objective at each size and dtype, then the training step; yield the rows of each measurement."""
     for dtype in options.dtype:
         for objective in options.objectives:
             is_square = options.full and objective == "vicreg"

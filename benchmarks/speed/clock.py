@@ -1,4 +1,4 @@
-"""Time of forward and backward: all implementations in turn, again and again, in one process; medians and percentiles."""
+"""Time forward and backward passes: in every round, all implementations run in turn in one process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 Step = Callable[[], Tensor]
-#: the clock that is read before and after a call; others lengthen wall-clock time, but not the CPU time of this thread
+#: the clock that times a call. Other processes lengthen wall-clock time, but not the CPU time of this thread
 CLOCKS = {"cpu": "CPU time of the thread", "cuda": "CUDA events"}
-#: milliseconds up to which a call is preceded by one that is not timed
+#: a call shorter than this, in milliseconds, is preceded by an untimed call
 SHORT = 2000.0
 
 
 def measured(
     steps: dict[str, Step], device: torch.device, *, seconds: float, repetitions: tuple[int, int], inputs: Sequence[Tensor] = ()
 ) -> dict[str, dict[str, list[float]]]:
-    """Name -> milliseconds of every "forward", "backward" and "both", of functions that return a loss.
+    """Time functions that return a loss: name -> milliseconds of every "forward", "backward" and "both".
 
-    A new round starts while there is time, within the repetitions. Gradients of the inputs are freed before each call, outside
-    the timed part, because freeing the memory of one implementation can take longer than the next one. For the same reason
-    each runs once untimed before it is timed, unless it takes long.
+    `repetitions` are the least and the largest number of rounds; between them, rounds start until `seconds` have passed. The
+    gradients of the inputs are freed before each timed call, because freeing the memory of one implementation can take longer
+    than the next call. For the same reason each short call runs once untimed before it is timed.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
-        # the first calls load libraries and allocate
+        # the first calls load libraries and allocate memory, so they are not timed
         step().backward()
     least, most = repetitions
     start, rounds = time.monotonic(), 0
@@ -43,7 +43,7 @@ def measured(
 
 
 def _free(inputs: Sequence[Tensor]) -> None:
-    """Free the gradients: one that is there would be added to."""
+    """Free the gradients; otherwise the next backward pass would add to them."""
     for z in inputs:
         z.grad = None
 
@@ -69,9 +69,9 @@ def _cuda(step: Step) -> tuple[float, float]:
 
 
 def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
-    """Kernels that one forward and backward pass runs on the GPU, and the milliseconds that they take there.
+    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them.
 
-    The rest of the time of a small input is that of the host, which prepares and launches them.
+    For small inputs, the host takes the rest of the time, because it prepares and launches the kernels.
     """
     step().backward()
     _free(inputs)

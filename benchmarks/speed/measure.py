@@ -1,6 +1,6 @@
-"""The rows of one objective at one size: times, peak memory, on a GPU launches; and those of a whole training step.
+"""Measure one objective at one size: time, peak memory and, on a GPU, kernel launches. Also time a whole training step.
 
-A row is a number with its full setting, all as text, so that a row which is read back is the row that was written.
+A row is one number with its full setting. All values are text, so that rows are the same after they are written and read.
 """
 
 import importlib.metadata
@@ -20,12 +20,12 @@ from benchmarks.speed.objectives import OBJECTIVES, PEAKS, compiled
 
 Row = dict[str, str]
 Implementations = Callable[[int, int], dict[str, Objective]]
-#: the training step: batch and dim, a model of timm, pixels
+#: the training step: (batch, dim), a timm model, and the side of the images in pixels
 STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 
 class Case(NamedTuple):
-    """The subject and the setting of a measurement: `seconds` for each size, and at least five rounds."""
+    """The setting of a measurement, which takes `seconds` and at least five rounds."""
 
     level: str
     objective: str
@@ -37,7 +37,7 @@ class Case(NamedTuple):
     is_compiled: bool = False
 
     def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
-        """A number, its 20th and 80th percentile, and the setting."""
+        """A row with the median of the values, their 20th and 80th percentile, and the setting."""
         p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
         case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
         number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 
 def versions() -> dict[str, object]:
-    """Threads, packages and commit."""
+    """The number of threads, the versions of packages, and the commit."""
     lightly = importlib.metadata.version("lightly") if is_installed("lightly") else "not installed"
     commit, python = COMMIT or "", platform.python_version()
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
@@ -60,9 +60,9 @@ def versions() -> dict[str, object]:
 
 
 def op_rows(case: Case) -> list[Row]:
-    """Forward and backward of every implementation of the objective."""
+    """Measure forward and backward of every implementation of the objective."""
     views = case.views()
-    # some losses of others make their tensors on torch's default device
+    # some losses of other libraries create tensors on torch's default device
     with case.device:
         eager = OBJECTIVES[case.objective](case.batch, case.dim)
     objectives = eager | (compiled(eager) if case.is_compiled else {})
@@ -78,7 +78,7 @@ def op_rows(case: Case) -> list[Row]:
 
 
 def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
-    """Time of forward, of backward and of both of each implementation, which are also printed."""
+    """Time forward, backward and both of each implementation, and print the medians of both."""
     times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
     medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
@@ -96,7 +96,7 @@ def peak_row(case: Case, provider: str, implementations: Implementations) -> Row
 
 
 def peak_of(case: Case, provider: str, implementations: Implementations) -> float:
-    """MiB of forward and backward above the inputs, in this process."""
+    """Peak memory of forward and backward in this process: MiB above the inputs."""
     if case.device.type == "cpu":
         torch.set_num_threads(1)
 
@@ -106,7 +106,7 @@ def peak_of(case: Case, provider: str, implementations: Implementations) -> floa
         views = at.views()
         return lambda: objective(*views).backward()
 
-    # the first call loads libraries, whose memory does not count
+    # a small call loads the libraries first, so that their memory is not counted
     small = (160, 192) if case.batch < case.dim else (192, 160)
     step(case._replace(batch=small[0], dim=small[1]))()
     return peak_mib(step(case), case.device)

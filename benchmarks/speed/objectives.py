@@ -1,4 +1,4 @@
-"""The objectives that are timed, each with our implementation and those of others: add one to OBJECTIVES.
+"""The objectives that are timed, each with our implementation and those of others. Add new objectives to OBJECTIVES.
 
 `tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and take half precision.
 """
@@ -13,17 +13,17 @@ from benchmarks.peers import Objective, from_lightly, over_views
 from it_losses import EntropyRegularizer, QuadraticRenyi, VICReg, VICRegEntropy, functional
 
 OURS = "it-losses"
-#: our pairwise entropy with no memory for pairs
+#: our pairwise entropy with `memory_mib=0`, which stores no pairs and computes them twice
 BOUNDED = "it-losses, least memory"
 #: the Gram matrix in plain torch: a baseline of ten lines that we wrote, differentiated by autograd
 SMALLER = "torch, N x N"
 
-#: the (batch, dim) of every objective
+#: the (batch, dim) at which every objective is timed
 SIZES = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
-#: those of `--full` too, and of some objectives on a GPU, where a small input takes the time of the host
+#: larger sizes for `--full`, and for LARGE_ON_A_GPU on a GPU, where the host limits the speed of small inputs
 LARGE = (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
 LARGE_ON_A_GPU = ("vicreg", "log_det", "pairwise")
-#: those of VICReg with `--full`
+#: more sizes of VICReg for `--full`
 SQUARE = tuple(product((8, 32, 128, 512, 2048), repeat=2))
 #: sizes at which peak memory is measured too
 PEAKS = (256, 2048), (8192, 128), (256, 8192)
@@ -53,12 +53,12 @@ def _koleo(batch: int, dim: int) -> dict[str, Objective]:
 
 
 def _nt_xent(batch: int, dim: int) -> dict[str, Objective]:
-    # both have the temperature 0.5
+    # the default temperature of both is 0.5
     return {OURS: functional.nt_xent, **from_lightly("NTXentLoss", lambda loss, *views: loss(*views))}
 
 
 def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
-    # torch.pdist takes no half precision
+    # lightly's loss uses torch.pdist, which takes no half precision
     module = "lightly.loss.hypersphere_loss"
     lightly = from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(peers.wide, views)), module)
     ours = VICRegEntropy(QuadraticRenyi.of_uniformity(1.0), invariance_weight=2.0, entropy_weight=1.0)
@@ -90,8 +90,8 @@ OBJECTIVES: dict[str, Callable[[int, int], dict[str, Objective]]] = {
 
 
 def compiled(implementations: dict[str, Objective]) -> dict[str, Objective]:
-    """The last implementation through torch.compile."""
+    """The last implementation, compiled by torch.compile."""
     name, objective = list(implementations.items())[-1]
-    # one compiled function for each size, because a function that was compiled too often runs eagerly
+    # forget earlier sizes, because torch runs a function eagerly after too many compilations
     torch.compiler.reset()
     return {f"torch.compile({name})": torch.compile(objective, dynamic=False)}

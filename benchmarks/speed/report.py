@@ -1,4 +1,4 @@
-"""The report of a run: tables of ratios, a list of cases in which ours is slower, and a figure."""
+"""The report on measured rows: tables of ratios, a list of cases in which our implementation is slower, and a figure."""
 
 import itertools
 from collections import defaultdict
@@ -15,7 +15,7 @@ METRICS = {
     "launches": ("Launches of kernels", ""),
     "peak_mib": ("Peak memory above the inputs", "MiB"),
 }
-#: metric and mode -> how a comparison of them is called
+#: (metric, mode) -> name of the comparison in the report
 COMPARED = {
     ("time_ms", "forward"): "Forward pass",
     ("time_ms", "backward"): "Backward pass",
@@ -26,7 +26,7 @@ COMPARED = {
 
 
 class Key(NamedTuple):
-    """The subject of a measurement."""
+    """A measured case: an objective or its training step, with dtype and size."""
 
     level: str
     objective: str
@@ -36,23 +36,23 @@ class Key(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its name in tables, with a dtype that is not float32."""
+        """The name of the case in tables, with its dtype if that is not float32."""
         step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
         return f"{self.objective}{step}{dtype}"
 
     @property
     def size(self) -> str:
-        """Its batch and dimension in tables."""
+        """Batch and dimension, as tables show them."""
         return f"{self.batch} x {self.dim}"
 
 
 def case_of(row: Row) -> Key:
-    """What a row is a number of."""
+    """The case of a row."""
     return Key(row["level"], row["objective"], row["dtype"], int(row["batch"]), int(row["dim"]))
 
 
 def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, dict[str, float]]:
-    """Case -> provider -> number."""
+    """The values of a metric: case -> implementation -> value."""
     cases: dict[Key, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if (row["metric"], row["mode"]) == (metric, mode):
@@ -61,7 +61,7 @@ def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, di
 
 
 def slower(rows: list[Row]) -> list[str]:
-    """Every comparison, of time or memory, in which ours is slower or larger."""
+    """A line for every comparison in which our implementation is slower or takes more memory."""
     return [
         f"{what}, {key.label} {key.size}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
         for (metric, mode), what in COMPARED.items()
@@ -73,7 +73,7 @@ def slower(rows: list[Row]) -> list[str]:
 
 
 def readme(rows: list[Row], command: str, notes: str = "") -> str:
-    """The README of a folder of results; notes are the remarks of people about it."""
+    """The README of a folder of results; `notes` are the hand-written remarks about it."""
     first = rows[0]
     commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))
     parts = []
@@ -98,7 +98,7 @@ def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Time of the others over ours, a line for each case. Right of 1, ours is faster."""
+    """Plot the time of other implementations divided by ours, a line for each case. To the right of 1, ours is faster."""
     timed = sorted(by_case(rows, metric="time_ms").items(), key=lambda case: (case[0].label, case[0].dim, case[0].batch))
     others = dict.fromkeys(name for _, found in timed for name in found if name != OURS)
     with figure(path, size=(9, 0.16 * len(timed) + 1.5)) as drawn:

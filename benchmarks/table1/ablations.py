@@ -1,6 +1,6 @@
-"""`python -m benchmarks.table1.ablations`: one question a table, each variant against the row it starts from.
+"""`python -m benchmarks.table1.ablations` compares variants of a method with that method, in one table per question.
 
-Every question starts from rows of Table 1 with their tuned values: `ablations` has every question with its variants.
+Every question starts from methods of Table 1 with their tuned values. `ablations` returns the questions with their variants.
 """
 
 import sys
@@ -19,23 +19,23 @@ from benchmarks.table1.records import Records
 
 SOURCE = "an ablation"
 TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
-#: row, its entropy, and the weights at which it is added to all of VICReg
+#: method of Table 1, its entropy, and the weights with which the entropy is added to VICReg's three terms
 ADDED = (("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)), ("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)))
-#: values beside 1, which is that of the row
+#: values of beta to compare with 1, the value in Table 1
 BETAS = (0.1, 10.0, 100.0)
 
 
-#: question -> recipes by name; the first is the baseline, the row that the others start from
+#: question -> recipes by name; the first recipe is the baseline that the others start from
 Ablations = dict[str, dict[str, Recipe]]
 
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
-    """All ablations, around these rows of Table 1."""
+    """All ablations, with these recipes of Table 1 as baselines."""
     return _of_log_det(rows) | _of_pairwise(rows) | _of_both(rows) | _beside_byol(rows) | _of_vicreg(rows)
 
 
 def _of_vicreg(rows: Mapping[str, Recipe]) -> Ablations:
-    """Beyond the largest covariance weight of the search, and again where the projection is wider."""
+    """Covariance weights up to 64, beyond those of the search, at the usual and at four times the dimension."""
     weights, wide = _each("covariance_weight", 1.0, 16.0, 64.0), {"output": 4 * rows["vicreg"].arguments["output"]}
     return {
         "VICReg: covariance weight": _varied(rows, "vicreg", weights),
@@ -55,7 +55,7 @@ def _of_log_det(rows: Mapping[str, Recipe]) -> Ablations:
 def _of_pairwise(rows: Mapping[str, Recipe]) -> Ablations:
     criterion = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
     same_weights = {name: getattr(criterion, name) for name in ("invariance_weight", "entropy_weight")}
-    # at 4 times the fraction, both divergences assume the same variance of a component
+    # Bhattacharyya with 4 times the spread_fraction assumes the same variance of a component as KL
     wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * criterion.entropy.spread_fraction}
     changes = [{"divergence": "bhattacharyya"}, wider | same_weights]
     beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
@@ -71,7 +71,7 @@ def _of_pairwise(rows: Mapping[str, Recipe]) -> Ablations:
 
 
 def _of_both(rows: Mapping[str, Recipe]) -> Ablations:
-    """Both entropies in place of VICReg's own or added to it, and the dimension of the projection."""
+    """Both entropies in place of VICReg's variance and covariance or added to them; and the dimension of the projection."""
     asked = {}
     for name, entropy, weights in ADDED:
         question = f"{rows[name].title}: entropy in place of VICReg's variance and covariance, or added to them"
@@ -95,13 +95,13 @@ def _beside_byol(rows: Mapping[str, Recipe]) -> Ablations:
 
 
 def variants(options: Options) -> dict[str, Recipe]:
-    """Every recipe whose baseline is among the methods; one that answers two questions is trained once."""
+    """All recipes of the questions whose baseline is in --methods. A recipe of two questions is trained once."""
     asked = [recipes for recipes in ablations(options.recipes).values() if next(iter(recipes)) in options.methods]
     return {name: recipe for recipes in asked for name, recipe in recipes.items()}
 
 
 def _varied(rows: Mapping[str, Recipe], baseline: str, changes: Iterable[dict[str, Any]]) -> dict[str, Recipe]:
-    """The row and each change of it, without changes that leave it as it is."""
+    """The baseline and a recipe for each change, without changes to values that the baseline has already."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
@@ -113,7 +113,7 @@ def _varied(rows: Mapping[str, Recipe], baseline: str, changes: Iterable[dict[st
 
 
 def _replaced_or_added(rows: Mapping[str, Recipe], name: str, entropy: str, weights: Iterable[float]) -> dict[str, Recipe]:
-    """VICReg as it is, its variance and covariance replaced by the entropy (a row of its own), or kept beside it."""
+    """VICReg, VICReg with the entropy in place of variance and covariance (`name`), and VICReg plus the weighted entropy."""
     vicreg = rows["vicreg"]
     recipes = {"vicreg": vicreg, name: rows[name]}
     for weight in weights:
@@ -125,7 +125,7 @@ def _replaced_or_added(rows: Mapping[str, Recipe], name: str, entropy: str, weig
 
 
 def _without(rows: Mapping[str, Recipe], name: str) -> dict[str, Recipe]:
-    """BYOL, and BYOL with all else as in the row that adds an entropy: its own best momentum and rate are others."""
+    """BYOL as tuned, and BYOL with the momentum and learning rate that were tuned for BYOL plus an entropy (`name`)."""
     row, byol = rows[name], rows["byol"]
     common = {own: row.arguments[own] for own in byol.arguments}
     without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
@@ -162,7 +162,7 @@ def _line(records: Records, name: str, recipe: Recipe, gaps: dict[str, Differenc
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
     return sweep(arguments, "ablations", about, seeds=3, variants=variants, page=page_of)
 

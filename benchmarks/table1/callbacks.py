@@ -1,4 +1,4 @@
-"""Callbacks of a run: time, random generators, checkpoints and evaluation."""
+"""Lightning callbacks of a run: time, random generators, checkpoints and evaluation."""
 
 import time
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ from benchmarks.table1.records import writing
 
 
 class Stopwatch(L.Callback):
-    """Wall-clock and CPU seconds since it was created, which differ on a busy machine; those of an interrupted run add up.
+    """Measures wall-clock and CPU seconds, which differ on a busy machine. A resumed run adds the seconds of earlier parts.
 
-    After the first epoch it prints how long that many `runs` will take.
+    After the first epoch, the callback prints how long `runs` such runs will take.
     """
 
     def __init__(self, runs: float = 0.0) -> None:
         self.wall, self.cores, self.runs = time.monotonic(), time.process_time(), runs
 
     def state_dict(self) -> dict[str, float]:
-        """Columns for a row, and the state for a checkpoint."""
+        """The seconds so far: columns of a row, and the state in a checkpoint."""
         wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
@@ -35,24 +35,24 @@ class Stopwatch(L.Callback):
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Print the estimate."""
+        """Print the estimated time of all runs, once."""
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
             print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
 
 
 class Generator(L.Callback):
-    """The random generator of a run: each rank draws its own views, and a resumed run continues the sequence.
+    """Seeds the random generator: each rank draws its own views, and a resumed run continues the random sequence.
 
-    Before fitting all ranks have the same seed, so that they build the same network. Fitting starts from a seed again, however
-    much a method's heads drew, so that all methods of a seed get the same images in the same order, and the same views.
+    All ranks have the same seed while they build the network. The seed is set again before training, because heads of
+    methods draw more or fewer random numbers. With one seed, all methods get the same order of images and the same views.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def setup(self, loop: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Give each rank the seed of its images and views, the first the same as a run on one device."""
+        """Seed images and views differently on each rank; rank 0 has the seed of a run on one device."""
         torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Generator(L.Callback):
             dist.all_gather_object(checkpoint["generators"], states)
 
     def on_load_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the states at once, because the loader already draws when the optimiser asks for the number of steps."""
+        """Restore the states now: the loader draws random numbers as soon as the optimiser asks for the number of steps."""
         cpu, *cuda = checkpoint["generators"][loop.global_rank]
         torch.set_rng_state(cpu)
         for state in cuda:
@@ -78,7 +78,7 @@ class Checkpoint(L.Callback):
         self.path, self.every = path, every
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Save before the probes of the epoch, which take the most memory; after the last epoch too."""
+        """Save every few epochs and after the last, before the probes, which take the most memory."""
         epoch, beside = loop.current_epoch + 1, self.path.with_suffix(".part")
         if epoch % self.every == 0 or epoch == loop.max_epochs:
             with writing(self.path.parent):
@@ -89,9 +89,9 @@ class Checkpoint(L.Callback):
 
 @dataclass
 class Evaluation(L.Callback):
-    """Measures entropy and effective rank of the embeddings after each epoch, and the probes after some.
+    """Measures entropy and effective rank of the embeddings after each epoch, and runs the probes every few epochs.
 
-    Only rank 0 measures; the others wait for it at their next gradient.
+    Only rank 0 measures. The other ranks wait for rank 0 when they average their next gradients.
     """
 
     images: Images
@@ -103,19 +103,19 @@ class Evaluation(L.Callback):
         return {"curve": self.curve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after those epochs."""
+        """Continue after the epochs that were measured."""
         self.curve = state["curve"]
 
     def on_fit_start(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Measure an epoch, perhaps the last, whose checkpoint was written before its measurement."""
+        """Measure the epoch of a restored checkpoint, because checkpoints are saved before the measurement."""
         if module.epoch_losses:
             self.on_train_epoch_end(trainer, module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Measure."""
+        """Add the epoch that ended to the curve, on rank 0."""
         losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if trainer.is_global_zero:
-            # the trainer's own count is not restored yet when fitting starts
+            # the trainer has not restored its own count of epochs yet when fitting starts
             epoch = len(self.curve) + 1
             is_probed = epoch % self.every == 0 or epoch == trainer.max_epochs
             self.curve.append({"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed))

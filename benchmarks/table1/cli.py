@@ -17,8 +17,8 @@ from benchmarks.data import DATASETS, HELD_OUT
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, long_runs
 
-#: the smallest values that make sense
-# below 8 channels the CPU's convolutions are known to corrupt memory, hence the width
+#: the smallest value of each option
+# a ResNet of width 0.125 has 8 channels; CPU convolutions with fewer channels are known to corrupt memory
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: the options that a number in the table depends on
@@ -31,7 +31,7 @@ ABOUT = (
 
 
 class OptionError(Exception):
-    """An option with a value that makes no sense."""
+    """An option has a value that makes no sense."""
 
 
 class Options(argparse.Namespace):
@@ -50,7 +50,7 @@ class Options(argparse.Namespace):
         return Options(**vars(self) | changed)
 
     def varied(self, variants: Mapping[str, Recipe]) -> Options:
-        """The same options, for these variants instead of the rows."""
+        """The same options, with these variants as the methods to train."""
         return self.replaced(methods=list(variants), recipes=self.recipes | variants)
 
     def describe(self) -> str:
@@ -63,7 +63,7 @@ class Options(argparse.Namespace):
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Options from the command line, completed by those that suit the data set; each is checked.
+    """Checked options from the command line, completed by defaults for the data set.
 
     Raises:
         OptionError: an option has a value that makes no sense; the message says what to do.
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     if options.accelerator == "auto":
         options.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if options.jobs is None:
-        # so many that the memory of a common machine holds a run for each core
+        # at most 8 runs at a time, which fit into the memory of a common machine
         options.jobs = min(joblib.cpu_count(), 8) if options.accelerator == "cpu" and options.devices == 1 else 1
     _check(options)
     return options
@@ -107,14 +107,14 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
     add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
     add("--long", action="store_true", help="the constants of a long run, not those of the digits")
-    add("--grid", type=Path, metavar="FOLDER", help="each row's best setting in what the tuning wrote there")
+    add("--grid", type=Path, metavar="FOLDER", help="folder of a tuning run; each method gets its best setting from it")
     add("--rates-only", action="store_true", help="tuning: three learning rates and nothing else")
-    add("--seeds", type=int, default=seeds, help="runs a row (default: %(default)s)")
+    add("--seeds", type=int, default=seeds, help="runs per method (default: %(default)s)")
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
     add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
-    add("--limit-images", type=int, help="use the first so many images of each half: for trials")
+    add("--limit-images", type=int, help="use only the first N training and N test images, for trials")
     add("--save-backbone", action="store_true", help="keep each run's weights in OUTPUT/backbones")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
     return parser
@@ -144,10 +144,10 @@ def _check(options: Options) -> None:
     refusals = [
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
-        (precision == "16-mixed", "--precision 16-mixed needs a GPU: a CPU would take bf16-mixed in its place. Ask for that."),
+        (precision == "16-mixed", "--precision 16-mixed needs a GPU. On a CPU, use --precision bf16-mixed."),
         (
             precision == "bf16-mixed" and options.image_size <= 16,
-            # its convolution of one pixel with stride 2 reads memory that nothing has written: NaN now and then
+            # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
             f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.table1.entropies`: every estimate of H(Z) with its default weights, beside VICReg, SimCLR and BYOL.
+"""`python -m benchmarks.table1.entropies` compares every estimator at its default weights with VICReg, SimCLR and BYOL.
 
-Each row gets the same small grid, three learning rates on validation images, and then a run of each seed at its best rate.
+Each objective is tried at three learning rates on validation images, and then trained with every seed at its best rate.
 """
 
 import sys
@@ -25,9 +25,9 @@ from benchmarks.table1.records import Records
 from benchmarks.table1.tuning import cells, chosen, grid_table
 
 BASE = "vicreg"
-#: the rates that the grid of `benchmarks.table1.tuning` chose for the rows of Table 1
+#: the learning rates that `benchmarks.table1.tuning` chose for the methods of Table 1
 RATES = (4e-3, 8e-3, 1.6e-2)
-#: the shape and the seconds at which the losses are timed
+#: shape, device and seconds with which the losses are timed
 TIMED = Case("op", "entropies", 256, 2048, torch.device("cpu"), "float32", seconds=30.0)
 
 
@@ -37,7 +37,7 @@ def _entropy(title: str, entropy: str, **options: Any) -> Recipe:
     return Recipe(title, "vicreg_entropy", settings, Setting(RATES[0], "the grid of this table"))
 
 
-#: VICReg's entropy is variance_covariance; the first three have the constants that their grid chose for Table 1
+#: the first three have the tuned constants of Table 1; VICReg is the estimator variance_covariance
 ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byol")} | {
     "log_det": _entropy("LogDet", "log_det"),
     "log_det_anchor": _entropy("LogDet, anchor", "log_det", anchor=True),
@@ -53,7 +53,7 @@ ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byo
 
 
 def grid(options: Options) -> dict[str, Recipe]:
-    """Every row at every rate."""
+    """The recipe of every objective at every learning rate, by name."""
     return {
         f"{name}-rate{rate:g}": row.varied(f"{row.title}, rate {rate:g}", "the grid of this table", rate)
         for name, row in ROWS.items()
@@ -62,12 +62,12 @@ def grid(options: Options) -> dict[str, Recipe]:
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
-    """The criterion of every row; for BYOL the mean negative cosine, without predictor and slow copy."""
+    """The criterion of every objective; for BYOL the mean negative cosine, without predictor and slow copy."""
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
 def costs(path: Path) -> pd.DataFrame:
-    """Milliseconds and MiB of forward and backward of each loss, measured unless the file holds them."""
+    """Milliseconds and MiB of forward and backward of each loss, read from the file or, if it is missing, measured."""
     if not path.exists():
         torch.set_num_threads(1)
         views = TIMED.views()
@@ -78,7 +78,7 @@ def costs(path: Path) -> pd.DataFrame:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The table, a sentence on the differences, and the grid."""
+    """The page: the table, a sentence on the differences, and the scores at all learning rates."""
     bases = {name: BASE for name in ROWS if name != BASE}
     gaps, cost = records.compared(bases, "linear"), costs(records.folder / "speed.csv")
     return filled(
@@ -100,7 +100,7 @@ def _line(records: Records, name: str, gaps: dict[str, Difference], cost: pd.Dat
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
 
     def asked() -> Options:
         return parse(arguments, sweep="entropies", about="Compare every entropy at its default weights.", seeds=5)

@@ -24,22 +24,22 @@ from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
-#: the page of a table from its rows
+#: a function that makes the page of a table from its rows
 Page = Callable[[Records, Options, Images], str]
-#: the recipes of a sweep by their names
+#: a function that returns the recipes of a sweep by their names
 Variants = Callable[[Options], Mapping[str, Recipe]]
 
 
 def launch(read: Callable[[], Options], page: Page | None) -> int:
-    """The program, from a function that reads its options to one that returns the page of its rows.
+    """Make the missing runs that the options from `read` ask for, then write the page that `page` makes of all rows.
 
     Returns:
-        Exit status: 0 done, 1 what was asked cannot be done, 130 stopped.
+        Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C.
     """
     try:
         options = read()
         images = loaded(options)
-        # the first process reserves it for all
+        # the first process reserves the folder for all processes
         with reserved(options.output) if is_first_process() else nullcontext():
             records = Records(options.output)
             records.open(options.settings())
@@ -50,13 +50,13 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; finished rows are kept: the same command goes on from there", file=sys.stderr)
+        print("stopped. Finished runs are kept; run the same command to continue", file=sys.stderr)
         return 130
     return 0
 
 
 def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, variants: Variants, page: Page) -> int:
-    """The program that trains variants of the rows and scores them on validation images; exit status as of `launch`."""
+    """Train variants of methods and score them on validation images; the exit status is that of `launch`."""
 
     def read() -> Options:
         options = parse(arguments, sweep=name, about=about, seeds=seeds)
@@ -66,7 +66,7 @@ def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, varian
 
 
 def head(records: Records, options: Options) -> dict[str, object]:
-    """What the page of every table says first."""
+    """The values for the head of every page."""
     run = {"command": options.command, "description": options.describe(), "notes": notes(records.folder)}
     return run | {"commits": records.names("commit"), "share": HELD_OUT, "over": records.over()}
 
@@ -74,7 +74,7 @@ def head(records: Records, options: Options) -> dict[str, object]:
 def _show(page: str, options: Options) -> None:
     with writing(options.output):
         write(options.output / "README.md", page)
-    # in a file the table should not be wrapped at the 80 columns of a default terminal
+    # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
     Console(width=None if sys.stdout.isatty() else 120).print(Markdown(page))
     print(f"written: {options.output}/README.md, rows.jsonl")
 
@@ -83,7 +83,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
     # seed by seed, so that the table of one seed is complete early
     all_runs = [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
     if is_first_process():
-        # by the time that another process starts, the first may have added rows
+        # the first process sets the list for all, because it may have added rows before another process starts
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
     if options.jobs > 1 or options.is_sweep:
@@ -98,7 +98,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
     for row in filter(None, _results(pending, options, images)):
         records.add(row)
         run, left = Run(row["method"], row["seed"]), len(all_runs) - len(records.rows)
-        # not before its row is on disk
+        # the row is on disk, so that the checkpoint is no longer needed
         with writing(options.output):
             run.checkpoint(options).unlink(missing_ok=True)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
@@ -106,7 +106,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
 
 
 def _results(runs: list[Run], options: Options, images: Images) -> Iterator[Row]:
-    """The row of each run as it ends; several jobs are processes on a core of their own, and only the caller writes."""
+    """Yield the row of each run when it ends. Several jobs run in a process each, and only the caller writes files."""
     if options.jobs == 1:
         return (made(run, options, images) for run in runs)
     pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
@@ -122,7 +122,7 @@ def _in_worker(run: Run, options: Options, images: Images, parent: int) -> Row:
 
 
 def _end_with(parent: int) -> None:
-    """End this worker when its parent has been killed: the run would otherwise go on, beside the same run of a new command."""
+    """End this worker if its parent is killed, because its run would go on beside the same run of a new command."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

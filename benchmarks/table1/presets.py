@@ -1,8 +1,8 @@
 """Options that suit each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
 
-The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, its networks ResNet-18, a ConvNeXt and a ViT (`docs/sources.md`
-says how sure that is). Which ConvNeXt and ViT, how many epochs and what batch are not known: the sizes here
-are those that other libraries' tables take, the epochs those of lightly's on CIFAR-10.
+The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, and its networks are ResNet-18, a ConvNeXt and a ViT
+(`docs/sources.md` says how sure that is). Its ConvNeXt, ViT, epochs and batch size are not known. The presets have network
+sizes from tables of other libraries, and the number of epochs of lightly's table for CIFAR-10.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "tiny_imagenet": {"image_size": 64},
     "image_folder": {"image_size": 64, "epochs": 100},
 }
-#: options for a recent GPU; such long rows take the constants of `benchmarks.table1.recipes.long_runs`
+#: options for a recent GPU; "long" takes the constants of `benchmarks.table1.recipes.long_runs`
 GPU = {"epochs": 200, "precision": "bf16-mixed", "long": True}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}
 #: name -> options of the command line; options that the user names beside the preset override it
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
 FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
-# enough for VICReg to be two points above the probe of the pixels, in minutes on one core
+# in minutes on one core, these put VICReg's linear probe two points above a probe of the raw pixels
 PRESETS["fashion-mnist-cpu"] = {
     "dataset": "fashion_mnist",
     "backbone": "resnet10t",

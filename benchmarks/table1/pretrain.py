@@ -18,12 +18,12 @@ from benchmarks.probes import Features, knn_accuracy, linear_accuracy
 from benchmarks.table1.recipes import BUDGET
 from it_losses import diagnostics
 
-#: standard deviation of the Gaussian around each embedding on the unit sphere; the same for all rows, so that they compare.
-#: Well below .3 every row would be near log(images), well above 1 near 0
+#: standard deviation of the Gaussian around each embedding on the unit sphere, equal for all methods to make them comparable.
+#: Well below .3 every entropy would be near log(images), and well above 1 near 0
 ENTROPY_BANDWIDTH = 0.5
-#: embeddings that entropy and rank are measured on; all pairs of them are formed
+#: number of embeddings that entropy and rank are measured on; limited, because all pairs are formed
 MEASURED_IMAGES = 2048
-#: what is measured of embeddings and features; NaN where values are no longer finite
+#: measurements of embeddings and features; NaN if one of these is not finite
 MEASURES = ("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features")
 
 Batch = tuple[Tensor, Tensor]
@@ -42,7 +42,7 @@ def loader(images: Images, batch_size: int) -> DataLoader[Batch]:
 
 
 class Pretraining(L.LightningModule):
-    """Backbone, method and views, with AdamW, a linear warm-up and a cosine; rows differ only in the learning rate."""
+    """Trains backbone and method with AdamW, linear warm-up and a cosine schedule. Methods differ only in the learning rate."""
 
     def __init__(self, backbone: nn.Module, method: Method, views: Views, learning_rate: float) -> None:
         super().__init__()
@@ -52,18 +52,18 @@ class Pretraining(L.LightningModule):
         self.epoch_losses: list[Tensor] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The losses of an epoch that is not measured yet, and buffers that are in no state, as lightly's queue is."""
+        """Save the losses of the epoch that is not measured yet, and buffers outside `state_dict`, such as lightly's queue."""
         checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the saved losses and buffers."""
         self.epoch_losses = list(checkpoint["epoch_losses"])
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Images, uint8 [batch, channels, side, side], and labels, [batch] -> []."""
+        """The loss of a batch: uint8 images [batch, channels, side, side] and labels [batch] -> []."""
         images, labels = batch
         step = Step(self.global_step, int(self.trainer.estimated_stepping_batches), labels)
         loss = self.method.loss(self.backbone, *self.views(images), step)
@@ -71,7 +71,7 @@ class Pretraining(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """AdamW without decay of biases and norms; the schedule advances every step."""
+        """AdamW without weight decay of biases and normalisation layers, and a schedule that advances every step."""
         decayed, free = get_weight_decay_parameters([self.backbone, self.method])
         groups = [
             {"params": [p for p in decayed if p.requires_grad], "weight_decay": BUDGET["weight_decay"]},
@@ -94,7 +94,7 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
         module.train(training)
         return dict.fromkeys(MEASURES, math.nan) | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
-    # minus the entropy of one Gaussian, a constant: the result is 0 at collapse and at most log(images)
+    # subtract the entropy of one Gaussian, so that the result is 0 at collapse and at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)
     ranks = [diagnostics.rank_me(z).item() for z in (embeddings, test[:MEASURED_IMAGES])]
     row = dict(zip(MEASURES, [bounds.lower.item() - one_point, bounds.upper.item() - one_point, *ranks], strict=True))

@@ -1,4 +1,4 @@
-"""Every hyper-parameter of every row of Table 1, with its source: this file is the table, nothing overrides it."""
+"""Every hyper-parameter of every method of Table 1, with its source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row: its name, its entry of `benchmarks.methods.METHODS`, the arguments of that method, and its learning rate."""
+    """A row of Table 1: printed title, name in `benchmarks.methods.METHODS`, arguments of that method, and learning rate."""
 
     title: str
     method: str
@@ -32,7 +32,7 @@ class Recipe:
         return {name: setting.value for name, setting in self.settings.items()}
 
     def varied(self, title: str, source: str, learning_rate: float | None = None, **arguments: Any) -> Recipe:
-        """The same row, with other values for some of its arguments."""
+        """The same recipe with another title and other values for some arguments; `source` says where the values come from."""
         changed = {name: Setting(value, source) for name, value in arguments.items()}
         rate = self.learning_rate if learning_rate is None else Setting(learning_rate, source)
         return Recipe(title, self.method, self.settings | changed, rate)
@@ -41,7 +41,7 @@ class Recipe:
 #: the settings that are the same for every row; only epochs and batch size are command line options
 BUDGET = {
     "optimizer": "AdamW",
-    # VICReg and SimCLR on CIFAR-10 in solo-learn; biases and norms are left out, as there
+    # as in solo-learn for VICReg and SimCLR on CIFAR-10, which also leaves out biases and normalisation layers
     "weight_decay": 1e-4,
     # fraction of the steps that warm up linearly; the rest follow a cosine to 0
     "warmup": 0.1,
@@ -52,13 +52,13 @@ PROBE = {"weight_decay": PROBE_WEIGHT_DECAY, "knn_neighbours": KNN_NEIGHBOURS, "
 
 
 def tuned(learning_rate: float, **constant: float) -> dict[str, Setting]:
-    """The best of the equal grid that `benchmarks.table1.tuning` gives every row: its learning rate and its main constant."""
+    """The learning rate and main constant that `benchmarks.table1.tuning` chose; every method got a grid of equal size."""
     source = "best of the grid on validation digits, benchmarks/results/2026-11-21-cpu-tuning"
     return {name: Setting(value, source) for name, value in {"learning_rate": learning_rate, **constant}.items()}
 
 
 def _row(title: str, method: str, *parts: dict[str, Setting]) -> Recipe:
-    """A row from settings that it shares with others, and its own."""
+    """A recipe from groups of settings; later groups override earlier groups."""
     settings = {name: setting for part in parts for name, setting in part.items()}
     return Recipe(title, method, learning_rate=settings.pop("learning_rate"), settings=settings)
 
@@ -83,7 +83,7 @@ LOG_DET_BESIDE = REGULARIZED | {
 }
 SWAV = NARROW | {
     "prototypes": Setting(100, "solo-learn, CIFAR-10"),
-    # at .01 they learn more, until assignments are so sharp that the codes' exp(similarity / epsilon) overflows
+    # at .01 SwAV learns more, until assignments are so sharp that exp(similarity / epsilon) overflows
     "epsilon": Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
 }
 QUEUE = Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet")
@@ -91,7 +91,7 @@ LABELS = {
     "learning_rate": Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
     "label_smoothing": Setting(0.1, "Inception v3 (1512.00567), section 7"),
 }
-#: the rows that have no embeddings to compare: the backbone before training, and trained with labels
+#: the rows of Table 1 without embeddings to compare: the backbone before training, and the backbone trained with labels
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 
 RECIPES: dict[str, Recipe] = {
@@ -108,14 +108,14 @@ RECIPES: dict[str, Recipe] = {
     SUPERVISED: _row("supervised", "supervised", LABELS),
 }
 
-#: a long run of a whole network takes the papers' constants and solo-learn's in place of what a short run of digits took; none
-#: has been tuned: `python -m benchmarks.table1.tuning --preset NAME` gives each the same search, and `--grid` takes its best
+#: long runs take constants of the papers and of solo-learn instead of those tuned on the digits. They have not been tuned:
+#: `python -m benchmarks.table1.tuning --preset NAME` searches them for each method, and `--grid` takes the best
 SOLO = "solo-learn, CIFAR-10"
 #: values that several rows share, by the name of the argument
 COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
 LONG_WIDE, BYOL_HIDDEN = {"output": Setting(2048, SOLO)}, {"hidden": Setting(4096, SOLO)}
 BYOL_WEIGHT = {"entropy_weight": Setting(0.2, "the middle of the grid")}
-#: values of single rows; their other arguments are those of the short recipe
+#: values of single methods for long runs; other arguments are those of the short recipe
 OWN: dict[str, dict[str, Setting]] = {
     "barlow_twins": LONG_WIDE | {"redundancy_weight": Setting(5e-3, "Barlow Twins (2103.03230), section 2.2, rounded")},
     "swav": {"epsilon": Setting(0.05, "SwAV (2006.09882), appendix")},
@@ -132,7 +132,7 @@ OTHER_RATE = Setting(5e-4, "DINO (2104.14294), section 3.2: .0005 for each 256 i
 
 
 def long_runs(backbone: str) -> dict[str, Recipe]:
-    """Every row with the constants of a long run, at a learning rate for this family of timm's networks."""
+    """Every recipe with the constants of a long run, and with the learning rate for ResNets or for other backbones."""
     rate, rows = RESNET_RATE if backbone.startswith("resnet") else OTHER_RATE, {}
     for name, recipe in RECIPES.items():
         common = {key: setting for key, setting in COMMON.items() if key in recipe.settings}
@@ -140,7 +140,7 @@ def long_runs(backbone: str) -> dict[str, Recipe]:
     return rows
 
 
-#: each row with an entropy, and the row without it that it is compared with
+#: method with an entropy of this library -> the method without that entropy, for comparison
 BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": "byol", "byol_pairdist": "byol"}
 
 
@@ -150,7 +150,7 @@ def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
 
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
-    """Everything above that these rows depend on, for JSON, including the defaults of criteria."""
+    """Everything in this file that the named methods depend on, with the defaults of their criteria, as values for JSON."""
     rows = {name: _facts(recipes[name]) for name in names if name != UNTRAINED}
     return {"budget": BUDGET, "probe": PROBE, "rows": rows}
 

@@ -1,6 +1,6 @@
-"""The rows on disk: in `rows.jsonl` the settings of all, then a line for each finished run, which holds its curve too.
+"""Finished runs on disk: `rows.jsonl` has a line with the settings of all runs, then a line for each run with its curve.
 
-Every file is written whole, so that a kill leaves the old one or the new one.
+Every file is replaced as a whole, so that a killed program leaves the old file or the complete new one.
 """
 
 import json
@@ -25,7 +25,7 @@ class OutputError(Exception):
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say what to do where the block cannot write to the folder."""
+    """Raise an OutputError that says what to do if the block cannot write to the folder."""
     try:
         yield
     except OSError as problem:
@@ -35,10 +35,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Keep other programs out of the folder until the block or the process ends, and remove half-written files of killed ones.
+    """Keep other programs out of the folder until the block ends, and remove half-written files of killed programs.
 
     Raises:
-        OutputError: another program has reserved it, or it cannot be written.
+        OutputError: another program has reserved the folder, or the folder cannot be written.
     """
     lock = FileLock(folder / "unfinished" / "lock", blocking=False)
     with writing(folder):
@@ -59,7 +59,7 @@ class Records:
     """A folder of finished runs.
 
     Raises:
-        OutputError: a file cannot be read.
+        OutputError: `rows.jsonl` cannot be read, is damaged, or comes from an older version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,30 +77,28 @@ class Records:
         try:
             row: Row = json.loads(line)
         except json.JSONDecodeError as problem:
-            again = (
-                "Restore the file, or choose another --output." if number == 1 else "Remove that line: its run is made again."
-            )
+            again = "Restore the file, or choose another --output." if number == 1 else "Remove that line to repeat its run."
             raise OutputError(f"{self.folder}/rows.jsonl, line {number} is damaged: {problem}. {again}") from problem
         return row
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Make the folder, or check that its rows have these settings.
+        """Check that the rows in the folder have these settings, and write the settings.
 
         Raises:
-            OutputError: it cannot be written, or its rows were made with other settings.
+            OutputError: the folder cannot be written, or its rows were made with other settings.
         """
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
         if changed:
             remedy = "Use those again, or choose another --output."
             raise OutputError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
-        # a table may gain methods
+        # methods may be added to a table later
         rows = self.settings.get("rows", {}) | settings["rows"]
         self.settings = self.settings | settings | {"rows": rows}
         self._write()
 
     def add(self, row: Row) -> None:
-        """Write the row of a finished run."""
+        """Add the row of a finished run to the file."""
         self.rows.append(row)
         self._write()
 
@@ -125,7 +123,7 @@ class Records:
         return statistic(self.scores(method, column))
 
     def cells(self, method: str, gaps: Mapping[str, Difference]) -> dict[str, str]:
-        """Both accuracies of one method for a table, and its difference from a base if it has one."""
+        """Cells of a table: both accuracies of a method, and its difference from the method it is compared with, if any."""
         scores = {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
         return scores | (gaps[method].cells() if method in gaps else {"difference": "", "p": ""})
 
@@ -134,7 +132,7 @@ class Records:
         return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
 
     def compared(self, bases: Mapping[str, str], score: str) -> dict[str, Difference]:
-        """The difference of each row from its base at their common seeds; p-values are corrected for the number of rows."""
+        """The difference of each method from its base over common seeds; p-values are corrected for the number of methods."""
         gaps = {}
         for pair in bases.items():
             row, base = ({run["seed"]: run[score] for run in self.of(method)} for method in pair)
@@ -144,7 +142,7 @@ class Records:
         return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
 
     def findings(self, bases: Mapping[str, str], recipes: Mapping[str, Recipe]) -> str:
-        """A sentence for each probe on the rows that differ from their bases."""
+        """For each probe, a sentence that says which methods differ significantly from their bases."""
         lines = []
         for probe in ("Linear", "kNN"):
             gaps = self.compared(bases, probe.lower())
@@ -156,6 +154,6 @@ class Records:
         return ", ".join(sorted({str(row[column]) for row in self.rows}))
 
     def over(self) -> str:
-        """What the numbers of a table are: those of one seed, or means over several."""
+        """Text that says whether the numbers of a table are from one seed, or means over several seeds."""
         seeds = sorted({len(self.of(method)) for method in {row["method"] for row in self.rows}})
         return f"mean ± standard error of {' or '.join(map(str, seeds))} seeds" if seeds[-1] > 1 else "one seed"

@@ -1,4 +1,4 @@
-"""The runs of a table: their list, the network of each, and the program from a seed to a row."""
+"""The runs of a table: load the images, build the network of a run, train and measure it, and return its row."""
 
 import io
 import logging
@@ -43,7 +43,7 @@ class Run(NamedTuple):
         return f"{title(self.method, options.recipes)}, seed {self.seed}"
 
     def checkpoint(self, options: Options) -> Path:
-        """Where its state is while it is not finished."""
+        """The file with the state of the run while it is not finished."""
         return options.output / "unfinished" / f"{self.method}-seed{self.seed}.ckpt"
 
 
@@ -51,7 +51,7 @@ def loaded(options: Options) -> Images:
     """The images that the options name; for a sweep only the training half, split for validation.
 
     Raises:
-        DataError, OptionError, BackboneError: they are missing, are too few for a batch, or network and trainer refuse them.
+        DataError, OptionError, BackboneError: images are missing or too few for a batch, or network or trainer refuse them.
     """
     images = load(options.dataset, options.data_root, options.image_size)
     images = images if options.limit_images is None else images.subset(options.limit_images)
@@ -67,7 +67,7 @@ def loaded(options: Options) -> Images:
 
 
 def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
-    """Lightning's trainer, with its bar on a terminal, without logs and checkpoints, which this program handles itself."""
+    """Lightning's trainer, with a progress bar on a terminal; this program handles logs and checkpoints itself."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities.core.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
@@ -78,7 +78,7 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
 
 
 def module_for(run: Run, options: Options, images: Images) -> Pretraining:
-    """Network and method; one seed gives every method the same backbone to start from (`Generator`: the same batches too)."""
+    """The network and method of a run. With the same seed, all methods start from the same backbone."""
     L.seed_everything(run.seed, verbose=False)
     backbone = _backbone(options, images)
     views = Views(recipe_for(options.dataset, images.channels), options.image_size, *channel_moments(images.train))
@@ -108,7 +108,7 @@ def made(run: Run, options: Options, images: Images) -> Row:
 
 
 def untrained(run: Run, options: Options, images: Images) -> Row:
-    """The backbone that all methods start from with this seed, its batch norms settled on the training images."""
+    """The row of the untrained backbone, whose batch normalisation gets the statistics of the training images."""
     stopwatch = Stopwatch()
     device = torch.device("cuda" if options.accelerator == "gpu" else "cpu")
     module = module_for(run, options, images).to(device)
@@ -145,7 +145,7 @@ def trained(run: Run, options: Options, images: Images) -> Row:
 
 
 def _save(backbone: nn.Module, path: Path) -> None:
-    """The weights of `benchmarks.backbones.create`, on the CPU, for `load_state_dict`."""
+    """Save the weights as CPU tensors, for `load_state_dict` of a backbone from `benchmarks.backbones.create`."""
     weights = io.BytesIO()
     torch.save({name: weight.cpu() for name, weight in backbone.state_dict().items()}, weights)
     with writing(path.parent.parent):
@@ -153,7 +153,7 @@ def _save(backbone: nn.Module, path: Path) -> None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether it can be loaded, without running code from it."""
+    """Whether the checkpoint can be loaded; its loading runs no code from the file."""
     try:
         torch.load(checkpoint, weights_only=True, mmap=True)
     except Exception:
@@ -162,7 +162,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _row(run: Run, options: Options, curve: list[Row], stopwatch: Stopwatch, device: torch.device) -> Row:
-    """What is recorded of a run: scores of its last and its best epoch, time and place, and, in a table, its curve."""
+    """The row of a run: scores of the last and the best epoch, time, machine and versions; in Table 1 also the curve."""
     probed = [point for point in curve if "linear" in point]
     last, best = probed[-1], max(probed, key=lambda point: point["linear"])
     row = {

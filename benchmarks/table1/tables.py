@@ -1,4 +1,4 @@
-"""Table 1 itself: its program, and its page in Markdown, with a plot, from the rows on disk."""
+"""The program of Table 1, and the page with a plot that it makes from the rows on disk."""
 
 from statistics import fmean
 from typing import Any
@@ -16,12 +16,12 @@ from benchmarks.table1.records import Records
 #: the rows without a self-supervised loss, whose features are their embeddings
 REFERENCES = (UNTRAINED, SUPERVISED)
 ORDER = [UNTRAINED, *RECIPES]
-#: numbers in the training images beyond which they are not probed themselves
+#: raw pixels are not probed if the training images have more pixel values than this
 LARGEST_PIXEL_PROBE = 100_000_000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     return launch(lambda: parse(arguments), page_of)
 
 
@@ -48,7 +48,7 @@ def _methods(records: Records) -> list[str]:
 
 
 def _pixels(images: Images) -> list[dict[str, str]]:
-    """The row of the probes on the images themselves; none where they would take long."""
+    """The row of the probes on raw pixels; none if the probes would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return []
     train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
@@ -61,14 +61,14 @@ def _line(records: Records, method: str, gaps: dict[str, Difference]) -> dict[st
     line = {"method": title(method)} | records.cells(method, gaps)
     line |= {f"{probe} % (best)": records.mean(method, f"{probe.lower()}_best").text(100) for probe in ("linear", "kNN")}
     if method not in REFERENCES:
-        # features have another dimension than embeddings: no entropy to compare
+        # features have another dimension than embeddings, so that their entropies cannot be compared
         line["entropy (nats)"] = records.mean(method, "entropy_upper_nats").text(digits=2)
         line["RankMe"] = records.mean(method, "rank_me").text()
     return line | {"s": f"{records.mean(method, 'seconds').mean:.0f}"}
 
 
 def plot(records: Records, description: str) -> None:
-    """Left: accuracy of every row, best at the top; right: entropy and effective rank along training."""
+    """Plot the accuracy of every method, best at the top, and entropy and effective rank during training."""
     with figure(records.folder / "table1.png", size=(13, 5.6)) as drawn:
         bars, entropy, rank = drawn.subplots(1, 3, width_ratios=[1.5, 1, 1])
         _draw_bars(bars, records)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table1.tuning`: the same search for each method, over learning rate and main constant."""
+"""`python -m benchmarks.table1.tuning` searches learning rate and main constant, with a grid of equal size for each method."""
 
 import math
 import sys
@@ -16,13 +16,13 @@ from benchmarks.table1.launch import head, sweep
 from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
-#: learning rates for all methods, of a short and of a long run; if you add one, the same command makes the missing runs
+#: learning rates of short and of long runs, for all methods. If you add a rate, the same command makes only the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: learning rates where each run takes minutes, an order of magnitude in three values: transformers and ConvNeXts like them,
-#: train at lower ones than ResNets
+#: three learning rates over an order of magnitude, for `--rates-only`, where each run takes minutes. Transformers and ConvNeXts
+#: need lower rates than ResNets
 FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "other": (2e-4, 6e-4, 2e-3)}
-#: method -> its main constant, and the values tried: a lower one, that of the untuned table, and a higher one
+#: method -> its main constant, and the values to try: the value before tuning, a lower and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "simclr": ("temperature", (0.1, 0.2, 0.4)),
     "barlow_twins": ("redundancy_weight", (1.25e-3, 5e-3, 2e-2)),
@@ -31,7 +31,7 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "vicreg": ("covariance_weight", (0.25, 1.0, 4.0)),
     "byol": ("momentum", (0.8, 0.9, 0.97)),
     "vicreg_pairdist": ("spread_fraction", (0.1, 0.2, 0.4)),
-    # beta would only change the scale: the default weights follow it
+    # beta is not searched: it would only change the scale, because the default weights depend on it
     "vicreg_logdet": ("entropy_weight", (100.0, 400.0, 1600.0)),
     "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
@@ -39,12 +39,12 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 #: the constants that differ for a long run
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
-#: the name of a setting, as `grid` gives it; without a constant where only rates were tried
+#: the name of a setting, as `grid` gives it; names of `benchmarks.table1.entropies` have no constant
 NAME = r"(?P<method>\w+)-rate(?P<rate>.+?)(?:-(?P<constant>[a-z_]+)(?P<value>.+))?"
 
 
 def grid(options: Options) -> dict[str, Recipe]:
-    """The recipe of every setting by its name, as many for each method; `--rates-only` keeps the constant of the row."""
+    """The recipe of every setting by name, as many for each method. With `--rates-only`, only the learning rate varies."""
     rates, constants = (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else (LEARNING_RATES, CONSTANTS)
     if options.rates_only:
         rates = FEW_RATES["resnet" if options.backbone.startswith("resnet") else "other"]
@@ -60,25 +60,25 @@ def grid(options: Options) -> dict[str, Recipe]:
 
 
 def cells(records: Records) -> pd.DataFrame:
-    """The settings that have runs by their names, with their scores and whether each is the best of its method.
+    """A row for each setting with runs: its score, and whether it is the best setting of its method.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no setting has runs.
     """
     names = sorted({row["method"] for row in records.rows})
     tried = pd.Series(names, names, dtype=str).str.extract(f"^{NAME}$").dropna(subset="method")
     tried = tried.astype({"rate": float, "value": float}).sort_values(["rate", "value"])
     if tried.empty:
-        raise ValueError("has no rows of a grid")
+        raise ValueError("contains no results of a search")
     best = [records.best(names) for names in tried.groupby("method").groups.values()]
     return tried.assign(text=[records.mean(name, "linear").text(100) for name in tried.index], best=tried.index.isin(best))
 
 
 def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
-    """The rows at the best settings of a grid that was recorded in the folder.
+    """The recipes with the best settings of the grid that is recorded in the folder.
 
     Raises:
-        ValueError: the folder holds no grid, or none of some row.
+        ValueError: the folder has no grid, or the grid lacks a method.
     """
     best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
     missing = [name for name in rows if name not in best]
@@ -105,7 +105,7 @@ def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The grid, and the chosen settings."""
+    """The page: the scores of the grid, and the chosen settings."""
     found = cells(records)
     rows = {name: RECIPES[name] for name in CONSTANTS if name in set(found.method)}
     return filled(
@@ -131,7 +131,7 @@ def _choice(cell: Any, found: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 what was asked cannot be done, 130 stopped."""
+    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
     about = f"Give every method the same search: {rates}, scored on images held out of the training half."
     return sweep(arguments, "tuning", about, seeds=2, variants=grid, page=page_of)

@@ -1,12 +1,12 @@
-"""Measurements of embeddings, without gradient and in float64: each returns a number or a vector.
+"""Measurements of embeddings, without gradient and in float64.
 
 Every function takes tensors or NumPy arrays of any floating-point dtype. Tensors on a device without float64, such as MPS, are
 measured on the CPU.
 
 Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `renyi_entropy`, `participation_ratio`,
 `alpha_req`, `rank_me`, `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a
-`Moments` that was updated during a run. The others take a batch or an iterable; all but `lidar`
-keep every row in memory.
+`Moments` that was updated during a run. The other functions take a batch or an iterable. These,
+except `lidar`, keep every row in memory.
 """
 
 from it_losses.diagnostics.entropies import (

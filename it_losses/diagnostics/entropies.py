@@ -25,7 +25,7 @@ CHUNK = 1024
 
 
 class EntropyBounds(NamedTuple):
-    """Bounds in nats on one entropy: scalars."""
+    """Bounds on an entropy in nats, as scalars."""
 
     lower: Tensor
     upper: Tensor
@@ -58,7 +58,7 @@ def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
 
         mean_i log(batch / (2 m) (x_(i+m) - x_(i-m))),   x a sorted dimension, m the window, by default sqrt(batch)
 
-    For few rows it is too low. If more than `2 m` rows of a dimension are equal, it is -inf. Source: Vasicek (1976).
+    For few rows the entropy is too low. If more than `2 m` rows of a dimension are equal, it is -inf. Source: Vasicek (1976).
     """
     z = all_rows(z)
     if len(z) < 2:
@@ -98,8 +98,8 @@ def pairwise_entropy_bounds(z: Batches, *, bandwidth: float | None = None) -> En
     """Bounds in nats on the entropy of the mixture of `N(z_i, bandwidth^2 I)`: [batch, dim] -> 2 x [].
 
     `dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2))`, c = 8 (Bhattacharyya) for the lower bound and
-    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as in Pairwise. Pass one bandwidth to
-    compare values along a run, because the default follows the spread of the batch.
+    2 (Kullback-Leibler) for the upper. By default `s^2 = 0.2 * sum_j Var z_j`, as in Pairwise. To compare
+    values during a run, pass a fixed bandwidth s, because the default follows the spread of the batch.
     Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4.
     """
     z = all_rows(z)
@@ -135,7 +135,7 @@ def entropy_above_one_point(z: Tensor, *, variance: float) -> EntropyBounds:
 
 def _squared_distances(z: Tensor) -> Iterator[Tensor]:
     """`|z_i - z_j|^2` of CHUNK rows i at a time and all j: [batch, dim] -> [CHUNK, batch] each."""
-    # distances do not depend on the mean, but their rounding does
+    # centre, because a large mean increases the rounding errors of distances
     z = z - z.mean(dim=0)
     squared_norms = torch.linalg.vector_norm(z, dim=1).square()
     for start in range(0, len(z), CHUNK):
@@ -174,8 +174,8 @@ def nearest_neighbour_entropy(z: Batches, *, on_sphere: bool = False) -> Tensor:
         psi(batch) - psi(1) + log V_dim + dim * mean_i log rho_i,   log V_dim = dim/2 log pi - log Gamma(dim/2 + 1)
 
     psi is the digamma function and V_dim the volume of the unit ball. With `on_sphere` the rows are divided by their norms, dim
-    is replaced by `dim - 1`, and the entropy is relative to the area of the sphere. The estimate is consistent and bounds
-    nothing. Its error grows with dim: do not read it as nats from 16 dimensions on. For 1024 rows of N(0, I) in 32 dimensions
+    is replaced by `dim - 1`, and the entropy is relative to the area of the sphere. The estimate is consistent, but no
+    bound. Its error grows with dim, so do not read it as nats from 16 dimensions on. For 1024 rows of N(0, I) in 32 dimensions
     it is 2.6 nats too high. If two rows are equal it is -inf.
     Source: Kozachenko & Leonenko (1987), with psi(batch) for log(batch - 1).
     """
@@ -195,8 +195,8 @@ def nearest_neighbour_entropy(z: Batches, *, on_sphere: bool = False) -> Tensor:
 
 
 def _nearest_distances(z: Tensor, start: int) -> Tensor:
-    """The distance to the nearest other row, of CHUNK rows from start: [batch, dim] -> [CHUNK]."""
-    # products of near rows would lose the digits of their distance
+    """The distance to the nearest other row, for the CHUNK rows from `start` on: [batch, dim] -> [CHUNK]."""
+    # subtract rows, because products of near rows lose the digits of their distance
     distances = torch.cdist(z[start : start + CHUNK], z, compute_mode="donot_use_mm_for_euclid_dist")
     distances.diagonal(offset=start).fill_(torch.inf)
     return distances.amin(dim=1)

@@ -1,4 +1,4 @@
-"""Measurements on the unit sphere: alignment, uniformity, and an entropy whose values can be compared along a run."""
+"""Measurements on the unit sphere: alignment, uniformity, and bounds on an entropy."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) ->
     """Bounds in nats on the entropy of the directions of z, relative to a collapsed batch: [batch, dim] -> 2 x [].
 
     `-mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2))`, u the rows divided by their norms, c = 8 for the lower and 2 for
-    the upper bound. Both are 0 if all rows have one direction, and at most `log batch`. The bandwidth is the same for every
-    batch, so values compare along a run, and between runs of one batch size. `pairwise_entropy_bounds` of u adds a constant.
+    the upper bound. Both are 0 if all rows have the same direction, and at most `log batch`. The bandwidth is fixed, so you can
+    compare values of equal batch sizes. `pairwise_entropy_bounds` of u gives these values plus a constant.
     """
     u = normalize(all_rows(z), dim=1)
     return entropy_above_one_point(u, variance=check_positive("bandwidth", bandwidth) ** 2)
 
 
 def _log_potential(u: Tensor, start: int, *, t: float) -> Tensor:
-    """`log sum_{j != i} exp(-t |u_i - u_j|^2)` of CHUNK rows i from start: [batch, dim] -> [CHUNK]."""
+    """`log sum_{j != i} exp(-t |u_i - u_j|^2)` for the CHUNK rows i from `start` on: [batch, dim] -> [CHUNK]."""
     block = u[start : start + CHUNK]
     exponent = -t * torch.cdist(block, u).square()
     exponent.diagonal(offset=start).fill_(-torch.inf)

@@ -20,7 +20,7 @@ Batch: TypeAlias = "Tensor | Array"
 #: one batch, or an iterable of batches such as a loader
 Batches: TypeAlias = "Tensor | Array | Iterable[Tensor] | Iterable[Array]"
 
-#: devices with float64 and every factorization; tensors on others (Metal has no float64) are copied to the CPU
+#: devices with float64 and every factorization; tensors on other devices are copied to the CPU
 COMPLETE_DEVICES = ("cpu", "cuda")
 
 
@@ -75,7 +75,7 @@ def check_together(first: Tensor, other: Tensor) -> None:
             "Measure each kind of embedding by itself."
         )
     if first.device != other.device:
-        raise ValueError(f"batches need one device, got {first.device} and {other.device}. Move the batches with .cpu().")
+        raise ValueError(f"batches must be on one device, got {first.device} and {other.device}. Move the batches with .cpu().")
 
 
 def _as_tensor(z: Batch) -> Tensor:

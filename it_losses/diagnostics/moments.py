@@ -14,7 +14,7 @@ from it_losses.diagnostics.inputs import Batch, Batches, batches, check_together
 class Moments:
     """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows, in float64.
 
-    `update` adds a batch; `+` joins two Moments, for instance those of two ranks. The result does not depend on how the rows
+    `update` adds a batch; `+` joins two Moments, for instance of two ranks. The result does not depend on how the rows
     were split into batches. Moments hold dim^2 numbers and no rows.
     """
 
@@ -36,7 +36,7 @@ class Moments:
         return self
 
     def __add__(self, other: Moments) -> Moments:
-        """The moments of the rows of both together."""
+        """The moments of all rows of both objects."""
         if self._mean is None or self._scatter is None:
             return copy(other)
         if other._mean is None or other._scatter is None:
@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch forms no covariance matrix."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch needs no covariance matrix."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)

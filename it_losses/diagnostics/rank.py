@@ -9,7 +9,7 @@ from it_losses.checks import check_count, check_positive
 from it_losses.diagnostics.inputs import Batches, batches, checked, is_batch, rows
 from it_losses.diagnostics.moments import Embeddings, Moments, mean_and_variance, moments_of
 
-#: alpha_req fits eigenvalues FIRST_RANK to LAST_FRACTION of their number, clamped to [LAST_AT_LEAST, LAST_AT_MOST]
+#: alpha_req fits eigenvalues FIRST_RANK to n; n is LAST_FRACTION of all, clamped to [LAST_AT_LEAST, LAST_AT_MOST]
 FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 
 
@@ -31,8 +31,8 @@ def rank_me(z: Embeddings) -> Tensor:
 
         exp(-sum_k p_k log p_k),   p_k = s_k / sum s,   s the singular values of z, not centred
 
-    It is the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1,
-    without the 1e-7 that it adds to p to avoid log 0.
+    It is the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1, without the 1e-7 that the paper
+    adds to p to avoid log 0.
     """
     if is_batch(z):
         z = rows(z)
@@ -114,14 +114,13 @@ def _default_last_rank(z: Tensor | Moments) -> int:
 
 @torch.no_grad()
 def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
-    """LiDAR, the effective rank of differences between images relative to those of views: [images, views, dim] -> [].
+    """LiDAR, the effective rank of differences between images relative to those within an image: [images, views, dim] -> [].
 
         exp(-sum_k p_k log p_k),   p the normalised eigenvalues of W^-1/2 B W^-1/2
 
     B is the covariance of the mean embeddings of images, W the mean covariance of the views of one image plus `ridge I`. The
-    result is NaN if W is singular: increase `ridge`. Fewer images than views raise a ValueError, because the dimensions may
-    have been exchanged. LiDAR's authors use 1000 images of 50 views. Source: LiDAR (arXiv 2312.04000), section 3,
-    without the 1e-7 that it adds to p to avoid log 0.
+    result is NaN if W is singular; then increase `ridge`. Fewer images than views raise a ValueError, because the dimensions
+    may be exchanged. Source: LiDAR (arXiv 2312.04000), section 3, without the 1e-7 that the paper adds to p to avoid log 0.
     """
     check_positive("ridge", ridge, or_zero=True)
     between, within, most_views = Moments(), Moments(), 0

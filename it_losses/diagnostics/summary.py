@@ -22,7 +22,7 @@ from it_losses.diagnostics.rank import (
 
 #: collapse_alarm warns below these values
 LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
-#: with fewer possible directions a low rank says nothing: a random map to 3 dimensions has a participation ratio of 1.5
+#: with fewer directions a low rank is no collapse, as a random map to 3 dimensions has a participation ratio of 1.5
 FEWEST_DIRECTIONS = 8
 
 
@@ -36,7 +36,7 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
     mean = z.mean(dim=0) if isinstance(z, Tensor) else z.mean
-    # the spectra cost the most, so they are computed once; the eigenvalues have the same sum as the variances
+    # the spectra cost the most, so compute them once; eigenvalues and variances have the same sum
     eigenvalues, of_second_moment = both_spectra(z)
     variance = eigenvalues.sum()
     return {
@@ -56,9 +56,9 @@ def collapse_alarm(
 ) -> str | None:
     """A sentence that names the collapse of z, or None if there is none: [batch, dim] -> str.
 
-    Complete collapse: `spread < least_spread`, all rows are nearly equal. Dimensional collapse: the participation ratio is
-    below 1.5, or below `least_rank_fraction` of min(batch - 1, dim), so nearly all variance lies in few directions. The latter
-    collapse is not reported if min(batch - 1, dim) is below 8.
+    Complete collapse is `spread < least_spread`: all rows are nearly equal. Dimensional collapse is a participation ratio below
+    1.5, or below `least_rank_fraction` of min(batch - 1, dim): nearly all variance lies in few directions. Dimensional collapse
+    is not reported if min(batch - 1, dim) is below 8.
     """
     check_positive("least_spread", least_spread, or_zero=True)
     check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)
@@ -80,7 +80,7 @@ def alarm_of(
     if count < 2:
         raise ValueError(f"collapse_alarm needs at least 2 rows, got {count}.")
     spread_of_rows, rank = measured["spread"], measured["participation_ratio"]
-    # NaN is not equal to itself
+    # only NaN differs from itself
     if spread_of_rows != spread_of_rows:
         return "embeddings contain NaN or inf. Lower the learning rate, or look for the first bad batch."
     if spread_of_rows < least_spread:

@@ -1,4 +1,4 @@
-"""Estimators of H(Z), by name. To add one, add a file beside these and an entry in ESTIMATORS."""
+"""Estimators of H(Z), by name. To add an estimator, add a file to this folder and an entry to ESTIMATORS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from it_losses.entropy.sigreg import SIGReg
 from it_losses.entropy.spacings import Spacings
 from it_losses.entropy.variance_covariance import VarianceCovariance
 
-#: name -> class of every entropy term that a criterion can be built from
+#: name -> class of every entropy that a criterion accepts by name
 ESTIMATORS: dict[str, type[EntropyEstimator]] = {
     "variance_covariance": VarianceCovariance,
     "log_det": LogDet,

@@ -21,7 +21,7 @@ from it_losses.precision import full_precision, samples
 
 
 def _optional_kernels() -> ModuleType | None:
-    """The package of fused implementations, or None if it was deleted: then the slower reference implementations run."""
+    """The package of fused implementations. Without it the result is None, and the slower reference implementations run."""
     if importlib.util.find_spec("it_losses.kernels") is None:
         return None
     return importlib.import_module("it_losses.kernels")
@@ -36,15 +36,15 @@ class BoundWeights(NamedTuple):
     invariance: float
     #: None if no weight suits every dim, so that the user has to choose one
     entropy: float | None
-    #: the likelihood that has the weight `invariance`
+    #: the likelihood to which the weight `invariance` belongs
     likelihood: str = "gaussian"
 
 
 class EntropyEstimator(Checked, ABC):
     """An estimate of H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher if the batch is more spread.
 
-    A subclass holds constants, declares the facts below, and defines `entropy` for samples `[..., batch, dim] -> [...]` in
-    float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged. Tests check the facts.
+    A subclass holds constants, sets the class attributes below, and defines `entropy` for samples `[..., batch, dim] -> [...]`
+    in float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged.
 
     An estimator with these parts works in every criterion, and over many ranks:
 
@@ -69,7 +69,7 @@ class EntropyEstimator(Checked, ABC):
 
     #: the unit of the value
     unit: ClassVar[str]
-    #: whether the estimate is an upper or a lower bound, of which entropy, and under which assumption
+    #: whether the estimate is an upper or a lower bound, on which entropy, and under which assumption
     direction: ClassVar[str]
     #: whether a rotation of Z leaves the value unchanged
     rotation_invariant: bool
@@ -83,7 +83,7 @@ class EntropyEstimator(Checked, ABC):
     cost: ClassVar[str]
     #: name of the module in `kernels` that is the fused implementation of this entropy; "" if there is only the reference
     fused: ClassVar[str] = ""
-    #: how the embeddings are normalized before their entropy is computed; some estimators take it as an argument
+    #: how the embeddings are normalized before their entropy is computed
     normalize: Normalization = None
 
     @property
@@ -96,7 +96,7 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight] | None:
-        """The constants of the fused implementation, in order. For None or a trainable tensor the reference runs."""
+        """The constants of the fused implementation, in order. The reference runs for None, or if a constant is trainable."""
         return []
 
     def draw(self) -> int | Tensor | None:
@@ -123,14 +123,14 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.
 
         For the batch of all ranks see EntropyRegularizer and `functional.global_entropy`. Criteria do not call this method, so
-        a subclass overrides `entropy`.
+        override `entropy` instead.
         """
         check_views([z])
         constants = self.constants()
         if kernels is None or not kernels.is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
         assert kernels is not None and constants is not None
-        # the loss is minus the weight times the entropy, so the weight is -1
+        # `loss` returns minus the weight times the entropy, so with the weight -1 it is the entropy
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
@@ -144,12 +144,12 @@ class NormalizingEstimator(EntropyEstimator):
 
     @property
     def rotation_invariant(self) -> bool:  # type: ignore[override]
-        """Whether a rotation of Z leaves the value unchanged: a normalization of columns depends on the axes."""
+        """Whether a rotation of Z leaves the value unchanged. Normalized columns depend on the axes."""
         return self.normalize in (None, "rows")
 
     @property
     def translation_invariant(self) -> bool:  # type: ignore[override]
-        """Whether a translation of Z leaves the value unchanged: it changes unit vectors, and columns that are not centred."""
+        """Whether a translation of Z leaves the value unchanged. It changes unit vectors, and columns that are not centred."""
         return self.normalize in (None, "columns")
 
     @property
@@ -159,7 +159,7 @@ class NormalizingEstimator(EntropyEstimator):
 
 
 class SaturationWarning:
-    """Warns once, when values exceed the bound up to which an estimate can be trusted; then it reads no more values."""
+    """Warns once, when values exceed the bound up to which an estimate can be trusted. After that it reads no values."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -168,7 +168,7 @@ class SaturationWarning:
 
     def warn_if_saturated(self, values: Sequence[Tensor], *, above: float) -> None:
         """Warn if every number of the tensors `values` is finite and larger than `above`."""
-        # a compiler or a torch.func transform has no values to read
+        # tensors have no values to read under a compiler or torch.func
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1

@@ -15,7 +15,7 @@ from it_losses.normalize import Normalization
 def nearest_neighbours(z: Tensor) -> Tensor:
     """The index of the nearest other sample, without a gradient: [..., batch, dim] -> [..., batch]."""
     z = z.detach()
-    # by differences, because the rounding of products would hide the distance of near samples
+    # subtract samples, because products of near samples lose the digits of their distance
     distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
     return distances.masked_fill(itself, torch.inf).argmin(dim=-1)
@@ -34,12 +34,12 @@ class KoLeo(NormalizingEstimator):
         H(z) = mean_i 1/2 log(rho_i^2 + epsilon^2),   rho_i = min_{j != i} |u_i - u_j|
 
     u is `z / |z|` by default. With `normalize=None` u is z, and `dim * H` plus a function of batch and dim is the estimate of
-    Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` gives in nats. The estimate is consistent, but it
-    bounds nothing and its error grows with dim. From 16 dimensions on, compare its values, and do not read them as nats.
+    Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` gives in nats. The estimate is consistent, but no
+    bound, and its error grows with dim. From 16 dimensions on, use its values for comparison, not as nats.
 
-    Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair: clip it. A pair that coincides has a
-    gradient of 0. Within clusters 10,000 times tighter than the distance between them, the fused implementation in float32 may
-    take another near sample for the nearest one. Pass float64 there.
+    Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair, so clip it. Two equal samples have a
+    gradient of 0. If clusters are 10,000 times tighter than the distance between them, the fused implementation in float32 may
+    take another near sample for the nearest one. Pass float64 then.
 
     Args:
         normalize: "rows" for unit vectors, None for the embeddings as they are, "columns" for standardised dimensions.
@@ -48,7 +48,7 @@ class KoLeo(NormalizingEstimator):
     Source: Sablayrolles et al. (arXiv 1806.03198), equation 2; Kozachenko & Leonenko (1987).
     """
 
-    unit, direction = "nats per dimension less a constant", "consistent, but no bound; not nats from 16 dimensions on"
+    unit, direction = "nats per dimension less a constant", "consistent, but no bound; too high in nats from 16 dimensions on"
     cost = "N^2 D"
     fused = "koleo"
     checks: ClassVar[dict[str, Check]] = {"epsilon": check_epsilon}
@@ -60,11 +60,11 @@ class KoLeo(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """1 for the entropy; 2 for one minus the cosine of unit vectors, 2.5 for the squared distance of other embeddings.
+        """The entropy has weight 1, the invariance 2 on unit vectors (one minus the cosine), else 2.5 (the squared distance).
 
-        Multiplying z by c adds log c to H. So without normalization the ratio of the weights only sets the scale: where the
-        squared distance of the views is `2 r v` for the variance v, the optimum is `v = entropy / (4 r invariance)`. This is
-        1 for r = .1 (r = 1 for independent views).
+        Multiplying z by c adds log c to H, so without normalization the weights only set the scale. If views of variance v have
+        the squared distance `2 r v`, the optimum is `v = entropy / (4 r invariance)`. This is 1 for r = .1; independent views
+        have r = 1.
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")

@@ -10,7 +10,7 @@ from torch import Tensor
 from it_losses.checks import Check, Weight, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator, SaturationWarning
 
-#: beta times the largest variance above which float32 has no digits left for directions of little variance
+#: if beta times the largest variance is above this, float32 has no digits left for directions of little variance
 MOST_IN_FLOAT32 = 1e5
 
 
@@ -29,18 +29,20 @@ def half_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def scale_anchor(z: Tensor, *, beta: float) -> Tensor:
-    """The term that `anchor` subtracts, `beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t)`: -> [...]."""
+    """The term that `anchor` subtracts, `beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t)`: -> [...].
+
+    k is `rank` and beta t is `target`.
+    """
     batch, dim = z.shape[-2:]
     rank = min(batch - 1, dim)
-    # beta t
     target = beta * dim / rank
     trace = (z - z.mean(dim=-2, keepdim=True)).square().sum(dim=(-2, -1)) / batch
-    # math.log1p would compile a graph for each batch size
+    # math.log1p would make torch.compile recompile for each batch size
     return beta / (2 * (1 + target)) * (trace - dim) + rank / 2 * trace.new_full((), target).log1p()
 
 
 def _with_jitter(matrix: Tensor) -> Tensor:
-    """`I + matrix`, with jitter where rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
+    """`I + matrix`, plus jitter if rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
     # an upper bound on the norm, because squares may overflow in matrix_norm
     most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
@@ -91,17 +93,17 @@ class LogDet(EntropyEstimator):
 
     @property
     def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
-        """The effect of the scale of Z: the value grows with it, and with the anchor it has a target."""
+        """With the anchor the value is largest at one scale of Z; otherwise it grows."""
         return "target" if self.anchor else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance; for the entropy 400 / min(beta, 1), or with the anchor as below.
+        """The invariance has weight 25, the entropy 400 / min(beta, 1), or with the anchor the weight below.
 
         Take a direction of variance v in which the squared distance of the views is `2 r v` (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
-        r <= 2, so no direction collapses, and it grows as the views agree more. At beta = 100, the weight `400 / beta` would
-        lose 7.4 +- 2.3 points of a linear probe on digits.
+        r <= 2, so no direction collapses, and it grows as the views agree more. At beta = 100, the weight `400 / beta` is
+        worse in a linear probe on digits.
 
         With the anchor the loss is smallest at `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`. So a direction
         is kept if `r < entropy beta^2 t / (100 (1 + beta t))`. The entropy weight is the larger of 400 / beta and
@@ -123,11 +125,11 @@ class LogDet(EntropyEstimator):
         return nats / z.shape[-1] if self.per_dimension else nats
 
     def constants(self) -> list[Weight]:
-        """beta, 1 for nats per dimension, and 1 for the scale anchor."""
+        """beta, then 1 or 0 for `per_dimension` and for `anchor`."""
         return [self.beta, float(self.per_dimension), float(self.anchor)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if float32 has no digits left.
+        """Warn if float32 has no digits left for small variances.
 
         `parts[0]` is the largest diagonal element of `beta Cov`, or of the Gram matrix with the same eigenvalues.
         """

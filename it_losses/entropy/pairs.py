@@ -1,4 +1,4 @@
-"""Pairs of samples: their distances, and the bandwidth of a Gaussian around each sample. Used by the entropies of mixtures."""
+"""Pairs of samples: their distances, and the bandwidth of a Gaussian around each sample."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 from it_losses.checks import check_length
 from it_losses.normalize import Normalization
 
-#: s for each of several bandwidths, or "auto" for one that follows the batch
+#: the bandwidths s, or "auto" for one s that follows the spread of the batch
 Bandwidth: TypeAlias = Literal["auto"] | tuple[float, ...]
-#: s^2 of "auto", as a fraction of the total variance; there is a gradient between .05 and 1
+#: default `spread_fraction` of "auto"; values between .05 and 1 give a gradient
 SPREAD_FRACTION = 0.2
-#: memory for pairs, enough for 8192 samples in float32
+#: default memory for pairs, enough for 8192 samples in float32
 MEMORY_MIB = 256.0
-#: the part with a gradient counts as saturated above this fraction of its limit, log batch
+#: an entropy is saturated if its part with a gradient is above this fraction of its limit, log batch
 SATURATED = 0.999
-#: exponent up to which sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
+#: up to this exponent, sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
 MOST_EXPONENT = 70.0
 
 
 def squared_distances(z: Tensor) -> Tensor:
     """`|z_i - z_j|^2`: [..., batch, dim] -> [..., batch, batch]."""
-    # distances do not depend on the mean, but their rounding does
+    # centre, because a large mean increases the rounding errors of distances
     centred = z - z.mean(dim=-2, keepdim=True)
-    # a second time, because the mean was rounded too
+    # centre again, because the mean was rounded too
     centred = centred - centred.mean(dim=-2, keepdim=True)
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
@@ -38,7 +38,7 @@ def squared_distances(z: Tensor) -> Tensor:
 
 
 def same_image(z: Tensor, rows: int) -> Tensor:
-    """Whether rows i and j are of one image, which has `rows` adjacent rows: [..., batch, dim] -> [batch, batch]."""
+    """Whether rows i and j are of the same image; each image has `rows` adjacent rows: [..., batch, dim] -> [batch, batch]."""
     image = torch.arange(z.shape[-2], device=z.device) // rows
     return image[:, None] == image
 
@@ -46,10 +46,10 @@ def same_image(z: Tensor, rows: int) -> Tensor:
 def total_variance(z: Tensor) -> Tensor:
     """`sum_j Var z_j` without a gradient: [..., batch, dim] -> [...]."""
     full = torch.promote_types(z.dtype, torch.float32)
-    # from the differences to the first sample, which are exactly 0 if all samples are equal
+    # subtract the first sample, so that equal samples have a variance of exactly 0
     moved = z.detach().to(full) - z[..., :1, :].detach()
     centred = moved - moved.mean(dim=-2, keepdim=True)
-    # var() of each column takes ten times as long on a CPU
+    # on a CPU, var() takes ten times as long as this sum
     return centred.square_().sum(dim=(-2, -1)) / (z.shape[-2] - 1)
 
 
@@ -64,7 +64,7 @@ def variances_of(z: Tensor, bandwidth: Bandwidth, spread_fraction: float, *, fac
 
 
 def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
-    """The entropy of one component in nats, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
+    """The entropy in nats of one Gaussian, `dim/2 log(2 pi e variance)`: [...] -> [...]."""
     if isinstance(variance, float):
         return dim / 2 * math.log(2 * math.pi * math.e * variance)
     return dim / 2 * torch.log(2 * math.pi * math.e * variance)
@@ -86,7 +86,7 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Band
 
 
 def largest_exponent(bandwidth: Bandwidth, normalize: Normalization, *, factor: float) -> float:
-    """The largest `|z_i - z_j|^2 / (factor s^2)` that any embeddings can have; infinite unless they are unit vectors."""
+    """The largest `|z_i - z_j|^2 / (factor s^2)` of any embeddings; finite only for unit vectors and fixed s."""
     if bandwidth == "auto" or normalize != "rows":
         return math.inf
     return 4 / (factor * min(bandwidth) ** 2)

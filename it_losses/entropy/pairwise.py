@@ -32,7 +32,7 @@ from it_losses.precision import full_precision, samples
 
 #: range of the order of a Chernoff divergence, within which float32 can hold the divergence
 LEAST_ORDER, MOST_ORDER = 1e-6, 1 - 1e-6
-#: divergence -> factor in D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2), for Gaussians of one variance s^2
+#: divergence -> factor in D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2), for Gaussians of equal variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
 FLAGS = ("exclude_self", "pool_views", "exclude_positives")
 
@@ -56,9 +56,9 @@ def check_divergence(name: str, divergence: object) -> str | float:
 
 
 def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
-    """The part with a gradient, `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`: [..., batch, batch] -> [...].
+    """The part of the entropy with a gradient: [..., batch, batch] -> [...].
 
-    It lies within [0, log batch] if all pairs count.
+    It is `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`, within [0, log batch] if no pair is excluded.
     """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
@@ -73,23 +73,23 @@ class Pairwise(NormalizingEstimator):
     c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)), 8 for the
     Bhattacharyya distance (a lower bound), and 2 / (alpha (1 - alpha)) for the Chernoff divergence of order alpha (a lower
     bound). Only the second part has a gradient; it lies within [0, log batch]. With `exclude_self` the mean over
-    j leaves out j = i. H is then the leave-one-out estimate, which is no bound and has no such limit.
+    j leaves out j = i. H is then the leave-one-out estimate, which is no bound, and the second part has no limit.
 
     With `normalize="rows", exclude_self=True, pool_views=True`, the von Mises-Fisher likelihood and the default weights, the
     loss is that of SimCLR at temperature `c s^2 / 2` less a constant. See `functional.nt_xent`.
 
     Args:
-        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several, the
+        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several s the
             entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
-            through s. Then s shrinks with the spread, and near collapse the gradient grows as 1 / spread: clip it.
+            through s. Near collapse this s is small and the gradient grows as 1 / spread, so clip it.
         divergence: "kl", "bhattacharyya" (the Chernoff divergence of order 1/2), or the order alpha between 0 and 1.
-        exclude_self: leave out the pair of each sample with itself. The fused implementation then needs unit vectors with
-            `4 / (c s^2) <= 70`, because its sums might underflow. Otherwise the slower reference runs.
+        exclude_self: leave out the pair of each sample with itself. The fused implementation then runs only for unit vectors
+            with `4 / (c s^2) <= 70`, where its sums cannot underflow. Otherwise the slower reference runs.
         pool_views: take the entropy of all views together, instead of the mean of the entropies of the views.
         exclude_positives: leave out all pairs of views of one image, as decoupled contrastive learning does. It needs
             `exclude_self` and `pool_views`.
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
-        spread_fraction: used by "auto". Near .05 the second part saturates at log batch; above 1 it vanishes.
+        spread_fraction: used by "auto". Near .05 the second part of H saturates at log batch; above 1 it vanishes.
         memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
 
     Source: Kolchinsky & Tracey (arXiv 1706.02419), equation 10 and section 4; SimCLR (arXiv 2002.05709), equation 1; decoupled
@@ -144,15 +144,16 @@ class Pairwise(NormalizingEstimator):
 
     @property
     def factor(self) -> float:
-        """c, which depends on the divergence."""
+        """The factor c, which depends on the divergence."""
         return divergence_factor(self.divergence)
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy: equal slopes, in units of the spread.
+        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy.
 
-        On unit vectors the invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR.
-        For "auto" it is `1 / spread_fraction`, which is the same at a total variance of 1.
+        With "auto" at unit variance, both terms then have the same slope in squared distances. On unit vectors the invariance
+        is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR. For "auto" this weight is
+        `1 / spread_fraction`, as if the total variance were 1.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
@@ -168,7 +169,7 @@ class Pairwise(NormalizingEstimator):
         return self._entropy(z, views=1)
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The entropy by the reference implementation, of each view or of all together: V x [batch, ..., dim] -> []."""
+        """The mean entropy of the views, or the entropy of all views together: V x [batch, ..., dim] -> []."""
         if not self.pool_views:
             return super().mean_entropy(views)
         with full_precision(views[0]):
@@ -176,7 +177,7 @@ class Pairwise(NormalizingEstimator):
             return self._entropy(pool.flatten(-3, -2), views=len(views)).mean()
 
     def _entropy(self, z: Tensor, *, views: int) -> Tensor:
-        """The entropy of samples in which `views` adjacent rows are of one image: [..., batch, dim] -> [...]."""
+        """The entropy of samples of which `views` adjacent rows are of the same image: [..., batch, dim] -> [...]."""
         variances, distances = self.variances(z), squared_distances(z)
         excluded = views if self.exclude_positives else int(self.exclude_self)
         if excluded:
@@ -189,9 +190,9 @@ class Pairwise(NormalizingEstimator):
         return torch.stack(nats).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """c, spread fraction, bytes for pairs, 1 to pool views, the excluded pairs, and bandwidths, none for "auto".
+        """c, spread fraction, bytes for pairs, 1 to pool views, a number for excluded pairs, and bandwidths (none for "auto").
 
-        Excluded pairs: 0 for none, 1 for (i, i), 2 for all of one image. Returns None if a sum without (i, i) might underflow.
+        The number is 0 for no pairs, 1 for (i, i), 2 for all of one image. None if a sum without (i, i) might underflow.
         """
         if self.exclude_self and largest_exponent(self.bandwidth, self.normalize, factor=self.factor) > MOST_EXPONENT:
             return None

@@ -1,7 +1,7 @@
 """Quadratic Renyi entropy of a mixture of Gaussians, one around each sample, in closed form from all pairwise distances.
 
-H_2 = -log integral p^2 with p the mean of N(z_i, s^2 I). The overlap of two components depends on their distance alone, so no
-bound is needed.
+H_2 = -log integral p^2 with p the mean of N(z_i, s^2 I). The overlap of two components is a function of their distance, so
+H_2 is exact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from it_losses.entropy.pairs import (
 )
 from it_losses.normalize import Normalization
 
-#: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, which has twice their variance
+#: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, of variance 2 s^2
 FACTOR = 4.0
 #: s for `t = 1 / (4 s^2) = 2`, as in the code of Wang & Isola
 UNIFORMITY_BANDWIDTH = 8**-0.5
@@ -38,7 +38,7 @@ UNIFORMITY_BANDWIDTH = 8**-0.5
 def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
     """`-log mean_ij exp(-distances_ij / scale)` over `counted` pairs of each row: [..., batch, batch] -> [...].
 
-    It lies within [0, log batch] if all pairs count. The distances of excluded pairs are infinite.
+    It lies within [0, log batch] if no pair is excluded. The distances of excluded pairs are infinite.
     """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
@@ -57,16 +57,16 @@ class QuadraticRenyi(NormalizingEstimator):
         H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
 
     By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less
-    the constant `dim/2 log(4 pi s^2)`. `nats=False` leaves it out: in many dimensions it is so large that float32 keeps few
-    digits of the rest. With `exclude_self=False`, H is the quadratic Renyi entropy of the mixture of N(z_i, s^2 I) in nats, a
-    lower bound on its Shannon entropy. For one Gaussian the bound is `dim/2 (1 - log 2)` nats too low.
+    the constant `dim/2 log(4 pi s^2)`. `nats=False` leaves this constant out, because in many dimensions it is large
+    and float32 keeps few digits of the rest. With `exclude_self=False`, H is the quadratic Renyi entropy in nats of the mixture
+    of N(z_i, s^2 I), a lower bound on the Shannon entropy. For one Gaussian the bound is `dim/2 (1 - log 2)` nats too low.
 
     Args:
         bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
-            For several, the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
+            For several s the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
             without a gradient through s.
         exclude_self: leave out the pairs (i, i). The fused implementation then needs "auto", or unit vectors with
-            `1 / s^2 <= 70`.
+            `1 / s^2 <= 70`. Otherwise the slower reference runs.
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
         nats: False to leave out `dim/2 log(4 pi s^2)`.
         spread_fraction: used by "auto".
@@ -115,7 +115,7 @@ class QuadraticRenyi(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """On unit vectors the weights are t and 1: at t = 2 the loss is alignment plus uniformity.
+        """T for the invariance on unit vectors, 1 for the entropy. At t = 2 the loss is alignment plus uniformity.
 
         With these weights a collapsed batch spreads if the views of an image differ less than independent views. Other
         embeddings have the weights of Pairwise, `1 / (2 spread_fraction)` and 1.
@@ -143,7 +143,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return torch.stack(spread).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """Spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths, none for "auto".
+        """Spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths (none for "auto").
 
         The result is None if the sum of all pairs without (i, i) might underflow.
         """
@@ -153,7 +153,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), float(self.nats), *bandwidths]
 
     def _least_mean_exponent(self) -> float:
-        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto", the mean over pairs."""
+        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto" it is the mean over pairs."""
         if self.bandwidth == "auto":
             return 1 / self.spread_fraction
         return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)

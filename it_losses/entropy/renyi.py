@@ -11,7 +11,7 @@ from it_losses.checks import Check, Weight, check_positive
 from it_losses.entropy.base import BoundWeights, NormalizingEstimator
 from it_losses.normalize import Normalization
 
-#: the largest order, up to which float32 holds the powers of 1 / 10,000
+#: the largest order for which float32 can hold (1 / 10,000)^order
 LARGEST_ORDER = 8.0
 #: eigenvalues below ROUNDING * eps of a matrix of trace 1 count as rounding errors
 ROUNDING = 8
@@ -61,7 +61,7 @@ def check_order(name: str, value: SupportsFloat) -> float:
 class MatrixRenyi(NormalizingEstimator):
     """An entropy of the spectrum: it is largest if the embeddings spread over all directions equally, at any scale.
 
-        H(z) = log tr rho^order / (1 - order),   of order 1   -tr rho log rho,   rho = K / tr K
+        H(z) = log tr rho^order / (1 - order),   for order 1   -tr rho log rho,   rho = K / tr K
 
     H lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues: its exponential is the
     participation ratio, and for standardised columns H is `log dim - log(1 + VICReg's covariance penalty)`. Order 1 is the von
@@ -70,9 +70,9 @@ class MatrixRenyi(NormalizingEstimator):
     normalized embeddings too.
 
     Args:
-        order: above 0, at most 8. Below 1, small eigenvalues count more; in float32 those below 1e-6 of the trace count as
-            zero. In float32 an order within 0.01 of 1 loses digits; take 1. On a GPU every order but 2 makes the host wait
-            for the eigenvalues.
+        order: above 0, at most 8. Below 1, small eigenvalues count more; in float32 eigenvalues below 1e-6 of the trace
+            count as 0. In float32 an order within 0.01 of 1 loses digits; use 1. On a GPU every order but 2 makes the host
+            wait for the eigenvalues.
         normalize: chooses K. "columns": the correlations of the dimensions. "uncentred_columns": the same without removing
             means. "rows": the cosine similarities of the samples, not centred. None: the covariance, which has no default
             weights.
@@ -99,7 +99,7 @@ class MatrixRenyi(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """1 and 1 for columns; 2 and 1 for rows, where one minus the cosine is half the squared distance.
+        """The entropy has weight 1, the invariance 1 for columns and 2 for rows, where 1 - cosine is half the squared distance.
 
         A direction with the fraction e of the variance adds about 2 e to the entropy of order 2, and 2 r e to the squared
         distance per dimension (r = 1 for independent views). The direction is kept if `invariance * r < entropy`. For order 1
@@ -107,7 +107,7 @@ class MatrixRenyi(NormalizingEstimator):
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")
-        # without normalization, shrinking all embeddings lowers the distance, but not this entropy
+        # no default without normalization, because smaller embeddings lower the distance, but not this entropy
         return BoundWeights(invariance=1.0, entropy=1.0 if self.normalize else None)
 
     def entropy(self, z: Tensor) -> Tensor:

@@ -35,35 +35,35 @@ def epps_pulley(x: Tensor, *, points: int, largest: float) -> Tensor:
 
 
 def check_slices(name: str, value: int | Tensor | None) -> int | None:
-    """The number of slices, or None for that of the convention; ValueError unless it is a whole number above zero."""
+    """The number of slices, or None for the convention's number; ValueError unless it is a whole number above zero."""
     return None if value is None else check_count(name, value)
 
 
 def check_draws(name: str, value: object) -> Tensor:
-    """The number of calls as an int64 tensor, which can be counted up; ValueError unless it is a whole number."""
+    """The number of draws as an int64 tensor, so that `add_` can count; ValueError unless it is a whole number."""
     counts = isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 0
     return cast(Tensor, value) if counts else torch.tensor(check_count(name, value, at_least=0), device="cpu")
 
 
 class SIGReg(EntropyEstimator):
-    """A surrogate of entropy that is largest for embeddings that are N(0, I): minus the statistic of Epps and Pulley.
+    """A surrogate of entropy that is largest for embeddings drawn from N(0, I): minus the statistic of Epps and Pulley.
 
         H(z) = -T,   T = mean_a int phi(t) |mean_i exp(i t a^T z_i) - phi(t)|^2 dt,   phi(t) = exp(-t^2 / 2)
 
-    The mean is over random unit directions a, the slices. H is no entropy in nats and bounds none. T is 0 for N(0, I), about
-    1.05 / batch for samples of it, .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
+    The mean is over random unit directions a, the slices. H is not in nats and bounds no entropy. T is 0 for N(0, I), about
+    1.05 / batch for samples of N(0, I), .40 at collapse, and 1.45 for embeddings that are far too wide. Near collapse the
     gradient shrinks with the spread, and at the origin it is zero.
 
-    Each call in training draws new slices, the same on every rank: they are a function of `seed` and of the number of calls
-    so far. Calls in evaluation mode or without gradients use the slices of the next training call. The number of calls is not
-    in the `state_dict`, so a resumed run repeats the slices from the first; pass another seed, or set `draws`.
+    Each call in training draws new slices from `seed` and the number of calls so far, so all ranks draw the same slices. Calls
+    in evaluation mode or without gradients use the slices of the next training call. The number of calls is not in the
+    `state_dict`, so a resumed run repeats the first slices unless you pass another seed or set `draws`.
 
     Args:
-        convention: the source whose SIGReg and default weights these are. "paper", "lejepa", "lightly" and "stable-pretraining"
-            multiply T by the batch size; the last also pools the views. "eb_jepa" does not, so its weight suits every batch
-            size. "it_losses" is "eb_jepa" with at least two slices for each dimension.
-        slices: number of slices; None for that of the convention. A tensor [dim, slices] fixes their directions; the reference
-            implementation then runs.
+        convention: the source of the SIGReg and of the default weights. "paper", "lejepa", "lightly" and "stable-pretraining"
+            multiply T by the batch size; "stable-pretraining" also pools the views. "eb_jepa" does not multiply T, so one
+            weight suits every batch size. "it_losses" is "eb_jepa" with at least two slices for each dimension.
+        slices: number of slices; None for the convention's number. A tensor [dim, slices] gives the directions, for which the
+            reference implementation runs.
         seed: a run with the same seed draws the same slices.
 
     Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1; Epps & Pulley (1983).
@@ -92,7 +92,7 @@ class SIGReg(EntropyEstimator):
         self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
         self.seed = seed
         self.register_buffer("directions", directions, persistent=False)
-        # a tensor, so that compiled code counts too, and no buffer, so that the state dict stays empty
+        # `draws` is a tensor so that compiled code can count, and no buffer so that the state dict stays empty
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(TOO_LARGE)
 
@@ -106,7 +106,7 @@ class SIGReg(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The weights of the source for two views; by default 1 and 10.
+        """The weights of the source for two views; by default 1 (invariance) and 10 (entropy).
 
         Let embeddings have variance v in every direction, and the views a squared distance of `2 r v` (r = 1 for independent
         views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
@@ -125,7 +125,7 @@ class SIGReg(EntropyEstimator):
         return -statistic * (z.shape[-2] if convention.times_batch else 1)
 
     def _directions(self, z: Tensor) -> Tensor:
-        """The directions of the next draw, or those of the user: -> [dim, slices]."""
+        """The directions of the next draw, or the user's directions: -> [dim, slices]."""
         if self.directions is None:
             (least, per_dim), dim = self._counts(), z.shape[-1]
             return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
@@ -134,11 +134,11 @@ class SIGReg(EntropyEstimator):
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
     def _counts(self) -> tuple[int, int]:
-        """The least number of slices, and the number for each dimension."""
+        """The least number of slices, and the number per dimension."""
         return (self.numbers.slices, self.numbers.slices_per_dim) if self.slices is None else (self.slices, 0)
 
     def _number(self) -> int | Tensor:
-        # compiled code must read the number at every call; FakeTensors and transforms of older torch cannot read it here
+        # a tensor, as compiled code reads it at every call, and FakeTensors and transforms of older torch cannot read it here
         if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
         # not item(), which would call an operator
@@ -149,25 +149,25 @@ class SIGReg(EntropyEstimator):
         number = self._number()
         if self.training and torch.is_grad_enabled() and not torch._C._are_functorch_transforms_active():
             if not torch.compiler.is_compiling() and self.draws.is_inference():
-                # built or copied in inference mode, whose tensors cannot change outside of it
+                # copy a tensor from inference mode, because it cannot change outside that mode
                 self.draws = self.draws.clone()
             self.draws.add_(1)
         return number
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The reference implementation, with the same slices for all views: V x [batch, ..., dim] -> []."""
+        """The mean entropy by the reference, with the same slices for all views: V x [batch, ..., dim] -> []."""
         entropy = super().mean_entropy([torch.cat(tuple(views))] if self.numbers.pooled else views)
         self.draw()
         return entropy
 
     def constants(self) -> list[Weight]:
-        """The constants without the number of the call, or the user's directions."""
+        """The constants without the draw number, or the user's directions."""
         if self.directions is not None:
             return [self.directions]
         points, largest, _, times_batch, pooled, *_ = self.numbers
         return [float(number) for number in (*self._counts(), points, largest, times_batch, pooled, self.seed)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if float32 has no digits left. `parts[0]` is the largest projection."""
+        """Warn if the largest projection, `parts[0]`, leaves float32 no digits for its phase."""
         if parts.dtype != torch.float64:
             self._saturation.warn_if_saturated([parts[0]], above=MOST_IN_FLOAT32)

@@ -75,12 +75,12 @@ class Spacings(EntropyEstimator):
 
     @property
     def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
-        """The effect of the scale of Z: the penalty grows with its fourth power, the entropy with its logarithm."""
+        """The entropy grows with the log of the scale of Z, but the penalty with its fourth power, so one scale is best."""
         return "target" if isinstance(self.covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:
-        """2.5 for the invariance and 1 for the entropy: a dimension gets unit variance if the views differ by a fifth of it.
+        """2.5 for the invariance, 1 for the entropy. The variance is 1 if the views' squared distance is a fifth of it.
 
         Multiplying z_j by c adds log c to H(z_j). So `2 * invariance * distance = entropy` at the optimum of uncorrelated
         dimensions. With the distance `2 r v` for the variance v, the optimum is `v = entropy / (4 r invariance)`.

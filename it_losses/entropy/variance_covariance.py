@@ -37,8 +37,8 @@ class VarianceCovariance(EntropyEstimator):
 
         H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * covariance_penalty(z))
 
-    Averaged over two views, beside the invariance term, this is VICReg with the authors' weights. Their code halves the
-    variance term of a view but not its covariance term, hence the 2.
+    The weighted invariance minus the mean of H over two views is VICReg with the authors' weights. The factor is 2, because the
+    authors' code halves the variance term of a view, but not its covariance term.
 
     Args:
         variance_weight: weight of the hinge on the standard deviations.

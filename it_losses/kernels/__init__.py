@@ -1,13 +1,13 @@
 """Fused implementations of the objectives: the forward pass also computes the gradient, in closed form.
 
-For N samples of D dimensions they form the cheaper of two matrices, N x N or D x D.
+For N samples of D dimensions, covariance-based objectives form the cheaper matrix: N x N (Gram) or D x D.
 
-torch_ops    the loss as one operator
+torch_ops    the loss as one PyTorch operator
 dispatch     the choice of implementation and matrix
 self_test    a test of the GPU operations before their first use
 batch        the samples of this rank, and the ranks that share the batch
 vicreg, log_det, pairwise, quadratic, renyi, sigreg, koleo, spacings    one objective each
-products     the matrix operations that they use, on a CPU and on a GPU
+products     the matrix operations of the objectives, on a CPU and on a GPU
 """
 
 from it_losses.kernels import self_test

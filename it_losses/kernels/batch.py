@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Ranks(Protocol):
-    """The ranks that share a batch; `it_losses.distributed.Ranks` is one."""
+    """The ranks that share a batch, such as `it_losses.distributed.Ranks`."""
 
     #: number of ranks, number of samples of all ranks, and the rows that this rank owns
     world: int
@@ -18,14 +18,14 @@ class Ranks(Protocol):
     own: slice
 
     def summed(self, own: Tensor) -> Tensor:
-        """The sum over all ranks; the caller may write into it."""
+        """The sum over all ranks, a tensor that the caller may overwrite."""
 
     def gathered(self, own: Tensor) -> Tensor:
         """The rows of all ranks, in rank order: [n, ...] -> [N, ...]."""
 
 
 class SingleRank:
-    """One process is one rank: it owns every row, so its collectives return their argument."""
+    """A single process owns every row, so its collectives return their argument."""
 
     world = 1
 
@@ -82,7 +82,7 @@ class Batch:
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in `count` views: one tensor [count groups, N, dim] if it exists, or one for each."""
+        """The samples of all ranks in `count` views: one tensor [count groups, N, dim] if it exists, or one per view."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]
@@ -95,7 +95,7 @@ class Batch:
 
 
 class Plan(NamedTuple):
-    """The module of products that computes an objective, and whether it forms the N x N or the D x D matrix."""
+    """The module of matrix operations for an objective, and whether the objective forms the N x N or the D x D matrix."""
 
     products: ModuleType
     by_gram: bool
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
 class Request(NamedTuple):
     """The weights of the two terms of the loss, and whether the caller needs a gradient."""
 
-    #: the gradient of the distance is this times `z - z'`, or `2 (z - mean view)` for more than two views; None: no distance
+    #: factor of `z - z'`, or of `2 (z - mean view)` for more views, in the gradient; None if the loss has no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float

@@ -1,4 +1,4 @@
-"""The choices for each call: the fused or the reference implementation, the device, and the matrix (N x N or D x D)."""
+"""Choose for each call the fused or the reference implementation, the matrix operations, and the matrix (N x N or D x D)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def module_named(name: str) -> ModuleType:
 
 
 def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
-    """The products and the matrix for a batch of `samples` samples on `world` ranks, on that kind of device."""
+    """The matrix operations (products) and the matrix for `samples` samples on `world` ranks, on that kind of device."""
     return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
@@ -46,10 +46,10 @@ def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms
 def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> bool:
     """Whether the fused implementation runs for views like z, instead of the reference.
 
-    It has no derivative by a constant. So it does not run if a constant is a tensor, nor if `constants` is None.
+    The reference runs if `constants` is None. It also runs if a constant is a tensor, because it alone differentiates by them.
 
     Raises:
-        ValueError: an unknown value of IT_LOSSES_BACKEND, or "fused" where there is no fused implementation.
+        ValueError: an unknown value of IT_LOSSES_BACKEND, or its value "fused" without a fused implementation.
     """
     if not name or constants is None or any([isinstance(constant, torch.Tensor) for constant in constants]):
         return False

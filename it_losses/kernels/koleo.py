@@ -3,8 +3,8 @@
     gradient  dH/dz_i = q_i - sum_{k: nn(k) = i} q_k,   q_i = (z_i - z_nn(i)) / (N (rho_i^2 + epsilon^2))
 
 nn(i) is the nearest other sample. A matrix product gives all distances, but its rounding may exceed the difference between two
-distances. So a small product is computed in float64. A large one, in float32, only finds the two nearest samples of each row,
-and direct differences choose between them. Each rank searches for the neighbours of its rows; the ranks gather the N indices.
+distances. So a small product is computed in float64. A large product, in float32, only finds the two nearest samples of each
+row, and direct differences choose between them. Each rank finds the neighbours of its rows; the ranks gather the N indices.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulated
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = "_pairs"
-#: number of results for warnings
+#: number of results besides the entropy
 PARTS = 0
-#: rounding standardised samples would change distances to neighbours
+#: False, because rounding standardised samples would change the distances of neighbours
 ROUNDS_SAMPLES = False
-#: from MANY samples on, two distances are searched for by the minima of blocks of BLOCK, which is faster
+#: from MANY samples on, the two smallest distances are found from the minima of blocks of BLOCK, which is faster
 MANY, BLOCK = 1024, 64
 #: up to this many multiplications, float64 products are faster than a search for two candidates
 SMALL = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Always N x N: it holds the distances."""
+    """Always True: the N x N matrix holds the distances."""
     return True
 
 
@@ -43,7 +43,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
     logarithms = []
-    # one call for small views needs fewer operators
+    # one call for all small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         views = batch.samples_of(first, views_at_once)
@@ -70,14 +70,14 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, sca
         out.add_(q[:, own], alpha=scale)
         places = neighbours.view(len(q), -1) % batch.samples - own.start
         inside = (places >= 0) & (places < out.shape[1])
-        # a product and no mask, so that a NaN reaches every rank
+        # rows of other ranks are multiplied by 0, not masked, so that a NaN reaches every rank
         q.mul_(inside[:, :, None])
         neighbours = (places.clamp_(0, out.shape[1] - 1) + _first_rows(out)).flatten()
     out.view(-1, batch.dim).index_add_(0, neighbours, q.view(-1, batch.dim).to(out.dtype), alpha=-scale)
 
 
 def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
-    """The nearest other sample of each row of this rank, as a row of all stacks: [stacks, N, dim] -> [stacks, n]."""
+    """Index, among the rows of all stacks, of the nearest other sample of this rank's rows: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
     if samples < MANY and stacks * samples**2 * dim <= SMALL:
         # subtract a sample: products of nearly equal samples would lose the digits of their distances, even in float64
@@ -87,7 +87,7 @@ def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
     x = z - z.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=2).square_().unsqueeze(1)
     strips = _strips(own, products.MOST_PAIRS_AT_ONCE // (stacks * samples))
-    # fresh memory for every strip would cost as much as its arithmetic
+    # strips share memory, because allocating it anew would cost as much time as the arithmetic
     scratch = x.new_empty(stacks * (strips[0].stop - strips[0].start) * samples)
     found = [_two_smallest(_scores(x, rows, products, norms, scratch)) for rows in strips]
     candidates = torch.cat(found, dim=1)  # [stacks, n, 2]
@@ -130,7 +130,7 @@ def _two_smallest(scores: Tensor) -> Tensor:
     samples = scores.shape[-1]
     if samples % BLOCK or samples < MANY:
         return scores.topk(min(2, samples - 1), largest=False).indices
-    # both lie in the two blocks with the smallest minima
+    # the two smallest elements lie in the two blocks with the smallest minima
     blocks = scores.view(*scores.shape[:-1], -1, BLOCK)
     best = blocks.amin(dim=-1).topk(2, largest=False).indices  # [..., 2]
     elements = blocks.gather(-2, best[..., None].expand(*best.shape, BLOCK)).flatten(-2)  # [..., 2 BLOCK]

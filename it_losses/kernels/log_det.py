@@ -1,13 +1,13 @@
 """Log-det entropy with its gradient in closed form: H = 1/2 log det A, where A = I + beta/N Zc^T Zc is D x D.
 
-    value     I + beta/N Zc Zc^T, N x N, has the same determinant: the smaller matrix is factorized
-    gradient  dH/dZ  =  beta/N Zc A^-1  (D x D)  =  beta/N A^-1 Zc  (N x N)
+    value     I + beta/N Zc Zc^T, N x N, has the same determinant, so the smaller matrix is factorized
+    gradient  dH/dZ  =  beta/N Zc A^-1  (A is D x D)  =  beta/N A^-1 Zc  (A is N x N)
 
 Zc holds the centred samples. A scale anchor subtracts beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t) from H, where
-C = Zc^T Zc / N, k = min(N - 1, D), t = D / k. The gradient of the anchor is a multiple of Zc / N.
+C = Zc^T Zc / N, k = min(N - 1, D), t = D / k.
 
-The vector of ones is a null vector of Zc Zc^T, so its eigenvalue, 1, is the smallest of the N x N matrix. Rounding changes it,
-and the inverse amplifies the error. So this eigenvalue is increased before the factorization, and the inverse is centred.
+The vector of ones is a null vector of Zc Zc^T, so its eigenvalue, 1, is the smallest of the N x N matrix. Rounding changes this
+eigenvalue, and the inverse amplifies the error. So it is increased before the factorization, and the inverse is centred.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = ""
-#: number of results for warnings: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
+#: results besides the entropy, for warnings: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
 PARTS = 1
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N matrix is the smaller one: every rank repeats the factorization, which costs the most."""
+    """Whether the N x N matrix is smaller. Its factorization costs the most, and every rank repeats it."""
     return samples < dim
 
 
@@ -73,18 +73,18 @@ def _half_log_det(matrix: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     factor, identity, largest = plan.products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if added is not None:
-        # the eigenvalue of the ones is 1; enlargement and jitter made it added + identity
+        # the eigenvalue of the vector of ones changed from 1 to added + identity: undo this
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     return value, factor, largest
 
 
 def _target(batch: Batch, beta: float) -> float:
-    """Beta t; t is the mean nonzero eigenvalue of C at unit variance."""
+    """Beta times t, the mean nonzero eigenvalue of C at unit variance."""
     return beta * batch.dim / min(batch.samples - 1, batch.dim)
 
 
 def _anchor(matrix: Tensor, batch: Batch, beta: float) -> Tensor:
-    """The anchor summed over stacks, by the trace of beta C or of beta/N Zc Zc^T: [S, side, side] -> []."""
+    """The scale anchor summed over stacks, from beta C or beta/N Zc Zc^T, whose traces are equal: [S, side, side] -> []."""
     target, rank = _target(batch, beta), min(batch.samples - 1, batch.dim)
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * rank / 2 * (math.log1p(target) - target / (1 + target))
@@ -92,21 +92,21 @@ def _anchor(matrix: Tensor, batch: Batch, beta: float) -> Tensor:
 
 
 def _centre_(matrix: Tensor) -> Tensor:
-    """`H M H = M - r 1^T - 1 r^T` in place, H = I - 1 1^T / side, r = row means - half their mean: [S, side, side]."""
+    """Centre rows and columns in place: `M - r 1^T - 1 r^T`, with r = row means - half the mean of M: [S, side, side]."""
     row = matrix.mean(dim=2, keepdim=True)
     row.sub_(row.mean(dim=1, keepdim=True) / 2)
     return matrix.sub_(row).sub_(row.mT)
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add the mean of the diagonal to the eigenvalue of the ones, so that it is not the smallest. Return that mean [S]."""
+    """Add the mean of the diagonal to the eigenvalue of the vector of ones, which was the smallest. Return the mean [S]."""
     added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((added / matrix.shape[1])[:, None, None])
     return added
 
 
 def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -> Tensor:
-    """Rows of `H A^-1 H` for this rank, where A = factor factor^T and H centres: [S, N, N] -> [S, n, N]."""
+    """Rows of A^-1 for this rank, with rows and columns centred, where A = factor factor^T: [S, N, N] -> [S, n, N]."""
     samples, n = factor.shape[-1], own.stop - own.start
     if 3 * n >= samples:
         return _centre_(products.inverse(factor))[:, own]

@@ -1,10 +1,10 @@
-"""Normalize samples to unit rows or standardised columns, and differentiate through this step.
+"""Normalize samples to unit rows or standardised columns, with the derivative of the normalization.
 
     rows      u = z / |z|               dL/dz = (g - u <u, g>) / |z|
     columns   u = (z - mean) / std      dL/dz = (g - mean(g) - u mean(u g)) / std,   means over the batch of all ranks
 
-where g = dL/du. "uncentred_columns" subtract neither mean, and std is the root mean square. A norm of zero is replaced by a
-constant without a gradient. A column whose std is within the rounding of its mean becomes zero and gets no gradient.
+where g = dL/du. For "uncentred_columns" neither mean(z) nor mean(g) is subtracted, and std is the root mean square. A norm of
+zero is replaced by a constant. A column whose std is within the rounding of its mean becomes zero and gets no gradient.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch
 from it_losses.precision import accumulated, gradient_dtype
 
-#: the smallest norm that is divided by, and the smallest standard deviation of a column that varies
+#: a smaller norm is replaced by this number; a column of smaller standard deviation counts as constant
 SMALLEST = 1e-12
-#: a column counts as constant up to a standard deviation of ROUNDING times eps times its mean
+#: a column counts as constant if its standard deviation is at most ROUNDING * eps * |mean|
 ROUNDING = 16
-#: turns the gradient with respect to normalized samples [S, n, dim] into that with respect to the samples, in place
+#: turns the gradient by normalized samples [S, n, dim] into the gradient by the samples, in place
 Derivative = Callable[[Tensor], Tensor]
 
 

@@ -3,8 +3,8 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
-s is the bandwidth, and c depends on the divergence. With several s, H and rate * W are averaged. For its rows of W a rank needs
-its rows of e and all r_i. If views are pooled, N counts the rows of all views. The quadratic entropy replaces r_i by its mean.
+s is the bandwidth, and c depends on the divergence. H and rate * W are averaged over several s. To form its rows of W, a rank
+needs its rows of e and all r_i. If views are pooled, N counts the rows of all views. `quadratic` replaces r_i by mean_i r_i.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = "_pairs"
-#: number of results for warnings: the smallest `-mean_i log mean_j e_ij` of all views, groups and s, divided by log N
+#: results besides the entropy, for warnings: the smallest `-mean_i log mean_j e_ij` of all views and s, divided by log N
 PARTS = 1
 #: value of `excluded` that leaves out all pairs within an image
 OF_AN_IMAGE = 2
@@ -31,28 +31,28 @@ class Mixture(NamedTuple):
 
     #: c of `exp(-|z_i - z_j|^2 / (c s^2))`
     factor: float
-    #: without an s, `c s^2` is twice this fraction of the total variance
+    #: if no s is given, `c s^2` is twice this fraction of the total variance
     spread_fraction: float
     bandwidths: Sequence[float]
-    #: bytes for kept pairs
+    #: bytes of pairs that are kept for the gradient
     memory: float
     #: pairs that are left out: none (0), each row with itself (1), or all pairs within an image (2)
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
     component: float | None
-    #: gives the r of the logarithm and of the gradient, from r_i: [K, stacks, N] -> [K, stacks, N or 1]
+    #: makes the r of the entropy and the gradient from r_i: r_i, or mean_i r_i: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Always N x N: it holds the distances."""
+    """Always True: the N x N matrix holds the distances."""
     return True
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: c, spread_fraction, memory, whether views are pooled, `excluded`, and the s.
+    """Entropy and gradient; constants: c, spread_fraction, memory, whether views are pooled, `excluded`, and each s.
 
-    Without an s, the bandwidth follows the batch.
+    If no s is given, the bandwidth follows the batch.
     """
     factor, spread_fraction, memory, pool_views, excluded, *bandwidths = constants
     component = 2 * math.pi * math.e / factor
@@ -79,14 +79,14 @@ def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Reques
 def _entropy(
     batch: Batch, plan: Plan, mixture: Mixture, request: Request, gradient: Tensor | None, *, image_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean entropy [], and the smallest `-mean_i log mean_j e_ij` over log N []. Add the gradient to `gradient`."""
+    """Mean entropy [], and the smallest `-mean_i log mean_j e_ij` divided by log N []. Add the gradient to `gradient`."""
     products, groups = plan.products, batch.groups
     left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
     counted = batch.samples - left_out if mixture.excluded else batch.samples
-    # the term e_ii
+    # `pair_sums` leaves e_ii out and adds this number
     itself = 0.0 if mixture.excluded else 1.0
     logarithms, components = [], []
-    # one call for small views needs fewer operators
+    # one call for all small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         x = products.centred(batch.samples_of(first, views_at_once))  # [stacks, N, dim]
@@ -101,7 +101,7 @@ def _entropy(
             weights = sums.reciprocal_().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
             own = gradient[first * groups : (first + views_at_once) * groups] if views_at_once < len(batch.own) else gradient
             products.add_pair_gradient_(own, pairs, weights)
-        # one view's pairs are freed before the next view's pairs are formed
+        # free memory before the pairs of the next view are formed
         del pairs
     logarithm = logarithms[0] if len(logarithms) == 1 else torch.cat(logarithms, dim=1)  # sum of log r, [K, stacks]
     rows = sums.shape[2]
@@ -112,7 +112,7 @@ def _entropy(
 
 
 def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
-    """`1 / (c s^2)`, a number if there is one s: centred samples [groups, N, dim] -> [K, groups], not in half precision."""
+    """`1 / (c s^2)` of centred samples [groups, N, dim]: one number for one given s, else [K, groups]; no half precision."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if len(mixture.bandwidths) == 1:
         return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)

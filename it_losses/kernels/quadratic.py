@@ -3,7 +3,7 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (4 s^2),   r = mean_i sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = 2 e_ij / r
 
-It is the pairwise entropy with one r for all samples, and shares its evaluation.
+This is the pairwise entropy with the same r for all samples.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FACTOR = 4.0
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: spread_fraction, memory, 1 to leave out (i, i), 1 to add the component entropy, the s.
+    """Entropy and gradient; constants: spread_fraction, memory, 1 to leave out (i, i), 1 to add the component entropy, each s.
 
-    Without an s, the bandwidth follows the batch.
+    If no s is given, the bandwidth follows the batch.
     """
     spread_fraction, memory, excluded, nats, *bandwidths = constants
     component = math.pi if nats else None
@@ -34,5 +34,5 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _over_rows(sums: Tensor) -> Tensor:
-    """One mean for all rows: [K, stacks, N] -> [K, stacks, 1]."""
+    """The mean over rows: [K, stacks, N] -> [K, stacks, 1]."""
     return sums.mean(dim=2, keepdim=True)

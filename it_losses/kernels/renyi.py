@@ -6,7 +6,7 @@
     gradient    dH/dZ = 2 / tr K (Z M - c Z),   M = dH/d rho,   c = tr(rho M),   K = Z^T Z, D x D
                       = 2 / tr K (M Z - c Z),                                    K = Z Z^T, N x N
 
-The slope dH/dp may be infinite at p = 0, so it is bounded. This leaves dH/dZ unchanged, because Z is zero in that direction.
+The slope dH/dp may be infinite at p = 0, so it is bounded. dH/dZ does not change, because Z is zero where p = 0.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = ""
-#: number of results for warnings
+#: number of results besides the entropy
 PARTS = 0
 #: eigenvalues below ROUNDING * eps of a matrix of trace 1 are rounding errors
 ROUNDING = 8
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N matrix is the smaller one."""
+    """Whether the N x N matrix is smaller."""
     return samples < dim
 
 
@@ -61,13 +61,13 @@ def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, An
     else:
         matrix, _, centred = plan.products.covariance(batch, centre=centre)
         trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
-    # a positive divisor makes rho zero at collapse
+    # at collapse tr K is 0, and a positive divisor makes rho 0
     trace = trace.clamp_min(torch.finfo(trace.dtype).tiny ** 0.5)
     return matrix.div_(trace[:, None, None]), trace, centred
 
 
 def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of order 2 [S], this rank's rows of M, and c [S]."""
+    """H of order 2 [S], this rank's rows of M = dH/d rho, and c = tr(rho M) [S]."""
     # summed row by row: one running sum of all numbers would lose digits
     purity = torch.linalg.vector_norm(rho, dim=2).square_().sum(dim=1)
     if by_gram:
@@ -77,10 +77,10 @@ def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor
 
 
 def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of any order [S], this rank's rows of M, and c [S]."""
+    """H of any order [S], this rank's rows of M = dH/d rho, and c = tr(rho M) [S]."""
     if by_gram:
         rho = batch.gathered_rows(rho)
-    # LAPACK refuses NaN, so it is added to p afterwards
+    # LAPACK refuses NaN, so NaN is replaced here and added to p afterwards
     p, vectors = torch.linalg.eigh(rho.nan_to_num())
     p = p + (rho - rho).diagonal(dim1=1, dim2=2)
     entropies, slopes, level = _of_spectrum(p, order)
@@ -89,7 +89,7 @@ def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[T
 
 
 def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
-    """H [S]; dH/dp [S, side], for order 1 without its term -1, which cancels; and c [S]."""
+    """H [S]; dH/dp [S, side], for order 1 without its term -1, which cancels in M - c I; and c [S]."""
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         surprise = bounded.log().neg_()

@@ -1,7 +1,7 @@
-"""The self-test of the GPU operations (products): it compares them with a CPU's on small whole numbers before their first use.
+"""Self-test of the GPU operations (products) before their first use: their results for small whole numbers must equal a CPU's.
 
 Sums and products of small whole numbers are exact in every dtype, so a difference beyond the rounding of a result is a fault.
-Operations that fail are not used again in this process: the reference implementation runs in their place.
+After a fault, this process uses the reference implementation instead.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ VARIABLE = "IT_LOSSES_SELF_TEST"
 MODES = ("auto", "off", "error")
 #: shape of the input: a few full tiles and chunks, and a remainder
 ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
-#: largest error of results that are exact, that use fast logarithms, and that are rounded to the views' dtype (or TF32)
+#: largest relative error of exact results, of fast logarithms, and of results rounded to the views' dtype (or TF32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
-#: number of the draw of random directions, whose key needs all 32 bits
+#: a draw of random directions whose key needs all 32 bits
 DRAW = 3
 
-#: products that passed, for each kind of shape; and the fault of those that failed
+#: products that passed, by kind of shape; and the fault of products that failed
 _passed: set[tuple[object, ...]] = set()
 _failed: dict[tuple[object, ...], str] = {}
 
 
 def failure(products: str, z: Tensor) -> str:
-    """The fault of the GPU products of that name for views like z; empty if they passed or cannot be tested now.
+    """The fault of the GPU products of that name for views like z, or an empty string if none is found or no test can run now.
 
     Raises:
         RuntimeError: the test fails and IT_LOSSES_SELF_TEST is "error". ValueError: an unknown value of that variable.
     """
     use = products, z.device, z.dtype
-    # Triton compiles other kernels for multiples of 16
+    # Triton compiles different kernels for sizes that are multiples of 16
     kind = *use, z.shape[0] % 16 == 0, z.shape[-1] % 16 == 0
     if kind in _passed:
         return ""
@@ -50,7 +50,7 @@ def failure(products: str, z: Tensor) -> str:
         return ""
     try:
         rows, dim = ROWS[products] - 7 * (not kind[3]), DIM - 7 * (not kind[4])
-        # float32 too: unit vectors of half precision are multiplied in it
+        # float32 too, because unit vectors of half-precision views are multiplied in float32
         dtypes = dict.fromkeys((z.dtype, torch.float32))
         seen = next(filter(None, [fault(products, z.device, dtype, rows=rows, dim=dim) for dtype in dtypes]), "")
     except torch.OutOfMemoryError:
@@ -64,7 +64,7 @@ def failure(products: str, z: Tensor) -> str:
 
 
 def seen_before(z: Tensor) -> str:
-    """The fault that an earlier test found on that device in that dtype. A compiler cannot run the test."""
+    """The fault that an earlier test found for the device and dtype of z, or "". Compilers cannot trace the test."""
     for products in ROWS:
         if (products, z.device, z.dtype) in _failed:
             return _failed[products, z.device, z.dtype]
@@ -72,11 +72,11 @@ def seen_before(z: Tensor) -> str:
 
 
 def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:
-    """The fault that the test finds in those products for two views of that shape; an empty string if they are right."""
+    """The fault that the test finds in these products for two views of that shape, or an empty string."""
     generator = torch.Generator("cpu")
     seed = generator.seed()
     draw = _Draw(generator, rows, dim)
-    # kernels are launched on the current device
+    # kernels are launched on the current device, so make it `device`
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
@@ -156,7 +156,7 @@ class _Draw:
 
 
 def _can_test(z: Tensor) -> bool:
-    """Whether the test may run now: it cannot inside a captured graph or for tensor subclasses, and can be switched off."""
+    """False for tensor subclasses, in CUDA graph capture, or if the test is switched off."""
     mode = os.environ.get(VARIABLE, "auto")
     if mode not in MODES:
         raise ValueError(f"{VARIABLE} must be one of {list(MODES)}, got {mode!r}. Unset it for the default.")

@@ -2,7 +2,8 @@
 
     gradient  dT/dx_i = 2/N d/dx_i sum_k w_k (Re e_k cos t_k x_i + Im e_k sin t_k x_i),  x = a^T z,  dT/dz_i = mean_a a dT/dx_i
 
-Slices are the projections x on random directions a. A CPU keeps the waves (cosines and sines) of one block of slices at a time.
+t_k and w_k are knots and weights of a quadrature, and phi is the characteristic function of N(0, 1). Slices are the projections
+x on random directions a. A CPU keeps the waves (cosines and sines) of one block of slices at a time.
 """
 
 from __future__ import annotations
@@ -17,23 +18,23 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = "_slices"
-#: number of results for warnings: the largest projection on this rank
+#: results besides the entropy, for warnings: the largest projection on this rank
 PARTS = 1
-#: on several ranks, numbers in a block of waves: large blocks need few messages
+#: size of a block of waves on several ranks: large blocks need fewer messages
 MOST_OVER_RANKS = 1 << 24
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Always False: neither matrix is formed."""
+    """Always False: SIGReg forms no N x N matrix."""
     return False
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient.
 
-    The constants are: the least number of slices, slices for each dimension, points, the largest t, 1 to multiply T by N,
+    The constants are: the least number of slices, slices per dimension, points, the largest t, 1 to multiply T by N,
     1 to pool views, seed, and number of the draw.
     """
     least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
@@ -78,7 +79,7 @@ def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, plan: Plan) -> int:
 
 
 def _statistic_(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
-    """The sum of T over a block of slices []. If `needs_gradient`, overwrite their x with N/2 dT/dx."""
+    """The sum of T over a block of slices []. If `needs_gradient`, overwrite the projections x with N/2 dT/dx."""
     error = batch.ranks.summed(sums) / rule.samples  # Re e, Im e: [S, slices, 2, K]
     error[:, :, 0].sub_(rule.phi)
     weighted = error * rule.weights

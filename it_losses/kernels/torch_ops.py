@@ -20,7 +20,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision, gradient_dtype
 
-#: the name of no group: take the loss of this process alone ("" names the group of all ranks)
+#: value of `group` for the loss of this process alone ("" names the group of all ranks)
 NO_GROUP = "-"
 
 
@@ -38,13 +38,13 @@ def loss(
 ) -> tuple[Tensor, Tensor]:
     """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
 
-    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. With one weight it is
-    `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder; "" leaves the entropy out. Both
-    terms are computed from normalized views. `reduction` is how the training loop combines the gradients of the ranks, "mean"
-    or "sum". `draw` numbers the calls of an entropy that draws random numbers, and becomes its last constant.
+    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. With one weight the
+    loss is `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder; "" leaves the entropy
+    out. Views are normalized first, as `normalize` says. `reduction` is how the training loop combines the gradients of the
+    ranks, "mean" or "sum". `draw` numbers the calls of an entropy that draws random numbers, and becomes the last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    # torch takes an empty list of numbers for one of tensors that need gradients
+    # torch mistakes an empty list of numbers for a list of tensors that need gradients
     arguments = fused, list(constants) or [0.0], list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
@@ -69,7 +69,7 @@ def evaluate(
     gradient: bool,
     draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k] and, if `gradient`, the gradient [V groups, n, dim] in `gradient_dtype`, else empty."""
+    """Loss [], terms [2 + k] and the gradient [V groups, n, dim] in `gradient_dtype`, empty unless `gradient` is True."""
     if draw is not None:
         constants = [*constants, float(draw)]
     # kernels are launched on the current device, which may not be the views' device
@@ -80,11 +80,11 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if dispatch.takes_published_order(fused, batch, normalize, len(weights)):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        # standardised columns sum the gradients of all ranks, so a rank that needs no gradient still forms one
+        # the derivative of standardised columns sums over all ranks, so a rank that needs no gradient still forms it
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            # unit vectors stay in float32: removing the radial part would enlarge their rounding by the root of the batch
+            # unit vectors stay in float32: removing the radial part of the gradient multiplies rounding errors by sqrt(batch)
             may_round = not fused or getattr(dispatch.module_named(fused), "ROUNDS_SAMPLES", True)
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
@@ -93,7 +93,7 @@ def evaluate(
         if formed is None or not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
-            # DDP and FSDP divide the sum of the gradients by the number of ranks
+            # undo the division by the number of ranks in DDP and FSDP
             formed.mul_(ranks.world)
         return loss, terms, formed
 
@@ -101,7 +101,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    # the invariance is a mean over pairs of views, groups and samples; of a Gaussian, over dimensions too
+    # the invariance is averaged over pairs of views, groups and samples, and for a Gaussian also over dimensions
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
@@ -147,7 +147,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiply by the upstream gradient, which has the loss scale, before rounding: float16 could underflow without it
+    # multiply before rounding to float16, which could underflow without the loss scale in the upstream gradient
     # multiply in place only if `to` copies nothing: if a copy failed, a second try would multiply twice
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)
@@ -155,14 +155,14 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
 
 
 def _is_last_read(upstream: Tensor | None) -> bool:
-    """Whether nothing reads the saved gradient again: the pass frees the graph, and is not compiled, captured or batched."""
+    """Whether nothing reads the saved gradient again: backward frees the graph, and is not compiled, captured or batched."""
     if upstream is None or torch.compiler.is_compiling() or (upstream.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     try:
         is_batch = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(upstream)
         return not (is_batch or torch._C._autograd._get_current_graph_task_keep_graph())
     except AttributeError:
-        return False  # this torch cannot tell
+        return False  # this version of torch cannot tell
 
 
 class _Evaluate(torch.autograd.Function):
@@ -193,7 +193,7 @@ _op = torch.library.custom_op(
     "it_losses::evaluate",
     evaluate,
     mutates_args=(),
-    # spelled out: older torch cannot read a schema from postponed annotations
+    # written out, because older torch cannot read a schema from postponed annotations
     schema="(Tensor[] views, str fused, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
     " str reduction, bool gradient, Tensor? draw) -> (Tensor, Tensor, Tensor)",
 )

@@ -5,7 +5,7 @@
               2 (|G|^2 - sum_d var_d^2) / dim,        G = Zc Zc^T / (N-1), N x N, the same number
     gradient  d hinge / dZ = -Zc / (std (N-1) dim) where std < margin;    d penalty / dZ = 8 / ((N-1) dim) (G Zc - Zc var)
 
-Both are averaged over views. With the factor 2, two views add their covariance terms, as in the authors' code.
+Both are averaged over views. The factor 2 makes the penalty a sum over two views, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: suffix of the file in products/
+#: suffix of cpu and cuda in products/
 PRODUCTS = ""
-#: terms logged besides the entropy: hinge and penalty
+#: results besides the entropy: hinge and penalty
 PARTS = 2
-#: views of at most this many numbers are summed in the authors' order, to agree to the last bit
+#: views of at most this many numbers are summed in the order of the authors' code, to agree to the last bit
 TINY = 2048
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether N x N is cheaper: ranks then send N dim numbers instead of 2 dim^2; in one process the products decide."""
+    """Whether N x N is cheaper: in communication on several ranks (N dim against 2 dim^2 numbers), else in computation."""
     return samples < 2 * dim if world > 1 else 8 * samples <= 7 * dim
 
 
@@ -50,7 +50,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
     # 1 where the hinge is active, else 0; the division by std restores a NaN
     acting = gap.sign_()
-    # the slope is not on the diagonal of `right`, where this large term would round away small ones
+    # the slope stays separate, because on the diagonal of `right` it would round away smaller terms
     if plan.by_gram:
         factors = {"left": matrix, "slope": squares.mul_(-of_penalty).addcdiv_(acting, std, value=-of_hinge)}
     else:
@@ -68,7 +68,7 @@ def _second_moments(batch: Batch, plan: Plan) -> tuple[Tensor, Any, Tensor, Tens
         total.sub_(products.squared_norm(squares))
     else:
         matrix, squares, centred = products.covariance(batch, squares=True)
-        # set to zero first: for decorrelated samples, subtracting its squares from the sum would lose all digits
+        # zero the diagonal: for decorrelated samples, subtracting its squares from the sum would lose all digits
         matrix.diagonal(dim1=1, dim2=2).zero_()
         total = products.squared_norm(matrix)
     return matrix, centred, squares, total.mul_(2 / (batch.dim * (batch.samples - 1) ** 2 * batch.stacks))
@@ -79,7 +79,7 @@ def evaluate_tiny(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [], terms [4] and gradient [2, batch, dim] of two views [1, batch, dim], summed as the authors' code sums.
 
-    The loss is summed here, term by term: `invariance - entropy`, as the op sums it, differs in the last bit.
+    The loss sums three terms, because `invariance - entropy` would differ in the last bit.
     """
     variance_weight, covariance_weight, margin, epsilon = constants
     _, batch, dim = views[0].shape
@@ -95,14 +95,14 @@ def evaluate_tiny(
         std = variance.add_(epsilon).sqrt_()
         gap = torch.relu(margin - std)
         covariance = torch.mm(zc.T, zc).div_(batch - 1)
-        # from the second element on, each row of dim + 1 has dim elements off the diagonal, then one on it
+        # after the first element, every dim off-diagonal elements are followed by one diagonal element
         off_diagonal = covariance.as_strided((dim - 1, dim), (dim + 1, 1), 1)
         hinges.append(gap.mean())
         penalties.append(off_diagonal.square().sum().div_(dim))
         if gradient:
             zc.sub_(remainder)
             own.addcmul_(zc, gap.sign_().div_(std), value=-hinge_weight / (2 * dim * (batch - 1)))
-            # the product is summed by itself first: added one by one to the larger gradient, its terms would be rounded away
+            # sum the product first: added one by one to the larger gradient, its terms would be rounded away
             own.add_(torch.mm(zc, covariance.fill_diagonal_(0)), alpha=4 * penalty_weight / ((batch - 1) * dim))
             gradients.append(own)
     variance, penalty = (hinges[0] + hinges[1]).div_(2), penalties[0] + penalties[1]

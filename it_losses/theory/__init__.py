@@ -6,7 +6,7 @@ optimum            Theorem 2: the covariance of largest entropy under bounded ei
 network            Jacobians; the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
 generalization     Theorem 3: the bound on the test loss of a linear head, term by term
 
-`docs/sources.md` says what was read in the paper, what was derived, and what is our interpretation.
+`docs/sources.md` separates what the paper says from what was derived or interpreted.
 """
 
 from it_losses.theory.generalization import (

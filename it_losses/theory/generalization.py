@@ -23,7 +23,7 @@ class LeastSquaresHead(NamedTuple):
 
 
 class GeneralizationBound(NamedTuple):
-    """The terms of Theorem 3, float64 scalars; symbols as in `generalization_bound`. Terms that were not given are 0."""
+    """The terms of Theorem 3, float64 scalars; symbols as in `generalization_bound`."""
 
     #: `1/m sum |f(x+) - f(x++)|`
     invariance: Tensor
@@ -63,8 +63,8 @@ def generalization_bound(
         1/m sum |f(x+) - f(x++)| + 2/sqrt(m) |P_Zbar Ybar|_F + 1/sqrt(n) |P_Z Y|_F + 2 R_m(F)/sqrt(m) + Q_{m,n}
 
     f(x+) and f(x++) are features of two views, and `P_Z = I - Z (Z^T Z)^+ Z^T`. Features are not centred. The first term has
-    the scale of f and the others that of the targets, so fix the scale of f before you compare models. R_m and Q cannot be
-    computed from one model. You pass them (`empirical_rademacher` gives R_m of a finite set of models); they default to 0.
+    the scale of f, the others the scale of the targets, so fix the scale of f before you compare models. R_m and Q cannot be
+    computed from one model, so pass them (`empirical_rademacher` gives R_m of a finite set of models). They default to 0.
 
     Args:
         z: features of the labelled samples, [n, dim].
@@ -96,10 +96,10 @@ def generalization_bound(
 
 @torch.no_grad()
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
-    """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> W, its residual, its rank.
+    """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> W, residual, rank of Z.
 
-    It is computed in float64. Directions of z smaller than `max(n, dim) * eps` of the largest, with eps of the dtype of z,
-    count as rounding. So pass the output of the network itself, not a float64 copy of it.
+    It is computed in float64. Singular values of z below `max(n, dim) * eps` times the largest count as rounding errors, with
+    eps of the dtype of z. So pass the output of the network itself, not a float64 copy.
     """
     _check_targets(z, targets)
     rounding = max(z.shape) * torch.finfo(z.dtype).eps

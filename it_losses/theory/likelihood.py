@@ -46,10 +46,12 @@ def expected_log_likelihood(
 def hutchinson_trace(
     network: Network, x: Tensor, noise_std: float, *, probes: int = 8, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Estimate of `tr S(x) = noise_std^2 E |J v|^2`, v random signs: [batch, *input] -> [batch].
+    """Estimate of the trace of the output covariance S(x), without forming the Jacobian J: [batch, *input] -> [batch].
 
-    Each probe costs one forward-mode derivative, and the Jacobian J is not formed. The estimate is unbiased, and exact with one
-    probe if `J^T J` is diagonal. Source: Hutchinson (1989), with forward-mode derivatives.
+        tr S(x) = noise_std^2 E |J v|^2,   v random signs
+
+    Each probe costs one forward-mode derivative. The estimate is unbiased, and exact with one
+    probe if `J^T J` is diagonal. Source: Hutchinson (1989).
     """
     check_not_negative("noise_std", noise_std)
     check_count("probes", probes)
@@ -92,12 +94,12 @@ def von_mises_fisher_log_constant(concentration: float, dim: int) -> float:
         log C = (dim/2 - 1) log k - dim/2 log(2 pi) - log I_{dim/2 - 1}(k)
 
     I is the modified Bessel function of the first kind. Its power series has positive terms and is added up in logarithms, so
-    that neither a large dim nor a large k overflows. The cost is about k terms.
+    that neither a large dim nor a large k overflows.
 
     Source: Mardia & Jupp, Directional Statistics (2000), equation 9.3.4; Abramowitz & Stegun, 9.6.10.
     """
     kappa, order = check_positive("concentration", concentration), check_count("dim", dim) / 2 - 1
-    # terms grow up to m = k/2 and fall faster than geometrically from m = k on, so these suffice
+    # terms fall faster than geometrically from m = k on, so k + 100 terms suffice
     m = torch.arange(math.ceil(kappa) + 100, dtype=torch.float64)
     terms = (2 * m + order) * math.log(kappa / 2) - torch.lgamma(m + 1) - torch.lgamma(m + order + 1)
     return order * math.log(kappa) - dim / 2 * math.log(2 * math.pi) - float(terms.logsumexp(dim=0))
@@ -106,7 +108,7 @@ def von_mises_fisher_log_constant(concentration: float, dim: int) -> float:
 def von_mises_fisher_log_likelihood(z_a: Tensor, z_b: Tensor, *, concentration: float) -> Tensor:
     """`E log q(u_a | u_b)` in nats of unit vectors u = z / |z|: 2 x [..., dim] -> [].
 
-        k E <u_a, u_b> + log C(k)
+        k E <u_a, u_b> + log C(k),   k the concentration
 
     It is minus k times the distance that the likelihood "von_mises_fisher" of VICRegEntropy measures, plus `k + log C(k)`.
     """

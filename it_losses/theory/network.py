@@ -37,7 +37,7 @@ def jacobians(network: Network, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def jacobian_vector_products(network: Network, x: Tensor, direction: Tensor) -> Tensor:
-    """`J(x_n) v_n` by a forward derivative, without forming J: 2 x [batch, *input] -> [batch, dim]."""
+    """The product `J(x_n) v_n` of Jacobian and direction, without forming J: 2 x [batch, *input] -> [batch, dim]."""
     check_rows_independent(network)
     with warnings.catch_warnings():
         # torch warns about its own deprecated code at the first forward derivative
@@ -58,7 +58,7 @@ def check_rows_independent(network: Network) -> None:
 def normality_p_values(samples: Tensor) -> Tensor:
     """p-value of the test that each column is Gaussian; NaN for a constant column: [samples >= 20, ...] -> [...], float64.
 
-    D'Agostino & Pearson's K^2 of skewness and kurtosis, as `scipy.stats.normaltest`; uniform on [0, 1] for a Gaussian.
+    The test is D'Agostino & Pearson's K^2 (`scipy.stats.normaltest`). For a Gaussian the p-values are uniform on [0, 1].
     """
     try:
         from scipy.stats import normaltest
@@ -81,8 +81,8 @@ def output_normality(
 ) -> Tensor:
     """p-values of the output's coordinates over noisy copies of each input: [batch, *input] -> [batch, dim].
 
-    For noise within one linear region, Theorem 1 predicts a Gaussian output, hence uniform p-values with mean 1/2. For larger
-    noise they are smaller. Average with `nanmean`: a unit that is never active is constant.
+    For noise within one linear region, Theorem 1 predicts a Gaussian output, so p-values are uniform with mean 1/2. For larger
+    noise they are smaller. Average with `nanmean`, because a unit that is never active gives NaN.
 
     Source: Figure 1, left, of arXiv 2303.00633, with 512 copies of each test image at the penultimate layer.
     """

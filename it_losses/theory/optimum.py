@@ -68,7 +68,7 @@ def _clamped(matrix: Tensor, smallest: float, largest: float) -> Tensor:
 
 
 def distance_from_diagonal(covariance: Tensor) -> Tensor:
-    """Distance from a diagonal matrix, `|S - diag S|_F / |S|_F`: [..., dim, dim] -> [...]. Source: Figure 3."""
+    """How far S is from diagonal, `|S - diag S|_F / |S|_F`: [..., dim, dim] -> [...]. Source: arXiv 2303.00633, Figure 3."""
     off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
     distance: Tensor = torch.linalg.matrix_norm(off_diagonal) / torch.linalg.matrix_norm(covariance)
     return distance

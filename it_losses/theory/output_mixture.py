@@ -82,7 +82,7 @@ class OutputMixture:
         return 0.5 * (torch.logdet(self.covariance) + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """`-E log p(Z)` by Monte Carlo and its standard error: 2 x []."""
+        """The entropy `-E log p(Z)` by Monte Carlo, and its standard error: 2 x []."""
         check_count("count", count, at_least=2)
         surprise = -self.log_density(self.sample(count, generator=generator))
         return surprise.mean(), surprise.std() / math.sqrt(count)
@@ -94,7 +94,7 @@ class OutputMixture:
 
     def _kl_divergences(self, i: int) -> Tensor:
         """`KL(p_i || p_j)` for all j: [components]."""
-        # |L_j^-1 L_i|^2 = tr(S_j^-1 S_i), |L_j^-1 difference|^2 the Mahalanobis distance: one solve gives both
+        # one solve gives tr(S_j^-1 S_i) = |L_j^-1 L_i|^2 and the Mahalanobis distance |L_j^-1 difference|^2
         sides = torch.cat([self._factors[i].expand_as(self._factors), (self.means[i] - self.means)[..., None]], dim=-1)
         whitened: Tensor = torch.linalg.solve_triangular(self._factors, sides, upper=False)
         return 0.5 * (whitened.square().sum(dim=(1, 2)) - self.means.shape[1] + self._log_dets - self._log_dets[i])
@@ -143,7 +143,7 @@ def linearization_error(
 ) -> Tensor:
     """Relative error of the linear approximation at each x: [batch, *input] -> [batch].
 
-        E |f(x + e) - f(x) - J e|^2 / E |J e|^2,   e ~ N(0, noise_std^2 I)
+        E |f(x + e) - f(x) - J e|^2 / E |J e|^2,   e ~ N(0, noise_std^2 I),   J the Jacobian
 
     It is 0 if all draws lie in the linear region of x, where Theorem 1 is exact.
     """

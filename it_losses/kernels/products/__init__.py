@@ -1,28 +1,16 @@
-"""The matrix operations of the fused implementations: the same functions for a CPU (`cpu`) and for a GPU (`cuda`).
+"""The matrix operations (products) of the fused implementations, with the same functions on CPU (`cpu`) and GPU (`cuda`).
 
 S = views x groups, n and N = samples of this rank and of all ranks, Z and Z' = two views, Zc = Z, centred if `centre`.
 
     gram             this rank's rows of Zc Zc^T [S, n, N], squared norms of the columns of Zc [S, 1, dim], and Zc
     covariance       Zc^T Zc of all ranks [S, dim, dim], squared norms of the columns of Zc [S, 1, dim], and this rank's Zc
     gradient         this rank's squared distance [], difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)
-    distance         the squared distance alone, and difference_weight (Z - Z') if memory for it is given
-    centred          all rows of Zc in one tensor [S, N, dim]
-    squared_norm     the sum of all squares []
     factorize_       lower Cholesky factor of (1 + jitter) I + G, 1 + jitter, and the largest diagonal element of G
-    inverse, solve   the inverse of factor factor^T, and its product with a matrix
 
-For pairs of samples, in `cpu_pairs` and `cuda_pairs`, with i on this rank:
+Both also have distance, centred, squared_norm, inverse and solve.
 
-    pair_sums        itself + sum_j exp(-rate |x_i - x_j|^2) over j of other images [K, groups, n], and the pairs
-    own_rows         x_i x_j of all j [groups, n, N]
-    add_pair_gradient_    sum_j W_ij (x_i - x_j), W_ij = sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj)
-
-For projections x of samples [S, slices, n], in `cpu_slices` and `cuda_slices`:
-
-    largest_projection   the largest absolute value of x []
-    unit_directions  random directions [count, dim], those of `it_losses.slices`
-    waves            block by block, sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of this rank [S, slices, 2, K], and the waves
-    wave_slopes_     d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i), in place of x
+`cpu_pairs` and `cuda_pairs` have sums over pairs of samples: own_rows, pair_sums and add_pair_gradient_. `cpu_slices` and
+`cuda_slices` have projections on random directions: unit_directions, largest_projection, waves and wave_slopes_.
 """
 
 from __future__ import annotations

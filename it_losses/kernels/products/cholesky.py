@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def jitter(gram: Tensor, largest: Tensor) -> Tensor:
-    """The jitter on the identity: zero unless rounding could exceed half the smallest eigenvalue, which is 1: -> [S].
+    """The jitter added to the identity [S]: zero unless rounding could exceed half the smallest eigenvalue, which is 1.
 
     Rounding may lower an eigenvalue by 8 eps times the Frobenius norm, which is at most side times the largest diagonal
     element. The smaller of the two is used, because the squares in the norm may overflow.

@@ -1,7 +1,7 @@
 """Matrix products on a CPU, block by block, so that blocks fit in the cache and large inputs are never centred as a whole.
 
-Samples are centred as `(z - origin) - shift` with an origin near them, which rounds differences and not the mean. A small input
-is centred once and kept. A block of a large input is centred again wherever it is used.
+Samples are centred as `(z - origin) - shift` with an origin near them, so that a large mean is not rounded. A small input is
+centred once and kept. A block of a large input is centred again at each use.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from it_losses.kernels.batch import Batch
 from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
 
-#: a strip of a symmetric product with this many rows runs at full speed
+#: a symmetric product is computed in strips of rows, which run at full speed with this many rows
 STRIP_SIDE = 128
 #: from this many multiplications on, products run faster one by one than in a batch
 LARGE_PRODUCT = 1 << 24
-#: below this many multiplications, torch sums a batch of one term by term, which loses digits
+#: below this many multiplications, torch sums a single product in a batch term by term, which loses digits
 TINY_PRODUCT = 400
-#: most numbers of one stack in a block, and of all samples that are kept centred
+#: largest size of a block for each stack, and of samples that are kept centred
 BLOCK, KEPT = 1 << 18, 1 << 19
 #: rows added to a matrix whose side is a multiple of 64, because LAPACK is four times slower at such strides
 PADDING = 8
@@ -31,7 +31,7 @@ EVERYTHING = slice(None)
 
 
 class Centred(NamedTuple):
-    """Samples V x [groups, N or n, dim], and either all of them centred, or the means with which each block is centred."""
+    """Samples V x [groups, N or n, dim], and either the centred samples, or the means that centre each block."""
 
     views: list[Tensor]
     kept: Tensor | None = None  # [S, N or n, dim]
@@ -83,11 +83,10 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
-            # not from the diagonal of the product, whose running sums lose digits
+            # the diagonal of the product is less exact: its running sums lose digits
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
-        # one all-reduce for all three
         total = ranks.summed(torch.cat((out, remainder, norms), dim=1))
         out, remainder, norms = total[:, :-2], total[:, -2:-1], total[:, -1:]
     return out, norms if squares else None, Centred(views, origin=origin, shift=remainder / batch.samples)
@@ -106,7 +105,7 @@ def gradient(
     """Squared distance [], gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)` [S, n, dim]."""
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     has_differences = _has_differences(batch, difference_weight)
-    # beta scales the differences that are in the block; without them the block is uninitialised, and beta is 0
+    # beta scales the differences in the block; without differences the block is uninitialised, so beta is 0
     beta = difference_weight if has_differences and difference_weight is not None else 0.0
     for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
         block = _part(out, rows, cols)
@@ -147,7 +146,7 @@ def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # no jitter below this threshold; a NaN fails in the factorization
+    # below the threshold the jitter is 0; a NaN makes the factorization fail
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])
@@ -171,7 +170,7 @@ def solve(right: Tensor, factor: Tensor) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of all squares [], for many row by row, because one running sum in float32 would lose four digits."""
+    """Sum of all squares [], row by row for large x, because one running sum in float32 would lose four digits."""
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
@@ -186,7 +185,7 @@ def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
-    """Whether the views have a distance that the caller wants."""
+    """Whether the distance of the views is needed."""
     return difference_weight is not None and len(batch.own) > 1
 
 
@@ -198,7 +197,7 @@ def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
-    """Write `Z - Z'` to out, or `2 (Z - mean view)` for more views. Return the squared distance [], with gradient `2 out`."""
+    """Write `Z - Z'` to out, or `2 (Z - mean view)` for more views. Return the squared distance [], whose gradient is 2 out."""
     blocks = [_part(z, rows, cols) for z in views]
     if views[0].dtype != out.dtype:
         blocks = [z.to(out.dtype) for z in blocks]
@@ -217,7 +216,7 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
 def _blocks(length: int, width: int, stacks: int) -> list[slice]:
     """Even slices of `length`, so that a block of slice x width x stacks fits in the cache."""
     fitting = max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)
-    # rounded by integers, because torch.jit.trace has tensors for sizes
+    # integer arithmetic, because sizes are tensors under torch.jit.trace
     count = max((2 * length + fitting) // (2 * fitting), 1)
     step = -(-length // count)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
@@ -253,7 +252,7 @@ def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: sli
 
 
 def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
-    """Memory that all blocks reuse: an allocation for each would cost as much as its arithmetic."""
+    """Memory that all blocks reuse, because allocating a block takes as long as its arithmetic."""
     return like.new_empty((parts[0].stop - parts[0].start) * width * len(like))
 
 
@@ -275,13 +274,13 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
         # not baddbmm_, which torch's FlopCounterMode does not count
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
-    # large products run faster one by one than in a batch, and a tiny one in a batch is summed term by term
+    # large products run faster one by one than in a batch, and a tiny single product loses digits in a batch
     for result, left, right in zip(out, a, b, strict=True):
         torch.addmm(result, left, right, alpha=alpha, beta=beta, out=result)
 
 
 def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
-    """`x_own x^T`: [S, N, k] -> [S, n, N]."""
+    """The rows `own` of `x x^T`: [S, N, k] -> [S, n, N]."""
     stacks, side, length = x.shape
     if side < 2 * STRIP_SIDE and TINY_PRODUCT <= side**2 * length < LARGE_PRODUCT:
         return torch.bmm(x if own.stop - own.start == side else x[:, own], x.mT, out=out)
@@ -292,7 +291,7 @@ def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
 
 
 def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
-    """Add `x_own x^T` to out [S, n, N], or set it if fresh; of all rows `mirror_` fills the upper triangle."""
+    """Add the rows `own` of `x x^T` to out [S, n, N], or overwrite out if fresh. Afterwards `mirror_` completes out."""
     side, beta = x.shape[1], 0.0 if fresh else 1.0
     strip = _strip(side)
     if own.stop - own.start < side or strip == side:
@@ -315,5 +314,5 @@ def mirror_(out: Tensor, own: slice) -> None:
 
 
 def _strip(side: int) -> int:
-    """Rows of a strip. Four strips need 5/8 of the products of the full square."""
+    """Number of rows in a strip. Four strips need 5/8 of the multiplications of the full square."""
     return -(-side // min(side // STRIP_SIDE, 8)) if side >= 2 * STRIP_SIDE else side

@@ -1,9 +1,9 @@
-"""Pairs of samples on a CPU, in strips of this rank's rows i with all j; a single rank stops at the last i of the strip.
+"""Pairs (i, j) on a CPU, in strips: some rows i of this rank with all j. A single rank only needs j up to the last i.
 
 pair_sums            r_i = itself + sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)         [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
 
-Pairs within one image, which are blocks on the diagonal, have e_ij = 0. An image is one row, or all its views.
+Pairs within one image lie in blocks on the diagonal and have e_ij = 0. An image is one row, or one row for each view.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "e
 
 #: up to this many pairs, all views are computed in one call
 MOST_PAIRS_AT_ONCE = 1 << 20
-#: most rows and numbers of a strip, and fewest rows: with fewer a product is much slower
+#: most rows, most numbers and fewest rows of a strip; a product of fewer rows is much slower
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 
 
 class Pairs(NamedTuple):
-    """Samples, this rank's rows, rates, and the values of pairs that are kept."""
+    """Samples, this rank's rows, rates, and the values that are kept for the gradient."""
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
@@ -60,7 +60,7 @@ def pair_sums(
 ) -> tuple[Tensor, Pairs]:
     """The sums of e_ij over j of other images [K, groups, n], and the pairs, of which at most `memory` bytes are kept.
 
-    `image_rows` adjacent rows belong to one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
+    `image_rows` adjacent rows belong to one image. `rates` is one number or [K, groups]. `itself` is added to each sum.
     """
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
     factors, scratch = pairs.factors(), None
@@ -100,12 +100,12 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 
 def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
-    """Rows of x, whose first row is number `start`: [groups, n, ...]. All rows need no view, which takes time."""
+    """Rows of x, whose first row is number `start`: [groups, n, ...]. For all rows it returns x, because a view takes time."""
     return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
 def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
-    """Memory that all strips reuse: an allocation for each would cost as much as its arithmetic."""
+    """Memory that all strips reuse, because allocating a strip takes as long as its arithmetic."""
     return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
 
 
@@ -115,7 +115,7 @@ def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
 
 
 def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
-    """-|x_i - x_j|^2 of a strip, or e_ij for one rate: [groups, rows, cols]."""
+    """-|x_i - x_j|^2 of a strip, or e_ij if there is one rate: [groups, rows, cols]."""
     x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
     torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
@@ -151,12 +151,12 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
 
 
 def _similarities(known: Tensor, pairs: Pairs, rows: slice, factor: float | Tensor) -> Tensor:
-    """e_ij of a strip for one rate."""
+    """The similarities e_ij = exp(factor * known_ij) of a strip."""
     return _of_other_images_((known * factor).exp_(), pairs, rows)
 
 
 def _of_other_images_(e: Tensor, pairs: Pairs, rows: slice) -> Tensor:
-    """Set pairs within one image to zero. The rounding of a pair (i, i) could exceed all other pairs in `w x - W x`."""
+    """Set pairs within one image to zero. The rounding of e_ii could exceed all other pairs in the gradient."""
     if pairs.image_rows == 1:
         e.diagonal(offset=rows.start, dim1=1, dim2=2).zero_()
         return e

@@ -1,4 +1,4 @@
-"""Slices of the samples on a CPU: random directions, and the characteristic function along them."""
+"""The characteristic function of samples along random directions (slices), on a CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_WAVES_AT_ONCE = 1 << 18
 
 
 class Waves(NamedTuple):
-    """Projections of the samples, the knots with both signs, and the waves."""
+    """Projections of the samples, the knots with both signs, and the cosines and sines (waves)."""
 
     x: Tensor  # [S, slices, n]
     signed: Tensor  # [2, K]
@@ -52,6 +52,6 @@ def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
     """Overwrite x [S, slices, n] with the derivative by x of the waves summed with weights [S, slices, 2, K]."""
     x, signed, values = waves
     rows = x.shape[0] * x.shape[1]
-    # the derivative of a cosine is minus a sine, that of a sine is a cosine
+    # the derivatives of cos and sin are -sin and cos
     turned = weights.flip(2).mul_(signed)
     return x.copy_(torch.bmm(turned.view(rows, 1, -1), values.view(rows, -1, x.shape[2])).view_as(x))

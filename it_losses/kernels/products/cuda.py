@@ -1,6 +1,6 @@
-"""Matrix products on a GPU: cuBLAS multiplies in the dtype of the views with float32 results; Triton passes over samples.
+"""Matrix products on a GPU, by cuBLAS in the dtype of the views with float32 results. Triton kernels centre samples.
 
-Samples are centred in float32 and rounded to the dtype of the views. A bfloat16 gradient is also rounded in each step. A
+Samples are centred in float32 and rounded to the dtype of the views. A bfloat16 gradient is rounded after each operation. A
 float16 gradient is formed in float32, because float16 could underflow before the loss scale multiplies it. Nothing waits for
 the device, and no allocation depends on data, so that every call can be captured in a CUDA graph.
 """
@@ -39,7 +39,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     parts = None if batch.is_whole or not centre else _means(batch)
     zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
     matrix = batch.ranks.summed(product(zc.mT, zc))
-    # over several ranks the diagonal has the squared norms
+    # on several ranks `norms` is of this rank only, but the diagonal has the squared norms
     return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 
@@ -58,7 +58,7 @@ def gradient(
     own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
     total = _differences(batch, difference_weight, out, own_zc, slope)
     matrix = cast(Tensor, right if left is None else left)
-    # a gradient wider than its operands (float16) would lose small elements: divide by the largest, multiply by it afterwards
+    # rounding the matrix to float16 would lose small elements, so divide by the largest and multiply by it afterwards
     unit = largest_magnitude(matrix, dim=(1, 2)) if out.dtype != centred.dtype else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
@@ -121,7 +121,7 @@ def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
 
 
 def _means(batch: Batch) -> Moments:
-    """Means over all ranks, as Moments of one chunk without squares."""
+    """Means over all ranks, as Moments of one chunk with zero squares."""
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in batch.own])
     means = batch.ranks.summed(sums) / batch.samples
     nothing = torch.zeros_like(means)

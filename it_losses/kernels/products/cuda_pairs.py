@@ -3,9 +3,9 @@
     similarity_sums   r_i = sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)                    [K, groups, n]
     pair_weights      W_ij = sum_k e_kij (weight_ki + weight_kj) in the dtype of x, and its row sums
 
-Pairs within one image, which are blocks on the diagonal, have e_ij = 0. An image is one row, or all its views.
+Pairs within one image lie in blocks on the diagonal and have e_ij = 0. An image is one row, or one row for each view.
 Norms are computed from the rounded x, and row sums from the rounded W, so that rounding cancels for near points.
-Masks allow every size. Row offsets are int64, so they cannot overflow.
+Row offsets are int64, so they cannot overflow.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -54,7 +54,7 @@ def pair_sums(
 ) -> tuple[Tensor, Pairs]:
     """The sums of e_ij over j of other images [K, groups, n], and the pairs, kept if they take at most `memory` bytes.
 
-    `image_rows` adjacent rows belong to one image. `rates` is one number for all groups, or [K, groups]; `itself` is added.
+    `image_rows` adjacent rows belong to one image. `rates` is one number or [K, groups]. `itself` is added to each sum.
     """
     groups, samples, _ = x.shape
     if isinstance(rates, float):
@@ -82,7 +82,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
     weights = weights.expand(-1, -1, samples)
-    # a gradient wider than its operands (float16) would lose small weights: divide by the largest, multiply by it afterwards
+    # rounding W to float16 would lose small weights, so divide by the largest and multiply by it afterwards
     unit = largest_magnitude(weights, dim=(0, 2)) if out.dtype != x.dtype else None  # [1, groups, 1]
     weights = (weights if unit is None else weights / unit).contiguous()
     for i, rows in enumerate(pairs.strips()):
@@ -110,7 +110,7 @@ def similarity_sums(
     products, norms, rates, sums, first, own_start, own_rows, height, samples, image_rows,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_j exp(-rate |x_i - x_j|^2), j of other images, for one rate; products has x_i x_j of rows first..first + height."""
+    """r_i for one rate, summed over j of other images; products has x_i^T x_j of rows i = first..first + height."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
     rate_index = tl.program_id(2) * tl.num_programs(1) + group
@@ -118,7 +118,7 @@ def similarity_sums(
     image = own // image_rows
     rate = tl.load(rates + rate_index)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
-    # columns are summed after the loop, so that threads do not wait for each other in it
+    # columns are summed after the loop, so that threads do not wait for each other in the loop
     total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
         col = start + tl.arange(0, TILE_COLS)
@@ -138,7 +138,7 @@ def pair_weights(
     products, norms, rates, weights, out, totals, first, height, samples, image_rows, scales,
     TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """sum_k exp(-rate_k |x_i - x_j|^2) (weight_ki + weight_kj), 0 in an image, rounded; and its row sums."""
+    """W_ij, which is 0 within an image and rounded to the dtype of out, and its row sums."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(1).to(tl.int64)
     groups = tl.num_programs(1)
@@ -160,7 +160,7 @@ def pair_weights(
             weight_i = tl.load(group_weights + own, mask=row < height, other=0.0)
             weight_j = tl.load(group_weights + col, mask=col < samples, other=0.0)
             w += tl.exp(-rate * distance) * (weight_i[:, None] + weight_j[None, :])
-        # the pair (i, i) has no gradient, but its rounding could exceed all others in the difference
+        # the pair (i, i) has no gradient, but its rounding could exceed all other pairs in the difference
         counts = mask & (image[:, None] != (col // image_rows)[None, :])
         w = tl.where(counts, w, 0.0).to(out.dtype.element_ty)
         tl.store(out + place, w, mask=mask)

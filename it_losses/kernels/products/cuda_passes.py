@@ -1,7 +1,7 @@
 """Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
 
-An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Masks allow every size.
-Row offsets are int64, so they cannot overflow. Sums are float32.
+An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Row offsets are
+int64, so they cannot overflow. Sums are float32.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -15,14 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-#: rows of a chunk of moments, rows and columns of a tile
+#: rows of a chunk (see Moments), rows and columns of a tile
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
 #: set explicitly, or Triton 3.9 warns about its default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 class Moments(NamedTuple):
-    """For each chunk of rows and each column: a sample, the mean minus it, and the sum of squares about the mean."""
+    """For each chunk of rows and each column: a sample, the mean minus this sample, and the sum of squares about the mean."""
 
     shifts: Tensor  # [S, chunks, dim] each
     means: Tensor
@@ -86,7 +86,7 @@ def _with_unit_columns(z: Tensor) -> Tensor:
 
 @triton.jit
 def rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups):
-    """Start and row stride of a stack. The stacks of the second view follow those of the first."""
+    """Start and row stride of a stack (a group of one view). The stacks of the second view follow those of the first."""
     is_first = stack < groups
     start = tl.where(is_first, a + stack * a_group, b + (stack - groups) * b_group)
     return start, tl.where(is_first, a_row, b_row)
@@ -107,7 +107,7 @@ def column_moments(
     base = start + col
     # differences from a sample are small: squares of samples with a large mean would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
-    # rows are summed after the loop, so that threads do not wait for each other in it
+    # rows are summed after the loop, so that threads do not wait for each other in the loop
     totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for tile_row in range(0, CHUNK, TILE_ROWS):

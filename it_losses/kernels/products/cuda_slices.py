@@ -1,10 +1,10 @@
-"""Slices of the samples on a GPU, in one Triton pass each: random directions, and the characteristic function along them.
+"""The characteristic function of samples along random directions (slices), on a GPU, in Triton kernels.
 
     normal_numbers   directions before they have length 1, from the hashes of `it_losses.slices`
     sums_of_waves    sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of every slice x and knot t_k
     slopes_of_waves  d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i)
 
-Cosines and sines are computed in both passes and never stored: they would need 2 K times the memory of x.
+Both kernels compute the cosines and sines, because storing them would need 2 K times the memory of x.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
