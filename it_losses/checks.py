@@ -54,7 +54,7 @@ def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 
 def _check_shape(z: Tensor, min_batch: int) -> None:
     if z.ndim < 2:
         raise ViewError(
-            f"the objective needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples, one row for each."
+            f"the objective needs a tensor of shape (batch, ..., dim), got {tuple(z.shape)}. Stack the samples as rows."
         )
     if z.shape[0] < min_batch:
         raise ViewError(

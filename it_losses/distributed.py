@@ -118,8 +118,8 @@ def explained(group: dist.ProcessGroup, objective: str) -> Iterator[None]:
     except RuntimeError as error:
         raise RuntimeError(
             f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {objective or 'a criterion'} "
-            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion the same number of times. Give "
-            "all ranks as many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
+            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion the same number of "
+            "times. Give all ranks as many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
             "If another rank failed first, the error on that rank says why."
         ) from error
 
@@ -158,8 +158,8 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise ViewError(
             "all ranks must call the same objective with the same number of views, dim and dtype, but they passed:\n"
             + "\n".join(brought)
-            + "\nBuild the same model and criterion on every rank, with the same IT_LOSSES_BACKEND, and set its constants on all of "
-            "them at the same step."
+            + "\nBuild the same model and criterion on every rank, with the same IT_LOSSES_BACKEND, and set its constants on "
+            "all of them at the same step."
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:
