@@ -22,7 +22,7 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
         options: other arguments of `timm.create_model`.
 
     Raises:
-        ValueError: an unknown model; `num_classes` other than 0, which would be a head.
+        ValueError: an unknown model; `num_classes` other than 0, which would add a head.
     """
     if options.pop("num_classes", 0):
         raise ValueError(

@@ -85,7 +85,7 @@ class EppsPulley(SIGReg):
     """SIGReg as `-batch * T`, where T is the statistic of Epps and Pulley: `[batch, ..., dim] -> []`.
 
     Args:
-        knots: points of the trapezoidal rule on [0, t_max], which is doubled by symmetry.
+        knots: points of the trapezoidal rule on [0, t_max]; [-t_max, 0] mirrors them.
         t_max: the largest frequency.
         slices: the number of random directions.
     """

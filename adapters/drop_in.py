@@ -66,7 +66,7 @@ class HostNames(nn.Module):
 def in_host_dtype(value: Tensor, *views: Any) -> Tensor:
     """The value in the dtype that the host would return: float32 under autocast, else the widest dtype of the views."""
     kind = views[0].device.type
-    # older compilers cannot trace a query for devices with autocast
+    # devices are listed here, because older compilers cannot trace a query for them
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return value
     return value.to(reduce(torch.promote_types, [z.dtype for z in views]))

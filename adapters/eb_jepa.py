@@ -43,7 +43,7 @@ class VICRegLoss(HostNames, VICReg):
         named = {
             "loss": terms.loss,
             "invariance_loss": terms.invariance,
-            # eb_jepa adds the two hinges, and averages covariances over pairs; our terms average and divide by dim
+            # eb_jepa adds the hinges and averages covariances over pairs; we average hinges and divide covariances by dim
             "var_loss": 2 * terms.variance,
             "cov_loss": terms.covariance / max(z1.shape[-1] - 1, 1),
         }

@@ -49,7 +49,7 @@ def can_plot() -> bool:
 
 
 def spectrum_figure(eigenvalues: Tensor) -> Any:
-    """Eigenvalues of a covariance against their rank, logarithmic: [dim] -> matplotlib Figure."""
+    """A logarithmic plot of the eigenvalues of a covariance against their rank: [dim] -> matplotlib Figure."""
     framework("matplotlib", install=INSTALL)
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def spectrum_figure(eigenvalues: Tensor) -> Any:
 
 
 def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
-    """Functions that give a figure to the loggers of TensorBoard and W&B; none on rank > 0 or without matplotlib."""
+    """Functions that send a figure to the loggers of TensorBoard and W&B; none on rank > 0 or without matplotlib."""
     if not trainer.is_global_zero or not can_plot():
         return []
     sinks: list[Callable[[Any], None]] = []

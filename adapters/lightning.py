@@ -64,7 +64,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
         every_n_steps: measure one batch in this many; the others cost nothing.
         rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
-        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers of figures always get plots.
+        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that show figures always get plots.
         on_collapse: "warn" once, "stop" the training, or "raise".
         prefix: prefix of the logged names.
 

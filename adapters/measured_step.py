@@ -26,7 +26,7 @@ class MeasuredStep:
     closes itself when nothing refers to it.
 
     Args:
-        root: the module whose submodules are named.
+        root: the module to observe.
         module_name: the submodule whose outputs are the embeddings; None: see `embeddings`.
         rows: the most rows that are kept for each name, spread evenly over its views and over the batch.
     """
@@ -106,7 +106,7 @@ class HookOf:
         self._method = weakref.WeakMethod(method)
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        """Called after a forward pass."""
+        """Pass the arguments of the hook on to the method."""
         if not can_be_seen():
             return
         method = self._method()
@@ -162,7 +162,7 @@ def _evenly(z: Tensor, most: int) -> Tensor:
 
 
 def _mean_over_groups(z: Tensor) -> Tensor:
-    """The views of criteria, [batch, ..., dim], averaged over the dimensions between: [batch, dim]."""
+    """The views of criteria, [batch, ..., dim], averaged over the dimensions `...`: [batch, dim]."""
     full = z.to(torch.promote_types(z.dtype, torch.float32))
     return full if z.ndim == 2 else full.flatten(1, -2).mean(dim=1)
 

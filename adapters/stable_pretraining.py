@@ -57,7 +57,7 @@ class SlicedEppsPulley(EntropyRegularizer):
         model.sigreg = SlicedEppsPulley()
 
     The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining each rank uses its own
-    samples, multiplied by their number, or by the number of all ranks' samples if the process group existed before the model.
+    samples, and multiplies by their number, or by that of all ranks if the process group existed before the model.
     Both choose slices by the number of calls, but differently (see `it_losses.SIGReg`). Ours counts calls in training only.
 
     Args:

@@ -1,4 +1,4 @@
-"""Make two random views of a batch of images on its device, with a recipe for digits, grey images and colour images each."""
+"""Make two random views of a batch of images, on the device of the batch. Digits, grey and colour images have a recipe each."""
 
 import kornia.augmentation as K
 import torch
@@ -68,5 +68,5 @@ RECIPES = {
 
 
 def recipe_for(dataset: str, channels: int) -> str:
-    """The name of the recipe: digits have their own, and other images get it by their number of channels."""
+    """The name of the recipe: "digits" for the digits, else "grey" for one channel and "colour" for more."""
     return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

@@ -125,7 +125,7 @@ def image_folder(root: Path, side: int) -> Images:
     return _from_files(train.samples, files, side)
 
 
-#: each loader gets `--data-root` and the side in pixels to which image files are scaled; its name is that of `--dataset`
+#: each loader gets `--data-root` and the side in pixels to which image files are scaled; its name is the value of `--dataset`
 LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder)
 DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for loader in LOADERS}
 

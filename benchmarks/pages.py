@@ -1,4 +1,4 @@
-"""Write the files of the programs: CSV files, Markdown pages and figures. COMMIT is the commit that makes them."""
+"""Write the files of the programs: CSV files, Markdown pages and figures. COMMIT names the commit of this checkout."""
 
 import csv
 import io
@@ -71,7 +71,7 @@ def page(title: str, *parts: str) -> str:
 
 
 def notes(folder: Path) -> str:
-    """The hand-written remarks in a folder's README.md with the comments around them, for its next page; "" if none."""
+    """The hand-written remarks in a folder's README.md and their HTML comments, to copy into its next README.md; "" if none."""
     path = folder / "README.md"
     found = NOTES.search(path.read_text()) if path.exists() else None
     return found[0] if found else ""

@@ -69,7 +69,7 @@ def over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def covariance_log_det(z: Tensor) -> Tensor:
-    """`1/2 log det(I + Cov)` from the D x D covariance matrix, in float32 or more: torch.logdet takes no half precision."""
+    """`1/2 log det(I + Cov)` from the D x D covariance matrix, in float32 or more, because torch.logdet needs it."""
     centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=centred.dtype, device=z.device) + centred.T @ centred / len(z)) / 2
 
@@ -81,13 +81,13 @@ def gram_log_det(z: Tensor) -> Tensor:
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` in float32 or more: torch.cdist takes no half precision."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` in float32 or more, because torch.cdist needs it."""
     distance = torch.cdist(wide(z), wide(z)).square()
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 
 
 def wide(z: Tensor) -> Tensor:
-    """The samples in float32 or more, for operations that take no half precision."""
+    """The samples in float32 or more, for operations without half precision."""
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 #: weight decay of the linear probe on features of variance 1; the same for every method and never tuned
 PROBE_WEIGHT_DECAY = 1e-3
 PROBE_STEPS = 100
-#: neighbours and temperature of the kNN vote (Wu et al., arXiv 1805.01978, takes 200 and .1 on 1.3 million images)
+#: neighbours and temperature of the kNN vote (Wu et al., arXiv 1805.01978, use 200 and .1 for 1.3 million images)
 KNN_NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.1
 
@@ -49,7 +49,7 @@ def linear_accuracy(features: Features) -> float:
 
 @torch.no_grad()
 def knn_accuracy(features: Features) -> float:
-    """Held-out accuracy of the nearest training images by cosine, votes weighted by exp(cosine / KNN_TEMPERATURE)."""
+    """Held-out accuracy of a vote of the training images of largest cosine, with weights exp(cosine / KNN_TEMPERATURE)."""
     bank = F.normalize(features.train).T.contiguous()  # [dim, images]
     neighbours = min(KNN_NEIGHBOURS, len(features.train))
     predicted = [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-#: a difference is significant if its p-value is below this, which takes 4.3 standard errors with three pairs, 2.8 with five
+#: a difference with a smaller p-value is significant: from 4.3 standard errors on for three pairs, from 2.8 on for five
 LEVEL = 0.05
 
 
@@ -71,7 +71,7 @@ def _tested(gap: Statistic, p_value: Callable[[], float]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in their order."""
+    """The p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the given order."""
     ascending = pd.Series(p_values, dtype=float).sort_values()
     if ascending.isna().any():
         # with a single seed there are no p-values to correct

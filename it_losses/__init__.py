@@ -2,7 +2,7 @@
 
 criteria            VICRegEntropy, VICReg, EntropyRegularizer: the modules that a training loop calls
 functional          the same objectives as functions of tensors
-bound               the loss, minus the sum of entropy and likelihood, and its Terms
+bound               the loss, which is -(entropy + likelihood), and its Terms
 entropy             estimators of H(Z), by name in ESTIMATORS; each file is a reference implementation
 likelihood          E[log q(z | z')] as a distance of the views: Gaussian or von Mises-Fisher
 normalize           unit norm of each sample, or unit variance of each dimension

@@ -110,7 +110,7 @@ def _fused_bound(
 def _fused_invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, weight: float, likelihood: str, distributed: DistributedOptions
 ) -> tuple[Tensor, Tensor]:
-    """The weighted invariance with a gradient, and the unweighted one without: -> [], []."""
+    """The weighted invariance with its gradient, and the unweighted one, detached: -> [], []."""
     normalize = _distance_normalization(likelihood, estimator)
     loss, terms = _fused_loss(views, "", (), (weight, 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood)
     return loss, terms[0]

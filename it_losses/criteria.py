@@ -40,11 +40,11 @@ class VICRegEntropy(Checked):
     Args:
         entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. If you set another entropy
             later, the weights stay.
-        invariance: the likelihood q(z | z') of a view given the other. "gaussian" is the mean squared distance of the views
-            after the estimator's normalization. "von_mises_fisher" is one minus the cosine, as in BYOL, SimSiam and SimCLR.
-            None for the estimator's default.
+        invariance: the likelihood q(z | z') of a view given the other. It sets the distance. "gaussian": the mean squared
+            distance after the estimator's normalization. "von_mises_fisher": one minus the cosine, as in BYOL, SimSiam and
+            SimCLR. None: the estimator's default.
         invariance_weight: weight of the distance; None for the estimator's default. It may be a trainable Parameter.
-        entropy_weight: weight of the entropy, with the same options.
+        entropy_weight: weight of the entropy; also None or a Parameter.
         gather_distributed: if torch.distributed is initialised, compute the loss of the samples of all ranks. Training then
             equals training in one process.
         process_group: the group of ranks that share one batch, or the name of the group; None for all ranks.
@@ -266,7 +266,7 @@ def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
 
 
 def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
-    """The default weight of the distance. One minus the cosine is half the distance at unit variance, so its weight doubles."""
+    """The default weight; doubled for one minus the cosine, which at unit variance is half the squared distance."""
     if likelihood == default.likelihood:
         return default.invariance
     return 2 * default.invariance if likelihood == "von_mises_fisher" else None

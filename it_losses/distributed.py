@@ -2,7 +2,7 @@
 
 Before anything is gathered, the ranks exchange the shapes of their views between hosts (`check_ranks_agree`). Ranks may hold
 different numbers of samples. If anything else differs, every rank raises an error. The exchange is one small message and waits
-for no device. Every collective returns a new tensor.
+for no device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
 #: a rank sends these numbers instead of its shapes if its views are invalid
 _REFUSED = (0, 0, 0, 0, 0, 0)
-#: bytes of the description of an objective that ranks exchange when they disagree
+#: bytes that a rank sends to describe its objective when ranks disagree
 _LONGEST = 400
 #: the criterion or estimator that is evaluated, for error messages; "" in compiled code, which keeps no context
 _evaluated: ContextVar[object] = ContextVar("evaluated", default="")
@@ -33,7 +33,7 @@ _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = w
 
 
 class DistributedOptions(NamedTuple):
-    """The ranks from whose samples a loss is computed, and how the training loop combines its gradients."""
+    """The ranks from whose samples a loss is computed, and how the training loop combines their gradients."""
 
     #: whether the loss is computed from the samples of all ranks
     gather_distributed: bool = False
@@ -251,7 +251,7 @@ def _gather_text(text: str, group: dist.ProcessGroup) -> list[str]:
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The group if it can send CPU tensors, else a gloo group of the same ranks. Neither waits for a device."""
+    """The group if it can send CPU tensors, else a gloo group of the same ranks. Neither group waits for a device."""
     if "cpu" in dist.get_backend_config(group):
         return group
     if group not in _cpu_groups:

@@ -119,7 +119,7 @@ def renyi_entropy(
     order: float = 2.0,
     normalize: Literal["columns", "uncentred_columns", "rows"] | None = None,
 ) -> Tensor:
-    """Renyi entropy of the eigenvalues of the covariance, divided by their sum: [batch, ..., dim] -> []. See MatrixRenyi."""
+    """Renyi entropy of the covariance's eigenvalues, scaled to a sum of 1: [batch, ..., dim] -> []. See MatrixRenyi."""
     entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
 
@@ -178,7 +178,7 @@ def global_entropy(
 ) -> Tensor:
     """The entropy of the samples of all ranks, averaged over the views: V x [batch, ..., dim] -> [].
 
-    An estimator called by itself sees the samples of its own process only. The arguments are those of EntropyRegularizer.
+    An estimator called by itself uses only the samples of its process. The arguments are those of EntropyRegularizer.
     """
     ranks = distributed_options(True, process_group, gradient_reduction)
     views = bound.accepted_views((z, *more_views), ranks)

@@ -1,4 +1,4 @@
-"""Normalization of embeddings before a term is computed: samples of unit norm, dimensions of unit variance or mean square."""
+"""Normalization of embeddings before a term is computed: rows of unit norm, columns of unit variance or unit mean square."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 #: None leaves the embeddings unchanged
 Normalization: TypeAlias = Literal["rows", "columns", "uncentred_columns"] | None
 
-#: a column counts as constant if its standard deviation is at most SMALLEST, or at most ROUNDING eps |mean|
+#: a column counts as constant if its standard deviation is at most SMALLEST, or at most `ROUNDING * eps * |mean|`
 SMALLEST, ROUNDING = 1e-12, 16
 
 

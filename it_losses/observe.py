@@ -23,7 +23,7 @@ OBSERVERS: list[weakref.ref[Observer]] = []
 
 
 def add_observer(observer: Observer) -> Callable[[], None]:
-    """Notify the observer of every call while other code references it. Returns a function that removes the observer."""
+    """Notify the observer of every call, as long as other code references the observer. Returns a function that removes it."""
     reference = weakref.ref(observer, _forget)
     OBSERVERS.append(reference)
     return partial(_forget, reference)
@@ -41,7 +41,7 @@ def tell(module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]
 
 
 def can_be_seen() -> bool:
-    """Whether observers are notified of this call: only in a forward pass, where no compiler or torch.func hides values."""
+    """Whether observers are notified of this call: only in a forward pass, and never under a compiler or torch.func."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     # the backward pass is excluded, because activation checkpointing repeats forward calls in it

@@ -11,7 +11,7 @@ from torch import Tensor
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
     """A context without autocast on the device of z, so that no operand of a product is cast."""
     kind = z.device.type
-    # a list, because older compilers cannot trace a query for device types with autocast
+    # older compilers cannot trace a query for the device types with autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
@@ -24,7 +24,7 @@ def samples(z: Tensor) -> Tensor:
 
 
 def accumulated(z: Tensor) -> Tensor:
-    """The tensor in the accumulation dtype; no operator runs if it has that dtype."""
+    """The tensor in the accumulation dtype; no operator runs if it already has that dtype."""
     dtype = accumulation_dtype(z.dtype)
     return z if z.dtype == dtype else z.to(dtype)
 

@@ -54,7 +54,7 @@ CONVENTIONS = {
 
 
 def quadrature(points: int, largest: float, *, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The positive points t of the rule, phi(t) = exp(-t^2 / 2), and their weights: -> 3 x [K].
+    """The K positive points t of the rule, phi(t) = exp(-t^2 / 2), and their weights: -> 3 x [K].
 
     A weight includes phi(t), and is doubled to count -t too. At t = 0 the error is always 0, so t = 0 is left out.
     """

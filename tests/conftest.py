@@ -1,6 +1,6 @@
 """Before each test the random seed is set to 0. After each test the number of threads and the compiler are reset.
 
-The tests in files of CORE get the mark `core`.
+Tests in a file that matches a pattern of CORE get the mark `core`.
 """
 
 import sys

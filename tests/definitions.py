@@ -1,4 +1,4 @@
-"""Helpers for the tests of fused implementations: they write out every objective, make inputs and compare results."""
+"""Helpers for the tests of fused implementations: they define every objective, make inputs and compare results."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
 def sigreg(z: Tensor, directions: Tensor, *, points: int, largest: float) -> Tensor:
     """`mean_a int phi(t) |mean_n exp(i t a^T z_n) - phi(t)|^2 dt` by the trapezoidal rule, with phi(t) = exp(-t^2 / 2).
 
-    z_n are the rows of z [N, dim], and a are the columns of `directions` [dim, S].
+    z_n are the rows of z [N, dim], and a are the columns of `directions` [dim, S]. The rule has `points` equidistant knots t
+    from -largest to largest.
     """
     t = torch.linspace(-largest, largest, points, dtype=z.dtype)
     phi = torch.exp(-t.square() / 2)
@@ -130,7 +131,7 @@ def quadratic_entropy(z: Tensor) -> Tensor:
 
 
 class Objective(NamedTuple):
-    """One loss in two implementations: the criterion of the package, and the same loss written out by `definition`.
+    """One loss in two implementations: the criterion of the package, and the equations in `definition`.
 
     The loss is `invariance * mean squared distance - entropy_weight * mean entropy`.
     """
@@ -139,7 +140,7 @@ class Objective(NamedTuple):
     criterion: nn.Module
     #: -entropy_weight * mean entropy of one view or more, as the package computes it
     regularizer: nn.Module
-    #: the entropy of one group of samples, written out: [batch, dim] -> []
+    #: the entropy of one group of samples by its equation: [batch, dim] -> []
     entropy: Callable[[Tensor], Tensor]
     invariance: float
     entropy_weight: float

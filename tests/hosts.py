@@ -1,4 +1,4 @@
-"""Imports the libraries whose classes ours replace, installed or from a checkout that an environment variable names."""
+"""Imports the libraries whose classes ours replace: an installed package, or a checkout that an environment variable names."""
 
 import importlib
 import os
@@ -18,7 +18,7 @@ REPOSITORIES = {
 
 
 def checkout(variable, file):
-    """The folder of a checkout that contains the file. Skips the test if there is none."""
+    """Return the checkout that the environment variable names. Skip the test unless this checkout contains the file."""
     home = Path(os.environ.get(variable, ""))
     if not os.environ.get(variable) or not (home / file).is_file():
         pytest.skip(f"{variable} names no checkout with {file} (git clone https://github.com/{REPOSITORIES[variable]})")

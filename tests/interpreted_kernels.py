@@ -30,7 +30,8 @@ try:
 except triton.runtime.errors.InterpreterError as error:
     pytest.skip(f"the interpreter of Triton {triton.__version__} cannot loop with this numpy: {error}", allow_module_level=True)
 
-#: dtype -> relative rounding error of an element; twice that of a GPU for bfloat16, because the interpreter truncates
+#: dtype -> relative rounding error of an element. For bfloat16 it is twice a GPU's, because the interpreter does not round but
+#: truncates
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
 #: dtype -> (relative error that an entropy may have, error that a gradient may have relative to its largest element)
 ERRORS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
@@ -77,7 +78,7 @@ def test_moments_and_centred_samples(shape, layout, dtype):
     norms = cuda_passes.centre_into(out, [z], parts)
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(1 + norms, 1 + zc.square().sum(dim=1, keepdim=True), 1e-6)
-    # the first term allows the rounding of the result, and 1e-6 the float32 error of subtracting the mean
+    # the first term allows for the rounding of the result. The term 1e-6 allows for the float32 error of subtracting the mean
     assert ((out.double() - zc).abs() <= ROUNDING[dtype] * zc.abs() + 1e-6).all()
 
 
@@ -174,7 +175,7 @@ def test_waves(samples, knots):
 
 
 class TwoRanks:
-    """One of two ranks, which are threads. A rank runs alone until a collective, as the interpreter serves one at a time."""
+    """One of two ranks, which are threads. They run in turns, because the interpreter supports only one thread at a time."""
 
     world = 2
     _turn, _meet = threading.Lock(), threading.Barrier(2, timeout=60)
@@ -237,7 +238,7 @@ def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: 
     assert_close(got.entropy, truth.entropy, ERRORS[dtype][0])
     # order 1 gets a larger tolerance, because its logarithm magnifies the rounding errors of small eigenvalues
     assert_close(got.gradient, truth.gradient[:, own], ERRORS[dtype][1] * (4 if "order 1" in name else 1))
-    # skip SIGReg on two ranks, because each rank reports the largest projection of its own samples only
+    # SIGReg's only part is the largest projection of this rank's own samples, so its parts are not compared on two ranks
     if batch.is_whole or module is not sigreg:
         for ours, right in zip(got.parts, truth.parts, strict=True):
             assert_close(ours, right, 4 * ERRORS[dtype][0])
@@ -296,7 +297,7 @@ def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, mo
         monkeypatch.setenv(dispatch.VARIABLE, backend)
         own = [z.to(dtype).requires_grad_() for z in views]
         gradients.append(torch.stack(torch.autograd.grad(40 * criterion(*own), own)))
-    # the gradient is rounded to bfloat16 at the end of the forward pass, and again in the backward pass
+    # the gradient is rounded to bfloat16 at the end of the forward pass and again in the backward pass, so allow two roundings
     assert_close(*gradients, 2.0**-7)
 
 

@@ -2,7 +2,7 @@
 
     make kills KILLS='--kills 20 --seed 1'
 
-Half of the kills end the program and its workers, the other half end only the program.
+About half of the kills end the program and its workers. The other kills end only the program.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 
 def stand_in_for_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the GPU code run on a CPU: matrix products give float32, and gradients have the dtype that they have on a GPU."""
+    """Let the GPU code run on a CPU: matrix products return float32, and gradients have the dtype that they have on a GPU."""
     for module in (cuda, cuda_pairs):
         monkeypatch.setattr(module, "product", lambda a, b: torch.bmm(a.float(), b.float()))
     monkeypatch.setattr(cuda, "gradient_dtype", lambda z: z.dtype if z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype))

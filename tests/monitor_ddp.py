@@ -12,7 +12,10 @@ from it_losses.adapters.lightning import EmbeddingMonitor
 
 
 class Training(LightningModule):
-    """A module whose second rank calls one more criterion. In step 2 this rank calls none, and in step 3 its views collapse."""
+    """A module that calls two criteria on the second rank and one on the first.
+
+    The second rank calls no criterion in step 2, and its views collapse in step 3.
+    """
 
     def __init__(self):
         super().__init__()

@@ -81,7 +81,8 @@ CHECKED_BY = {
     "distributed.py": ["test_distributed.py", "test_collective_errors.py"],
 }
 
-#: keyword arguments that get no mutants, because they change no result: they check lengths or give the line of a warning
+#: keyword arguments that get no mutants, because they change no result. `strict` only checks lengths, and `stacklevel` only
+#: selects the line of code that a warning shows
 CHECKS = ("strict", "stacklevel")
 OPERATORS = {
     ast.Add: ast.Sub,
@@ -136,7 +137,7 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
 
 
 def executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes that can change a result, so no annotations, error messages, class attributes or arguments in CHECKS."""
+    """Yield the nodes that can change a result. Skip annotations, error messages, class attributes and arguments in CHECKS."""
     if isinstance(node, ast.keyword) and node.arg in CHECKS:
         return
     yield node

@@ -1,4 +1,4 @@
-"""With its defaults, each adapter has the value and gradient of its library's formula, which this file writes out."""
+"""With its defaults, each adapter has the value and gradient of its library's formula, which this file contains."""
 
 import subprocess
 import sys
@@ -84,7 +84,7 @@ def test_the_five_libraries_have_three_different_values():
 
 
 @pytest.mark.parametrize("library", conventions.ARGUMENTS)
-def test_arguments_of_a_library_are_ours_under_its_names(library):
+def test_each_argument_of_a_library_sets_our_matching_argument(library):
     names = [name for name in conventions.ARGUMENTS[library] if name != "gather_distributed"]
     criterion = conventions.vicreg(library, **{name: 0.5 + i for i, name in enumerate(names)})
     assert isinstance(criterion, VICReg)
@@ -218,7 +218,7 @@ def test_the_forward_takes_three_views_and_logs_each_term(wrap):
     assert {"fit/loss", "fit/invariance", "fit/variance", "fit/covariance"} <= set(module.logged)
 
 
-def test_the_forward_of_one_view_or_of_evaluation_has_no_loss():
+def test_forward_with_one_view_or_in_evaluation_mode_has_no_loss():
     module = HostModule(VICReg())
     assert set(stable_pretraining.forward(module, views_of(1)[0], "validate")) == {"embedding", "label"}
     assert "loss" not in stable_pretraining.forward(module.eval(), {"views": views_of(2)}, "validate")

@@ -88,7 +88,7 @@ def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(nam
         assert shape[0] == shape[1]
 
 
-#: class -> allowed relative difference from lightly, whose SIGReg integrates with float32 weights; other classes may have 1e-12
+#: class -> allowed relative difference from lightly, whose SIGReg integrates with float32 weights; 1e-12 for other classes
 TOLERANCE = {"SIGReg": 1e-7, "LeJEPALoss": 1e-7}
 
 
@@ -289,7 +289,10 @@ def test_slices_come_from_a_seed_and_torchs_random_numbers_stay():
 
 
 def on_two_ranks(rows):
-    """Relative differences of this rank's value and gradient from one process and, for equal `rows`, from lightly."""
+    """Return relative differences of this rank's value and gradient from one process. Rank r holds `rows[r]` samples.
+
+    If all ranks hold equally many samples, the differences from lightly follow.
+    """
     whole = views()[:, : sum(rows)]
     start = sum(rows[: dist.get_rank()])
     own = slice(start, start + rows[dist.get_rank()])

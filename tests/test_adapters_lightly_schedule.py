@@ -58,12 +58,12 @@ def warmed_up(found):
         (10, {"max_steps": 20}, 2),
         (10, {"max_steps": 20, "data": Endless()}, 2),
         (10, {"max_epochs": 2}, 8),
-        # an epoch has ten steps, which is less than a tenth of the run
+        # an epoch has ten steps, fewer than a tenth of the run, so the warmup lasts the whole epoch
         (1, {"max_steps": 200, "batches": 10}, 10),
         (1, {"max_steps": 200, "batches": 10, "max_epochs": 1000}, 10),
         (0.5, {"max_epochs": 20, "batches": 10}, 5),
         (1, {"max_epochs": 20, "batches": 10, "limit_train_batches": 4}, 4),
-        # max_steps ends this run within the first epoch
+        # max_steps ends this run within the first epoch, so the warmup lasts a tenth of max_steps
         (10, {"max_steps": 20, "max_epochs": 100}, 2),
     ],
 )

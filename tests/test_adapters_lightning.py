@@ -359,7 +359,10 @@ def test_every_measured_step_reaches_the_logger_at_any_interval_of_logging(tmp_p
 
 
 class Ending(Plain):
-    """A module that raises `end` in step `at`, returns no loss, or returns -1 from a hook to end each epoch at batch `at`."""
+    """A module that raises `end` in step `at` if `end` is an error, and returns no loss if `end` is "no loss".
+
+    If `end` is -1, a hook returns -1, which ends each epoch at batch `at`.
+    """
 
     def __init__(self, end, at=1):
         super().__init__()
@@ -638,7 +641,7 @@ def test_embeddings_that_are_not_finite_are_an_alarm_and_no_crash():
 
 
 class Figures(lightning.loggers.CSVLogger):
-    """A logger that takes figures as TensorBoard's does."""
+    """A logger that accepts figures, like TensorBoard's logger."""
 
     names: list
 
@@ -792,5 +795,5 @@ def test_ranks_that_see_different_modules_log_the_common_ones_and_stop_together(
     assert found["steps"] == 3
     assert [row["collapsed"] for row in found["rows"]] == [0, 0, 0.5]
     assert all("everywhere/rank_me" in row and "elsewhere/rank_me" not in row for row in found["rows"])
-    # in step 2 the mean is that of the first rank alone; in step 3 the collapsed second rank lowers it
+    # in step 2 only the first rank measures the entropy; in step 3 the collapsed second rank lowers the mean over both ranks
     assert found["rows"][2]["everywhere/pairwise_upper_nats"] < 0.6 * found["rows"][1]["everywhere/pairwise_upper_nats"]

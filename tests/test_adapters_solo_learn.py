@@ -96,7 +96,7 @@ def test_every_config_composes_with_every_method(primary, method):
 
 def test_the_smoke_config_runs_on_a_cpu_as_solo_learn_wants_it():
     cfg = composed("cpu_smoke", "data.train_path=images")
-    # a string, because solo-learn multiplies the learning rate by len(devices)
+    # solo-learn multiplies the learning rate by len(devices), so devices must be a string: an integer has no length
     assert cfg.devices == "1" and isinstance(cfg.devices, str)
     assert (cfg.accelerator, cfg.strategy, cfg.sync_batchnorm, cfg.wandb.enabled) == ("cpu", "auto", False, False)
     assert cfg.method_kwargs.proj_output_dim == 32
@@ -417,7 +417,7 @@ def cifar(root, name):
     return [f"data.train_path={root}", f"data.val_path={root}"]
 
 
-#: program that removes torchvision's checksums of CIFAR, so that it takes our files, and then runs a script of solo-learn
+#: program that removes torchvision's checksums of CIFAR and runs a script of solo-learn, because our files have other checksums
 WITHOUT_CHECKSUMS = """import runpy, sys, torchvision
 for data in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
     data.train_list = [[file, None] for file, _ in data.train_list]

@@ -1,4 +1,4 @@
-"""In stable-pretraining our SIGReg serves LeJEPA, the YAML can name any estimator, and our forward takes several views."""
+"""In stable-pretraining LeJEPA works with our SIGReg, YAML can name any estimator, and our `forward` accepts several views."""
 
 import copy
 import pickle
@@ -85,7 +85,7 @@ def test_it_is_copied_pickled_and_set():
 
 
 def on_two_ranks():
-    """The value and the gradient of this rank's samples, found on two ranks and expected from one process with all samples."""
+    """Return (value, gradient) for this rank's samples twice: on two ranks, and expected from one process with all samples."""
     z = batch()
     own = slice(0, 9) if dist.get_rank() == 0 else slice(9, 24)
     found = evaluated(SlicedEppsPulley(32), z[own].detach().requires_grad_())

@@ -54,7 +54,7 @@ BELOW_IN_KERNELS = {
     "batch": set(),
 }
 
-#: file -> arguments of its calls of `import_module`, for a module that may be missing or that is chosen by its name
+#: file -> what it passes to `import_module`, to import a module that may be missing or whose name is computed
 DYNAMIC = {
     "entropy/base.py": ["'it_losses.kernels'"],
     "kernels/dispatch.py": ["f'it_losses.kernels.{name}'"],

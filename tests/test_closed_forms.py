@@ -189,7 +189,7 @@ def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, d
     z = torch.randn(256, dim, dtype=F64)
     s2 = fraction * z.var(dim=0).sum()
     spread = Pairwise("auto", spread_fraction=fraction)(z) - dim / 2 * torch.log(2 * math.pi * math.e * s2)
-    # the spread is near its limit log(batch) at small fractions, and near 0 at large fractions
+    # `spread` is the entropy minus that of one component: near its limit log(batch) at small fractions, near 0 at large ones
     low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
     assert low < spread / math.log(256) < high
 

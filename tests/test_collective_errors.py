@@ -25,7 +25,7 @@ CRITERIA = {
     "VICReg": VICReg,
     "LogDet": lambda **ranks: VICRegEntropy("log_det", **ranks),
     "Pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
-    # here only the invariance term takes unit vectors, so it needs its own collective, whose error must still name the entropy
+    # here only the invariance uses unit vectors. Its samples need their own collective, whose error must still name the entropy
     "KoLeo": lambda **ranks: VICRegEntropy("koleo", normalize=None, invariance="von_mises_fisher", **ranks),
     "VarianceCovariance": lambda **ranks: VICRegEntropy("variance_covariance", **ranks),
     "Spacings": lambda **ranks: EntropyRegularizer("spacings", **ranks),

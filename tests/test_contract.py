@@ -12,9 +12,9 @@ from it_losses import ESTIMATORS, EntropyRegularizer, Pairwise, VICRegEntropy
 from it_losses.entropy import EntropyEstimator
 from it_losses.normalize import normalized
 
-# "auto" depends on the batch but gets no gradient, so a numerical derivative would differ; the tests fix the bandwidth
+# the bandwidth "auto" depends on the batch but gets no gradient, so a numerical derivative would differ. The tests use 2.0
 SMOOTH = {"pairwise": {"bandwidth": 2.0}}
-# with the default covariance_weight, the entropy of Spacings is largest at a scale that the tests do not try
+# the default covariance_weight puts the maximum of the Spacings entropy at a scale that the tests do not try, so they use 1
 SMOOTH["spacings"] = {"covariance_weight": 1.0}
 
 every_estimator = pytest.mark.parametrize("name", ESTIMATORS)

@@ -211,7 +211,7 @@ def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta
     assert scale.grad.abs() < 1e-11 * criterion.entropy_weight
 
 
-def test_an_estimator_serves_as_well_as_its_name():
+def test_an_estimator_may_be_passed_instead_of_its_name():
     a, b = views(8, 4)
     assert torch.equal(VICRegEntropy(LogDet(3.0))(a, b), VICRegEntropy("log_det", beta=3.0)(a, b))
 
@@ -229,7 +229,7 @@ class Marginal(EntropyEstimator):
         return 0.5 * (z.var(dim=-2) + 1e-4).log().sum(dim=-1)
 
 
-def test_an_estimator_of_ones_own_serves_as_well():
+def test_a_user_defined_estimator_is_accepted():
     a, b = views(8, 4)
     entropy = sum(0.5 * (z.var(dim=0) + 1e-4).log().sum() for z in (a, b)) / 2
     assert_same_loss(VICRegEntropy(Marginal())(a, b), 3 * (a - b).square().mean() - 0.7 * entropy, a, b, rtol=1e-12)

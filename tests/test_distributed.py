@@ -196,7 +196,7 @@ def gradients_of_some_views(objective):
 
 
 @pytest.mark.parametrize("objective", SOME)
-def test_ranks_may_want_different_gradients(objective):
+def test_ranks_may_require_gradients_of_different_views(objective):
     assert max(ranks.run(2, gradients_of_some_views, objective)) < 1e-12
 
 

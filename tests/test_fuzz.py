@@ -263,7 +263,7 @@ def check(drawn: Drawn, case: Case) -> None:
             assert_finite(got, right, views)
         # a value that is not finite shows the fault to the user, so the gradient may be anything
         if got[0].isfinite() and not is_limit(title, case, views, widest, squares):
-            # normal samples must be nearer than a given bandwidth: farther ones have no gradient, and the scale would be 0
+            # normal samples must be nearer to each other than a given bandwidth, or their gradient and the scale would be 0
             reach, least = 0.3 if "bandwidth=(" in title else math.inf, 0.0
             if "MatrixRenyi" in title:
                 least = max(1.0, largest(right[0])) / max((squares / views[0].numel()) ** 0.5, torch.finfo(widest).tiny)
@@ -286,7 +286,7 @@ def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
     assert got[0].isfinite(), f"{got[0]} for {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
-        # half-precision gradients may overflow at any of several equal samples, so one large exact element excuses the view
+        # half-precision gradients may overflow at any of several equal samples, so a large exact element excuses every inf
         if largest(exact) < torch.finfo(z.dtype).max / 2:
             assert ours.isfinite().all(), f"{ours} for {exact}"
         assert not ours.isnan().any(), f"{ours} for {exact}"
@@ -319,7 +319,10 @@ def assert_exact(
 def allowance(
     definition: Objective, views: list[Tensor], widest: torch.dtype, i: int, f: Tensor, unit: float, sizes: list[Tensor]
 ) -> float:
-    """Return the allowed error before a gradient is rounded to the dtype of its view. `sizes` scale the normal samples."""
+    """Return the allowed error of the value (i = 0) or of gradient i. The rounding of a gradient to its dtype is not included.
+
+    f is the exact result, `unit` is its scale, and `sizes` are the root mean squares of the normal samples.
+    """
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
     # the spacing of subnormal numbers: rounding errors do not become smaller than this
     least = eps * torch.finfo(widest).smallest_normal
@@ -369,7 +372,7 @@ def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, s
         # to the definition, the rounding error of the mean looks like a spread of the samples
         return True
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
-        # rounding changes the eigenvalue along the vector of ones. Only the fused implementation corrects this error
+        # rounding changes the Gram matrix's zero eigenvalue along the vector of ones. Only the fused code corrects this error
         return squares > 1e3
     if "bandwidth=(" in title:
         # distances of near samples are mostly rounding error, and the bandwidth is as narrow as these distances
@@ -386,7 +389,7 @@ def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, s
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pairwise_entropy_of_one_point_equals_its_definition(dtype, divergence):
-    # regression: the definition counted the rounding of the mean as spread; the fused code had another smallest variance
+    # regression: the definition counted rounding of the mean as spread; the fused code had another lower limit of the variance
     z, estimator = torch.full((17, 3), 0.1, dtype=dtype), Pairwise(divergence=divergence)
     smallest = torch.finfo(dtype).tiny ** 0.5
     exact = 1.5 * math.log(2 * math.pi * math.e * smallest)

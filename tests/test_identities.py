@@ -36,7 +36,10 @@ def assert_differ_by(ours: list[Tensor], theirs: list[Tensor], constant: float) 
 
 
 def contrastive(temperature: float, *, positives: bool, **options: object) -> VICRegEntropy:
-    """Return our criterion: SimCLR's loss, or without `positives` the decoupled contrastive loss, minus `constant(...)`."""
+    """Return our criterion, which equals a contrastive loss minus `constant(...)`.
+
+    The loss is SimCLR's if `positives` is true, and otherwise the decoupled contrastive loss.
+    """
     entropy = Pairwise(temperature**0.5, normalize="rows", exclude_self=True, pool_views=True, exclude_positives=not positives)
     return VICRegEntropy(
         entropy, invariance="von_mises_fisher", invariance_weight=1 / temperature, entropy_weight=1.0, **options
@@ -44,7 +47,7 @@ def contrastive(temperature: float, *, positives: bool, **options: object) -> VI
 
 
 def constant(temperature: float, dim: int, pairs: int) -> float:
-    """Return a contrastive loss minus our criterion: the entropy of one Gaussian component plus log(pairs of one sample)."""
+    """Return a contrastive loss minus our criterion: the entropy of one Gaussian component, plus log(pairs per sample)."""
     return dim / 2 * math.log(2 * math.pi * math.e * temperature) + math.log(pairs)
 
 
@@ -94,7 +97,10 @@ def test_the_default_weights_of_a_pooled_density_of_unit_vectors_equal_nt_xents(
 
 
 def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tuple[float, float]:
-    """Return our errors of value and gradient. lightly's loss runs on the ranks if `rows` are equal, else in one process."""
+    """Return our errors of value and gradient, compared with lightly. Rank r holds `rows[r]` samples.
+
+    lightly's loss runs on the ranks if all hold equally many samples, and otherwise in one process.
+    """
     import lightly.loss
 
     positives = name == "NTXentLoss"
@@ -203,7 +209,8 @@ def test_the_likelihood_in_nats_is_minus_the_weighted_distance_plus_a_constant()
 
 @temperatures
 def test_nt_xent_is_the_bound_of_a_von_mises_fisher_density_and_likelihood(temperature):
-    # NT-Xent is log(2N - 1) - (H + E log q) for batch size N. The normalising constant in H and in q cancels
+    # NT-Xent is log(2N - 1) - (H + E log q) with batch size N, entropy H and likelihood q. The normalising constant in H
+    # and in q cancels
     views = views_of(9, 5)
     log_constant = theory.von_mises_fisher_log_constant(1 / temperature, 5)
     u = F.normalize(torch.cat(views), dim=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from programs import finished
 
-#: imports a module, and prints which parts of the state of the process it changed and which events Python reported
+#: program that imports a module and prints what the import changed in the process, and its socket and process events
 PROGRAM = """
 import importlib, json, os, random, sys, threading, torch
 

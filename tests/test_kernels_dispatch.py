@@ -250,6 +250,6 @@ def test_a_flop_counter_counts_the_products(name, shape):
     with FlopCounterMode(display=False) as counter:
         criterion(*views).backward()
     side = rows if name == "pairwise" else min(rows, dim)
-    # each of the two views takes two products, for the matrix and for the gradient. Symmetry saves up to half of the first
+    # each of the two views needs one product for the matrix and one for the gradient. Symmetry saves up to half of the first
     full = 2 * 2 * (2 * rows * dim * side)
     assert 0.7 * full < counter.get_total_flops() <= full

@@ -72,9 +72,9 @@ ENTROPIES = {
 FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
-#: name -> smallest scale for the relative error of a value, because the value may be near 0. The scale of vicreg allows the
-#: rounding of the margin times the weight 25. The other values are means of logarithms of both signs, and the scale is the size
-#: of one logarithm
+#: name -> smallest scale for the relative error of a value, because the value may be near 0. The scale of vicreg allows for
+#: the rounding of the margin times the weight 25. The other values are means of logarithms of both signs, so the scale is the
+#: size of one logarithm
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "log_det, anchored": math.log(2) / 2,
@@ -179,7 +179,7 @@ def test_half_precision_rounds_the_gradient_of_all_terms_once(name, shape, dtype
         # each eigenvalue has the rounding error of the largest. For order 1 the logarithm of a small eigenvalue amplifies it
         digits = 4e-5 if "order 1" in name else 1e-5
         for got, slope in zip(gradients, slopes, strict=True):
-            # half a unit in the last place, plus the float32 error. The last term is the unit below the smallest normal number
+            # half a unit in the last place, plus the float32 error. The last term is the spacing of subnormal numbers
             allowed = 0.51 * unit.eps * slope.abs() + digits * slope.abs().max() + unit.smallest_normal * unit.eps
             assert ((got.double() - slope).abs() <= allowed).all(), f"seed {SEED}"
 

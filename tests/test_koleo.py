@@ -53,7 +53,7 @@ def test_the_gradient_is_a_sum_over_the_pairs_of_neighbours(backend):
         expected[i] += q
         expected[j] -= q
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-    # H(c z) = H(z) + log c, so the sum of z times the gradient is 1
+    # an entropy H satisfies H(c z) = H(z) + log c for c > 0, so the sum of z times the gradient is 1
     assert (z * gradient).sum().item() == pytest.approx(1, abs=1e-12)
 
 

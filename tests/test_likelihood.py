@@ -151,7 +151,7 @@ def test_the_gradient_of_compiled_code_is_that_of_eager_code(normalize, likeliho
         torch.testing.assert_close([z.grad for z in views], [z.grad for z in again])
 
 
-def test_weights_that_train_train_with_either_likelihood():
+def test_trainable_weights_train_with_either_likelihood():
     views = batch(12, 5)
     weight = torch.nn.Parameter(torch.tensor(2.0))
     criterion = VICRegEntropy("log_det", invariance="von_mises_fisher", invariance_weight=weight)

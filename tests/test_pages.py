@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def fenced(page):
-    """Yield (language, program) of every code block. Empty lines before a program give errors the line numbers of the page."""
+    """Yield (language, program) of every code block. Empty lines before a program keep the page's line numbers in errors."""
     text = page.read_text()
     for block in re.finditer(r"^([ ]*)```(\S*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         lines_before = text[: block.start(3)].count("\n")

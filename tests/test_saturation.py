@@ -50,14 +50,14 @@ def test_a_copy_warns_by_itself(copied):
     assert told(lambda: estimator(z)) == told(lambda: other(z)) == []
 
 
-def test_every_value_must_lie_above():
+def test_it_warns_only_if_every_value_is_above_the_limit():
     warning = SaturationWarning("too large")
     above, within = torch.tensor([2.0, 1.5]), torch.tensor([2.0, 0.5])
     assert told(lambda: warning.warn_if_saturated([within, above], above=1.0)) == []
     assert told(lambda: warning.warn_if_saturated([above, above], above=1.0)) == ["too large"]
 
 
-def test_a_compiler_and_a_device_without_values_are_not_asked():
+def test_no_value_is_read_in_compiled_code_or_on_the_meta_device():
     warning = SaturationWarning("too large")
     assert told(lambda: warning.warn_if_saturated([torch.empty((), device="meta")], above=1.0)) == []
 

@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Return a function that replaces operations by faulty ones. It returns the list of modules that the self-test requests."""
+    """Return a function that replaces operations by faulty ones and returns the list of modules that the self-test requests."""
     monkeypatch.setattr(self_test, "_passed", set())
     monkeypatch.setattr(self_test, "_failed", {})
     monkeypatch.delenv(self_test.VARIABLE, raising=False)

@@ -74,7 +74,8 @@ def slope(variance, convention):
 @every_convention
 def test_the_default_weights_leave_collapse_and_stop_before_unit_variance(convention):
     invariance, entropy = CONVENTIONS[convention].weights
-    # the squared distance of independent views is twice the variance. 64 is a batch size, by which a statistic is multiplied
+    # the squared distance of independent views is twice the variance. Some conventions multiply the statistic by the batch
+    # size, here 64
     attraction, repulsion = 2 * invariance, entropy * (64 if CONVENTIONS[convention].times_batch else 1)
     assert attraction + repulsion * slope(0.0, convention) < 0 < attraction + repulsion * slope(0.999, convention)
 
@@ -220,7 +221,7 @@ def test_slices_are_unit_vectors_without_a_preferred_direction():
 
 
 def test_a_direction_in_one_dimension_is_one_or_minus_one():
-    # regression: cos(pi / 2) is 6e-17 in float64. Division by a norm of at least 1e-12 left this number far below 1
+    # regression: cos(pi / 2) is 6e-17 in float64. Division by max(norm, 1e-12) left this number far below 1
     a = unit_directions(1 << 17, 1, seed=0, draw=0, like=torch.zeros((), dtype=F64))
     assert torch.equal(a.abs(), torch.ones_like(a))
 
@@ -229,7 +230,7 @@ def test_a_direction_in_one_dimension_is_one_or_minus_one():
 def test_slices_are_no_symmetric_matrix(draw):
     a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))
     assert (a * a.mT).mean().abs() < 5 / 200
-    # the elements are nearly standard normal, with mean absolute value 0.8
+    # elements on the diagonal are nearly standard normal too, so their mean absolute value is near 0.8
     assert 0.6 < a.diagonal().abs().mean() < 1.0
 
 

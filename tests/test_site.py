@@ -82,7 +82,8 @@ def test_a_number_with_a_standard_error_stands_in_the_page_of_a_record_too(page)
 
 
 def test_the_table_of_choice_has_the_numbers_of_the_report():
-    # only columns after name and time are compared: the time is from the speed page. Results of one seed have no standard error
+    # skip the first two columns, because names are not numbers and times come from the speed page. The standard error is
+    # optional, because results of one seed have none
     cells = ["|".join(line.split("|")[3:]) for line in tables.choice().splitlines()[2:]]
     quoted = [number for cell in cells for number in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", cell)]
     assert len(quoted) == 3 * len(tables.OBJECTIVES) + 3
@@ -99,14 +100,15 @@ def criteria_of_published_losses():
 
 
 @pytest.mark.parametrize(("span", "constants"), criteria_of_published_losses())
-def test_the_lines_in_the_table_of_published_losses_can_be_written(span, constants):
+def test_the_code_in_the_table_of_published_losses_runs(span, constants):
     views = torch.randn(2, constants["batch"], constants["dim"], requires_grad=True)
     eval(span, constants)(*views).backward()
 
 
 def test_a_tutorial_is_shown_with_its_output_and_plots_and_as_a_notebook():
     program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
-    # leave two figures open. A single open figure would not reveal a fault, because the tutorial would draw into it
+    # the tutorial must not show figures that are already open. Open two, because the tutorial would draw into a single one, and
+    # a fault would not be seen
     for _ in range(2):
         tutorials.pyplot.figure()
     cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")

@@ -1,4 +1,4 @@
-"""The spacings entropy equals scipy's estimate and closed forms. Without the covariance penalty copies count in full."""
+"""The spacings entropy equals scipy's estimate and closed forms. Its penalty makes copies of a column count less."""
 
 import math
 

@@ -59,7 +59,7 @@ def test_the_clock_counts_rounds_and_frees_memory_between_implementations_outsid
         return z.square().sum()
 
     times = clock.measured({name: partial(evaluate, name) for name in "ab"}, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
-    # each implementation runs once untimed before it is timed. Otherwise memory of the one before would cost time
+    # each implementation runs once untimed first. Otherwise its time could include freeing the memory of the previous one
     assert order[-8:] == [("a", True), ("a", True), ("b", True), ("b", True)] * 2
     series = times["a"].values()
     assert list(map(len, series)) == [2, 2, 2] and min(map(min, series)) >= 0

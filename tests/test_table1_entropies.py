@@ -1,6 +1,6 @@
 """The table of entropies has every estimator with its default weights, and gives each the same search.
 
-Differences are tested over pairs of equal seeds with Holm's correction.
+Differences are tested over pairs of runs with equal seeds, with Holm's correction.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from it_losses import ESTIMATORS, VICRegEntropy
 
 
 def recorded(scores):
-    """Return records with these (linear, kNN) accuracies. The last seed comes first."""
+    """Return records with these (linear, kNN) accuracies, in reverse order of seed."""
     records = Records(Path("nowhere"))
     records.rows = [
         {"method": name, "seed": seed, "linear": linear, "knn": knn}

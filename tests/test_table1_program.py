@@ -64,7 +64,7 @@ def test_torchrun_is_refused(tmp_path, monkeypatch, capsys):
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert main([*TINY, "--devices", "2", "--output", str(tmp_path / "out")]) == 1
-    assert "run this without torchrun" in told(capsys.readouterr().err) and not (tmp_path / "out").exists()
+    assert "run this program without torchrun" in told(capsys.readouterr().err) and not (tmp_path / "out").exists()
 
 
 def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
@@ -80,7 +80,7 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
     weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
-    # the same command trains nothing and keeps the remarks on the page. Another setting is refused
+    # a repeated command trains nothing and keeps the remarks on the page. A repetition with another setting is refused
     remarks = "<!-- notes -->\n\nWhat this table shows.\n\n<!-- /notes -->"
     (tmp_path / "README.md").write_text(f"# Table\n\n{remarks}\n")
     assert main(arguments) == 0

@@ -65,9 +65,9 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
 
 
 def test_values_that_name_the_grid_as_their_source_are_its_choice():
-    """If the source of a value names a grid, the value is the best of that grid. People edit the recipes by hand.
+    """If the source of a value names a grid, the value must be the best of that grid.
 
-    Such a source reads "best of the grid ..., benchmarks/results/<folder>".
+    Such a source reads "best of the grid ..., benchmarks/results/<folder>". People edit the recipes by hand and may err.
     """
     best_of = cache(lambda folder: tuning.cells(Records(ROOT / folder)).query("best").set_index("method"))
     for method, recipe in RECIPES.items():
@@ -120,7 +120,7 @@ def test_a_table_takes_the_best_of_a_grid(tmp_path):
     row = cli.parse(["--methods", "vicreg", "--grid", str(tmp_path), "--long"]).recipes["vicreg"]
     assert row.learning_rate.value == 0.002 and str(tmp_path) in row.learning_rate.source
     assert row.arguments == cli.parse(["--long"]).recipes["vicreg"].arguments | {"covariance_weight": 4.0}
-    with pytest.raises(cli.OptionError, match="has no best setting of byol"):
+    with pytest.raises(cli.OptionError, match="has no results for byol"):
         cli.parse(["--methods", "vicreg", "byol", "--grid", str(tmp_path)])
-    with pytest.raises(cli.OptionError, match="has no rows"):
+    with pytest.raises(cli.OptionError, match="contains no results of a search"):
         cli.parse(["--grid", str(tmp_path / "elsewhere")])

@@ -39,7 +39,7 @@ def test_head_is_numpys_of_minimum_norm(rank):
     assert_close(theory.least_squares_head(z, targets).weight, torch.as_tensor(expected))
 
 
-def test_rounding_of_the_features_is_no_feature():
+def test_rounding_errors_of_features_are_not_fitted():
     # the float32 features have rank 4; their other directions hold only rounding, which a float64 fit must not invert
     z = (torch.randn(60, 4) @ torch.randn(4, 20)).float()
     head = theory.least_squares_head(z, torch.randn(60, 3))

@@ -37,7 +37,7 @@ def test_a_failure_fails_the_command(asked, failed):
     assert asked(row(failed=failed), "--torch", "2.8", "--python", THIS) == 1
 
 
-def test_a_python_that_is_missing_is_left_out_with_a_word(asked, capsys):
+def test_a_python_that_is_missing_is_skipped_with_a_message(asked, capsys):
     assert asked(row(failed="0"), "--torch", "2.8", "--python", "3.99", THIS) == 0
     assert "Python 3.99 is left out" in capsys.readouterr().out
     # the command fails if it could test nothing

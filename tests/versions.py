@@ -54,7 +54,7 @@ def interpreter(version):
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     this = [sys.executable] if number(version) == sys.version_info[:2] else []
     for path in (*this, shutil.which(name), *pyenv.glob(f"{version}.*/bin/{name}")):
-        # a program on the path may be a wrapper that does not start
+        # a program on PATH may be a wrapper that does not start, so run it once
         if path and (found := output(str(path), "-c", "import sys; print(sys.executable)")):
             return found
     return None

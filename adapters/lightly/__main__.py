@@ -1,7 +1,7 @@
 """`python -m it_losses.adapters.lightly .../benchmarks/imagenet/resnet50/main.py ARGUMENTS` runs the script with our methods.
 
 `--backbone NAME` before the script trains that timm model instead of a ResNet-50. For
-`benchmarks/imagenet/vitb16/main.py` it is `--backbone vit_base_patch16_224`.
+`benchmarks/imagenet/vitb16/main.py` pass `--backbone vit_base_patch16_224`.
 """
 
 from __future__ import annotations

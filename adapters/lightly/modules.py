@@ -23,9 +23,9 @@ from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
 from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402, total_steps
 
-#: weights of the entropies added to BYOL: four times those of docs/tune.md, because this loss has four times the gradient
+#: weights of the entropies added to BYOL: four times those of docs/tune.md, where BYOL has a quarter of this gradient
 BYOL_WEIGHTS = {"log_det": 3.2, "pairwise": 0.2}
-#: weight of the entropy added to SimCLR and SimSiam, which was not tuned
+#: weight of the entropy added to SimCLR and SimSiam
 OTHER_WEIGHT = 0.2
 
 
@@ -89,7 +89,7 @@ class SimCLREntropy(Pretraining):
         self.regularizer = sphere_regularizer(self.entropy, dim, OTHER_WEIGHT)
 
     def learning_rate(self, batch: int) -> float:
-        """The learning rate of the paper's appendix B.1, by the square root of the batch."""
+        """The learning rate of the paper's appendix B.1, in proportion to the square root of the batch."""
         return 0.075 * math.sqrt(batch)
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> No
 
     Args:
         methods: the dict, changed in place.
-        options: arguments of every module, such as `backbone="vit_base_patch16_224"`; a ResNet-50 otherwise.
+        options: arguments of every module, such as `backbone="vit_base_patch16_224"` instead of a ResNet-50.
     """
     transforms = framework("lightly.transforms", install=PIP)
     framework("timm", install="pip install timm")

@@ -129,7 +129,7 @@ class Pretraining(LightningModule):
 
 def total_steps(trainer: Any) -> int:
     """Optimizer steps of the whole run; ValueError if the trainer does not know when it ends."""
-    # with limit_train_batches=0 Lightning never reads the loader and treats its length as unknown
+    # with limit_train_batches=0 there are no steps, but Lightning says that their number is unknown
     steps = 0 if trainer.limit_train_batches == 0 else trainer.estimated_stepping_batches
     # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
     if not 0 <= steps < math.inf:

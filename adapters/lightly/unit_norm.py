@@ -81,7 +81,7 @@ class KoLeoLoss(EntropyRegularizer):
         eps: half the distance below which the logarithm levels off.
 
     Raises:
-        ValueError: p other than 2, or eps of 0. (lightly takes the p-norm, but the neighbour that is nearest in the 2-norm.)
+        ValueError: p other than 2, or eps of 0. (lightly computes the p-norm for the neighbour that is nearest in the 2-norm.)
     """
 
     def __init__(self, p: float = 2, eps: float = 1e-8) -> None:
@@ -109,7 +109,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def pairwise_distance(self) -> nn.PairwiseDistance:
-        """The distance of lightly, for code that calls it. The loss does not."""
+        """The distance module of lightly, for other code. The loss does not use it."""
         return nn.PairwiseDistance(p=2, eps=self.eps)
 
     def _estimator(self) -> KoLeo:
@@ -119,7 +119,7 @@ class KoLeoLoss(EntropyRegularizer):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """The loss: [batch, dim] -> []."""
         (x,) = accepted(x)
-        # in lightly the only sample of a batch is its own neighbour
+        # repeat a single sample, because in lightly it is its own neighbour
         rows = x.expand(2, -1) if len(x) == 1 else x
         return in_host_dtype(super().forward(rows), x)
 
@@ -139,7 +139,7 @@ class FroSSLLoss(VICRegEntropy):
     has a constant weight. Each rank uses its own samples, as in lightly.
 
     Args:
-        invariance_weight: weight of the invariance; a Parameter trains.
+        invariance_weight: weight of the invariance, or a Parameter to train it.
 
     Raises:
         ViewError, a ValueError: fewer than two views, or a batch of one sample.
@@ -150,7 +150,7 @@ class FroSSLLoss(VICRegEntropy):
         super().__init__(estimator, invariance_weight=invariance_weight, entropy_weight=1.0, gather_distributed=False)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """Lightly's weights, as weights of the mean distance of columns of norm `sqrt(batch)` and of the mean entropy."""
+        """Lightly's weights in our units: for the mean distance of columns of norm `sqrt(batch)`, and for the mean entropy."""
         count, batch, dim = len(views), len(views[0]), views[0].shape[-1]
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight

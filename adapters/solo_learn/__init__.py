@@ -8,7 +8,7 @@
 methods     the classes behind the names (imports solo)
 configs     YAML files that run unchanged; `python -m it_losses.adapters.solo_learn` prints their folder
 
-Only register() imports solo-learn, because solo-learn takes names in timm's registry when it is imported.
+Only register() imports solo-learn, because importing solo-learn changes timm's registry of models.
 """
 
 from it_losses.adapters.solo_learn.registration import CONFIGS, METHODS, check_hydra, register

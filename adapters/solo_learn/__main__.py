@@ -31,7 +31,7 @@ def main() -> None:
         return
     script, arguments = script_of(sys.argv[1:])
     if not Path(script).is_file():
-        raise SystemExit(f"there is not a file {script}.")
+        raise SystemExit(f"{script} is not a file.")
     os.environ[SCRIPT] = script
     sys.argv = [script, *arguments]
     # the script imports solo from its own checkout

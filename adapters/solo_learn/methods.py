@@ -159,7 +159,7 @@ class VICRegPairDist(EntropyForVarianceAndCovariance):
 
 
 class AddedEntropy(Configured):
-    """A method of solo-learn that returns `z`: its own loss minus the weighted entropy of the l2-normalised online z."""
+    """Base for solo-learn's methods that return `z`: their loss minus the weighted entropy of the l2-normalised online z."""
 
     entropy: ClassVar[str]
 

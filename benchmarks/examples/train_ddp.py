@@ -29,7 +29,7 @@ def images() -> Tensor:
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image rotated, scaled and moved a little, under noise."""
+    """Each image rotated, scaled and moved a little, with noise added."""
     angle, size = (torch.rand(2, len(x), generator=generator) - 0.5) * torch.tensor([[0.6], [0.4]])
     turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), dim=1).view(-1, 2, 2) * (1 + size)[:, None, None]
     move = (torch.rand(len(x), 2, 1, generator=generator) - 0.5) * 0.4

@@ -24,7 +24,7 @@ MODELS = len(correlation.sweep(1000))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Recompute what is asked for; the exit status is 0, or 2 if the options cannot be met."""
+    """Recompute the named figures or theorems; the exit status is 0, or 2 if an option or the data are wrong."""
     command, words = parser(), sys.argv[1:] if arguments is None else arguments
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if settings.get(name, least) < least:
             command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
     try:
-        # the figures share their networks
+        # all figures use the same trained networks
         inputs = {"networks": Networks(argparse.Namespace(**settings))} if kind == "figure" else settings
         for name in names:
             start = time.perf_counter()
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the numbers depend on besides the options: constants of the trained methods, machine and versions."""
+    """Facts besides the options on which the numbers depend: constants of the trained methods, machine and versions."""
     used = {row: RECIPES[row] for row in getattr(MODULES[name], "METHODS", ())}
     recipes = {row: {"learning_rate": recipe.learning_rate.value} | recipe.arguments for row, recipe in used.items()}
     machine = device_name(torch.device(settings.get("device", "cpu")))
@@ -81,7 +81,7 @@ def _add_figures(add: Callable[..., object]) -> None:
     add("--width", type=float, help="factor on the channels of a ResNet; 0.25 for resnet18")
     add("--stem", choices=STEMS, default="auto", help="of the network, as in benchmarks.table1")
     add("--precision", choices=PRECISIONS, default="32-true", help="of training")
-    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; at most so many in 5")
+    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; the largest number in figure 5")
     add("--batch-size", type=int, default=128, help="images a step")
     add("--models", type=int, default=MODELS, choices=range(1, MODELS + 1), metavar="MODELS", help="models of figure 5")
     add("--noisy-images", type=int, default=16, help="test images that get noise, figures 1, 3")

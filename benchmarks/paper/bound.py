@@ -80,7 +80,7 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
-    """Means and standard errors over trials."""
+    """A line of the table: means and standard errors over trials."""
     columns = lines[[*TERMS, "sum", "test_loss"]]
     mean, error = columns.mean(), columns.sem().fillna(0.0)
     numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}
@@ -89,7 +89,7 @@ def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is the sum of the computed terms above the test loss, and below 1, which is the loss of predicting 0?"""
+    """Values for the page: whether the sum of the terms is above the test loss, and below 1, the loss of a prediction of 0."""
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
     return {

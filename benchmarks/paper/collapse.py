@@ -24,7 +24,7 @@ STEPS = 400
 LOOK_EVERY = 10
 #: standard deviation of the Gaussian at each centre, for the entropy of the centres
 BANDWIDTH = 0.1
-#: fraction of the initial entropy above that of one point: at most COLLAPSED is a collapse, more than KEPT is none
+#: (last entropy - H) / (first entropy - H), H for one point: at most COLLAPSED is a collapse, more than KEPT is none
 COLLAPSED, KEPT = 0.01, 0.5
 
 
@@ -69,7 +69,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Do the centres collapse to one point with trainable inputs, but not with fixed inputs?"""
+    """Values for the page: whether the centres collapse to one point with trainable inputs, but not with fixed inputs."""
     means = over_trials(frame, "entropy_nats", "component_std", "inputs", "step")["mean"].unstack()
     above_point = means - math.log(2 * math.pi * math.e * BANDWIDTH**2)
     kept = (above_point.iloc[:, -1] / above_point.iloc[:, 0]).unstack()

@@ -87,7 +87,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is the correlation of Theorem 3's bound with the gap high, and higher than that of the supervised bounds?"""
+    """Values for the page: whether Theorem 3's bound correlates with the gap, above 0.5 and above the supervised bounds."""
     pearson = _pearson(frame)
     supervised = pearson[["norm_bound", "count_bound"]]
     return {

@@ -56,7 +56,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is the optimum diagonal for the smallest noise?"""
+    """Values for the page: whether the optimum is diagonal for the smallest noise."""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     ends = {"first": means.iloc[0], "last": means.iloc[-1], "first_alone": alone.iloc[0], "last_alone": alone.iloc[-1]}
     beyond = means.index[means["mean"] > DIAGONAL]

@@ -35,7 +35,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Is VICReg's entropy the highest at the end, and by how many standard errors?"""
+    """Values for the page: whether VICReg's entropy is the highest at the end, and by how many standard errors."""
     last = frame[frame.epoch == frame.epoch.max()]
     final = over_trials(last, BOUND, "method").sort_values("mean", ascending=False, kind="stable")
     vicreg, others = final.loc[title("vicreg")], final.drop(title("vicreg"))

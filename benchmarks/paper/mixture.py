@@ -35,7 +35,7 @@ class Residual(nn.Module):
                 layer.bias *= scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, dim] -> [batch, dim]."""
+        """The output of the block: [batch, dim] -> [batch, dim]."""
         return x + self.second(torch.relu(self.first(x)))
 
 
@@ -72,7 +72,7 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
 
 
 def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
-    """Averages over networks."""
+    """A line of the table: averages over networks."""
     mean, networks = lines.mean(), len(lines)
     entropy_error, gap_error = (math.hypot(*lines[f"{name}_error"]) / networks for name in ("entropy", "gap"))
     return {
@@ -87,7 +87,7 @@ def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Do density and bounds hold exactly if no sample leaves its linear region, and how far off are they otherwise?"""
+    """Values for the page: whether density and bounds hold if no sample leaves its linear region, and the errors otherwise."""
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
     return {

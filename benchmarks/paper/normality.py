@@ -63,7 +63,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Does the p-value fall from above LINE as the noise grows, and do no two images nearly coincide?"""
+    """Values for the page: whether p-values fall from above LINE as noise grows, and whether no two images nearly coincide."""
     p_values, pairs = frame[frame.panel == "p-value"], frame[frame.panel == "distance"].drop_duplicates("network")
     means = over_trials(p_values, "p_value", "network", "noise")["mean"].unstack(sort=False)
     ends = means.iloc[:, [0, -1]].set_axis(["first", "last"], axis=1)

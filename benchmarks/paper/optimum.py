@@ -46,7 +46,7 @@ def conditionals() -> dict[str, Tensor]:
 
 
 def _through(network: nn.Module, std: float) -> Tensor:
-    """`std^2 J J^T` for Jacobians J at two noisy copies of digits, over the features' variance: [2, images, dim, dim]."""
+    """`std^2 J J^T` for Jacobians J at two noisy copies of digits, divided by the features' variance: [2, images, dim, dim]."""
     images = data.load("digits", None, 8).test.flatten(1).double() / 255
     copies = (images[:IMAGES] + std * torch.randn_like(images[:IMAGES]) for _ in range(2))
     unit = network(images).var(dim=0).mean()
@@ -75,7 +75,7 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
 
 
 def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
-    """Averages over starts."""
+    """A line of the table: averages over the random starts, and the largest distance."""
     mean = lines.mean(numeric_only=True)
     return {
         "conditional covariances": name,
@@ -89,7 +89,7 @@ def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Does every ascent end at the closed form, and is the closed form diagonal?"""
+    """Values for the page: whether every ascent ends at the closed form, and whether the closed form is diagonal."""
     excess, kinds = frame.ascent - frame.closed_form, frame.drop_duplicates("conditional")
     full = kinds.conditional[kinds.off_diagonal >= DIAGONAL]
     return {

@@ -1,7 +1,7 @@
 """Write and read a folder of figures or theorems: settings and rows in rows.jsonl, plots, and a page made from the rows.
 
 Each line of rows.jsonl has the name of a figure or theorem, and either "settings" or the columns of a row.
-`pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` returns those of Figure 5.
+`pandas.read_json("rows.jsonl", lines=True).query("name == 'figure5'")` returns the lines of Figure 5.
 """
 
 import json

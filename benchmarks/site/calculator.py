@@ -9,7 +9,7 @@ from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_we
 
 #: the powers of dim and of dim - 1 by which a weight may be multiplied
 POWERS = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
-#: what no adapter has: name on the page -> its convention and the names of its weights
+#: conventions without an adapter: name on the page -> its convention and the names of its weights
 OTHERS = {
     "the authors' code": ("official", ("sim_coeff", "std_coeff", "cov_coeff")),
     "VICRegL": ("vicregl", ("invariance", "variance", "covariance")),

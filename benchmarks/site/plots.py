@@ -66,7 +66,7 @@ def ablated(base: str, option: str, usual: float) -> dict[float, Statistic]:
 
 
 def beta(figure: Figure) -> None:
-    """The linear probe against beta, with a fixed entropy weight and with a weight in proportion to 1 / beta."""
+    """Plot the linear probe against beta, with a fixed entropy weight and with a weight in proportion to 1 / beta."""
     path = folder("ablations")
     runs = changed(path, "vicreg_logdet", {"beta", "entropy_weight"})
 
@@ -79,18 +79,18 @@ def beta(figure: Figure) -> None:
 
 
 def spread_fraction(figure: Figure) -> None:
-    """The linear probe against the bandwidth of Pairwise."""
+    """Plot the linear probe against the bandwidth of Pairwise."""
     points = ablated("vicreg_pairdist", "spread_fraction", 0.2)
     probed(figure, "spread_fraction of Pairwise", {'VICRegEntropy("pairwise")': points}, log=None)
 
 
 def width(figure: Figure) -> None:
-    """The linear probe against the dimension of the projection."""
+    """Plot the linear probe against the dimension of the projection."""
     probed(figure, "dimensions of the projection", {name: ablated(row, "output", 512) for row, name in ROWS.items()}, log=2)
 
 
 def byol_weight(figure: Figure) -> None:
-    """The linear probe against the weight of an entropy that is added to BYOL."""
+    """Plot the linear probe against the weight of an entropy that is added to BYOL."""
     rows = {"pairwise": ("byol_pairdist", 0.05), "log_det": ("byol_logdet", 0.8)}
     curves = {name: ablated(row, "entropy_weight", usual) for name, (row, usual) in rows.items()}
     axes = probed(figure, "weight of the entropy beside BYOL", curves)
@@ -100,7 +100,7 @@ def byol_weight(figure: Figure) -> None:
 
 
 def rate(figure: Figure) -> None:
-    """The linear probe against the learning rate, where each method has the constant that the search chose."""
+    """Plot the linear probe against the learning rate, where each method has the constant that the search chose."""
     probed(figure, "learning rate of AdamW", {name: _searched(row) for row, name in ROWS.items()})
 
 

@@ -1,4 +1,4 @@
-"""Which file of the repository is which page or asset of the site, and how links between them change."""
+"""Map files of the repository to pages and assets of the site, and change the links between them."""
 
 import os
 import posixpath
@@ -16,7 +16,7 @@ LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
 def collected() -> dict[str, str]:
-    """Files outside docs/ that the site takes in: {path in the repository: path in the site}."""
+    """Files outside docs/ that the site includes: {path in the repository: path in the site}."""
     shown = [path for pattern in SHOWN for path in sorted((ROOT / RESULTS).glob(f"*/{pattern}"))]
     results = [path.relative_to(ROOT).as_posix() for path in shown]
     return OUTSIDE | {path: site_path(path) for path in results}

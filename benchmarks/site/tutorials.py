@@ -50,7 +50,7 @@ def recorded(text: str, record: str) -> list[Cell]:
 
 
 def run(text: str) -> list[Cell]:
-    """The cells of a page, each program with its output. They share a namespace and a folder that is deleted."""
+    """The cells of a page, each program with its output. The programs share a namespace and a temporary folder."""
     found, namespace = _parts(text), {"__name__": "tutorial"}
     with _quiet_folder():
         for cell in filter(_is_code, found):
@@ -73,7 +73,7 @@ def _is_code(cell: Cell) -> bool:
 
 
 def _outputs(program: str, namespace: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a program prints and plots."""
+    """The outputs of a program: its printed text and its plots."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         exec(compile(program, "tutorial", "exec"), namespace)
@@ -91,7 +91,7 @@ def _plot(figure: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_folder() -> Iterator[None]:
-    """Work in a folder that is deleted, without open figures and the warnings of other packages about themselves."""
+    """Work in a temporary folder, without open figures and without warnings of other packages."""
     before = Path.cwd()
     pyplot.switch_backend("agg")
     pyplot.close("all")

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("torch sees no GPU here: python -m it_losses says which devices it sees", file=sys.stderr)
+        print("torch sees no GPU here: python -m it_losses says which devices torch sees", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     for package, part in OPTIONAL.items():
@@ -97,7 +97,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
     add("--sizes", nargs="+", type=_size, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
     add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
-    add("--seconds", type=float, default=2.0, help="time for each size, above five rounds of all (default 2)")
+    add("--seconds", type=float, default=2.0, help="seconds for each size; at least five rounds run (default 2)")
     add("--threads", type=int, default=1, help="of the CPU (default 1)")
     add("--dtype", nargs="+", default=["float32"], choices=dtypes, help="of the samples; the training step is float32")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")

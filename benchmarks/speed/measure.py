@@ -113,7 +113,7 @@ def peak_of(case: Case, provider: str, implementations: Implementations) -> floa
 
 
 def step_rows(case: Case) -> list[Row]:
-    """A whole training step with each criterion, to put the time of a loss in proportion."""
+    """Time a whole training step with each criterion, to compare it with the time of the loss."""
     import timm
 
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """The objectives that are timed, each with our implementation and those of others. Add new objectives to OBJECTIVES.
 
-`tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and take half precision.
+`tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and accept half precision.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def _nt_xent(batch: int, dim: int) -> dict[str, Objective]:
 
 
 def _quadratic(batch: int, dim: int) -> dict[str, Objective]:
-    # lightly's loss uses torch.pdist, which takes no half precision
+    # lightly's loss gets float32, because it uses torch.pdist, which does not support half precision
     module = "lightly.loss.hypersphere_loss"
     lightly = from_lightly("HypersphereLoss", lambda loss, *views: loss(*map(peers.wide, views)), module)
     ours = VICRegEntropy(QuadraticRenyi.of_uniformity(1.0), invariance_weight=2.0, entropy_weight=1.0)
@@ -76,7 +76,7 @@ def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
     return {OURS: ours, **from_lightly("SIGReg", lambda loss, *views: loss(torch.stack(views)))}
 
 
-#: name -> function of (batch, dim) that gives the implementations, ours first
+#: name -> function of (batch, dim) that returns the implementations, ours first
 OBJECTIVES: dict[str, Callable[[int, int], dict[str, Objective]]] = {
     "vicreg": _vicreg,
     "log_det": _log_det,

@@ -35,7 +35,7 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
 
 
 def _of_vicreg(rows: Mapping[str, Recipe]) -> Ablations:
-    """Covariance weights up to 64, beyond those of the search, at the usual and at four times the dimension."""
+    """Covariance weights up to 64, beyond those of the search, at the usual dimension and at four times it."""
     weights, wide = _each("covariance_weight", 1.0, 16.0, 64.0), {"output": 4 * rows["vicreg"].arguments["output"]}
     return {
         "VICReg: covariance weight": _varied(rows, "vicreg", weights),
@@ -149,7 +149,7 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 
 def answer(records: Records, question: str, recipes: dict[str, Recipe]) -> str:
-    """The question, a sentence on the variants that differ from the baseline, and the table of all that have runs."""
+    """The question, a sentence on the variants that differ from the baseline, and the table of all recipes that have runs."""
     base, *others = (name for name in recipes if records.of(name))
     gaps = {name: difference(records.scores(name, "linear"), records.scores(base, "linear")) for name in others}
     found = finding({recipes[name].title: gap for name, gap in gaps.items()})

@@ -113,7 +113,11 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
-    add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1, on a CPU its cores up to 8)")
+    add(
+        "--jobs",
+        type=int,
+        help="runs at a time, each a process of one thread (default: 1; on a CPU all cores, at most 8)",
+    )
     add("--limit-images", type=int, help="use only the first N training and N test images, for trials")
     add("--save-backbone", action="store_true", help="keep each run's weights in OUTPUT/backbones")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
@@ -143,7 +147,7 @@ def _check(options: Options) -> None:
             raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
     refusals = [
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
-        (dist.is_torchelastic_launched(), "--devices N starts the processes itself: run this without torchrun, alone."),
+        (dist.is_torchelastic_launched(), "--devices N starts the processes: run this program without torchrun."),
         (precision == "16-mixed", "--precision 16-mixed needs a GPU. On a CPU, use --precision bf16-mixed."),
         (
             precision == "bf16-mixed" and options.image_size <= 16,

@@ -16,7 +16,7 @@ DATASET_OPTIONS: dict[str, dict[str, Any]] = {
     "tiny_imagenet": {"image_size": 64},
     "image_folder": {"image_size": 64, "epochs": 100},
 }
-#: options for a recent GPU; "long" takes the constants of `benchmarks.table1.recipes.long_runs`
+#: options for a recent GPU; "long" uses the constants of `benchmarks.table1.recipes.long_runs`
 GPU = {"epochs": 200, "precision": "bf16-mixed", "long": True}
 NETWORKS = {"resnet18": "resnet18", "convnext": "convnext_tiny", "vit": "vit_small_patch16_224"}
 #: name -> options of the command line; options that the user names beside the preset override it
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
 FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
-# in minutes on one core, these put VICReg's linear probe two points above a probe of the raw pixels
+# these options take minutes on one core; VICReg's linear probe is then two points above a probe of the raw pixels
 PRESETS["fashion-mnist-cpu"] = {
     "dataset": "fashion_mnist",
     "backbone": "resnet10t",

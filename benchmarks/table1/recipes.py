@@ -38,7 +38,7 @@ class Recipe:
         return Recipe(title, self.method, self.settings | changed, rate)
 
 
-#: the settings that are the same for every row; only epochs and batch size are command line options
+#: settings that are the same for every row; so are the epochs and the batch size, which are command line options
 BUDGET = {
     "optimizer": "AdamW",
     # as in solo-learn for VICReg and SimCLR on CIFAR-10, which also leaves out biases and normalisation layers
@@ -108,8 +108,8 @@ RECIPES: dict[str, Recipe] = {
     SUPERVISED: _row("supervised", "supervised", LABELS),
 }
 
-#: long runs take constants of the papers and of solo-learn instead of those tuned on the digits. They have not been tuned:
-#: `python -m benchmarks.table1.tuning --preset NAME` searches them for each method, and `--grid` takes the best
+#: long runs use constants of the papers and of solo-learn, which we did not tune, instead of those tuned on the digits.
+#: `python -m benchmarks.table1.tuning --preset NAME` searches constants for each method, and `--grid` uses the best
 SOLO = "solo-learn, CIFAR-10"
 #: values that several rows share, by the name of the argument
 COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}

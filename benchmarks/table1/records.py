@@ -90,7 +90,7 @@ class Records:
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
         if changed:
-            remedy = "Use those again, or choose another --output."
+            remedy = "Use the earlier settings again, or choose another --output."
             raise OutputError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
         # methods may be added to a table later
         rows = self.settings.get("rows", {}) | settings["rows"]
@@ -150,7 +150,7 @@ class Records:
         return "\n".join(lines)
 
     def names(self, column: str) -> str:
-        """The values of a column of the rows, as a list in words: commits, devices."""
+        """The different values of a column, such as commits or devices, separated by commas."""
         return ", ".join(sorted({str(row[column]) for row in self.rows}))
 
     def over(self) -> str:

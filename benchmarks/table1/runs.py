@@ -71,7 +71,7 @@ def trainer(options: Options, callbacks: list[L.Callback]) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities.core.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-    # if several runs go on at a time, each would draw a bar
+    # no bar for several jobs, because each would draw its own
     has_bar = sys.stderr.isatty() and options.jobs == 1
     named = {name: getattr(options, name) for name in ("accelerator", "devices", "precision")}
     return L.Trainer(max_epochs=options.epochs, callbacks=callbacks, enable_progress_bar=has_bar, **named, **silent)
@@ -96,7 +96,7 @@ def _backbone(options: Options, images: Images) -> nn.Module:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, and prints."""
+    """Whether this is the process that prints and writes files."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
 
 
@@ -117,7 +117,7 @@ def untrained(run: Run, options: Options, images: Images) -> Row:
 
 
 def trained(run: Run, options: Options, images: Images) -> Row:
-    """Pre-train and measure; a run that was killed goes on from its last checkpoint."""
+    """The row of one run, after pre-training and probes; a run that was killed goes on from its last checkpoint."""
     stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
     module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
     evaluation = Evaluation(images, every)
@@ -128,14 +128,14 @@ def trained(run: Run, options: Options, images: Images) -> Row:
         start = "goes on from" if resumed else "starts again, because it cannot read"
         print(f"{run.label(options)}: {start} {checkpoint.path}", flush=True)
     with warnings.catch_warnings():
-        # images are in memory: workers would only copy them
+        # hide the advice to use workers, which would only copy images that are in memory already
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         # Lightning 2.6 gives this warning about its own code under torch 2.15
         warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated.*")
         try:
             loop.fit(module, loader(images, options.batch_size // options.devices), ckpt_path=resumed)
         except SystemExit as stopped:
-            # Lightning raises this on Ctrl-C
+            # Lightning raises SystemExit on Ctrl-C
             raise KeyboardInterrupt from stopped
     if not loop.is_global_zero:
         return {}

@@ -39,12 +39,12 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 #: the constants that differ for a long run
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
-#: the name of a setting, as `grid` gives it; names of `benchmarks.table1.entropies` have no constant
+#: a name that `grid` gives to a setting; names in `benchmarks.table1.entropies` have no constant
 NAME = r"(?P<method>\w+)-rate(?P<rate>.+?)(?:-(?P<constant>[a-z_]+)(?P<value>.+))?"
 
 
 def grid(options: Options) -> dict[str, Recipe]:
-    """The recipe of every setting by name, as many for each method. With `--rates-only`, only the learning rate varies."""
+    """The recipes of the grid by name, equally many for each method. With `--rates-only`, only the learning rate varies."""
     rates, constants = (LONG_RATES, CONSTANTS | LONG_CONSTANTS) if options.long else (LEARNING_RATES, CONSTANTS)
     if options.rates_only:
         rates = FEW_RATES["resnet" if options.backbone.startswith("resnet") else "other"]
@@ -83,7 +83,7 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
     best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
     missing = [name for name in rows if name not in best]
     if missing:
-        raise ValueError(f"has no best setting of {', '.join(missing)}")
+        raise ValueError(f"has no results for {', '.join(missing)}")
 
     def at_best(row: Recipe, cell: Any) -> Recipe:
         constant = {cell.constant: cell.value} if isinstance(cell.constant, str) else {}

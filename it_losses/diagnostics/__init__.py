@@ -5,8 +5,8 @@ measured on the CPU.
 
 Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `renyi_entropy`, `participation_ratio`,
 `alpha_req`, `rank_me`, `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a
-`Moments` that was updated during a run. The other functions take a batch or an iterable. These,
-except `lidar`, keep every row in memory.
+`Moments` that was updated during a run. The other functions take a batch or an iterable. They keep
+every row in memory, except `lidar`.
 """
 
 from it_losses.diagnostics.entropies import (

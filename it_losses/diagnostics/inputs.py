@@ -85,7 +85,7 @@ def _as_tensor(z: Batch) -> Tensor:
         return z
     if not hasattr(z, "__array__"):
         raise ValueError(
-            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Stack numbers by torch.tensor(z). "
+            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Convert numbers with torch.tensor(z). "
             "If a loader gives pairs, pass (net(x) for x, _ in loader)."
         )
     array = z.__array__()

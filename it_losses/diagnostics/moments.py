@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. A batch needs no covariance matrix."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. The covariance of a batch is not formed."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)

@@ -119,8 +119,8 @@ def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
         exp(-sum_k p_k log p_k),   p the normalised eigenvalues of W^-1/2 B W^-1/2
 
     B is the covariance of the mean embeddings of images, W the mean covariance of the views of one image plus `ridge I`. The
-    result is NaN if W is singular; then increase `ridge`. Fewer images than views raise a ValueError, because the dimensions
-    may be exchanged. Source: LiDAR (arXiv 2312.04000), section 3, without the 1e-7 that the paper adds to p to avoid log 0.
+    result is NaN if W is singular; then increase `ridge`. Fewer images than views raise a ValueError, because images and
+    views may be swapped. Source: LiDAR (arXiv 2312.04000), section 3, without the 1e-7 that the paper adds to p to avoid log 0.
     """
     check_positive("ridge", ridge, or_zero=True)
     between, within, most_views = Moments(), Moments(), 0
@@ -141,7 +141,7 @@ def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
 
 
 def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tensor:
-    """Eigenvalues of `W^-1/2 B W^-1/2`, `W = within + ridge I`: [dim]. NaN if W is singular up to rounding."""
+    """Eigenvalues of `W^-1/2 between W^-1/2`, `W = within + ridge I`: [dim]. NaN if W is singular up to rounding."""
     noise = within + ridge * torch.eye(len(within), dtype=within.dtype, device=within.device)
     if not noise.isfinite().all():
         return torch.full_like(noise[0], torch.nan)

@@ -130,7 +130,7 @@ class EntropyEstimator(Checked, ABC):
         if kernels is None or not kernels.is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
         assert kernels is not None and constants is not None
-        # `loss` returns minus the weight times the entropy, so with the weight -1 it is the entropy
+        # `loss` returns minus the weight times the entropy, so with the weight -1 it returns the entropy
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
@@ -149,7 +149,7 @@ class NormalizingEstimator(EntropyEstimator):
 
     @property
     def translation_invariant(self) -> bool:  # type: ignore[override]
-        """Whether a translation of Z leaves the value unchanged. It changes unit vectors, and columns that are not centred."""
+        """Whether a translation of Z leaves the value unchanged. Unit vectors and columns that are not centred change."""
         return self.normalize in (None, "columns")
 
     @property

@@ -54,7 +54,7 @@ def _with_jitter(matrix: Tensor) -> Tensor:
 class LogDet(EntropyEstimator):
     """An entropy that counts the directions in which the embeddings spread, by the determinant of their covariance.
 
-        H(z) = 1/2 log det(I + beta Cov(z)),   Cov(z) = Zc^T Zc / batch,   H(z) / dim if `per_dimension`
+        H(z) = 1/2 log det(I + beta Cov(z)),   Cov(z) = Zc^T Zc / batch,   Zc = z - mean,   H(z) / dim if `per_dimension`
 
     For a Gaussian Z, H is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
     Gaussian has the largest entropy of all distributions with its covariance, so for any other Z, H is an upper bound.
@@ -102,8 +102,8 @@ class LogDet(EntropyEstimator):
 
         Take a direction of variance v in which the squared distance of the views is `2 r v` (r = 1 for independent views).
         The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
-        r <= 2, so no direction collapses, and it grows as the views agree more. At beta = 100, the weight `400 / beta` is
-        worse in a linear probe on digits.
+        r <= 2, so no direction collapses, and v grows as the views agree more. At beta = 100, the weight `400 / beta` is
+        worse than 400 in a linear probe on digits.
 
         With the anchor the loss is smallest at `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`. So a direction
         is kept if `r < entropy beta^2 t / (100 (1 + beta t))`. The entropy weight is the larger of 400 / beta and

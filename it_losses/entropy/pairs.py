@@ -18,7 +18,7 @@ Bandwidth: TypeAlias = Literal["auto"] | tuple[float, ...]
 SPREAD_FRACTION = 0.2
 #: default memory for pairs, enough for 8192 samples in float32
 MEMORY_MIB = 256.0
-#: an entropy is saturated if its part with a gradient is above this fraction of its limit, log batch
+#: an entropy is saturated if the part that has a gradient exceeds this fraction of log batch, its limit
 SATURATED = 0.999
 #: up to this exponent, sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
 MOST_EXPONENT = 70.0
@@ -54,7 +54,7 @@ def total_variance(z: Tensor) -> Tensor:
 
 
 def variances_of(z: Tensor, bandwidth: Bandwidth, spread_fraction: float, *, factor: float) -> list[Tensor | float]:
-    """`s^2` for each bandwidth; for "auto" `2 spread_fraction total_variance / factor`: [..., batch, dim] -> K x [...]."""
+    """`s^2` for K bandwidths; for "auto" `2 spread_fraction total_variance / factor`: [..., batch, dim] -> K x [...]."""
     if bandwidth != "auto":
         return [s * s for s in bandwidth]
     spread = total_variance(z)

@@ -38,7 +38,7 @@ FLAGS = ("exclude_self", "pool_views", "exclude_positives")
 
 
 def divergence_factor(divergence: str | float) -> float:
-    """The factor of a named divergence, or `2 / (alpha (1 - alpha))` for the Chernoff divergence of order alpha."""
+    """The c of a divergence `|z_i - z_j|^2 / (c s^2)`: by name, or `2 / (alpha (1 - alpha))` for Chernoff's of order alpha."""
     if isinstance(divergence, str):
         return DIVERGENCES[divergence]
     return 2 / (divergence * (1 - divergence))
@@ -56,7 +56,7 @@ def check_divergence(name: str, divergence: object) -> str | float:
 
 
 def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
-    """The part of the entropy with a gradient: [..., batch, batch] -> [...].
+    """The part of the entropy that has a gradient: [..., batch, batch] -> [...].
 
     It is `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`, within [0, log batch] if no pair is excluded.
     """
@@ -151,9 +151,9 @@ class Pairwise(NormalizingEstimator):
     def default_weights(self) -> BoundWeights:
         """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy.
 
-        With "auto" at unit variance, both terms then have the same slope in squared distances. On unit vectors the invariance
-        is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR. For "auto" this weight is
-        `1 / spread_fraction`, as if the total variance were 1.
+        With these weights and "auto", both terms have the same slope in squared distances at unit variance. On unit vectors the
+        invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR. For "auto" this
+        weight is `1 / spread_fraction`, as if the total variance were 1.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
@@ -177,7 +177,7 @@ class Pairwise(NormalizingEstimator):
             return self._entropy(pool.flatten(-3, -2), views=len(views)).mean()
 
     def _entropy(self, z: Tensor, *, views: int) -> Tensor:
-        """The entropy of samples of which `views` adjacent rows are of the same image: [..., batch, dim] -> [...]."""
+        """The entropy of samples; each image has `views` adjacent rows: [..., batch, dim] -> [...]."""
         variances, distances = self.variances(z), squared_distances(z)
         excluded = views if self.exclude_positives else int(self.exclude_self)
         if excluded:
@@ -192,7 +192,7 @@ class Pairwise(NormalizingEstimator):
     def constants(self) -> list[Weight] | None:
         """c, spread fraction, bytes for pairs, 1 to pool views, a number for excluded pairs, and bandwidths (none for "auto").
 
-        The number is 0 for no pairs, 1 for (i, i), 2 for all of one image. None if a sum without (i, i) might underflow.
+        The number is 0 for no pairs, 1 for (i, i), 2 for all of one image. Returns None if a sum without (i, i) may underflow.
         """
         if self.exclude_self and largest_exponent(self.bandwidth, self.normalize, factor=self.factor) > MOST_EXPONENT:
             return None
@@ -202,6 +202,6 @@ class Pairwise(NormalizingEstimator):
         return [self.factor, self.spread_fraction, memory, float(self.pool_views), excluded, *bandwidths]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if the part with a gradient has reached its limit, log batch."""
+        """Warn if the part that has a gradient has reached its limit, log batch."""
         if self.bandwidth != "auto" and not self.exclude_self:
             self._saturation.warn_if_saturated([parts], above=SATURATED)

@@ -29,7 +29,7 @@ from it_losses.entropy.pairs import (
 )
 from it_losses.normalize import Normalization
 
-#: `|z_i - z_j|^2 / (FACTOR s^2)` is the exponent of the overlap of two components, of variance 2 s^2
+#: the overlap of two components is proportional to `exp(-|z_i - z_j|^2 / (FACTOR s^2))`
 FACTOR = 4.0
 #: s for `t = 1 / (4 s^2) = 2`, as in the code of Wang & Isola
 UNIFORMITY_BANDWIDTH = 8**-0.5
@@ -47,7 +47,7 @@ def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -
 
 def gaussian_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
     """The quadratic entropy of one component in nats, `dim/2 log(4 pi variance)`: [...] -> [...]."""
-    # it is the Shannon entropy of a Gaussian with 2/e of the variance
+    # the quadratic entropy is the Shannon entropy at 2/e of the variance
     return component_entropy(variance * (2 / math.e), dim)
 
 
@@ -115,10 +115,10 @@ class QuadraticRenyi(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """T for the invariance on unit vectors, 1 for the entropy. At t = 2 the loss is alignment plus uniformity.
+        """`t` for the invariance on unit vectors, 1 for the entropy. At t = 2 the loss is alignment plus uniformity.
 
-        With these weights a collapsed batch spreads if the views of an image differ less than independent views. Other
-        embeddings have the weights of Pairwise, `1 / (2 spread_fraction)` and 1.
+        With these weights a collapsed batch spreads if the views of an image differ less than independent views. Without
+        unit vectors the weights are those of Pairwise, `1 / (2 spread_fraction)` and 1.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)

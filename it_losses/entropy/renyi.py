@@ -53,7 +53,7 @@ def check_order(name: str, value: SupportsFloat) -> float:
     order = check_positive(name, value)
     if order > LARGEST_ORDER:
         raise ValueError(
-            f"{name} must be at most {LARGEST_ORDER:g}, got {value!r}. Higher orders see the largest eigenvalue only."
+            f"{name} must be at most {LARGEST_ORDER:g}, got {value!r}. Higher orders depend on the largest eigenvalue only."
         )
     return order
 
@@ -63,7 +63,7 @@ class MatrixRenyi(NormalizingEstimator):
 
         H(z) = log tr rho^order / (1 - order),   for order 1   -tr rho log rho,   rho = K / tr K
 
-    H lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues: its exponential is the
+    H lies between 0 (one direction) and log min(batch, dim). Order 2 needs no eigenvalues; its exp H is the
     participation ratio, and for standardised columns H is `log dim - log(1 + VICReg's covariance penalty)`. Order 1 is the von
     Neumann entropy, whose exponential is the effective rank. H describes the shape of a distribution, and does not estimate
     its differential entropy. H does not depend on the scale of the embeddings, so the distance of the views is measured on

@@ -59,11 +59,11 @@ class SIGReg(EntropyEstimator):
     `state_dict`, so a resumed run repeats the first slices unless you pass another seed or set `draws`.
 
     Args:
-        convention: the source of the SIGReg and of the default weights. "paper", "lejepa", "lightly" and "stable-pretraining"
+        convention: the source whose T and default weights are used. "paper", "lejepa", "lightly" and "stable-pretraining"
             multiply T by the batch size; "stable-pretraining" also pools the views. "eb_jepa" does not multiply T, so one
             weight suits every batch size. "it_losses" is "eb_jepa" with at least two slices for each dimension.
-        slices: number of slices; None for the convention's number. A tensor [dim, slices] gives the directions, for which the
-            reference implementation runs.
+        slices: number of slices; None for the convention's number. A tensor [dim, slices] holds the directions; the
+            reference implementation then runs.
         seed: a run with the same seed draws the same slices.
 
     Source: Balestriero & LeCun (arXiv 2511.08544), Algorithm 1; Epps & Pulley (1983).
@@ -92,7 +92,7 @@ class SIGReg(EntropyEstimator):
         self.slices = cast(int | None, slices) if directions is None else directions.shape[1]
         self.seed = seed
         self.register_buffer("directions", directions, persistent=False)
-        # `draws` is a tensor so that compiled code can count, and no buffer so that the state dict stays empty
+        # a tensor, so that compiled code can count; no buffer, so that the state dict stays empty
         self.draws = torch.zeros((), dtype=torch.int64, device="cpu")
         self._saturation = SaturationWarning(TOO_LARGE)
 
@@ -106,12 +106,12 @@ class SIGReg(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The weights of the source for two views; by default 1 (invariance) and 10 (entropy).
+        """The published weights for two views; by default 1 (invariance) and 10 (entropy).
 
         Let embeddings have variance v in every direction, and the views a squared distance of `2 r v` (r = 1 for independent
         views). The loss is stationary where `2 invariance r = -entropy T'(v)`, with
         `T'(v) = sqrt(2 pi) ((2 + v)^-1.5 - (1 + 2 v)^-1.5)`. With 1 and 10 this is v = .56 for r = 1, and .93 for r = .1.
-        Training leaves collapse if `2 invariance r < 1.5 entropy`. If T is multiplied by the batch size, so is `entropy` here.
+        Training leaves collapse if `2 invariance r < 1.5 entropy`. If T is multiplied by N, read `entropy` as `N entropy`.
         """
         return BoundWeights(*self.numbers.weights)
 
@@ -138,7 +138,7 @@ class SIGReg(EntropyEstimator):
         return (self.numbers.slices, self.numbers.slices_per_dim) if self.slices is None else (self.slices, 0)
 
     def _number(self) -> int | Tensor:
-        # a tensor, as compiled code reads it at every call, and FakeTensors and transforms of older torch cannot read it here
+        # a tensor, which compiled code reads at every call; FakeTensors and transforms of older torch have no number to read
         if torch.compiler.is_compiling() or type(self.draws) is not Tensor or torch._C._are_functorch_transforms_active():
             return self.draws.clone()
         # not item(), which would call an operator
@@ -161,7 +161,7 @@ class SIGReg(EntropyEstimator):
         return entropy
 
     def constants(self) -> list[Weight]:
-        """The constants without the draw number, or the user's directions."""
+        """The user's directions, or else the constants without the draw number."""
         if self.directions is not None:
             return [self.directions]
         points, largest, _, times_batch, pooled, *_ = self.numbers

@@ -52,7 +52,7 @@ class Spacings(EntropyEstimator):
 
     Args:
         covariance_weight: weight of the penalty. 1/4 is right for a Gaussian of unit variances near independence.
-        window: m, the samples on each side of a spacing; None for the square root of the batch, rounded.
+        window: m, how many samples a spacing extends to each side; None for the square root of the batch, rounded.
         epsilon: the spacing below which the logarithm levels off, in the unit of z.
 
     Source: Vasicek (1976); for self-supervision E2MC (arXiv 2411.15931).
@@ -80,10 +80,10 @@ class Spacings(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """2.5 for the invariance, 1 for the entropy. The variance is 1 if the views' squared distance is a fifth of it.
+        """2.5 for the invariance, 1 for the entropy. The optimal variance is 1 for r = .1 (see below).
 
-        Multiplying z_j by c adds log c to H(z_j). So `2 * invariance * distance = entropy` at the optimum of uncorrelated
-        dimensions. With the distance `2 r v` for the variance v, the optimum is `v = entropy / (4 r invariance)`.
+        Let views of variance v have the squared distance `2 r v` (r = 1 for independent views). Multiplying z_j by c adds log c
+        to H(z_j), so the optimum of uncorrelated dimensions is `v = entropy / (4 r invariance)`.
         """
         return BoundWeights(invariance=2.5, entropy=1.0)
 

@@ -54,7 +54,7 @@ class PooledRanks:
         return self._ranks.summed(own)
 
     def gathered(self, own: Tensor) -> Tensor:
-        """[n views, ...] -> [N views, ...]."""
+        """The rows of all ranks: [n views, ...] -> [N views, ...]."""
         return self._ranks.gathered(torch.unflatten(own, 0, (-1, self._views))).flatten(0, 1)
 
 
@@ -82,7 +82,7 @@ class Batch:
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in `count` views: one tensor [count groups, N, dim] if it exists, or one per view."""
+        """The samples of all ranks in `count` views: one tensor [S, N, dim] if all views share one, else one for each view."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
 class Request(NamedTuple):
     """The weights of the two terms of the loss, and whether the caller needs a gradient."""
 
-    #: factor of `z - z'`, or of `2 (z - mean view)` for more views, in the gradient; None if the loss has no distance
+    #: factor of `z - z'` (more views: `2 (z - mean view)`) in the gradient; None if the loss has no distance of views
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float

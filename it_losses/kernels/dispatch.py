@@ -31,12 +31,12 @@ def module_named(name: str) -> ModuleType:
 
 
 def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
-    """The matrix operations (products) and the matrix for `samples` samples on `world` ranks, on that kind of device."""
+    """Choose the matrix operations (products) and the matrix, N x N or D x D, for these sizes on "cpu" or "cuda"."""
     return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
 def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms: int) -> bool:
-    """Whether VICReg's terms are summed in its authors' order: only for two small views in one process on a CPU."""
+    """Whether to sum VICReg's terms in the order of its authors' code: only for two small views in one process on a CPU."""
     if fused != "vicreg" or normalize is not None or terms < 2 or batch.ranks.world > 1:
         return False
     first = batch.own[0]
@@ -46,10 +46,10 @@ def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms
 def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> bool:
     """Whether the fused implementation runs for views like z, instead of the reference.
 
-    The reference runs if `constants` is None. It also runs if a constant is a tensor, because it alone differentiates by them.
+    The reference runs if `constants` is None or if a constant is a tensor, because only the reference computes its gradient.
 
     Raises:
-        ValueError: an unknown value of IT_LOSSES_BACKEND, or its value "fused" without a fused implementation.
+        ValueError: IT_LOSSES_BACKEND has an unknown value, or is "fused" where no fused implementation runs.
     """
     if not name or constants is None or any([isinstance(constant, torch.Tensor) for constant in constants]):
         return False

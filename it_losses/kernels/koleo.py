@@ -19,13 +19,13 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulated
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = "_pairs"
 #: number of results besides the entropy
 PARTS = 0
 #: False, because rounding standardised samples would change the distances of neighbours
 ROUNDS_SAMPLES = False
-#: from MANY samples on, the two smallest distances are found from the minima of blocks of BLOCK, which is faster
+#: from MANY samples on, the two smallest distances are found from the minima of blocks of BLOCK distances, which is faster
 MANY, BLOCK = 1024, 64
 #: up to this many multiplications, float64 products are faster than a search for two candidates
 SMALL = 1 << 24
@@ -77,7 +77,7 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, sca
 
 
 def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
-    """Index, among the rows of all stacks, of the nearest other sample of this rank's rows: [stacks, N, dim] -> [stacks, n]."""
+    """For this rank's rows, indices (into the rows of all stacks) of the nearest samples: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
     if samples < MANY and stacks * samples**2 * dim <= SMALL:
         # subtract a sample: products of nearly equal samples would lose the digits of their distances, even in float64
@@ -87,7 +87,7 @@ def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
     x = z - z.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=2).square_().unsqueeze(1)
     strips = _strips(own, products.MOST_PAIRS_AT_ONCE // (stacks * samples))
-    # strips share memory, because allocating it anew would cost as much time as the arithmetic
+    # strips share memory, because allocating it takes as long as the arithmetic
     scratch = x.new_empty(stacks * (strips[0].stop - strips[0].start) * samples)
     found = [_two_smallest(_scores(x, rows, products, norms, scratch)) for rows in strips]
     candidates = torch.cat(found, dim=1)  # [stacks, n, 2]

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = ""
-#: results besides the entropy, for warnings: the largest diagonal element of beta/N Zc^T Zc, or of the enlarged beta/N Zc Zc^T
+#: results besides the entropy, for warnings: the largest diagonal element of A - I, with the increased eigenvalue if A is N x N
 PARTS = 1
 
 
@@ -79,7 +79,7 @@ def _half_log_det(matrix: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _target(batch: Batch, beta: float) -> float:
-    """Beta times t, the mean nonzero eigenvalue of C at unit variance."""
+    """`beta t`, where t is the mean nonzero eigenvalue of C if all variances are 1."""
     return beta * batch.dim / min(batch.samples - 1, batch.dim)
 
 
@@ -99,7 +99,7 @@ def _centre_(matrix: Tensor) -> Tensor:
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add the mean of the diagonal to the eigenvalue of the vector of ones, which was the smallest. Return the mean [S]."""
+    """Add the mean of the diagonal to the smallest eigenvalue, that of the vector of ones. Return the mean [S]."""
     added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((added / matrix.shape[1])[:, None, None])
     return added

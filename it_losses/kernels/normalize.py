@@ -21,7 +21,7 @@ from it_losses.precision import accumulated, gradient_dtype
 SMALLEST = 1e-12
 #: a column counts as constant if its standard deviation is at most ROUNDING * eps * |mean|
 ROUNDING = 16
-#: turns the gradient by normalized samples [S, n, dim] into the gradient by the samples, in place
+#: turns the gradient dL/du of normalized samples [S, n, dim] into dL/dz, in place
 Derivative = Callable[[Tensor], Tensor]
 
 
@@ -62,7 +62,7 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
         mean, remainder, radial = ranks.summed(sums) / samples
         if not centre:
             return gradient.addcmul_(u, radial, value=-1).div_(std)
-        # rounding leaves a small mean in u, which would shift all gradients equally
+        # remove the small mean that rounding leaves in u: it would shift all gradients equally
         mean.addcmul_(remainder, radial, value=-1)
         return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 

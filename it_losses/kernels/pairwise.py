@@ -18,7 +18,7 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = "_pairs"
 #: results besides the entropy, for warnings: the smallest `-mean_i log mean_j e_ij` of all views and s, divided by log N
 PARTS = 1
@@ -34,13 +34,13 @@ class Mixture(NamedTuple):
     #: if no s is given, `c s^2` is twice this fraction of the total variance
     spread_fraction: float
     bandwidths: Sequence[float]
-    #: bytes of pairs that are kept for the gradient
+    #: most bytes of pairs to keep for the gradient
     memory: float
     #: pairs that are left out: none (0), each row with itself (1), or all pairs within an image (2)
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
     component: float | None
-    #: makes the r of the entropy and the gradient from r_i: r_i, or mean_i r_i: [K, stacks, N] -> [K, stacks, N or 1]
+    #: function of all r_i that returns the r of H and W, r_i or mean_i r_i: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 
@@ -61,7 +61,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Request, *, pool_views: bool = False) -> Evaluation:
-    """Entropy and gradient of the mixture, of each view or of all views together."""
+    """Entropy and gradient of one mixture for each view, or of one for all views if `pool_views`."""
     products, views = plan.products, len(batch.own)
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
@@ -83,7 +83,7 @@ def _entropy(
     products, groups = plan.products, batch.groups
     left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
     counted = batch.samples - left_out if mixture.excluded else batch.samples
-    # `pair_sums` leaves e_ii out and adds this number
+    # `pair_sums` adds this number to each sum instead of e_ii
     itself = 0.0 if mixture.excluded else 1.0
     logarithms, components = [], []
     # one call for all small views needs fewer operators
@@ -112,7 +112,7 @@ def _entropy(
 
 
 def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
-    """`1 / (c s^2)` of centred samples [groups, N, dim]: one number for one given s, else [K, groups]; no half precision."""
+    """`1 / (c s^2)` of centred samples [groups, N, dim]: one number for one given s, else [K, groups], float32 or float64."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if len(mixture.bandwidths) == 1:
         return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)
@@ -120,7 +120,7 @@ def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
         return torch.stack([x.new_full((len(x),), 1 / (mixture.factor * s * s), dtype=dtype) for s in mixture.bandwidths])
     # summed row by row: one running sum of all numbers would lose two digits
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
-    # at exact collapse every distance is 0, and any positive scale gives e_ij = 1
+    # avoid a division by 0 at exact collapse, where e_ij is 1 for any scale
     scale: Tensor = 2 * mixture.spread_fraction * spread
     return scale.clamp_min_(mixture.factor * torch.finfo(dtype).tiny ** 0.5).reciprocal_()[None]
 

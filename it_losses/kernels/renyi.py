@@ -6,7 +6,7 @@
     gradient    dH/dZ = 2 / tr K (Z M - c Z),   M = dH/d rho,   c = tr(rho M),   K = Z^T Z, D x D
                       = 2 / tr K (M Z - c Z),                                    K = Z Z^T, N x N
 
-The slope dH/dp may be infinite at p = 0, so it is bounded. dH/dZ does not change, because Z is zero where p = 0.
+The slope dH/dp may be infinite at p = 0, so it is bounded. dH/dZ does not change: Z is zero along eigenvectors with p = 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = ""
 #: number of results besides the entropy
 PARTS = 0
@@ -61,7 +61,7 @@ def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, An
     else:
         matrix, _, centred = plan.products.covariance(batch, centre=centre)
         trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
-    # at collapse tr K is 0, and a positive divisor makes rho 0
+    # at collapse tr K is 0: a positive divisor makes rho 0, not NaN
     trace = trace.clamp_min(torch.finfo(trace.dtype).tiny ** 0.5)
     return matrix.div_(trace[:, None, None]), trace, centred
 
@@ -97,7 +97,7 @@ def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
         return entropies, surprise, entropies.clone()
     powers = bounded.pow(order - 1)
     if order < 1:
-        # rounding turns zero eigenvalues into small numbers, which a power below 1 would enlarge
+        # leave out eigenvalues that are 0 up to rounding: a power below 1 would enlarge them
         powers = powers.masked_fill(p < bounded, 0)
     total = (p * powers).sum(dim=1)
     total = total.masked_fill(total == 0, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, SingleRank
 from it_losses.kernels.products import products_named
 
-#: environment variable that turns a failure into an error, or the self-test off
+#: environment variable that makes a failure an error, or disables the self-test
 VARIABLE = "IT_LOSSES_SELF_TEST"
 MODES = ("auto", "off", "error")
 #: shape of the input: a few full tiles and chunks, and a remainder
@@ -25,7 +25,7 @@ ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
 #: largest relative error of exact results, of fast logarithms, and of results rounded to the views' dtype (or TF32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
-#: a draw of random directions whose key needs all 32 bits
+#: number of a random draw whose hash key needs all 32 bits
 DRAW = 3
 
 #: products that passed, by kind of shape; and the fault of products that failed
@@ -81,7 +81,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
             results = draw.results(products, products_named("cuda" + products), device, dtype)
-            # a device reports an error only when its results are read
+            # read the results now, because only then a device reports errors
             got = {name: result.cpu().double() for name, result in results.items()}
             right = draw.results(products, products_named("cpu" + products), torch.device("cpu"), torch.float64)
     except torch.OutOfMemoryError:

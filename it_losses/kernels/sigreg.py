@@ -18,9 +18,9 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = "_slices"
-#: results besides the entropy, for warnings: the largest projection on this rank
+#: results besides the entropy, for warnings: the largest absolute projection of this rank
 PARTS = 1
 #: size of a block of waves on several ranks: large blocks need fewer messages
 MOST_OVER_RANKS = 1 << 24
@@ -34,8 +34,8 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient.
 
-    The constants are: the least number of slices, slices per dimension, points, the largest t, 1 to multiply T by N,
-    1 to pool views, seed, and number of the draw.
+    The constants are: the least number of slices, slices per dimension, quadrature points, the largest t, 1 to multiply
+    T by N, 1 to pool views, seed, and number of the draw.
     """
     least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
     slices = int(max(least, per_dim * batch.dim))

@@ -19,7 +19,7 @@ from it_losses.kernels import vicreg
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = vicreg.PRODUCTS
 #: number of results besides the entropy
 PARTS = 0

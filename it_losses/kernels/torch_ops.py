@@ -41,10 +41,10 @@ def loss(
     The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. With one weight the
     loss is `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder; "" leaves the entropy
     out. Views are normalized first, as `normalize` says. `reduction` is how the training loop combines the gradients of the
-    ranks, "mean" or "sum". `draw` numbers the calls of an entropy that draws random numbers, and becomes the last constant.
+    ranks, "mean" or "sum". `draw` is the number of the draw if the entropy is random, and becomes the last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    # torch mistakes an empty list of numbers for a list of tensors that need gradients
+    # [0.0], because torch mistakes an empty list for a list of tensors that need gradients
     arguments = fused, list(constants) or [0.0], list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
@@ -80,7 +80,7 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if dispatch.takes_published_order(fused, batch, normalize, len(weights)):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        # the derivative of standardised columns sums over all ranks, so a rank that needs no gradient still forms it
+        # the derivative of standardised columns sums over ranks, so every rank must take part
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
@@ -101,7 +101,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    # the invariance is averaged over pairs of views, groups and samples, and for a Gaussian also over dimensions
+    # the invariance is averaged over pairs of views, groups and samples, and for a Gaussian likelihood also over dimensions
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
@@ -135,7 +135,7 @@ def _grouped(z: Tensor) -> Tensor:
 def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.set_materialize_grads(False)
     ctx.dtype, ctx.shape = view.dtype, view.shape
-    # saved as an output, so that a second derivative reaches this node, which raises an error
+    # the gradient is an output, so that a second derivative reaches this node, which raises an error
     ctx.save_for_backward(gradient)
 
 
@@ -193,7 +193,7 @@ _op = torch.library.custom_op(
     "it_losses::evaluate",
     evaluate,
     mutates_args=(),
-    # written out, because older torch cannot read a schema from postponed annotations
+    # explicit, because older torch cannot infer a schema from postponed annotations
     schema="(Tensor[] views, str fused, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
     " str reduction, bool gradient, Tensor? draw) -> (Tensor, Tensor, Tensor)",
 )

@@ -19,7 +19,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: suffix of cpu and cuda in products/
+#: suffix of the files products/cpu and cuda
 PRODUCTS = ""
 #: results besides the entropy: hinge and penalty
 PARTS = 2
@@ -48,7 +48,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
         return Evaluation(entropy, (hinge, penalty), distance, None)
     scale = request.entropy_weight / (batch.dim * batch.stacks)
     of_hinge, of_penalty = scale * variance_weight / root, 8 * scale * covariance_weight / freedom**2
-    # 1 where the hinge is active, else 0; the division by std restores a NaN
+    # 1 where the hinge is active, else 0; a NaN is lost here, and the division by std restores it
     acting = gap.sign_()
     # the slope stays separate, because on the diagonal of `right` it would round away smaller terms
     if plan.by_gram:

@@ -16,9 +16,9 @@ class LeastSquaresHead(NamedTuple):
 
     #: W of the prediction `z @ W`: [dim, outputs]
     weight: Tensor
-    #: `|P_Z Y|_F`, the norm of the residual on the training samples: []
+    #: `|Y - Z W|_F`, the norm of the residual on the training samples: []
     residual: Tensor
-    #: rank of the features; `|P_Z|_F^2 = n - rank`: []
+    #: rank of the features Z: []
     rank: Tensor
 
 

@@ -1,4 +1,4 @@
-"""E log q(z | z') of a Gaussian decoder, three estimates of its covariances, and E log q(z | z') of unit vectors."""
+"""E log q(z | z') of a Gaussian decoder and of unit vectors, and three estimates of the output covariance S(x)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def half_log_det_covariance(network: Network, x: Tensor, noise_std: float, *, ri
 def view_covariance(views: Tensor) -> Tensor:
     """Unbiased covariance of the views of each image: [images, views, dim] -> [images, dim, dim].
 
-    It estimates S(x) without derivatives, for any augmentation. Its rank is at most views - 1.
+    It estimates the output covariance without derivatives, for any augmentation. Its rank is at most views - 1.
     """
     if views.ndim != 3 or views.shape[1] < 2:
         raise ValueError(f"views must be (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")

@@ -79,7 +79,7 @@ def normality_p_values(samples: Tensor) -> Tensor:
 def output_normality(
     network: Network, x: Tensor, noise_std: float, *, copies: int = 512, generator: torch.Generator | None = None
 ) -> Tensor:
-    """p-values of the output's coordinates over noisy copies of each input: [batch, *input] -> [batch, dim].
+    """p-value of the normality test of each output coordinate over noisy copies of each input: [batch, *input] -> [batch, dim].
 
     For noise within one linear region, Theorem 1 predicts a Gaussian output, so p-values are uniform with mean 1/2. For larger
     noise they are smaller. Average with `nanmean`, because a unit that is never active gives NaN.

@@ -69,7 +69,7 @@ class OutputMixture:
 
             H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))
 
-        D is the Bhattacharyya distance in the lower bound and the Kullback-Leibler divergence in the upper one.
+        p_i are components. D is the Bhattacharyya distance in the lower bound, the Kullback-Leibler divergence in the upper.
         """
         components = range(len(self.means))
         spread_kl = torch.stack([self._spread(self._kl_divergences(i)) for i in components]).mean()
@@ -94,7 +94,7 @@ class OutputMixture:
 
     def _kl_divergences(self, i: int) -> Tensor:
         """`KL(p_i || p_j)` for all j: [components]."""
-        # one solve gives tr(S_j^-1 S_i) = |L_j^-1 L_i|^2 and the Mahalanobis distance |L_j^-1 difference|^2
+        # one solve gives tr(S_j^-1 S_i) = |L_j^-1 L_i|^2 and the Mahalanobis distance |L_j^-1 difference|^2, for S = L L^T
         sides = torch.cat([self._factors[i].expand_as(self._factors), (self.means[i] - self.means)[..., None]], dim=-1)
         whitened: Tensor = torch.linalg.solve_triangular(self._factors, sides, upper=False)
         return 0.5 * (whitened.square().sum(dim=(1, 2)) - self.means.shape[1] + self._log_dets - self._log_dets[i])

@@ -7,7 +7,7 @@ S = views x groups, n and N = samples of this rank and of all ranks, Z and Z' = 
     gradient         this rank's squared distance [], difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)
     factorize_       lower Cholesky factor of (1 + jitter) I + G, 1 + jitter, and the largest diagonal element of G
 
-Both also have distance, centred, squared_norm, inverse and solve.
+`cpu` and `cuda` also have distance, centred, squared_norm, inverse and solve.
 
 `cpu_pairs` and `cuda_pairs` have sums over pairs of samples: own_rows, pair_sums and add_pair_gradient_. `cpu_slices` and
 `cuda_slices` have projections on random directions: unit_directions, largest_projection, waves and wave_slopes_.

@@ -23,7 +23,7 @@ def factorize_(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Lower Cholesky factor of `identity * I + G`, identity = 1 + jitter [S], and the largest of diag(G) [].
 
-    G [S, side, side] is overwritten. If the factorization fails, the factor gets a diagonal of NaN instead of finite numbers.
+    G [S, side, side] is overwritten. If the factorization fails, the diagonal of the factor is NaN.
     """
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax(dim=1)

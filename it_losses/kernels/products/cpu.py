@@ -83,7 +83,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
-            # the diagonal of the product is less exact: its running sums lose digits
+            # norms are not read from the diagonal of the product, whose running sums lose digits
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
@@ -214,7 +214,7 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
 
 
 def _blocks(length: int, width: int, stacks: int) -> list[slice]:
-    """Even slices of `length`, so that a block of slice x width x stacks fits in the cache."""
+    """Nearly equal parts of range(length), so that a block of part x width x stacks fits in the cache."""
     fitting = max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)
     # integer arithmetic, because sizes are tensors under torch.jit.trace
     count = max((2 * length + fitting) // (2 * fitting), 1)
@@ -274,7 +274,6 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
         # not baddbmm_, which torch's FlopCounterMode does not count
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
-    # large products run faster one by one than in a batch, and a tiny single product loses digits in a batch
     for result, left, right in zip(out, a, b, strict=True):
         torch.addmm(result, left, right, alpha=alpha, beta=beta, out=result)
 

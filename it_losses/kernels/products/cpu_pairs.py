@@ -1,4 +1,4 @@
-"""Pairs (i, j) on a CPU, in strips: some rows i of this rank with all j. A single rank only needs j up to the last i.
+"""Pairs (i, j) on a CPU, in strips: some rows i of this rank with all j. A single rank omits j after the last i, by symmetry.
 
 pair_sums            r_i = itself + sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)         [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
@@ -81,10 +81,10 @@ def pair_sums(
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
-    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N], or [K, groups, 1] for all samples."""
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N] or, if shared, [K, groups, 1]."""
     x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_empty(len(x), own.stop - own.start, 1)
-    # a single strip reuses no memory
+    # only several strips can share memory
     scratch = _scratch(x, strips) if len(strips) > 1 else None
     again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
     for i, (rows, cols) in enumerate(strips):
@@ -100,7 +100,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 
 def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
-    """Rows of x, whose first row is number `start`: [groups, n, ...]. For all rows it returns x, because a view takes time."""
+    """Rows of x, whose first row is number `start`: [groups, n, ...]. All rows are x itself, because slicing takes time."""
     return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
@@ -119,7 +119,7 @@ def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None
     x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
     torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
-    # pairs of the upper with the lower half of the rows are the transposed pairs of the lower with the upper half
+    # pairs of the upper half of the rows with the lower half are computed once and copied transposed
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:

@@ -49,7 +49,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """Overwrite x [S, slices, n] with the derivative by x of the waves summed with weights [S, slices, 2, K]."""
+    """Overwrite x [S, slices, n] with d/dx of the sum of weights times waves; weights [S, slices, 2, K]."""
     x, signed, values = waves
     rows = x.shape[0] * x.shape[1]
     # the derivatives of cos and sin are -sin and cos

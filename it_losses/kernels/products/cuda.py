@@ -39,7 +39,7 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     parts = None if batch.is_whole or not centre else _means(batch)
     zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
     matrix = batch.ranks.summed(product(zc.mT, zc))
-    # on several ranks `norms` is of this rank only, but the diagonal has the squared norms
+    # on several ranks `norms` covers this rank only, so read the diagonal, which covers all
     return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 

@@ -78,7 +78,7 @@ def pair_sums(
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
-    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N], or [K, groups, 1] for all samples."""
+    """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N] or, if shared, [K, groups, 1]."""
     x, own = pairs.x, pairs.own
     groups, samples, _ = x.shape
     weights = weights.expand(-1, -1, samples)
@@ -101,7 +101,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
 
 
 def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
-    """`x_own x^T`: [groups, N, dim] -> [groups, n, N]."""
+    """The rows `own` of `x x^T`: [groups, N, dim] -> [groups, n, N]."""
     return torch.bmm(x[:, own], x.mT, out=out)
 
 
@@ -118,7 +118,7 @@ def similarity_sums(
     image = own // image_rows
     rate = tl.load(rates + rate_index)
     norm_i = tl.load(norms + group * samples + own, mask=row < height, other=0.0)
-    # columns are summed after the loop, so that threads do not wait for each other in the loop
+    # columns are summed after the loop, so that threads do not wait for each other
     total = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for start in range(0, samples, TILE_COLS):
         col = start + tl.arange(0, TILE_COLS)

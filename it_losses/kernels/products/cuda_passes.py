@@ -59,7 +59,7 @@ def differences_into(
 ) -> Tensor:
     """Write `+-weight (z_a - z_b) [+ zc slope]` to out [2 groups, n, dim]. Return the squared distance [].
 
-    zc is [2 groups, n, dim], contiguous in each group; slope is [2 groups, 1, dim].
+    The sign is + for the first view. zc is [2 groups, n, dim], contiguous in each group; slope is [2 groups, 1, dim].
     """
     z_a, z_b = _with_unit_columns(z_a), _with_unit_columns(z_b)
     groups, rows, cols = z_a.shape
@@ -107,7 +107,7 @@ def column_moments(
     base = start + col
     # differences from a sample are small: squares of samples with a large mean would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
-    # rows are summed after the loop, so that threads do not wait for each other in the loop
+    # rows are summed after the loop, so that threads do not wait for each other
     totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for tile_row in range(0, CHUNK, TILE_ROWS):

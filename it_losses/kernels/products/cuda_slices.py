@@ -4,7 +4,7 @@
     sums_of_waves    sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of every slice x and knot t_k
     slopes_of_waves  d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i)
 
-Both kernels compute the cosines and sines, because storing them would need 2 K times the memory of x.
+The last two recompute cosines and sines, because storing them would need 2 K times the memory of x.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -64,7 +64,7 @@ def largest_projection(x: Tensor) -> Tensor:
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
     """Sums of cosines and of sines over this rank's samples, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
 
-    All slices are one block, because waves take no memory.
+    All slices are one block, as no wave is stored.
     """
     stacks, slices, samples = x.shape
     sums = x.new_empty(stacks, slices, 2, len(knots))
@@ -73,7 +73,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """Overwrite x [S, slices, n] with the derivative by x of the waves summed with weights [S, slices, 2, K]."""
+    """Overwrite x [S, slices, n] with d/dx of the sum of weights times waves; weights [S, slices, 2, K]."""
     stacks, slices, samples = waves.x.shape
     slopes_of_waves[stacks * slices, triton.cdiv(samples, TILE)](
         waves.x, waves.knots, weights, samples, len(waves.knots), TILE=TILE, **OPTIONS
@@ -123,7 +123,7 @@ def sums_of_waves(x, knots, sums, samples, count, TILE: tl.constexpr):
 
 @triton.jit
 def slopes_of_waves(x, knots, weights, samples, count, TILE: tl.constexpr):
-    """sum_k t_k (b_k cos(t_k x_i) - a_k sin(t_k x_i)) of a tile of one slice, in place of x_i."""
+    """Overwrite x_i with sum_k t_k (b_k cos(t_k x_i) - a_k sin(t_k x_i)) in a tile of one slice; weights are (a, b)."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
     place = x + row * samples + i
