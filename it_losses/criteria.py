@@ -177,7 +177,7 @@ class VICReg(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
-        """The loss, and for logging the three unweighted terms and the surrogate of H(Z), all detached."""
+        """The loss and, for logging, the three terms and the surrogate of H(Z), unweighted and detached."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.vicreg_bound(
             views,

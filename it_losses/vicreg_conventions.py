@@ -42,7 +42,7 @@ def _eb_jepa(weights: VICRegWeights, dim: int) -> VICRegWeights:
 
 
 def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # the printed formula sums squared distances over dimensions, and hinges over views
+    # in print, squared distances are summed over dimensions, and hinge terms over views
     return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
 
 

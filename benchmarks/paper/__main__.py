@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Facts besides the options on which the numbers depend: constants of the trained methods, machine and versions."""
+    """What the numbers depend on besides the options: constants of the trained methods, machine and versions."""
     used = {row: RECIPES[row] for row in getattr(MODULES[name], "METHODS", ())}
     recipes = {row: {"learning_rate": recipe.learning_rate.value} | recipe.arguments for row, recipe in used.items()}
     machine = device_name(torch.device(settings.get("device", "cpu")))

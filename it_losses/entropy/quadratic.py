@@ -110,7 +110,7 @@ class QuadraticRenyi(NormalizingEstimator):
 
     @classmethod
     def of_uniformity(cls, t: float = 2.0) -> QuadraticRenyi:
-        """The estimator whose value is minus the uniformity for that t, without the constant. lightly's default is t = 1."""
+        """The estimator with no additive constant: its value is minus the uniformity at t. lightly's default is t = 1."""
         return cls((FACTOR * check_positive("t", t)) ** -0.5, nats=False)
 
     @property

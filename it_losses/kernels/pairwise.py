@@ -40,7 +40,7 @@ class Mixture(NamedTuple):
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
     component: float | None
-    #: function of all r_i that returns the r of H and W, r_i or mean_i r_i: [K, stacks, N] -> [K, stacks, N or 1]
+    #: from all r_i, the r that H and W use, each r_i or their mean: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 

@@ -147,7 +147,7 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiply before rounding to float16, which could underflow without the loss scale in the upstream gradient
+    # multiply before rounding: without the loss scale in the upstream gradient, float16 could underflow
     # multiply in place only if `to` copies nothing: if a copy failed, a second try would multiply twice
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)

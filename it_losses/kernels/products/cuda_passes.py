@@ -86,7 +86,7 @@ def _with_unit_columns(z: Tensor) -> Tensor:
 
 @triton.jit
 def rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups):
-    """Start and row stride of a stack (a group of one view). The stacks of the second view follow those of the first."""
+    """Start and row stride of a stack (one group in a view). The stacks of the second view follow those of the first."""
     is_first = stack < groups
     start = tl.where(is_first, a + stack * a_group, b + (stack - groups) * b_group)
     return start, tl.where(is_first, a_row, b_row)

@@ -64,7 +64,7 @@ def largest_projection(x: Tensor) -> Tensor:
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
     """Sums of cosines and of sines over this rank's samples, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
 
-    All slices are one block, as no wave is stored.
+    All slices are one block: no sines are stored.
     """
     stacks, slices, samples = x.shape
     sums = x.new_empty(stacks, slices, 2, len(knots))
