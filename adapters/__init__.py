@@ -13,8 +13,6 @@ backbones                 timm models as encoders of large and of 32-pixel image
 Importing it_losses imports none of these; importing an adapter imports at most its own framework.
 """
 
-from __future__ import annotations
-
 import importlib
 from types import ModuleType
 

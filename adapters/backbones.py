@@ -1,7 +1,5 @@
 """timm models as encoders without a head, with a stem for small images."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """The arguments of each library's VICReg and SIGReg, translated into our names and that library's convention."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from it_losses import SIGReg, VICReg

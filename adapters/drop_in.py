@@ -1,7 +1,5 @@
 """Base of drop-in criteria: constants and dtypes as in the replaced library, whose pickles can be loaded."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import reduce
 from typing import Any, ClassVar

@@ -6,8 +6,6 @@
 Nothing of eb_jepa is imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Numbers and a plot of the embeddings of a step: entropies, ranks, spread, the collapse alarm, and the spectrum."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -5,8 +5,6 @@
 It logs the terms of each criterion, entropies, RankMe and the spectrum, and warns if the embeddings have collapsed.
 """
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 from pathlib import Path

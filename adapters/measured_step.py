@@ -1,7 +1,5 @@
 """MeasuredStep: the embeddings and terms of one training step, by the name of the criterion or module."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

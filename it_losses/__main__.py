@@ -4,8 +4,6 @@ Paste its output into a bug report. `--self-test` adds the self-test of the GPU 
 in every dtype. `--estimators` prints the table of estimators instead.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import itertools

@@ -1,7 +1,5 @@
 """The loss of every criterion, by the reference or fused code: minus the lower bound H(Z) + E[log q(z | z')] on I(Z; X')."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial

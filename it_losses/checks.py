@@ -1,7 +1,5 @@
 """Checks of the input of an objective: views of one shape and device, finite weights, positive constants."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce

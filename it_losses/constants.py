@@ -1,7 +1,5 @@
 """Modules that check their constants whenever they are set, and whose weights may be trainable."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, nn

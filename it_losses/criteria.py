@@ -1,7 +1,5 @@
 """The criteria: modules with checked constants that return the loss of the views they are called with."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 

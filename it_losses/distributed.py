@@ -5,8 +5,6 @@ different numbers of samples. If anything else differs, every rank raises an err
 for no device.
 """
 
-from __future__ import annotations
-
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence

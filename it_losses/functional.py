@@ -1,7 +1,5 @@
 """The objectives as pure functions of tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal

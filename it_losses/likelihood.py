@@ -4,8 +4,6 @@ gaussian            q = N(z; z', I s^2): the mean squared distance, VICReg's inv
 von_mises_fisher    q = C exp(k <u, u'>) of unit vectors u = z / |z|: one minus the cosine, as in BYOL, SimSiam and SimCLR
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

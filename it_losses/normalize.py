@@ -1,7 +1,5 @@
 """Normalization of embeddings before a term is computed: rows of unit norm, columns of unit variance or unit mean square."""
 
-from __future__ import annotations
-
 from typing import Literal, TypeAlias
 
 import torch

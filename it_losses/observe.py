@@ -1,7 +1,5 @@
 """Observers are notified of every call of a criterion, so a monitor needs no hooks on criteria."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

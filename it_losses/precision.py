@@ -1,7 +1,5 @@
 """The precision of every objective: autocast is off, and half precision is accumulated in float32."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

@@ -8,8 +8,6 @@ where the sum is a trapezoidal rule for the integral of phi(t) |...|^2 over [-la
 rule, in the number of directions, in a factor N (the batch size), and in whether they pool the views.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -4,8 +4,6 @@ The random bits are hashes of row and column indices, computed by tensor operato
 generators does not change, and the code can be compiled, transformed and captured in a CUDA graph.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

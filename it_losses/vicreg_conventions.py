@@ -8,8 +8,6 @@ with `hinge = mean_j max(0, 1 - std_j)` and `energy = sum_{i != j} Cov_ij^2 / di
 terms with other weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@
 `benchmarks/imagenet/vitb16/main.py` pass `--backbone vit_base_patch16_224`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import sys

@@ -4,8 +4,6 @@
 in lightly and gather by default, as all our criteria do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 

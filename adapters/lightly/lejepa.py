@@ -1,7 +1,5 @@
 """LeJEPALoss, SIGReg and lejepa_invariance_loss, with lightly's constructors and calls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """LightningModules on a timm backbone, ready to train on lightly's batches of (views, targets, file names)."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Our objectives in lightly's place, for code that cannot be edited: install() or uninstall() criteria, register() methods."""
 
-from __future__ import annotations
-
 import copyreg
 import functools
 import importlib.util

@@ -1,7 +1,5 @@
 """Pretraining: the base LightningModule, with a timm backbone, an objective and an online classifier."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, ClassVar
 

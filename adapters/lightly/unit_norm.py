@@ -1,7 +1,5 @@
 """HypersphereLoss, KoLeoLoss and FroSSLLoss, with lightly's constructors: entropies of rows or columns of unit norm."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 

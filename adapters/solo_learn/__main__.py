@@ -3,8 +3,6 @@
 Without arguments it prints the folder of the configs, for `--config-path`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Our methods: solo-learn's own methods with their loss replaced, or with an entropy added."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar

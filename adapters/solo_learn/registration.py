@@ -1,7 +1,5 @@
 """register(): add our methods to solo-learn's METHODS and timm models to its backbones."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

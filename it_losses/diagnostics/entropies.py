@@ -1,7 +1,5 @@
 """Entropies of embeddings in nats, with the constants that an objective may leave out; and SIGReg's statistic."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import NamedTuple

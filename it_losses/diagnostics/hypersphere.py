@@ -1,7 +1,5 @@
 """Measurements on the unit sphere: alignment, uniformity, and bounds on an entropy."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The checks of every diagnostic: a batch is returned detached and in float64, or refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, TypeGuard
 

@@ -1,7 +1,5 @@
 """How many directions the embeddings use: functions of the eigenvalues of their covariance or second moment."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """All numbers to log for embeddings in one call, and an alarm at collapse."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

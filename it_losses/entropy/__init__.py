@@ -1,7 +1,5 @@
 """Estimators of H(Z), by name. To add an estimator, add a file to this folder and an entry to ESTIMATORS."""
 
-from __future__ import annotations
-
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.koleo import KoLeo
 from it_losses.entropy.log_det import LogDet

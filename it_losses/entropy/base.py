@@ -1,7 +1,5 @@
 """EntropyEstimator, the base class of all estimators of H(Z), and a warning for values out of range."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import math

@@ -1,7 +1,5 @@
 """KoLeo: the mean logarithm of the distance to the nearest neighbour, after Kozachenko and Leonenko's estimate of entropy."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

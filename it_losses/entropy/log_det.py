@@ -1,7 +1,5 @@
 """Log-det entropy: H(Z) = 1/2 log det(I + beta Cov Z), the entropy of a smoothed Gaussian with the covariance of Z."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 import torch

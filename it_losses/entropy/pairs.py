@@ -1,7 +1,5 @@
 """Pairs of samples: their distances, and the bandwidth of a Gaussian around each sample."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias

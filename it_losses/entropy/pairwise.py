@@ -3,8 +3,6 @@
 H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) for the components p_i = N(z_i, s^2 I) and a divergence D.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import suppress

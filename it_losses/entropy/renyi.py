@@ -1,7 +1,5 @@
 """Matrix-based Renyi entropy: how evenly the eigenvalues of a covariance, correlation or similarity matrix are spread."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal, SupportsFloat
 
 import torch

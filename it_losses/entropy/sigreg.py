@@ -4,8 +4,6 @@ A distribution is N(0, I) if and only if its projection on every direction is N(
 with its second moments, N(0, I) has the largest entropy, so minus the distance from it is a surrogate of entropy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 

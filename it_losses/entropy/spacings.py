@@ -4,8 +4,6 @@ H(Z) <= sum_j H(z_j), with equality for independent dimensions. For a Gaussian o
 penalty 1/4 sum_{i != j} Cov_ij^2, up to third order.
 """
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, Literal
 

@@ -4,8 +4,6 @@ H(Z) <= 1/2 log det(Cov Z) + const <= 1/2 sum_j log Var z_j + const. The second 
 is diagonal, so large variances and vanishing covariances maximise the bound.
 """
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

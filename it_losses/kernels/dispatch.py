@@ -1,7 +1,5 @@
 """Choose for each call the fused or the reference implementation, the matrix operations, and the matrix (N x N or D x D)."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.util

@@ -7,8 +7,6 @@ distances. So a small product is computed in float64. A large product, in float3
 row, and direct differences choose between them. Each rank finds the neighbours of its rows; the ranks gather the N indices.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from types import ModuleType

@@ -10,8 +10,6 @@ The vector of ones is a null vector of Zc Zc^T, so its eigenvalue, 1, is the sma
 eigenvalue, and the inverse amplifies the error. So it is increased before the factorization, and the inverse is centred.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from types import ModuleType

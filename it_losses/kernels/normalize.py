@@ -7,8 +7,6 @@ where g = dL/du. For "uncentred_columns" neither mean(z) nor mean(g) is subtract
 zero is replaced by a constant. A column whose std is within the rounding of its mean becomes zero and gets no gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -7,8 +7,6 @@ s is the bandwidth, and c depends on the divergence. H and rate * W are averaged
 needs its rows of e and all r_i. If views are pooled, N counts the rows of all views. `quadratic` replaces r_i by mean_i r_i.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -6,8 +6,6 @@
 This is the pairwise entropy with the same r for all samples.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

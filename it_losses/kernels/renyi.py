@@ -9,8 +9,6 @@
 The slope dH/dp may be infinite at p = 0, so it is bounded. dH/dZ does not change: Z is zero along eigenvectors with p = 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

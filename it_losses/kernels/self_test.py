@@ -4,8 +4,6 @@ Sums and products of small whole numbers are exact in every dtype, so a differen
 After a fault, this process uses the reference implementation instead.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from contextlib import nullcontext

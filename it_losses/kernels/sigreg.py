@@ -6,8 +6,6 @@ t_k and w_k are knots and weights of a quadrature, and phi is the characteristic
 x on random directions a. A CPU keeps the waves (cosines and sines) of one block of slices at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

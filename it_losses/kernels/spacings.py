@@ -7,8 +7,6 @@ x_(i) is the i-th smallest sample of a dimension, and m is the window. Each rank
 ranks gather the samples (N D numbers) and all-reduce the gradients (2 N D numbers).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

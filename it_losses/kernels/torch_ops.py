@@ -4,8 +4,6 @@ The backward pass multiplies this gradient by the upstream gradient and rounds i
 autograd function. Compilers see an op of torch.library, which would add 100 us to each eager call.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext

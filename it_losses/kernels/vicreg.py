@@ -8,8 +8,6 @@
 Both are averaged over views. The factor 2 makes the penalty a sum over two views, as in the authors' code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Theorem 3: the test loss of a least-squares head is bounded by the invariance plus the residuals of the fit."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """E log q(z | z') of a Gaussian decoder and of unit vectors, and three estimates of the output covariance S(x)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

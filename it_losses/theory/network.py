@@ -1,7 +1,5 @@
 """A network near each input of a batch: its Jacobians, their products with noise, and whether its output is Gaussian."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Theorem 2: under bounded eigenvalues, the covariance that maximises sum_i log |S_Z| / (|S(x_i)||S(x'_i)|) is diagonal."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

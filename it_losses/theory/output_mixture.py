@@ -1,7 +1,5 @@
 """Theorem 1: a network's output for noisy prototypes x_n is the mixture mean_n N(f(x_n), J(x_n) S_n J(x_n)^T)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

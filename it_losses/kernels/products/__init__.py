@@ -13,8 +13,6 @@ S = views x groups, n and N = samples of this rank and of all ranks, Z and Z' = 
 `cuda_slices` have projections on random directions: unit_directions, largest_projection, waves and wave_slopes_.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 from types import ModuleType

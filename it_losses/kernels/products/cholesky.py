@@ -1,7 +1,5 @@
 """Cholesky factors of I + G, for a Gram matrix G whose products were rounded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -4,8 +4,6 @@ Samples are centred as `(z - origin) - shift` with an origin near them, so that 
 centred once and kept. A block of a large input is centred again at each use.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast

@@ -6,8 +6,6 @@ add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + we
 Pairs within one image lie in blocks on the diagonal and have e_ij = 0. An image is one row, or one row for each view.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The characteristic function of samples along random directions (slices), on a CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ float16 gradient is formed in float32, because float16 could underflow before th
 the device, and no allocation depends on data, so that every call can be captured in a CUDA graph.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple, cast
 

@@ -10,8 +10,6 @@ Row offsets are int64, so they cannot overflow.
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,6 @@ int64, so they cannot overflow. Sums are float32.
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

@@ -9,8 +9,6 @@ The last two recompute cosines and sines, because storing them would need 2 K ti
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
