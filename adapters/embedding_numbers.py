@@ -65,7 +65,13 @@ def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
     sinks: list[Callable[[Any], None]] = []
     for logger in trainer.loggers:
         if hasattr(logger, "log_image"):
-            sinks.append(lambda figure, logger=logger: logger.log_image(name, [figure], step=trainer.global_step))
-        elif hasattr(logger.experiment, "add_figure"):
-            sinks.append(partial(logger.experiment.add_figure, name, global_step=trainer.global_step))
+            sinks.append(lambda figure, logger=logger: logger.log_image(name, [figure], step=step_of(trainer)))
+        elif hasattr(getattr(logger, "experiment", None), "add_figure"):
+            sinks.append(partial(logger.experiment.add_figure, name, global_step=step_of(trainer)))
     return sinks
+
+
+def step_of(trainer: Any) -> int:
+    """The number of the step as Lightning itself logs it; `global_step` counts optimizer steps, and this one already."""
+    step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
+    return step

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from it_losses.adapters import framework
-from it_losses.adapters.embedding_numbers import INSTALL, figure_sinks, mean_spectrum, numbers, spectrum_figure
+from it_losses.adapters.embedding_numbers import INSTALL, figure_sinks, mean_spectrum, numbers, spectrum_figure, step_of
 from it_losses.adapters.measured_step import MeasuredStep
 from it_losses.checks import Check, check_count, check_name
 
@@ -92,6 +92,10 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Warn again in another fit."""
+        self._warned.clear()
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Start to observe criteria and modules if this step is to be measured."""
         self._close()
@@ -158,11 +162,11 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         named = {f"{self.prefix}/{name}": value for name, value in measured.items()}
         # logged directly, because Lightning logs only every log_every_n_steps-th step
         for logger in trainer.loggers:
-            logger.log_metrics(named, step=trainer.global_step)
+            logger.log_metrics(named, step=step_of(trainer))
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
 
     def _alarm(self, trainer: Any, alarm: str) -> None:
-        message = f"step {trainer.global_step}: {alarm}"
+        message = f"step {step_of(trainer)}: {alarm}"
         if self.on_collapse == "raise":
             raise RuntimeError(message)
         if self.on_collapse == "stop":
@@ -180,7 +184,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
             sinks = figure_sinks(trainer, f"{self.prefix}/{name}/spectrum")
             if self.spectrum_to is not None and trainer.is_global_zero:
                 self.spectrum_to.mkdir(parents=True, exist_ok=True)
-                path = self.spectrum_to / f"spectrum-{name.replace('/', '_')}-{trainer.global_step}.png"
+                path = self.spectrum_to / f"spectrum-{name.replace('/', '_')}-{step_of(trainer)}.png"
                 sinks.append(lambda figure, path=path: figure.savefig(path))
             if sinks:
                 figure = spectrum_figure(mean_spectrum(views))

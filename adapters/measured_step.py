@@ -41,8 +41,12 @@ class MeasuredStep:
         self._names = {module: name.replace("._orig_mod", "") for name, module in modules.items()}
         criteria = [name for name, module in modules.items() if isinstance(module, CRITERIA)]
         projectors = (
-            [name for name in PROJECTORS if name in modules] if module_name is None else [_existing(module_name, modules)]
+            # a ScriptModule takes no hook
+            [name for name in PROJECTORS if name in modules and not isinstance(modules[name], torch.jit.ScriptModule)]
+            if module_name is None
+            else [_existing(module_name, modules)]
         )
+        self._has_criteria = bool(criteria)
         #: whether there is a criterion or module to observe
         self.can_see = bool(projectors or criteria)
         handles = [modules[name].register_forward_hook(HookOf(self._made_by)) for name in projectors]
@@ -91,6 +95,8 @@ class MeasuredStep:
         views = list(output) if isinstance(output, list | tuple) else [output]
         why = _why_unreadable(views)
         if why is not None:
+            if self.module_name is None and self._has_criteria:
+                return
             self.unreadable = f"{name!r} {why} Name a submodule that returns embeddings [batch, dim]."
             return
         made = self._made.setdefault(name, [])

@@ -658,8 +658,67 @@ def test_the_spectrum_is_plotted_to_files_and_to_loggers(tmp_path):
     logger.names = []
     fit(Plain(), monitor.EmbeddingMonitor(every_n_steps=1, spectrum_to=tmp_path / "plots"), logger=logger)
     names = sorted(path.name for path in (tmp_path / "plots").glob("*.png"))
-    assert names == ["spectrum-criterion-1.png", "spectrum-criterion-2.png"]
+    assert names == ["spectrum-criterion-0.png", "spectrum-criterion-1.png"]
     assert logger.names == ["embeddings/criterion/spectrum"] * 2
+
+
+class LogsItself(Plain):
+    """A module that logs a number in each step."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("own", 1.0)
+        return super().training_step(batch, batch_idx)
+
+
+class Recorder(lightning.loggers.Logger):
+    """A logger with nothing but the members that Lightning requires."""
+
+    name, version = "recorder", 0
+
+    def __init__(self):
+        super().__init__()
+        self.steps = {}
+
+    def log_metrics(self, metrics, step):
+        for name in metrics:
+            self.steps.setdefault(name, []).append(step)
+
+    def log_hyperparams(self, *given, **named):
+        pass
+
+
+def test_numbers_have_the_step_under_which_lightning_logs_in_any_logger():
+    logger = Recorder()
+    fit(LogsItself(), monitor.EmbeddingMonitor(every_n_steps=1), logger=logger, log_every_n_steps=1)
+    assert logger.steps["embeddings/criterion/rank_me"] == logger.steps["own"] == [0, 1]
+
+
+class ReturnsDict(nn.Module):
+    """A projector whose output the monitor cannot read."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return {"z": self.layer(x)}
+
+
+class SkipsSteps(Plain):
+    """A module that calls its criterion in the first step only, beside a projector that returns a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.projector = ReturnsDict(self.projector)
+
+    def training_step(self, batch, batch_idx):
+        z = [self.projector(x)["z"] for x in batch[0].unbind(1)]
+        return self.criterion(*z) if batch_idx == 0 else sum(part.sum() for part in z)
+
+
+def test_a_step_without_a_call_does_not_end_a_run_whose_criterion_is_measured():
+    with pytest.warns(UserWarning, match="saw no embeddings"):
+        assert "embeddings/criterion/rank_me" in logged(SkipsSteps())
 
 
 class Slashed(Plain):
@@ -677,7 +736,7 @@ def test_a_name_with_a_slash_is_no_folder(tmp_path):
     pytest.importorskip("matplotlib")
     fit(Slashed(), monitor.EmbeddingMonitor(every_n_steps=1, spectrum_to=tmp_path))
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["spectrum-losses.image_text-1.png", "spectrum-losses.image_text-2.png"]
+    assert names == ["spectrum-losses.image_text-0.png", "spectrum-losses.image_text-1.png"]
 
 
 def test_a_logger_with_figures_needs_no_matplotlib(tmp_path, monkeypatch):

@@ -109,7 +109,7 @@ def gradient_of_a_weight_in_shards():
     from torch.distributed.fsdp import fully_shard
 
     net = torch.nn.Module()
-    net.criterion = VICRegEntropy("log_det", entropy_weight=torch.nn.Parameter(torch.tensor([3.0])))
+    net.criterion = VICRegEntropy("log_det", entropy_weight=torch.nn.Parameter(torch.tensor([3.0], dtype=torch.float64)))
     net.forward = lambda *views: net.criterion.terms(*views)
     fully_shard(net, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
     terms = net(*batch(0, ROWS[dist.get_world_size()]).requires_grad_())

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from it_losses import LogDet, Pairwise, VarianceCovariance, VICRegEntropy
+from it_losses import LogDet, Pairwise, VarianceCovariance, VICRegEntropy, theory
 from it_losses.normalize import check_normalization, normalized
 
 NORMALIZATIONS = [None, "rows", "columns", "uncentred_columns"]
@@ -169,3 +169,10 @@ def test_default_weights_agree_at_unit_variance():
 def test_an_unknown_likelihood_is_refused():
     with pytest.raises(ValueError, match="invariance must be one of"):
         VICRegEntropy("log_det", invariance="laplace")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_log_likelihood_of_half_precision_has_the_digits_of_float32(dtype):
+    z = torch.randn(8, 1024).to(dtype)
+    value, exact = (theory.von_mises_fisher_log_likelihood(x, x, concentration=10.0) for x in (z, z.double()))
+    torch.testing.assert_close(value.double(), exact, rtol=1e-6, atol=0)

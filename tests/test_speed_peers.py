@@ -28,6 +28,14 @@ def measure(folder, objective, *options):
     return program.read(folder / "rows.csv")
 
 
+def test_a_folder_keeps_rows_of_one_number_of_threads(tmp_path, capsys):
+    options = "--objectives", "koleo", "--sizes", "16x8"
+    measure(tmp_path, "koleo", "--sizes", "16x8")
+    words = ["--device", "cpu", "--tested", "--seconds", "0", "--threads", "2", *options, "--out", str(tmp_path)]
+    assert program.main(words) == 1 and "has rows of 1 threads, not 2" in capsys.readouterr().err
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("batch", "dim"), [(20, 33), (33, 20), (150, 160)])
 def test_every_implementation_has_the_same_gradient(objective, batch, dim, monkeypatch):

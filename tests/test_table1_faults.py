@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_a_disk_that_cannot_be_written_keeps_the_finished_runs(folder, monkeypat
     assert {name: (folder / name).read_bytes() for name in before} == before
     with reserved(folder):
         assert sorted(path.name for path in folder.iterdir() if path.is_file()) == sorted(before)
+
+
+def test_a_table_is_not_continued_with_other_images(tmp_path, monkeypatch, capsys):
+    arguments = [*TINY, "--methods", "vicreg", "--output", str(tmp_path)]
+    assert main(arguments) == 0
+    loaded = launch.loaded
+    monkeypatch.setattr(launch, "loaded", lambda options: replace(loaded(options), train=255 - loaded(options).train))
+    assert main(arguments) == 1
+    assert "holds a table made with other settings: images was" in told(capsys.readouterr().err)
 
 
 @pytest.fixture

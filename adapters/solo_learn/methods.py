@@ -50,22 +50,22 @@ class Configured(BaseMethod):
     def option(self, name: str) -> Any:
         """A `method_kwargs` entry as a plain value."""
         value = self.cfg.method_kwargs[name]
-        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
     def configure_callbacks(self) -> list[Any]:
         """An EmbeddingMonitor with the arguments under `monitor:` in the YAML, because main_pretrain takes no callbacks."""
         monitor = OmegaConf.select(self.cfg, "monitor", default=None)
-        return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor))]
+        return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor, resolve=True))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the arguments of the loss too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs)
+        checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs, resolve=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to auto-resume a run with other arguments of the loss; only warn if the user named the checkpoint."""
         super().on_load_checkpoint(checkpoint)
-        was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs)
+        was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs, resolve=True)
         if was is None:
             return
         differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}

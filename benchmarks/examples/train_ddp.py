@@ -54,7 +54,8 @@ def main() -> None:
     rank, world = (dist.get_rank(), dist.get_world_size()) if launched else (0, 1)
 
     torch.manual_seed(0)
-    backbone = timm.create_model(args.backbone, num_classes=0, in_chans=1, img_size=32, patch_size=4)
+    small = {"img_size": 32, "patch_size": 4} if "vit" in args.backbone else {}
+    backbone = timm.create_model(args.backbone, num_classes=0, in_chans=1, **small)
     projector = nn.Sequential(nn.Linear(backbone.num_features, 256), nn.LayerNorm(256), nn.GELU(), nn.Linear(256, 256))
     model: nn.Module = nn.Sequential(backbone, projector).to(device)
     if launched:

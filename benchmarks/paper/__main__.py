@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if settings.get(name, least) < least:
             command.error(f"--{name.replace('_', '-')} must be at least {least}, got {settings[name]}.")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         # all figures use the same trained networks
         inputs = {"networks": Networks(argparse.Namespace(**settings))} if kind == "figure" else settings
         for name in names:
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = {"command": " ".join(["python -m benchmarks.paper", *words])} | settings
             said = save(folder, name, rows, asked | _facts(name, settings) | {"seconds": round(time.perf_counter() - start)})
             print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
-    except (BackboneError, DataError, OptionError) as problem:
+    except (BackboneError, DataError, OptionError, OSError) as problem:
         command.error(str(problem))
     return 0
 

@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     # rows of an earlier call are kept, except for cases that are measured again
     cases: dict[Key, list[Row]] = {}
     for row in read(folder / "rows.csv"):
+        if row["threads"] != str(options.threads):
+            print(f"{folder} has rows of {row['threads']} threads, not {options.threads}: use another --out", file=sys.stderr)
+            return 1
         cases.setdefault(case_of(row), []).append(row)
     for measured in _measured(options, device):
         cases[case_of(measured[0])] = measured

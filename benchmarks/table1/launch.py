@@ -42,7 +42,7 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
         # the first process reserves the folder for all processes
         with reserved(options.output) if is_first_process() else nullcontext():
             records = Records(options.output)
-            records.open(options.settings())
+            records.open(options.settings() | {"images": images.digest})
             _make(options, images, records)
             if page and is_first_process():
                 _show(page(records, options, images), options)

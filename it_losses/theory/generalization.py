@@ -120,6 +120,8 @@ def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tenso
     _check_targets(z, targets)
     _check_targets(test_z, test_targets)
     weight = weight.double()
+    if weight.shape[1] != targets.shape[1] or weight.shape[1] != test_targets.shape[1]:
+        raise ValueError(f"targets need {weight.shape[1]} columns, got {targets.shape[1]} and {test_targets.shape[1]}.")
     train = _norms(z.double() @ weight - targets.double()).mean()
     return _norms(test_z.double() @ weight - test_targets.double()).mean() - train
 

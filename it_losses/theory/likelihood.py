@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from it_losses.checks import check_count, check_not_negative, check_positive
+from it_losses.precision import accumulated
 from it_losses.theory.network import Network, jacobian_vector_products, jacobians
 
 
@@ -82,6 +83,7 @@ def view_covariance(views: Tensor) -> Tensor:
     """
     if views.ndim != 3 or views.shape[1] < 2:
         raise ValueError(f"views must be (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")
+    views = accumulated(views)
     centred = views - views.mean(dim=1, keepdim=True)
     return centred.mT @ centred / (views.shape[1] - 1)
 
@@ -110,5 +112,7 @@ def von_mises_fisher_log_likelihood(z_a: Tensor, z_b: Tensor, *, concentration: 
 
     It is minus k times the distance that the likelihood "von_mises_fisher" of VICRegEntropy measures, plus `k + log C(k)`.
     """
+    if z_a.shape != z_b.shape:
+        raise ValueError(f"z_a and z_b must have one shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
     constant = von_mises_fisher_log_constant(concentration, z_a.shape[-1])
-    return concentration * cosine_similarity(z_a, z_b, dim=-1).mean() + constant
+    return concentration * cosine_similarity(accumulated(z_a), accumulated(z_b), dim=-1).mean() + constant

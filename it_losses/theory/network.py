@@ -64,7 +64,7 @@ def normality_p_values(samples: Tensor) -> Tensor:
         raise ImportError("the normality test needs scipy. Run: pip install scipy") from missing
     if len(samples) < 20:
         raise ValueError(f"the normality test needs at least 20 samples, got {len(samples)}.")
-    columns = samples.detach().double().flatten(1)
+    columns = samples.detach().double().reshape(len(samples), -1)
     varies = (columns - columns[0]).abs().amax(dim=0) > 0
     p_values = torch.full_like(columns[0], torch.nan)
     if bool(varies.any()):

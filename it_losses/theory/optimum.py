@@ -13,6 +13,9 @@ def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Te
 
     Source: arXiv 2303.00633.
     """
+    if conditional.shape != other_conditional.shape:
+        shapes = tuple(conditional.shape), tuple(other_conditional.shape)
+        raise ValueError(f"both conditional covariances must have one shape, got {shapes[0]} and {shapes[1]}.")
     return (_log_det(covariance) - _log_det(conditional) - _log_det(other_conditional)).sum()
 
 

@@ -55,6 +55,8 @@ class OutputMixture:
 
     def log_density(self, z: Tensor) -> Tensor:
         """The log-density `log p(z)`: [batch, dim] -> [batch]."""
+        if z.ndim != 2 or z.shape[1] != self.means.shape[1]:
+            raise ValueError(f"z must be (batch, {self.means.shape[1]}), got {tuple(z.shape)}.")
         log_each = [self._component_log_density(n, z) for n in range(len(self.means))]
         return torch.stack(log_each).logsumexp(dim=0) - math.log(len(self.means))
 
@@ -127,7 +129,9 @@ def output_mixture(network: Network, prototypes: Tensor, covariance: float | Ten
     """
     check_not_negative("ridge", ridge)
     means, jacobian = network(prototypes).detach(), jacobians(network, prototypes)
-    if isinstance(covariance, Tensor):
+    if isinstance(covariance, Tensor) and covariance.ndim:
+        if covariance.ndim == 1:
+            raise ValueError("covariance must be a number or matrices, got a vector. Pass torch.diag(variances).")
         covariances = jacobian @ covariance.to(jacobian) @ jacobian.mT
     else:
         covariances = check_positive("covariance", covariance) * jacobian @ jacobian.mT
