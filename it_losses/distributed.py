@@ -185,7 +185,9 @@ def gathered_views(
     if not distributed.is_active():
         return views
     if torch._C._are_functorch_transforms_active():
-        tell_ranks_of_refusal(distributed)
+        # older versions of torch would wrap the numbers that are exchanged
+        with torch._C._DisableFuncTorch():
+            tell_ranks_of_refusal(distributed)
         raise RuntimeError("torch.func transforms cannot gather the samples of other ranks. Pass gather_distributed=False.")
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, (objective, *settings), *views))
