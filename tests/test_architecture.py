@@ -39,7 +39,7 @@ BELOW = {
     "criteria": {"bound", "checks", "constants", "distributed", "entropy", "likelihood", "observe", "vicreg_conventions"},
     "functional": {"bound", "checks", "distributed", "entropy", "likelihood", "normalize", "precision"},
     "diagnostics": {"checks", "entropy"},
-    "theory": {"checks", "diagnostics"},
+    "theory": {"checks", "diagnostics", "precision"},
 }
 
 #: the files in it_losses/kernels that each file there imports; a file that is not listed imports only `batch`
