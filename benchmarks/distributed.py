@@ -121,8 +121,10 @@ def main() -> None:
         parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
     shapes = [(int(samples), int(dim)) for samples, dim in (shape.split("x") for shape in options.shapes)]
     uneven = [f"{n} samples on {world} ranks" for n, _ in shapes for world in options.ranks if world < 2 or n % world]
-    if uneven or options.repeats < 2:
-        parser.error(f"samples must be divisible by two or more ranks, and --repeats at least 2: {', '.join(uneven)}")
+    if uneven:
+        parser.error(f"samples must be divisible by two or more ranks, got {', '.join(uneven)}")
+    if options.repeats < 2:
+        parser.error(f"--repeats must be at least 2, got {options.repeats}")
     of_ranks = pd.DataFrame([row for world in options.ranks for row in measured(world, shapes, options.repeats)])
     rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}"

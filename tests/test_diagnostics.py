@@ -404,6 +404,13 @@ def test_every_diagnostic_checks_its_argument_alike(name, z, match):
             ALL[name](z)
 
 
+def test_arrays_without_masked_rows_and_data_frames_are_batches():
+    pandas = pytest.importorskip("pandas")
+    z = np.random.default_rng(0).normal(size=(20, 4))
+    for same in (np.ma.array(z), np.ma.array(z, mask=np.zeros_like(z)), pandas.DataFrame(z)):
+        assert diagnostics.spread(same) == diagnostics.spread(z)
+
+
 @pytest.mark.parametrize("z", [None, 3, "z", {"z": torch.randn(4, 2)}])
 def test_arguments_that_are_no_batch_are_named(z):
     with pytest.raises(ValueError, match=f"got {type(z).__name__}"):

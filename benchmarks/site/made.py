@@ -45,6 +45,7 @@ MADE: dict[str, Callable[[], str]] = {
     "described-estimators": tables.described_estimators,
     "estimators": tables.estimators,
     "gains": tables.gains,
+    "losses": tables.losses,
     "ranks": tables.ranks,
     "step": tables.step,
     "weights": tables.weights,

@@ -4,6 +4,8 @@ import inspect
 import re
 from pathlib import Path
 
+import torch
+
 from benchmarks.pages import RESULTS, table
 from benchmarks.report import newest
 from benchmarks.site.rows import changed, folder, gpu_folder, read, records, score, speed, speed_rows
@@ -12,7 +14,7 @@ from benchmarks.speed.measure import Row
 from benchmarks.speed.report import Key, by_case
 from benchmarks.statistics import LEVEL, difference, holm
 from benchmarks.table1.recipes import BASES, title
-from it_losses import ESTIMATORS, EntropyEstimator
+from it_losses import ESTIMATORS, EntropyEstimator, VICReg, VICRegEntropy
 from it_losses.__main__ import estimator_table
 
 #: method of Table 1 -> its code, and the timed objective; None if the loss is another library's
@@ -134,6 +136,18 @@ def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dic
         memory = f", {peaks[case][name]:,.0f} MiB" if case in peaks else ""
         cells[column] = f"{times[case][name]:,.{int(times[case][name] < 100)}f} ms{memory}"
     return cells
+
+
+def losses() -> str:
+    """The losses of healthy and of collapsed embeddings, by objective with its default weights."""
+    images, *noise = torch.randn(3, 256, 512, generator=torch.Generator().manual_seed(0))
+    views = {"healthy": [images + 0.3 * n for n in noise], "all equal": [torch.ones(256, 512)] * 2}
+    others = [name for name in ESTIMATORS if name != "variance_covariance"]
+    criteria = {"`VICReg()`": VICReg()} | {f'`"{name}"`': VICRegEntropy(name) for name in others}
+    values = {kind: {name: criterion(*z).item() for name, criterion in criteria.items()} for kind, z in views.items()}
+    # few digits, which do not depend on the machine
+    shown = {kind: {name: f"{x:.{int(abs(x) < 10)}f}" for name, x in found.items()} for kind, found in values.items()}
+    return table({"": kind} | found for kind, found in shown.items())
 
 
 def accuracies() -> str:

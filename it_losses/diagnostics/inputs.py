@@ -77,7 +77,9 @@ def check_together(first: Tensor, other: Tensor) -> None:
 
 
 def _as_tensor(z: Batch) -> Tensor:
-    if hasattr(z, "get_mask") or hasattr(z, "mask"):
+    mask: Any = getattr(z, "mask", None)
+    # `mask` of a pandas DataFrame is a method
+    if hasattr(z, "get_mask") or (hasattr(mask, "any") and mask.any()):
         raise ValueError("embeddings need every row, got a masked array. Select the rows that count.")
     if isinstance(z, Tensor):
         return z
