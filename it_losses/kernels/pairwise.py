@@ -96,7 +96,7 @@ def _entropy(
         components.append(_component(rates, mixture, batch.dim))
         if gradient is not None:
             weight = -request.entropy_weight * 2 / (batch.samples * batch.stacks * len(sums)) * rates
-            weights = sums.reciprocal_().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
+            weights = sums.reciprocal().mul_(weight[:, :, None] if isinstance(weight, Tensor) else weight)
             own = gradient[first * groups : (first + views_at_once) * groups] if views_at_once < len(batch.own) else gradient
             products.add_pair_gradient_(own, pairs, weights)
         # free memory before the pairs of the next view are formed

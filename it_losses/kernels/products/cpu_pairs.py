@@ -7,7 +7,7 @@ Pairs within one image lie in blocks on the diagonal and have e_ij = 0. An image
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,8 @@ class Pairs(NamedTuple):
     rates: float | Tensor  # one number, or [K, groups]
     norms: Tensor  # [groups, N, 1]
     image_rows: int
+    #: sum_j e_ij
+    sums: Tensor  # [K, groups, n]
     #: values of the first strips, as many as memory allows
     kept: list[Tensor]
 
@@ -60,9 +62,9 @@ def pair_sums(
 
     `image_rows` adjacent rows belong to one image. `rates` is one number or [K, groups]. `itself` is added to each sum.
     """
-    pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, [])
+    sums = x.new_empty(1 if isinstance(rates, float) else len(rates), len(x), own.stop - own.start)
+    pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, sums, [])
     factors, scratch = pairs.factors(), None
-    sums = x.new_empty(len(factors), len(x), own.stop - own.start)
     for rows, cols in pairs.strips():
         memory -= len(x) * (rows.stop - rows.start) * cols.stop * x.element_size()
         if memory < 0 and scratch is None:
@@ -75,26 +77,50 @@ def pair_sums(
                 total[:, : rows.start].add_(e[:, :, : rows.start].sum(dim=1))
         if scratch is None:
             pairs.kept.append(known)
-    return sums.add_(itself) if itself else sums, pairs
+    return sums + itself if itself else sums, pairs
 
 
 def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
     """Add `sum_j W_ij (x_i - x_j)` to out [groups, n, dim]; weights are [K, groups, N] or, if shared, [K, groups, 1]."""
+    if weights.shape == (1, len(pairs.x), 1):
+        _add_gradient_of_one_weight_(out, pairs, 2 * weights[0, :, :, None])
+        return
     x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_empty(len(x), own.stop - own.start, 1)
     # only several strips can share memory
     scratch = _scratch(x, strips) if len(strips) > 1 else None
-    again = _scratch(x, strips) if len(strips) > max(len(pairs.kept), 1) else None
-    for i, (rows, cols) in enumerate(strips):
-        known = pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
+    for rows, cols, known in _known_strips(pairs):
         w = _strip_weights(pairs, weights, rows, cols, known, _block(x, known.shape, scratch))
         torch.sum(w, dim=2, keepdim=True, out=_rows(total, rows, own.start))
-        add_product_(_rows(out, rows, own.start), w, _rows(x, cols), alpha=-1)
         if pairs.is_triangle and rows.start:
             before = slice(0, rows.start)
             total[:, before].add_(w[:, :, before].sum(dim=1)[:, :, None])
-            add_product_(out[:, before], w[:, :, before].mT, x[:, rows], alpha=-1)
+        _subtract_product_(out, pairs, rows, cols, w, x)
     out.addcmul_(_rows(x, own), total)
+
+
+def _add_gradient_of_one_weight_(out: Tensor, pairs: Pairs, weight: Tensor) -> None:
+    """The gradient for `W_ij = weight e_ij`, with weight [groups, 1, 1]: its row sums are known, and W is not formed."""
+    x = pairs.x * weight
+    for rows, cols, known in _known_strips(pairs):
+        _subtract_product_(out, pairs, rows, cols, known, x)
+    out.addcmul_(_rows(x, pairs.own), pairs.sums[0, :, :, None])
+
+
+def _subtract_product_(out: Tensor, pairs: Pairs, rows: slice, cols: slice, w: Tensor, x: Tensor) -> None:
+    """Subtract the product of x with a strip w of a symmetric matrix, of which a single rank has the lower triangle."""
+    add_product_(_rows(out, rows, pairs.own.start), w, _rows(x, cols), alpha=-1)
+    if pairs.is_triangle and rows.start:
+        before = slice(0, rows.start)
+        add_product_(out[:, before], w[:, :, before].mT, x[:, rows], alpha=-1)
+
+
+def _known_strips(pairs: Pairs) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and values of each strip. Values that were not kept are computed again."""
+    strips = pairs.strips()
+    again = _scratch(pairs.x, strips) if len(strips) > max(len(pairs.kept), 1) else None
+    for i, (rows, cols) in enumerate(strips):
+        yield rows, cols, pairs.kept[i] if i < len(pairs.kept) else _strip_values(pairs, rows, cols, again)
 
 
 def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
@@ -136,8 +162,6 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
     factors = pairs.factors()
     if len(factors) > 1:
         out.zero_()
-    if weights.shape == (1, len(known), 1):
-        return torch.mul(known, 2 * weights[0, :, :, None], out=out)
     weights = weights.expand(-1, -1, pairs.x.shape[1])
     for weight, factor in zip(weights.unbind(), factors, strict=True):
         of_rows, of_columns = _rows(weight, rows).unsqueeze(2), _rows(weight, cols).unsqueeze(1)
