@@ -6,7 +6,7 @@ from torch import nn
 
 from it_losses.adapters import framework
 
-#: solo-learn backbones with this prefix are timm models
+#: prefix of timm models among solo-learn's backbones
 PREFIX = "timm/"
 
 
@@ -15,8 +15,8 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
 
     Args:
         name: a timm model.
-        small_images: replace a ResNet's stem of stride 4 by a 3x3 convolution of stride 1, for images of about 32 pixels. For
-            transformers pass `img_size=32, patch_size=4` instead.
+        small_images: for images of about 32 pixels, replace the stem of a ResNet (stride 4) by a 3x3 convolution of stride 1.
+            For transformers pass `img_size=32, patch_size=4` instead.
         options: other arguments of `timm.create_model`.
 
     Raises:
@@ -28,11 +28,11 @@ def timm_backbone(name: str, *, small_images: bool = False, **options: Any) -> n
             "Leave it out, and put torch.nn.Linear(backbone.num_features, num_classes) after the encoder."
         )
     timm = framework("timm", install="pip install timm")
-    # timm's own model, because a framework may have registered another one under the same name
+    # timm's own model, because a framework may have registered another model under this name
     model = _entrypoint(timm, name)(num_classes=0, **options)
     if small_images:
         _keep_resolution(model, name)
-    # in some families the pooled features pass through one more layer, which changes their width
+    # in some models the pooled features pass through one more layer, which changes their width
     model.num_features = getattr(model, "head_hidden_size", None) or model.num_features
     return model
 
@@ -70,7 +70,7 @@ class WithTimm(dict[str, Any]):
             raise KeyError(name)
 
         def build(method: str | None = None, **options: Any) -> nn.Module:
-            # `method` is unused: solo-learn passes it to its own backbones
+            # solo-learn passes `method` to every backbone
             return timm_backbone(name.removeprefix(PREFIX), **options)
 
         return build

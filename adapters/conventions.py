@@ -1,4 +1,4 @@
-"""The arguments of each library's VICReg and SIGReg, translated into our names and that library's convention."""
+"""Our VICReg and SIGReg, built from the arguments of each library, with the same value as in that library."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from it_losses import SIGReg, VICReg
 from it_losses.checks import Check, check_count, check_positive
 from it_losses.sigreg_conventions import CONVENTIONS, SIGRegConvention
 
-#: for each library, the name of its argument -> the name of ours
+#: library -> {its argument: our argument}
 ARGUMENTS: dict[str, dict[str, str]] = {
     "lightly": {
         "lambda_param": "invariance_weight",
@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "eb_jepa": {"std_coeff": "variance_weight", "cov_coeff": "covariance_weight"},
 }
 
-#: defaults of each library that differ from those of VICReg()
+#: for each library, our arguments whose defaults differ from those of VICReg()
 DEFAULTS: dict[str, dict[str, object]] = {
     "lightly": {"gather_distributed": False},
     "solo-learn": {"convention": "solo-learn"},
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
 
 
 def translated(library: str, **arguments: object) -> dict[str, object]:
-    """The arguments of that library's VICReg as arguments of ours; ValueError for an unknown library or argument."""
+    """Arguments of our VICReg, from those of a library's VICReg; ValueError for an unknown library or argument."""
     if library not in ARGUMENTS:
         raise ValueError(f"library must be one of {sorted(ARGUMENTS)}, got {library!r}.")
     ours = ARGUMENTS[library]
@@ -63,12 +63,12 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
 
 
 def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments: object) -> VICReg:
-    """A VICReg that computes the same value as that library's VICReg with these arguments.
+    """Our VICReg with the value that a library's VICReg has for these arguments.
 
     Args:
         library: a key of ARGUMENTS.
         gather_distributed: whether the statistics use the samples of all ranks; None for the library's default.
-        arguments: those of the library's VICReg.
+        arguments: arguments of the library's VICReg.
 
     >>> vicreg("solo-learn", sim_loss_weight=25, var_loss_weight=25, cov_loss_weight=1).convention
     'solo-learn'
@@ -80,10 +80,12 @@ def vicreg(library: str, *, gather_distributed: bool | None = None, **arguments:
 
 
 class EppsPulley(SIGReg):
-    """SIGReg as `-batch * T`, where T is the statistic of Epps and Pulley: `[batch, ..., dim] -> []`.
+    """SIGReg with the arguments of lightly and stable-pretraining: `[batch, ..., dim] -> []`.
+
+    The value is `-batch * T`, T the statistic of Epps and Pulley.
 
     Args:
-        knots: points of the trapezoidal rule on [0, t_max]; [-t_max, 0] mirrors them.
+        knots: points of the trapezoidal rule on [0, t_max]; the rule is symmetric around 0.
         t_max: the largest frequency.
         slices: the number of random directions.
     """
@@ -100,5 +102,5 @@ class EppsPulley(SIGReg):
 
     @property
     def numbers(self) -> SIGRegConvention:
-        """Lightly's convention with these knots, which stable-pretraining applies to pooled views."""
+        """Lightly's convention, with the points given by `knots` and `t_max`."""
         return CONVENTIONS["lightly"]._replace(points=2 * self.knots - 1, largest=self.t_max)

@@ -1,4 +1,4 @@
-"""Base of drop-in criteria: constants and dtypes as in the replaced library, whose pickles can be loaded."""
+"""Base of drop-in criteria: they use the names and dtypes of the replaced library, and load its pickles."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -13,10 +13,10 @@ from it_losses.distributed import distributed_options
 
 
 class HostNames(nn.Module):
-    """A criterion whose constants can also be read and set under the names of the host (the replaced library).
+    """A criterion whose constants also have the names of the host, the replaced library.
 
-    `criterion.lambda_param = 1.0` checks and sets `invariance_weight`. State dicts hold trainable weights under the names
-    of the host. A subclass maps the names of the host to ours in `host_names`.
+    `criterion.lambda_param = 1.0` checks and sets `invariance_weight`. State dicts hold trainable weights under the host's
+    names. A subclass maps the host's names to ours in `host_names`.
     """
 
     host_names: ClassVar[Mapping[str, str]] = {}
@@ -27,10 +27,10 @@ class HostNames(nn.Module):
             setattr(cls, theirs, property(lambda self, ours=ours: getattr(self._constants(), ours), doc=f"Our `{ours}`."))
 
     def _constants(self) -> Any:
-        """The module that holds the constants."""
+        """The module with the constants."""
         return self
 
-    # setters of properties would come too late, because a module registers a Parameter before it looks for a property
+    # not property setters, because nn.Module registers a Parameter before it looks for a property
     def __setattr__(self, name: str, value: Any) -> None:
         ours = self.host_names.get(name)
         if ours is not None:
@@ -44,7 +44,7 @@ class HostNames(nn.Module):
 
     @property
     def gather_distributed(self) -> bool:
-        """Whether the statistics use the samples of all ranks. It can be set."""
+        """Whether the statistics use the samples of all ranks. You may set it."""
         gathers: bool = self._constants().distributed.gather_distributed
         return gathers
 
@@ -62,16 +62,16 @@ class HostNames(nn.Module):
 
 
 def in_host_dtype(value: Tensor, *views: Any) -> Tensor:
-    """The value in the dtype that the host would return: float32 under autocast, else the widest dtype of the views."""
+    """The value in the dtype of the host's result: float32 under autocast, else the widest dtype of the views."""
     kind = views[0].device.type
-    # devices are listed here, because older compilers cannot trace a query for them
+    # older compilers cannot trace a query for the device types with autocast
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return value
     return value.to(reduce(torch.promote_types, [z.dtype for z in views]))
 
 
 def check_can_gather(gather_distributed: bool) -> None:
-    """Raise ValueError if gathering is requested and torch has no torch.distributed, as the replaced classes do."""
+    """Raise ValueError, as the replaced classes do, if gathering is requested without torch.distributed."""
     if gather_distributed and not dist.is_available():
         raise ValueError(
             "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
@@ -80,9 +80,10 @@ def check_can_gather(gather_distributed: bool) -> None:
 
 
 def as_ours(criterion: nn.Module, cls: type[nn.Module], state: Mapping[str, Any], **arguments: Any) -> dict[str, Any]:
-    """Construct our criterion by `cls.__init__`, and return its state plus the rest of the replaced class's pickled state.
+    """The state of our criterion, made from the pickled state of the replaced class.
 
-    The rest is hooks, and the attributes, parameters and submodules that a subclass added.
+    `cls.__init__(criterion, **arguments)` makes our attributes. From `state` come only hooks, and the attributes, parameters
+    and submodules that a subclass added.
     """
     cls.__init__(criterion, **arguments)
     ours = {name: value for name, value in state.items() if name not in arguments}

@@ -1,9 +1,9 @@
-"""eb_jepa: criteria that return the dict of scalars that eb_jepa's training loops log and back-propagate.
+"""eb_jepa: criteria that return a dict of scalars, as eb_jepa's training loops expect.
 
     - loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # eb_jepa.losses
     + loss_fn = VICRegLoss(std_coeff=1.0, cov_coeff=80.0)      # it_losses.adapters.eb_jepa
 
-Nothing of eb_jepa is imported.
+This module does not import eb_jepa.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from it_losses.entropy import EntropyEstimator
 class VICRegLoss(HostNames, VICReg):
     """eb_jepa's VICReg, with the same value: 2 x [batch, dim] -> {"loss", "invariance_loss", "var_loss", "cov_loss"}.
 
-    `loss` back-propagates. The other three are detached and unweighted, in eb_jepa's units, for logging. Both weights can be
-    read and set under eb_jepa's names.
+    Only `loss` has a gradient. The others are for logging: unweighted, in eb_jepa's units. Both weights can be read and set
+    under eb_jepa's names.
 
     Args:
-        std_coeff: weight of the variance hinges, added over the views.
-        cov_coeff: weight of the squared covariances, averaged over the pairs of dimensions and added over the views.
-        gather_distributed: whether the statistics use the samples of all ranks; in eb_jepa they do not.
+        std_coeff: weight of the variance hinges, which are summed over the views.
+        cov_coeff: weight of the squared covariances, which are averaged over pairs of dimensions and summed over the views.
+        gather_distributed: whether the statistics use the samples of all ranks. eb_jepa uses those of one rank.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["eb_jepa"]
@@ -41,7 +41,7 @@ class VICRegLoss(HostNames, VICReg):
         named = {
             "loss": terms.loss,
             "invariance_loss": terms.invariance,
-            # eb_jepa adds the hinges and averages covariances over pairs; we average hinges and divide covariances by dim
+            # eb_jepa sums the hinges over the views, and divides the covariances by dim (dim - 1), not by dim
             "var_loss": 2 * terms.variance,
             "cov_loss": terms.covariance / max(z1.shape[-1] - 1, 1),
         }

@@ -1,4 +1,4 @@
-"""Numbers and a plot of the embeddings of a step: entropies, ranks, spread, the collapse alarm, and the spectrum."""
+"""The numbers that EmbeddingMonitor logs for the embeddings of a step, and the plot of their spectrum."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ INSTALL = "pip install matplotlib"
 
 
 def numbers(views: Sequence[Tensor], *, beta: float = 1.0) -> tuple[dict[str, float], str | None]:
-    """Numbers by name, averaged over the views, and an alarm or None: V x [rows, dim] -> ({name: float}, alarm).
+    """Numbers by name, averaged over the views, and a warning of collapse or None: V x [rows, dim] -> (numbers, warning).
 
-    Each view is measured by itself, as criteria do, because rows of two views may belong to the same image.
+    Each view is measured by itself, as in the criteria, because rows of two views may belong to the same image.
     """
     each = [_numbers_of_view(z, beta) for z in views]
     alarms = [alarm_of(found, len(z), z.shape[1]) for found, z in zip(each, views, strict=True)]
@@ -47,7 +47,7 @@ def can_plot() -> bool:
 
 
 def spectrum_figure(eigenvalues: Tensor) -> Any:
-    """A logarithmic plot of the eigenvalues of a covariance against their rank: [dim] -> matplotlib Figure."""
+    """A logarithmic plot of eigenvalues, in the given order: [dim] -> matplotlib Figure."""
     framework("matplotlib", install=INSTALL)
     from matplotlib.figure import Figure
 
@@ -72,6 +72,6 @@ def figure_sinks(trainer: Any, name: str) -> list[Callable[[Any], None]]:
 
 
 def step_of(trainer: Any) -> int:
-    """The number of the step as Lightning itself logs it; `global_step` counts optimizer steps, and this one already."""
+    """The step number under which Lightning itself logs, not `global_step`, which counts optimizer steps."""
     step: int = trainer.fit_loop.epoch_loop._batches_that_stepped
     return step

@@ -20,7 +20,7 @@ from it_losses.checks import Check, check_count, check_name
 
 
 def _lightning() -> Any:
-    # Lightning has two package names, and its trainer takes callbacks of both
+    # Lightning has two package names, and a Trainer of either accepts callbacks of both
     try:
         return framework("lightning.pytorch", install="pip install lightning")
     except ImportError:
@@ -34,7 +34,7 @@ def _check_folder(name: str, folder: str | Path | None) -> Path | None:
 
 
 lightning = _lightning()
-#: the check of each constant, which runs whenever it is set
+#: constant -> the check that runs whenever the constant is set
 CHECKS: dict[str, Check] = {
     "every_n_steps": check_count,
     "rows": partial(check_count, at_least=2),
@@ -46,25 +46,25 @@ CHECKS: dict[str, Check] = {
 class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
     """Measures the embeddings of every `every_n_steps`-th step on each rank's batch, and logs the averages over ranks.
 
-    Each criterion of ours that the step calls is logged under its own name in the module, with the views it is called with;
-    the second call in a step is `<name>-2`, and so on. With `module`, the output of that submodule is measured. If no criterion
-    is called, the output of `projector` or `projection_head` is measured. For each name the monitor logs:
+    With `module` it measures the output of that submodule. Otherwise it measures the views of each of our criteria that the
+    step calls. If there is none, it measures the output of `projector` or `projection_head`. `<name>` is the name of the
+    criterion or submodule in the LightningModule; a second call in the step gets `<name>-2`, and so on. The log has:
 
-    `<prefix>/<name>/invariance`, `/entropy`, ...: the terms of the criterion, in its own units;
+    `<prefix>/<name>/invariance`, `/entropy`, ...: the terms of a criterion, in its own units;
     `<prefix>/<name>/pairwise_lower_nats`, `/pairwise_upper_nats`: `diagnostics.sphere_entropy_bounds`, 0 at collapse;
     `<prefix>/<name>/gaussian_entropy_nats`, `/log_det_entropy_nats`, `/rank_me`, `/participation_ratio`, `/spread`, `/std`,
     `/norm_of_mean`: `diagnostics.measure`, with the beta of the criterion if it has one.
 
-    `<prefix>/collapsed` is the fraction of ranks on which any embeddings have collapsed. A row is an image: positions, tokens
-    and groups are averaged. Embeddings may be [N, D], [N, tokens, D], [N, D, H, W] or [N, D, 1, 1].
+    `<prefix>/collapsed` is the fraction of ranks on which any embeddings have collapsed. Embeddings may be [N, D],
+    [N, tokens, D] or [N, D, H, W]. They are first averaged over tokens, positions and groups, so that a row is an image.
 
     Args:
         module: name of the submodule whose output is the embedding; None for the views of the criteria.
-        every_n_steps: measure one batch in this many; the others cost nothing.
-        rows: the largest number of rows of a step that are measured for each name, spread evenly over views and batch.
-        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. Loggers that show figures always get plots.
+        every_n_steps: measure every n-th batch; the others cost nothing.
+        rows: the largest number of rows measured for each name in a step, spread evenly over views and batch.
+        spectrum_to: folder for plots of the spectrum, `spectrum-<name>-<step>.png`. TensorBoard and W&B get the plots anyway.
         on_collapse: "warn" once, "stop" the training, or "raise".
-        prefix: prefix of the logged names.
+        prefix: first part of the logged names.
 
     Raises:
         ValueError: the module has no submodule of that name, the submodule returns no embeddings, or there is nothing to
@@ -93,7 +93,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Warn again in another fit."""
+        """Allow each warning once in this fit."""
         self._warned.clear()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -113,18 +113,18 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         everywhere = _mean_over_ranks(trainer, pl_module.device, measured)
         self._log(trainer, pl_module, everywhere)
         self._plot(trainer, step.embeddings)
-        # all ranks stop together, because a rank that went on alone would wait for the others forever
+        # all ranks must stop together: a rank that continues alone would wait for the others forever
         if everywhere.get("collapsed", 0) > 0:
             self._alarm(trainer, alarm or "the embeddings of another rank have collapsed.")
 
     def on_train_end(self, *hooked: Any, **named: Any) -> None:
-        """Close a measured step that did not end, for example because the module ended the epoch by returning -1."""
+        """Close a step that was interrupted, for example by a hook that returned -1 to end the epoch."""
         self._close()
 
     on_exception = on_validation_start = on_train_epoch_end = teardown = on_train_end
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state of a copy: without the current step and Lightning's logging functions, which belong to one module."""
+        """The state for copies, without the current step and Lightning's logging functions, which belong to one module."""
         return {name: value for name, value in self.__dict__.items() if name not in ("log", "log_dict")} | {"_step": None}
 
     def _close(self) -> MeasuredStep | None:
@@ -135,7 +135,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         return step
 
     def _measure(self, step: MeasuredStep) -> tuple[dict[str, float], str | None]:
-        """All numbers of the step by name, and the first alarm or None."""
+        """All numbers of the step by name, and the first warning of collapse or None."""
         measured = {f"{name}/{term}": float(value) for name, terms in step.terms.items() for term, value in terms.items()}
         alarms = []
         for name, views in step.embeddings.items():
@@ -160,7 +160,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
     def _log(self, trainer: Any, pl_module: Any, measured: dict[str, float]) -> None:
         named = {f"{self.prefix}/{name}": value for name, value in measured.items()}
-        # logged directly, because Lightning logs only every log_every_n_steps-th step
+        # call the loggers directly, because Lightning logs only every log_every_n_steps-th step
         for logger in trainer.loggers:
             logger.log_metrics(named, step=step_of(trainer))
         pl_module.log_dict(named, on_step=True, on_epoch=False, logger=False, batch_size=1)
@@ -174,7 +174,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         self._warn(message, kind="collapse")
 
     def _warn(self, message: str, kind: str = "nothing seen") -> None:
-        """Warn once for each kind."""
+        """Warn once for each `kind`."""
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, stacklevel=3)
@@ -193,7 +193,7 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
 
 
 def _mean_over_ranks(trainer: Any, device: Any, measured: dict[str, float]) -> dict[str, float]:
-    """Average each number of the first rank, and `collapsed`, over the ranks that have it."""
+    """Average each number of rank 0, and `collapsed`, over the ranks that have this number."""
     names = trainer.strategy.broadcast(["collapsed", *(name for name in measured if name != "collapsed")])
     rows = [[measured.get(name, 0.0), float(name in measured)] for name in names]
     sums = trainer.strategy.reduce(torch.tensor(rows, dtype=torch.float32, device=device), reduce_op="sum").tolist()

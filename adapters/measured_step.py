@@ -1,4 +1,4 @@
-"""MeasuredStep: the embeddings and terms of one training step, by the name of the criterion or module."""
+"""MeasuredStep records the embeddings and the terms of the criteria in one training step, for EmbeddingMonitor."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -11,22 +11,21 @@ from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy
 from it_losses.observe import add_observer, can_be_seen
 
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
-#: names of the projector in lightly (projection_head), solo-learn and stable-pretraining (projector)
+#: names of the projector in solo-learn and stable-pretraining, and in lightly
 PROJECTORS = ("projector", "projection_head")
-#: most calls of a criterion, or outputs of a module, that are kept; an optimizer with a closure may make many more
+#: most calls of a criterion or outputs of a module that are recorded; an optimizer with a closure may make more
 MOST_CALLS = 8
 
 
 class MeasuredStep:
-    """Collects embeddings, and the terms of criteria, during one training step until `close()`.
+    """Records embeddings, and the terms of criteria, from its construction to `close()`.
 
-    Modules get forward hooks only. A pickled or copied module keeps the hooks, but they do nothing in the copy. A MeasuredStep
-    closes itself when nothing refers to it.
+    Its forward hooks do nothing in copies and pickles of the modules. Garbage collection closes the object too.
 
     Args:
         root: the module to observe.
         module_name: the submodule whose outputs are the embeddings; None: see `embeddings`.
-        rows: the most rows that are kept for each name, spread evenly over its views and over the batch.
+        rows: the largest number of rows kept for each name, spread evenly over its views and the batch.
     """
 
     def __init__(self, root: nn.Module, module_name: str | None, rows: int) -> None:
@@ -37,11 +36,11 @@ class MeasuredStep:
         self.unreadable: str | None = None
         self._taken: dict[str, list[Tensor]] = {}
         self._made: dict[str, list[Tensor]] = {}
-        # torch.compile(module) returns a wrapper with the module as `_orig_mod`
+        # torch.compile(module) wraps the module as the submodule `_orig_mod`
         self._names = {module: name.replace("._orig_mod", "") for name, module in modules.items()}
         criteria = [name for name, module in modules.items() if isinstance(module, CRITERIA)]
         projectors = (
-            # a ScriptModule takes no hook
+            # a ScriptModule accepts no hook
             [name for name in PROJECTORS if name in modules and not isinstance(modules[name], torch.jit.ScriptModule)]
             if module_name is None
             else [_existing(module_name, modules)]
@@ -57,10 +56,10 @@ class MeasuredStep:
 
     @property
     def embeddings(self) -> dict[str, list[Tensor]]:
-        """Views [rows, dim], of two rows or more, by name.
+        """The recorded views [rows, dim] with at least two rows, by name of the criterion or module.
 
-        They are the outputs of the named module. Without a name they are the views of criteria, or, if no criterion was called,
-        the outputs of projectors.
+        They are the outputs of `module_name`. Without a name they are the views of criteria, or the outputs of projectors if no
+        criterion was called.
         """
         chosen = self._made if self.module_name is not None else self._taken or self._made
         chosen = {name: views for name, views in chosen.items() if views}
@@ -68,17 +67,17 @@ class MeasuredStep:
         return {name: [z if len(z) <= most[name] else _evenly(z, most[name]) for z in views] for name, views in chosen.items()}
 
     def called(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        """Keep the views and terms of one call of a criterion."""
+        """Record the views and terms of one call of a criterion."""
         if self.close.alive and isinstance(module, CRITERIA):
             self._keep_call(module, views, terms)
 
     def _compiled_call(self, module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], loss: Tensor) -> None:
-        """Record a call of a compiled criterion, which cannot report its values itself."""
+        """Record a call of a compiled criterion, which does not notify observers."""
         views = [z for z in (*arguments, *named.values()) if isinstance(z, Tensor)]
         self._keep_call(module._orig_mod, views, {"loss": loss})  # type: ignore[arg-type]
 
     def _keep_call(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        # a criterion that is no submodule, such as an element of a list, is named by its class
+        # a criterion outside the module tree, such as in a list, gets the name of its class
         name = self._names.get(module) or type(module).__name__
         calls = (name, *(f"{name}-{call}" for call in range(2, MOST_CALLS + 1)))
         free = next((call for call in calls if call not in self.terms), None)
@@ -104,13 +103,13 @@ class MeasuredStep:
 
 
 class HookOf:
-    """A forward hook that calls a method while the method's object exists. In a copy of the module it does nothing."""
+    """A forward hook that calls a method as long as its object exists. In a copy of the module it does nothing."""
 
     def __init__(self, method: Callable[..., None]) -> None:
         self._method = weakref.WeakMethod(method)
 
     def __call__(self, module: nn.Module, *call: Any) -> None:
-        """Pass the arguments of the hook on to the method."""
+        """Call the method with the arguments of the hook."""
         if not can_be_seen():
             return
         method = self._method()
@@ -148,7 +147,7 @@ def _close(handles: Sequence[Any], stop_notifying: Callable[[], None]) -> None:
 
 
 def _why_unreadable(views: Sequence[Any]) -> str | None:
-    """The reason why outputs are not views [batch, ...] of the same shape, or None."""
+    """The reason why outputs are not views [batch, ...] of one shape; None if they are."""
     for z in views:
         if not isinstance(z, Tensor):
             return f"returned a {type(z).__name__}, no tensor."
@@ -159,21 +158,21 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
 
 
 def _evenly(z: Tensor, most: int) -> Tensor:
-    """At most that many rows, evenly spaced, in a copy that in-place operations cannot change: -> [rows, ...]."""
+    """At most `most` rows, evenly spaced, copied in case z is changed in place: [batch, ...] -> [rows, ...]."""
     count = min(len(z), most)
     chosen = torch.arange(count, device=z.device) * len(z) // count
     return z.detach()[chosen]
 
 
 def _mean_over_groups(z: Tensor) -> Tensor:
-    """The views of criteria, [batch, ..., dim], averaged over the dimensions `...`: [batch, dim]."""
+    """A view of a criterion, averaged over its groups: [batch, ..., dim] -> [batch, dim]."""
     full = z.to(torch.promote_types(z.dtype, torch.float32))
     return full if z.ndim == 2 else full.flatten(1, -2).mean(dim=1)
 
 
 def _mean_over_positions(z: Tensor) -> Tensor:
-    """Outputs of modules, tokens [batch, tokens, dim] or maps [batch, dim, ...], averaged over positions: [batch, dim].
+    """Output of a module, tokens [batch, tokens, dim] or maps [batch, dim, ...], averaged over positions: [batch, dim].
 
-    Positions are not samples: they differ from each other even if all images have the same embedding.
+    Positions do not count as samples, because they differ even if all images have the same embedding.
     """
     return _mean_over_groups(z if z.ndim < 4 else z.flatten(2).mT)

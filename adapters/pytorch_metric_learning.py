@@ -1,4 +1,4 @@
-"""pytorch-metric-learning: our criteria as losses called `loss(embeddings, ref_emb=other_view)`.
+"""pytorch-metric-learning: our criteria as losses with its call, `loss(embeddings, ref_emb=other_view)`.
 
 - loss = losses.VICRegLoss()
 + loss = VICRegLoss()                     # or SelfSupervised(VICRegEntropy("log_det"))
@@ -24,8 +24,8 @@ from pytorch_metric_learning.reducers import MeanReducer  # noqa: E402
 class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
     """A criterion of two views with the library's interface: `loss(embeddings, ref_emb=...)`, 2 x [batch, dim] -> [].
 
-    The criterion gathers over ranks itself. Do not wrap it in `DistributedLossWrapper`, which divides the gradient by
-    the number of ranks.
+    The criterion gathers over ranks. Do not wrap it in `DistributedLossWrapper`, which divides the gradient by the number of
+    ranks.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
@@ -39,16 +39,16 @@ class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
     ) -> dict[str, Any]:
-        """The criterion's value in the library's format of a reduced loss."""
+        """The value of the criterion, in the library's dict for a reduced loss."""
         _check_unlabelled(labels, indices_tuple, ref_labels)
-        # without ref_emb the library passes the embeddings themselves
+        # if the user passes no ref_emb, the library passes the embeddings again
         if ref_emb is None or ref_emb is embeddings:
             raise ValueError("the loss needs the other view: call loss(embeddings, ref_emb=other_view).")
         return _finished(self.criterion(embeddings, ref_emb))
 
 
 class VICRegLoss(HostNames, SelfSupervised):
-    """The library's `VICRegLoss`, with the same value and dtype. Without `ref_emb` both views are the embeddings.
+    """The library's `VICRegLoss`, with the same value and dtype. Without `ref_emb` both views are `embeddings`.
 
     The constants can be read and set under the library's names.
 
@@ -57,11 +57,11 @@ class VICRegLoss(HostNames, SelfSupervised):
         variance_mu: weight of the variance hinge.
         covariance_v: weight of the covariances.
         eps: added to the variances under the root.
-        gather_distributed: whether statistics use the samples of all ranks. In the library this needs DistributedLossWrapper.
+        gather_distributed: whether the statistics use the samples of all ranks.
         options: arguments of BaseMetricLossFunction.
 
     Raises:
-        ValueError: a distance or a regularizer, which the library refuses too; a reducer other than MeanReducer.
+        ValueError: a distance or a regularizer, as in the library; a reducer other than MeanReducer.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["pytorch-metric-learning"]
@@ -92,13 +92,13 @@ class VICRegLoss(HostNames, SelfSupervised):
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
     ) -> dict[str, Any]:
-        """The value in the library's format of a reduced loss."""
+        """The value, in the library's dict for a reduced loss."""
         _check_unlabelled(labels, indices_tuple, ref_labels)
-        # the library adds its terms in this dtype, under autocast too
+        # the library's value has this dtype, under autocast too
         return _finished(self.criterion(embeddings, ref_emb).to(embeddings.dtype))
 
     def __copy__(self) -> VICRegLoss:
-        """A shallow copy with its own constants, as copies of the library's class have."""
+        """A shallow copy with constants of its own, like a copy of the library's class."""
         other = self.__class__.__new__(self.__class__)
         other.__dict__.update(self.__dict__)
         other._modules = {**self._modules, "criterion": copy.copy(self.criterion)}

@@ -3,8 +3,8 @@
     spt.Module(forward=it_losses.adapters.stable_pretraining.forward, backbone=..., projector=...,
                vicreg_loss=it_losses.VICRegEntropy("log_det"), optim=...)
 
-The YAML can name any criterion of ours, `_target_: it_losses.VICRegEntropy`, with any estimator as an argument,
-`entropy: {_target_: it_losses.KoLeo}`. Nothing of stable-pretraining is imported.
+In YAML use `_target_: it_losses.VICRegEntropy`, or another criterion of ours. Its argument may be an estimator, such as
+`entropy: {_target_: it_losses.KoLeo}`.
 """
 
 from __future__ import annotations
@@ -46,19 +46,18 @@ class VICRegLoss(HostNames, VICReg):
 
     @property
     def vcreg_loss(self) -> VICRegLoss:
-        """The object that has `std_coeff`, `cov_coeff` and `epsilon` in stable-pretraining; here the criterion itself."""
+        """The criterion itself. In stable-pretraining this object has `std_coeff`, `cov_coeff` and `epsilon`."""
         return self
 
 
 class SlicedEppsPulley(EntropyRegularizer):
-    """stable-pretraining's `SlicedEppsPulley`, SIGReg in its LeJEPA: how far embeddings are from N(0, I): [batch, dim] -> [].
+    """stable-pretraining's `SlicedEppsPulley` (SIGReg), how far embeddings are from N(0, I): [batch, dim] -> [].
 
         model = LeJEPA("vit_small_patch16_224")
         model.sigreg = SlicedEppsPulley()
 
-    The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining each rank uses its own
-    samples, and multiplies by their number, or by that of all ranks if the process group existed before the model.
-    Both choose slices by the number of calls, but differently (see `it_losses.SIGReg`). Ours counts calls in training only.
+    The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining it uses the samples of
+    one rank (see docs/which_sigreg.md). The slices differ too: ours depend on the number of calls in training.
 
     Args:
         num_slices: number of random directions.
@@ -71,7 +70,7 @@ class SlicedEppsPulley(EntropyRegularizer):
 
     @property
     def global_step(self) -> Tensor:
-        """The number of calls, which the state dict holds, so that a resumed run goes on with the next slices."""
+        """The number of calls in training. It is in the state dict, so a resumed run continues with the next slices."""
         return self._estimator().draws
 
     @property
@@ -92,7 +91,7 @@ class SlicedEppsPulley(EntropyRegularizer):
         destination[prefix + "global_step"] = self.global_step.clone()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *options: Any) -> None:
-        # stable-pretraining also saves tables, which are constants here
+        # stable-pretraining also saves tables, which ours does not need
         for table in ("t", "phi", "weights"):
             state_dict.pop(f"{prefix}ep.{table}", None)
         step = state_dict.pop(prefix + "global_step", None)
@@ -104,8 +103,8 @@ class SlicedEppsPulley(EntropyRegularizer):
 def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
     """A forward for `spt.Module`: the loss of all views of a batch, with every term logged as `<stage>/<term>`.
 
-    `self` has `backbone`, `projector` and, as `vicreg_loss`, a criterion with `terms`. The result has
-    "embedding", "label" if the batch has labels, and "loss" in training.
+    `self` needs `backbone`, `projector` and `vicreg_loss`, a criterion of ours. The result has "embedding", "label" if the
+    batch has labels, and "loss" in training.
     """
     views = _views(batch)
     embeddings = [self.backbone(view["image"]) for view in views]
@@ -121,7 +120,7 @@ def forward(self: Any, batch: dict[str, Any], stage: str) -> dict[str, Tensor]:
 
 
 def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
-    """The views of a batch: a list, a dict by name, or the one view of a validation batch."""
+    """The views of a batch: from a list, from a dict by name, or the one view of a validation batch."""
     views = batch.get("views", [batch] if "image" in batch else batch)
     # spt.Module adds the batch index to a dict of views
     return [view for view in views.values() if isinstance(view, dict)] if isinstance(views, dict) else list(views)

@@ -9,12 +9,12 @@ normalize           unit norm of each sample, or unit variance of each dimension
 vicreg_conventions  what VICReg's weights mean in each published code
 sigreg_conventions  how each published source defines SIGReg
 slices              random directions that all ranks share
-checks, constants   checks of views and constants, and modules that check their constants whenever they are set
-precision           accumulation in float32, autocast off
+checks, constants   checks of views, and modules that check their constants whenever they are set
+precision           half precision is accumulated in float32, without autocast
 distributed         the ranks that share one batch, and their collectives
 kernels             fused implementations: value and closed-form gradient of each objective
-observe             observers that are notified of every call of a criterion
-diagnostics         measurements of embeddings: entropies, ranks, collapse
+observe             observers, which are notified of every call of a criterion
+diagnostics         measurements of embeddings: entropies, matrix ranks, collapse
 theory              the paper's theorems as functions
 """
 

@@ -1,7 +1,7 @@
-"""`python -m it_losses` prints versions, devices, which implementation runs here and how exact it is.
+"""`python -m it_losses` prints versions, devices, and the implementation and rounding errors of each estimator.
 
-Paste its output into a bug report. `--self-test` adds the self-test of the GPU kernels, and errors and times of every estimator
-in every dtype. `--estimators` prints the table of estimators instead.
+Paste the output into a bug report. `--self-test` also tests the GPU kernels, and measures every estimator in every dtype.
+`--estimators` prints the table of estimators instead.
 """
 
 import argparse
@@ -23,13 +23,10 @@ from it_losses.checks import check_name
 from it_losses.entropy import EntropyEstimator
 from it_losses.entropy.base import kernels
 
-#: environment variable that chooses the implementation
 VARIABLE = "IT_LOSSES_BACKEND"
-#: environment variables and their values
 VARIABLES = {VARIABLE: ("auto", "reference", "fused"), "IT_LOSSES_SELF_TEST": ("auto", "off", "error")}
 #: packages whose versions are reported; all but torch are optional
 COMPANIONS = ("torch", "triton", "lightly", "lightning", "solo-learn", "stable-pretraining", "timm", "hydra-core", "scipy")
-#: older names under which a package may be installed
 OLDER_NAMES = {"lightning": "pytorch-lightning"}
 #: `--self-test` runs every estimator in these dtypes and on views of these shapes
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,7 +43,7 @@ def estimator_table() -> str:
 
 
 def _version(package: str) -> str:
-    """The package and its version, under the name by which it is installed."""
+    """The name of an installed package, and its version."""
     for name in filter(None, (package, OLDER_NAMES.get(package))):
         with suppress(importlib.metadata.PackageNotFoundError):
             return f"{name} {importlib.metadata.version(name)}"
@@ -59,7 +56,7 @@ def _devices() -> str:
 
 
 def report() -> str:
-    """The text that `python -m it_losses` prints: versions, devices, implementations and their errors."""
+    """The report as text: versions, devices, and the implementation and errors of each estimator."""
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", "implementation of each estimator:", *_implementations()]
@@ -78,7 +75,7 @@ def _device() -> torch.device:
 
 
 def _why_reference(fused: str, z: Tensor) -> str:
-    """The reason why the reference runs for views like z; an empty string if the fused implementation runs."""
+    """Why the reference implementation runs for views like z; an empty string if the fused implementation runs."""
     if kernels is None:
         return "the folder kernels is missing"
     if kernels.is_fused(fused, (), z):
@@ -98,7 +95,7 @@ def self_test() -> str:
     for name, kind in ESTIMATORS.items():
         for dtype, shape in itertools.product(DTYPES, SHAPES):
             z = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype).double()
-            # in evaluation mode a random estimator draws the same numbers at every call
+            # in evaluation mode, a random estimator draws the same numbers in every call
             found = _differences(kind().eval(), z, dtype, timed=True)
             lines.append(f"  {name} {str(dtype)[6:]} {shape[0]} x {shape[1]}: {found}")
     return "\n".join(lines)
@@ -116,7 +113,7 @@ def _kernel_faults() -> list[str]:
 
 
 def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = torch.float32, *, timed: bool = False) -> str:
-    """The largest errors as text: against the reference, and of both implementations against float64."""
+    """Relative errors as text: against the reference, and of both implementations against float64."""
     rounded = z.to(_device(), dtype)
     with _backend("reference"):
         exact, reference = _value_and_gradient(estimator, z), _value_and_gradient(estimator, rounded)
@@ -130,7 +127,7 @@ def _differences(estimator: EntropyEstimator, z: Tensor, dtype: torch.dtype = to
 
 
 def _milliseconds(estimator: EntropyEstimator, z: Tensor) -> float:
-    """The median time of value and gradient in ms, until both are on the CPU."""
+    """The median time in ms to compute value and gradient and copy them to the CPU."""
     return statistics.median(timeit.repeat(lambda: _value_and_gradient(estimator, z), number=1, repeat=9)) * 1e3
 
 
@@ -143,13 +140,13 @@ def _value_and_gradient(estimator: EntropyEstimator, z: Tensor) -> tuple[Tensor,
 
 
 def _worst(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
-    """The larger difference of value and gradient, relative to the largest element of `theirs`."""
+    """The larger error of value and gradient, relative to the largest element of `theirs`."""
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in zip(ours, theirs, strict=True))
 
 
 @contextmanager
 def _backend(name: str) -> Iterator[None]:
-    """Set IT_LOSSES_BACKEND to that name inside the context."""
+    """Set IT_LOSSES_BACKEND to `name` inside the context."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name
     try:

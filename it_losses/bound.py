@@ -1,4 +1,7 @@
-"""The loss of every criterion, by the reference or fused code: minus the lower bound H(Z) + E[log q(z | z')] on I(Z; X')."""
+"""The loss of every criterion: minus the lower bound H(Z) + E[log q(z | z')] on I(Z; X').
+
+The fused implementation computes it where it can run, else the reference implementation.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -53,7 +56,7 @@ class VICRegTerms(NamedTuple):
 
 
 def accepted_views(views: Sequence[Tensor | None], distributed: DistributedOptions) -> tuple[Tensor, ...]:
-    """The views in one dtype (see `checks.accepted`). If this rank refuses its views, the other ranks raise an error too."""
+    """The views, converted to one dtype. If the views of one rank are invalid, every rank raises an error."""
     try:
         return accepted(*views)
     except ViewError:
@@ -70,7 +73,7 @@ def lower_bound(
     likelihood: str = "gaussian",
     distributed: DistributedOptions = LOCAL,
 ) -> Terms:
-    """The loss (minus the lower bound on I(Z; X')), invariance and entropy: V x [batch, ..., dim] -> 3 x []."""
+    """The loss, which is minus the lower bound on I(Z; X'), and its two terms: V x [batch, ..., dim] -> 3 x []."""
     if isinstance(invariance_weight, Tensor) or isinstance(entropy_weight, Tensor):
         # the gradient of a trainable weight is the unweighted term, so each term is evaluated separately
         minus_entropy, entropy = regularizer(views, estimator, weight=entropy_weight, distributed=distributed)
@@ -108,7 +111,7 @@ def _fused_bound(
 def _fused_invariance(
     views: Sequence[Tensor], estimator: EntropyEstimator, weight: float, likelihood: str, distributed: DistributedOptions
 ) -> tuple[Tensor, Tensor]:
-    """The weighted invariance with its gradient, and the unweighted one, detached: -> [], []."""
+    """The weighted invariance, with a gradient, and the unweighted invariance, without a gradient: -> [], []."""
     normalize = _distance_normalization(likelihood, estimator)
     loss, terms = _fused_loss(views, "", (), (weight, 0.0), distributed, estimator, normalize=normalize, likelihood=likelihood)
     return loss, terms[0]
@@ -131,7 +134,7 @@ def _reference_invariance(views: Sequence[Tensor], estimator: EntropyEstimator, 
 
 
 def _distance_normalization(likelihood: str, estimator: EntropyEstimator) -> Normalization:
-    """How views are normalized before their distance: unit vectors for the cosine, otherwise as the estimator does."""
+    """The normalization of the views before their distance: unit vectors for the cosine, else that of the estimator."""
     return "rows" if likelihood == "von_mises_fisher" else estimator.normalize
 
 
@@ -143,7 +146,7 @@ def _fused_entropy(
     *,
     likelihood: str = "gaussian",
 ) -> tuple[Tensor, Tensor]:
-    """`_fused_loss` for this estimator, with a warning if the entropy is saturated."""
+    """Call `_fused_loss` for this estimator, and warn if its entropy is saturated."""
     constants, normalize = estimator.constants(), estimator.normalize
     draw = estimator.draw() if estimator.is_random else None
     arguments = views, estimator.fused, constants, weights, distributed, estimator
@@ -162,7 +165,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """VICReg's loss and terms for weights (invariance, variance, covariance): V x [batch, ..., dim] -> 5 x []."""
+    """The loss of VICReg and its terms; weights are (invariance, variance, covariance): V x [batch, ..., dim] -> 5 x []."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     invariance, variance, covariance = weights
     if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):
@@ -218,7 +221,7 @@ def weighted(term: Tensor, weight: Weight, distributed: DistributedOptions) -> T
 
 
 def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
-    """The value unchanged; its gradient is divided by W if the training loop adds the gradients of W ranks."""
+    """The same value. Its gradient is divided by the number of ranks if the training loop sums gradients over ranks."""
     if not _has_ranks(distributed) or distributed.gradient_reduction == "mean":
         return value
     ranks = process_group(distributed.process_group).size()
@@ -226,12 +229,12 @@ def _for_reduction(value: Tensor, distributed: DistributedOptions) -> Tensor:
 
 
 def _has_ranks(distributed: DistributedOptions) -> bool:
-    """Whether there may be other ranks. Two faster tests come before `is_active()`."""
+    """Whether there may be other ranks. The first two tests are fast, and usually decide."""
     return distributed.gather_distributed and is_initialized() and distributed.is_active()
 
 
 def _is_fused(fused: str, constants: Sequence[Weight] | None, views: Sequence[Tensor], distributed: DistributedOptions) -> bool:
-    """Whether the fused implementation runs. Also checks the views; for several ranks `check_ranks_agree` does that."""
+    """Whether the fused implementation runs. In a single process this also checks the views."""
     if not _has_ranks(distributed):
         check_views(views)
     try:
@@ -253,10 +256,10 @@ def _fused_loss(
     likelihood: str = "gaussian",
     draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The loss [] from the fused implementation, and (invariance, entropy, *parts) [2 + k], detached.
+    """The loss [] from the fused implementation, and (invariance, entropy, *parts) [2 + k] without a gradient.
 
-    The loss is `weights[0] * invariance - weights[1] * entropy`, or with one weight `-weights[0] * entropy`. Errors of
-    collectives name `objective`, an estimator or "VICReg". The k parts depend on the entropy.
+    The loss is `weights[0] * invariance - weights[1] * entropy`. With one weight it is `-weights[0] * entropy`. The k parts
+    depend on the entropy. Error messages of collectives name `objective`, which is an estimator or "VICReg".
     """
     assert kernels is not None and constants is not None
     group = distributed.process_group if _has_ranks(distributed) else kernels.NO_GROUP
@@ -274,7 +277,7 @@ def _vicreg_with_trainable_weights(
     evaluated: Callable[[VICRegWeights], VICRegTerms],
     distributed: DistributedOptions,
 ) -> VICRegTerms:
-    """Evaluate each term with weight 1, because the gradient of a weight is the unweighted term."""
+    """Evaluate each term with weight 1, because the gradient of a weight is its unweighted term."""
     invariance, variance, covariance = map(evaluated, (VICRegWeights(1, 0, 0), VICRegWeights(0, 1, 0), VICRegWeights(0, 0, 1)))
     terms = [term.loss for term in (invariance, variance, covariance)]
     loss = torch.stack([weighted(term, weight, distributed) for term, weight in zip(terms, weights, strict=True)]).sum()
@@ -286,7 +289,7 @@ def _vicreg_with_trainable_weights(
 
 
 def _full_precision_views(views: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The views in the accumulation dtype, so that the gradients of all terms are added before the sum is rounded."""
+    """The views in the accumulation dtype, so that the gradients of the terms are added before rounding."""
     return [z.to(accumulation_dtype(z.dtype)) for z in views]
 
 

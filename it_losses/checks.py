@@ -14,16 +14,16 @@ Check: TypeAlias = Callable[[str, Any], Any]
 Weight: TypeAlias = float | Tensor
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _DENSE = torch.strided
-#: range of a length s in the space of embeddings z: float32 can hold s^2 and |z|^2 / s^2
+#: range of a length s, such as a bandwidth: float32 can hold s^2 and |z|^2 / s^2
 SMALLEST, LARGEST = 1e-12, 1e12
 
 
 class ViewError(ValueError, AssertionError):
-    """Raised for views that no objective accepts. It is an AssertionError too, like the errors of lightly."""
+    """Raised for invalid views. It is also an AssertionError, because lightly raises that for invalid input."""
 
 
 def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
-    """The views in the widest of their dtypes; ViewError with a remedy unless all are plain floating-point tensors.
+    """The views, promoted to one dtype; ViewError unless all are dense floating-point tensors.
 
     Each view receives its gradient in its own dtype.
     """
@@ -39,7 +39,7 @@ def accepted(*views: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def check_views(views: Sequence[Tensor], *, at_least: int = 1, min_batch: int = 2) -> None:
-    """Raise ViewError unless all views are floating-point `[batch, ..., dim]` of one shape, dtype and device."""
+    """Raise ViewError unless all views are floating-point tensors [batch, ..., dim] of one shape, dtype and device."""
     if len(views) < at_least:
         raise ViewError(f"the objective needs at least {at_least} views, got {len(views)}. Pass one tensor for each view.")
     _checked_kinds(views)
@@ -73,7 +73,7 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
 
 
 def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
-    """The views; ViewError unless each is a plain, dense tensor of floating-point numbers."""
+    """The views; ViewError unless each is a dense floating-point tensor."""
     for z in views:
         plain = isinstance(z, Tensor) and z.dtype in _DTYPES and z.layout is _DENSE and not z.is_nested
         if not plain or (type(z) is not Tensor and _subclass(z)):
@@ -82,7 +82,7 @@ def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
 
 
 def _obstacle(z: object) -> str:
-    """The error message for a refused view: its fault and the remedy."""
+    """The error message for an invalid view, with advice."""
     if not isinstance(z, Tensor):
         return f"the objective needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:
@@ -100,7 +100,7 @@ def _obstacle(z: object) -> str:
 
 
 def _subclass(z: object) -> str:
-    """The error message for a DTensor or a masked tensor, recognised by methods; otherwise empty."""
+    """The error message for a DTensor or a masked tensor, which are recognised by their methods; otherwise empty."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
             "the objective needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which "
@@ -112,7 +112,7 @@ def _subclass(z: object) -> str:
 
 
 def _tensor_of(z: object) -> str:
-    """The advice for an object that is no tensor."""
+    """The advice in the error message for a view that is not a tensor."""
     if z is None:
         return "Call criterion(z_a, z_b); for views that are stacked on dimension 0, criterion(*views)."
     if isinstance(z, Mapping):
@@ -126,7 +126,7 @@ def _tensor_of(z: object) -> str:
 
 def check_weight(name: str, value: Weight) -> Weight:
     """The weight as a float, or unchanged if it receives a gradient; ValueError if it is negative or not a finite number."""
-    # a tensor has no value to check if it is on the meta device, sharded, or traced by a compiler
+    # a tensor on the meta device, sharded, or traced by a compiler has no value that can be checked
     has_no_value = isinstance(value, Tensor) and (value.is_meta or hasattr(value, "to_local") or torch.compiler.is_compiling())
     if has_no_value and _wants_gradient(value):
         return value
@@ -161,7 +161,7 @@ def check_length(name: str, value: SupportsFloat, *, smallest: float = SMALLEST)
 
 
 def check_epsilon(name: str, value: SupportsFloat) -> float:
-    """The length that is added to distances, as a float; ValueError unless float32 can hold its square."""
+    """A small length that is added to distances, as a float; ValueError unless float32 can hold its square."""
     return check_length(name, value, smallest=1e-18)
 
 
@@ -182,7 +182,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
-    """The tensor; ValueError unless it is [rows, columns] of floating-point (real, if not `floating`) numbers."""
+    """The tensor; ValueError unless it is [rows, columns] and floating-point. With `floating=False`, integers pass too."""
     if not isinstance(z, Tensor) or z.is_complex() or (floating and not z.is_floating_point()):
         kind = "floating-point" if floating else "real"
         raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
@@ -192,7 +192,7 @@ def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
 
 
 def check_name(*names: str) -> Check:
-    """Return a check that the value is one of the names."""
+    """Return a check that raises ValueError unless the value is one of the names."""
 
     def check(name: str, value: object) -> object:
         if not isinstance(value, str) or value not in names:
@@ -213,7 +213,7 @@ def _wants_gradient(value: object) -> bool:
 def _number(value: object) -> float | None:
     """The value as a float, or None if it is not one finite number. A bool or a string is not a number here."""
     if (type(value) is float or type(value) is int) and -1e300 < value < 1e300:
-        # this test comes first, because compilers can trace it for a symbolic value
+        # compilers can trace this test for a symbolic number, so it comes first
         return float(value)
     value = _item(value)
     if isinstance(value, bool) or not isinstance(value, SupportsFloat):
@@ -226,7 +226,7 @@ def _number(value: object) -> float | None:
 
 
 def _item(value: object) -> object:
-    """The element if a tensor or NumPy value has only one; None for any other tensor; else the value."""
+    """The number in a tensor or NumPy value of one element; None for other tensors; any other value as it is."""
     if isinstance(value, Tensor):
         return value.detach().item() if value.numel() == 1 and not value.is_meta else None
     return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value

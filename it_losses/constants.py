@@ -10,11 +10,11 @@ from it_losses.checks import Check, Weight
 class Checked(nn.Module):
     """A module whose constants are checked whenever they are set: `criterion.margin = -1` raises ValueError.
 
-    A subclass lists its constants in `checks`; the constants of its parents are checked too. A weight may be a Parameter,
-    which `parameters()` returns and which a number may replace later.
+    A subclass lists its constants in `checks`. The constants of its parents are checked too. A weight may be a trainable
+    Parameter. It can be replaced by a number later.
     """
 
-    #: name of a constant -> its check
+    #: name of a constant -> function that checks its value
     checks: ClassVar[dict[str, Check]] = {}
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -23,7 +23,7 @@ class Checked(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            # a property is a second name of a constant; nn.Module would register a Parameter under both names
+            # a property is a second name of a constant, and nn.Module would register a Parameter under both names
             object.__setattr__(self, name, value)
             return
         if name in self.checks:
@@ -34,11 +34,11 @@ class Checked(nn.Module):
         super().__setattr__(name, value)
 
     def has_trainable_weights(self) -> bool:
-        """Whether any constant is a tensor that receives a gradient."""
+        """Whether any constant is a trainable tensor."""
         return any(isinstance(getattr(self, name), Tensor) for name in self.checks)
 
     def fixed_constants(self) -> dict[str, object]:
-        """The constants that do not train."""
+        """The constants that are not trainable, by name."""
         values = {name: getattr(self, name) for name in self.checks}
         return {name: value for name, value in values.items() if not isinstance(value, Tensor)}
 

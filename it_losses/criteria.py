@@ -1,4 +1,4 @@
-"""The criteria: modules with checked constants that return the loss of the views they are called with."""
+"""The criteria: modules that are called with views and return a loss."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
@@ -37,22 +37,22 @@ class VICRegEntropy(Checked):
 
     Args:
         entropy: a name in ESTIMATORS, such as "log_det" or "pairwise", or an EntropyEstimator. If you set another entropy
-            later, the weights stay.
-        invariance: the likelihood q(z | z') of a view given the other. It sets the distance. "gaussian": the mean squared
-            distance after the estimator's normalization. "von_mises_fisher": one minus the cosine, as in BYOL, SimSiam and
-            SimCLR. None: the estimator's default.
+            later, the weights keep their values.
+        invariance: the likelihood q(z | z') of one view given the other, which sets the distance. "gaussian": the mean
+            squared distance after the estimator's normalization. "von_mises_fisher": one minus the cosine, as in BYOL,
+            SimSiam and SimCLR. None: the estimator's default.
         invariance_weight: weight of the distance; None for the estimator's default. It may be a trainable Parameter.
         entropy_weight: weight of the entropy; also None or a Parameter.
-        gather_distributed: if torch.distributed is initialised, compute the loss of the samples of all ranks. Training then
-            equals training in one process.
-        process_group: the group of ranks that share one batch, or the name of the group; None for all ranks.
+        gather_distributed: if torch.distributed is initialised, compute the loss from the samples of all ranks. Training
+            then equals training in one process with the whole batch.
+        process_group: the group of ranks that share one batch, or its name; None for all ranks.
         gradient_reduction: how the training loop combines the gradients of the ranks: "mean" (DDP, FSDP) or "sum".
         estimator_options: arguments of the estimator if `entropy` is a name.
 
     Raises:
-        ValueError: an unknown name or a negative weight, also if it is set later. ViewError, a ValueError: views that differ
-            in shape or device, that are not dense floating-point tensors, or that hold one sample. Views of different
-            floating dtypes are promoted.
+        ValueError: an unknown name or a negative weight, also if it is set later.
+        ViewError (a ValueError): views that differ in shape or device, are not dense floating-point tensors, or hold only
+            one sample. Views of different floating dtypes are promoted.
 
     Source: arXiv 2303.00633, the bound and its two terms.
 
@@ -90,11 +90,11 @@ class VICRegEntropy(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """The weights of the distance and of the entropy of these views; a subclass may choose other weights."""
+        """The weights of the distance and of the entropy; a subclass may compute them from the views."""
         return self.invariance_weight, self.entropy_weight
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> Terms:
-        """The loss, and for logging the distance of the views and the entropy, unweighted and detached."""
+        """The loss, and its unweighted terms for logging. Only the loss has a gradient."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         invariance_weight, entropy_weight = self.weights_for(views)
         terms = bound.lower_bound(
@@ -120,8 +120,8 @@ class VICReg(Checked):
         invariance_weight * s + variance_weight * v + covariance_weight * c
 
     For two views [batch, ..., dim], `s = mean (z_a - z_b)^2`. v is the mean over the views of `mean_j max(0, margin -
-    sqrt(Var z_j + epsilon))`, and c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. With more views s is the mean
-    over all pairs, and c twice the mean over the views.
+    sqrt(Var z_j + epsilon))`, and c the sum over the views of `sum_{i != j} Cov(z)_ij^2 / dim`. With more than two views, s is
+    the mean over all pairs, and c is twice the mean over the views.
 
     Args:
         invariance_weight: weight of s. Each of the three weights may be a trainable Parameter.
@@ -134,7 +134,8 @@ class VICReg(Checked):
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
 
     Raises:
-        ValueError: an unknown convention or a negative weight, also if it is set later. ViewError: as for VICRegEntropy.
+        ValueError: an unknown convention or a negative weight, also if it is set later.
+        ViewError: as for VICRegEntropy.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 6, and the code its authors published.
 
@@ -175,7 +176,7 @@ class VICReg(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z_a: Tensor, z_b: Tensor | None = None, *more_views: Tensor) -> VICRegTerms:
-        """The loss and, for logging, the three terms and the surrogate of H(Z), unweighted and detached."""
+        """The loss, and for logging its unweighted terms and the surrogate of H(Z). Only the loss has a gradient."""
         views = bound.accepted_views((z_a, z_b, *more_views), self.distributed)
         terms = bound.vicreg_bound(
             views,
@@ -209,7 +210,7 @@ class EntropyRegularizer(Checked):
 
     Args:
         entropy: a name in ESTIMATORS or an EntropyEstimator.
-        weight: weight of the entropy; a Parameter is trained.
+        weight: weight of the entropy. It may be a trainable Parameter.
         gather_distributed, process_group, gradient_reduction: as for VICRegEntropy.
         estimator_options: arguments of the estimator if `entropy` is a name.
 
@@ -244,7 +245,7 @@ class EntropyRegularizer(Checked):
         self.distributed = distributed_options(gather_distributed, process_group, gradient_reduction)
 
     def terms(self, z: Tensor, *more_views: Tensor) -> EntropyTerms:
-        """The loss, and for logging the entropy, unweighted and detached."""
+        """The loss, and the unweighted entropy for logging. Only the loss has a gradient."""
         views = bound.accepted_views((z, *more_views), self.distributed)
         terms = EntropyTerms(*bound.regularizer(views, self.entropy, weight=self.weight, distributed=self.distributed))
         if OBSERVERS and can_be_seen():
@@ -264,7 +265,7 @@ def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
 
 
 def _default_invariance(likelihood: str, default: BoundWeights) -> float | None:
-    """The default weight; doubled for one minus the cosine, which at unit variance is half the squared distance."""
+    """The default weight of the distance. At unit variance `1 - cos` is half the squared distance, so its weight is doubled."""
     if likelihood == default.likelihood:
         return default.invariance
     return 2 * default.invariance if likelihood == "von_mises_fisher" else None

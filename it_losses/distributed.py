@@ -1,8 +1,8 @@
 """The ranks that share one batch: how many samples each rank has, and their collectives.
 
-Before anything is gathered, the ranks exchange the shapes of their views between hosts (`check_ranks_agree`). Ranks may hold
-different numbers of samples. If anything else differs, every rank raises an error. The exchange is one small message and waits
-for no device.
+Before any other collective, the ranks exchange the shapes of their views (`check_ranks_agree`). Ranks may hold different
+numbers of samples. If anything else differs, every rank raises an error instead of hanging. The exchange is a small message
+between CPUs, so it does not wait for a GPU.
 """
 
 import weakref
@@ -19,38 +19,38 @@ from torch import Tensor
 from it_losses.checks import ViewError, check_flag, check_views
 
 _DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-#: `dist.is_initialized`, or without distributed support `bool`, because `bool()` is False
+#: `dist.is_initialized`; without distributed support `bool`, because `bool()` is False
 is_initialized: Callable[[], bool] = dist.is_initialized if dist.is_available() else bool
-#: a rank sends these numbers instead of its shapes if its views are invalid
+#: numbers that a rank sends instead of its shapes if its views are invalid
 _REFUSED = (0, 0, 0, 0, 0, 0)
-#: bytes that a rank sends to describe its objective when ranks disagree
+#: bytes of the text in which a rank describes its objective if ranks disagree
 _LONGEST = 400
-#: the criterion or estimator that is evaluated, for error messages; "" in compiled code, which keeps no context
+#: the criterion or estimator that runs, for error messages; "" in compiled code, which cannot set it
 _evaluated: ContextVar[object] = ContextVar("evaluated", default="")
 _cpu_groups: weakref.WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = weakref.WeakKeyDictionary()
 
 
 class DistributedOptions(NamedTuple):
-    """The ranks from whose samples a loss is computed, and how the training loop combines their gradients."""
+    """Which ranks share one batch, and how the training loop combines their gradients."""
 
     #: whether the loss is computed from the samples of all ranks
     gather_distributed: bool = False
     #: name of the process group that shares one batch; "" for all ranks
     process_group: str = ""
-    #: how the training loop combines the gradients of the ranks: "mean" or "sum"
+    #: "mean" (DDP, FSDP) or "sum"
     gradient_reduction: str = "mean"
 
     def is_active(self) -> bool:
-        """Whether there may be other ranks. Process groups change, so ask in every forward pass."""
+        """Whether there may be other ranks. Process groups can change, so call this in every forward pass."""
         return self.gather_distributed and is_initialized() and (bool(self.process_group) or dist.get_world_size() > 1)
 
 
-#: options for the loss of this process alone
+#: options for a loss of the samples of this process alone
 LOCAL = DistributedOptions()
 
 
 def distributed_options(gather_distributed: bool, process_group: object, gradient_reduction: str) -> DistributedOptions:
-    """The checked options. A process group is kept by its name, because a name can be copied and pickled."""
+    """The options, or ValueError. A process group is stored by its name, because a name can be copied and pickled."""
     if gradient_reduction not in ("mean", "sum"):
         raise ValueError(f'gradient_reduction must be "mean" (DDP, FSDP) or "sum", got {gradient_reduction!r}.')
     if process_group is not None and not isinstance(process_group, str):
@@ -63,7 +63,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
 
 @contextmanager
 def evaluating(objective: object) -> Iterator[None]:
-    """Let errors of collectives inside the context name this criterion or estimator."""
+    """Inside the context, errors of collectives name this criterion or estimator."""
     token = _evaluated.set(objective)
     try:
         yield
@@ -72,7 +72,7 @@ def evaluating(objective: object) -> Iterator[None]:
 
 
 class Ranks:
-    """The ranks that share one batch, and their collectives; see `kernels.batch.Ranks`."""
+    """The ranks that share one batch, with their collectives; see `kernels.batch.Ranks`."""
 
     def __init__(self, group: dist.ProcessGroup, rows: Sequence[int], objective: str = "") -> None:
         self._group, self._rows, self._objective = group, tuple(rows), objective
@@ -92,7 +92,7 @@ class Ranks:
         """All-gather the rows of all ranks, in rank order: [n, ...] -> [samples, ...]."""
         largest = max(self._rows)
         if len(own) < largest:
-            # a collective needs equal sizes, so the smaller ones are padded
+            # all ranks must send equal sizes, so a smaller tensor is padded
             own = torch.cat((own, own.new_zeros(largest - len(own), *own.shape[1:])))
         all_ranks = own.new_empty(len(self._rows) * largest, *own.shape[1:])
         with explained(self._group, self._objective):
@@ -103,14 +103,14 @@ class Ranks:
 
 
 def all_gather_single(out: Tensor, own: Tensor, *, group: dist.ProcessGroup | None = None) -> None:
-    """All-gather into one tensor. Newer versions of torch have a new name for this function."""
+    """All-gather into one tensor. The function has another name in newer versions of torch."""
     newest = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     newest(out, own, group=group)
 
 
 @contextmanager
 def explained(group: dist.ProcessGroup, objective: str) -> Iterator[None]:
-    """Replace the error of a collective that failed or timed out by an error that names objective and remedy."""
+    """If a collective fails or times out, raise an error that names the objective and a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -135,7 +135,7 @@ def process_group(name: str) -> dist.ProcessGroup:
 
 
 def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tuple[object, ...]) -> Ranks:
-    """The ranks and how many samples each has; ViewError on every rank if views or objective differ in anything else."""
+    """The ranks that share the batch; ViewError on every rank if anything but the number of samples differs between ranks."""
     group = process_group(group_name)
     traits, refusal = _traits(views, objective)
     evaluated = _evaluated.get() or str(objective[0])
@@ -166,7 +166,7 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
 
 
 def tell_ranks_of_refusal(distributed: DistributedOptions) -> None:
-    """If there are other ranks, tell them that this rank raises an error, so that they raise too instead of waiting."""
+    """Tell the other ranks that this rank raises an error, so that they raise an error too instead of waiting."""
     if not distributed.is_active():
         return
     group = process_group(distributed.process_group)
@@ -179,19 +179,19 @@ def gathered_views(
 ) -> Sequence[Tensor]:
     """All-gather the views for the reference implementation: V x [n, ..., dim] -> V x [samples, ..., dim].
 
-    Every rank then repeats the whole computation. The backward pass keeps the gradient of the rows of this rank. The ranks must
-    agree on `objective` (an estimator or a name) and on `settings`.
+    Every rank then repeats the whole computation. The backward pass returns the gradient of the rows of this rank. All ranks
+    must pass the same `objective` (an estimator or a name) and `settings`.
     """
     if not distributed.is_active():
         return views
     if torch._C._are_functorch_transforms_active():
-        # older versions of torch would wrap the numbers that are exchanged
+        # older versions of torch would wrap the exchanged sizes in tensors of the transform
         with torch._C._DisableFuncTorch():
             tell_ranks_of_refusal(distributed)
         raise RuntimeError("torch.func transforms cannot gather the samples of other ranks. Pass gather_distributed=False.")
     if not torch.compiler.is_compiling():
         return list(_Gather.apply(distributed, (objective, *settings), *views))
-    # a decorator would import the compiler together with this file
+    # not a decorator, which would import the compiler together with this file
     return list(torch.compiler.disable(_Gather.apply)(distributed, (objective, *settings), *views))  # type: ignore[no-untyped-call]
 
 
@@ -211,33 +211,33 @@ class _Gather(torch.autograd.Function):
 
 
 def _named(objective: object, *settings: object) -> tuple[object, ...]:
-    """Name, constants and settings of an objective. Trainable weights are left out, as ranks may round them differently."""
+    """Name, constants and settings of an objective, without trainable weights, which ranks may round differently."""
     name = objective if isinstance(objective, str) else type(objective).__name__
     constants: dict[str, object] = getattr(objective, "fixed_constants", dict)()
     return name, *_alike(constants.items()), *_alike(value for value in settings if not isinstance(value, Tensor))
 
 
 def _alike(values: Iterable[object]) -> Iterator[object]:
-    """The values; the type name replaces an object, such as a function, whose text differs between ranks."""
+    """The values. An object such as a function is replaced by its type name, because its repr differs between ranks."""
     for value in values:
         plain = value is None or isinstance(value, bool | int | float | str)
         yield tuple(_alike(value)) if isinstance(value, tuple | list) else value if plain else type(value).__qualname__
 
 
 def _traits(views: Sequence[Tensor], objective: tuple[object, ...]) -> tuple[list[int], Exception | None]:
-    """(samples, views, groups, dim, dtype, objective) of this rank as numbers; zeros and the error for refused views."""
+    """(samples, views, groups, dim, dtype, objective) of this rank as numbers; for invalid views zeros, and the error."""
     try:
         check_views(views, min_batch=1)
         stamp = zlib.crc32(repr(objective).encode())
         dtype = _DTYPES.index(views[0].dtype)
     except ValueError as error:
-        # the error is raised after the exchange, because the other ranks wait for this one
+        # raise the error after the exchange, because the other ranks wait for this rank
         return list(_REFUSED), error
     return [len(views[0]), len(views), views[0][0, ..., 0].numel(), views[0].shape[-1], dtype, stamp], None
 
 
 def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[int]]:
-    """All-gather numbers on the host: a list for each rank, in rank order."""
+    """All-gather numbers on the CPU: a list for each rank, in rank order."""
     mine = torch.tensor(numbers, device="cpu")
     all_ranks = mine.new_empty(group.size() * len(mine))
     all_gather_single(all_ranks, mine, group=cpu_group(group))
@@ -245,13 +245,13 @@ def gather_sizes(numbers: Sequence[int], group: dist.ProcessGroup) -> list[list[
 
 
 def _gather_text(text: str, group: dist.ProcessGroup) -> list[str]:
-    """All-gather the beginning of a text on the host: a text for each rank, in rank order."""
+    """All-gather the beginning of a text on the CPU: a text for each rank, in rank order."""
     own = text.encode()[:_LONGEST].ljust(_LONGEST)
     return [bytes(numbers).decode(errors="replace").strip() for numbers in gather_sizes(list(own), group)]
 
 
 def cpu_group(group: dist.ProcessGroup) -> dist.ProcessGroup:
-    """The group if it can send CPU tensors, else a gloo group of the same ranks. Neither group waits for a device."""
+    """The group if it can send CPU tensors, else a gloo group of the same ranks."""
     if "cpu" in dist.get_backend_config(group):
         return group
     if group not in _cpu_groups:

@@ -42,8 +42,8 @@ def vicreg(
 
         invariance_weight * s + variance_weight * v + covariance_weight * c
 
-    s is the mean squared distance of the views, v the mean hinge on their standard deviations, and c the sum of squared
-    off-diagonal covariances. See the class VICReg.
+    s is the mean squared distance of the views, v is the mean hinge on their standard deviations, and c is the sum of their
+    squared off-diagonal covariances, divided by dim. See the class VICReg.
     """
     weights = (
         check_weight("invariance_weight", invariance_weight),
@@ -60,7 +60,7 @@ def vicreg(
 
 
 def log_det_entropy(z: Tensor, *, beta: float = 1.0, per_dimension: bool = False, anchor: bool = False) -> Tensor:
-    """Log-det entropy `1/2 log det(I + beta Cov(z))` in nats, or nats per dimension: [batch, ..., dim] -> []. See LogDet."""
+    """Log-det entropy `1/2 log det(I + beta Cov(z))` in nats, or in nats per dimension: [batch, ..., dim] -> []. See LogDet."""
     entropy: Tensor = LogDet(beta, per_dimension=per_dimension, anchor=anchor)(z)
     return entropy
 
@@ -89,7 +89,7 @@ def pairwise_entropy(
 
 
 def koleo_entropy(z: Tensor, *, normalize: Normalization = "rows", epsilon: float = 1e-8) -> Tensor:
-    """Minus the KoLeo loss: the mean log distance to the nearest neighbour. [batch, ..., dim] -> []. See KoLeo."""
+    """Minus the KoLeo loss, the mean log distance to the nearest neighbour: [batch, ..., dim] -> []. See KoLeo."""
     entropy: Tensor = KoLeo(normalize, epsilon=epsilon)(z)
     return entropy
 
@@ -97,15 +97,15 @@ def koleo_entropy(z: Tensor, *, normalize: Normalization = "rows", epsilon: floa
 def spacings_entropy(
     z: Tensor, *, covariance_weight: Weight = 0.25, window: int | None = None, epsilon: float = 1e-8
 ) -> Tensor:
-    """The mean entropy of the dimensions less a penalty on their covariances: [batch, ..., dim] -> []. See Spacings."""
+    """The mean entropy of the dimensions minus a penalty on their covariances: [batch, ..., dim] -> []. See Spacings."""
     entropy: Tensor = Spacings(covariance_weight, window=window, epsilon=epsilon)(z)
     return entropy
 
 
 def sigreg_entropy(z: Tensor, *, convention: str = "it_losses", slices: int | Tensor | None = None, seed: int = 0) -> Tensor:
-    """Minus the distance of the embeddings from N(0, I) along random directions: [batch, ..., dim] -> []. See SIGReg.
+    """Minus the SIGReg loss, which measures how far random projections are from N(0, 1): [batch, ..., dim] -> []. See SIGReg.
 
-    The same seed draws the same directions at every call.
+    The same seed gives the same directions in every call.
     """
     entropy: Tensor = SIGReg(convention, slices=slices, seed=seed)(z)
     return entropy
@@ -117,7 +117,7 @@ def renyi_entropy(
     order: float = 2.0,
     normalize: Literal["columns", "uncentred_columns", "rows"] | None = None,
 ) -> Tensor:
-    """Renyi entropy of the covariance's eigenvalues, scaled to a sum of 1: [batch, ..., dim] -> []. See MatrixRenyi."""
+    """Renyi entropy of the eigenvalues of the covariance, scaled to sum to 1: [batch, ..., dim] -> []. See MatrixRenyi."""
     entropy: Tensor = MatrixRenyi(order, normalize=normalize)(z)
     return entropy
 
@@ -134,7 +134,7 @@ def quadratic_entropy(
 ) -> Tensor:
     """The quadratic Renyi entropy of the mixture of `N(z_i, bandwidth^2 I)` in nats: [batch, ..., dim] -> [].
 
-    By default it is minus the uniformity of the unit vectors plus a constant. See QuadraticRenyi.
+    By default it is a constant minus the uniformity loss of the unit vectors. See QuadraticRenyi.
     """
     estimate = QuadraticRenyi(
         bandwidth,
@@ -153,9 +153,9 @@ def nt_xent(z_a: Tensor, z_b: Tensor, *, temperature: float = 0.5) -> Tensor:
 
         -mean_i log (exp(<u_i, u_i'> / temperature) / sum_{j != i} exp(<u_i, u_j> / temperature))
 
-    u are the unit vectors of both views and u_i' is the other view of u_i. For many ranks use VICRegEntropy("pairwise",
-    bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True), which differs by a constant.
-    Source: SimCLR (arXiv 2002.05709), equation 1.
+    The u_i are the unit vectors of both views, and u_i' is the other view of u_i. With several ranks, use
+    VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True), which differs
+    by a constant. Source: SimCLR (arXiv 2002.05709), equation 1.
     """
     variance, views = check_positive("temperature", temperature), accepted(z_a, z_b)
     entropy = Pairwise(variance**0.5, exclude_self=True, pool_views=True, normalize="rows")
@@ -176,7 +176,7 @@ def global_entropy(
 ) -> Tensor:
     """The entropy of the samples of all ranks, averaged over the views: V x [batch, ..., dim] -> [].
 
-    An estimator called by itself uses only the samples of its process. The arguments are those of EntropyRegularizer.
+    If you call an estimator itself, it uses only the samples of its own process. EntropyRegularizer explains the arguments.
     """
     ranks = distributed_options(True, process_group, gradient_reduction)
     views = bound.accepted_views((z, *more_views), ranks)

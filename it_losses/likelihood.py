@@ -1,4 +1,4 @@
-"""The likelihood term E[log q(z | z')]: minus a distance of the views, up to constants.
+"""The likelihood term E[log q(z | z')], which is minus a distance of the views, up to constants.
 
 gaussian            q = N(z; z', I s^2): the mean squared distance, VICReg's invariance term
 von_mises_fisher    q = C exp(k <u, u'>) of unit vectors u = z / |z|: one minus the cosine, as in BYOL, SimSiam and SimCLR
@@ -13,9 +13,9 @@ LIKELIHOODS = ("gaussian", "von_mises_fisher")
 
 
 def distance(views: Sequence[Tensor], likelihood: str) -> Tensor:
-    """Minus the mean log-likelihood over pairs of views, up to constants: V x [batch, ..., dim] -> [].
+    """The distance of the views, which is minus the log-likelihood up to constants: V x [batch, ..., dim] -> [].
 
-    For "von_mises_fisher" the views are unit vectors, so that `1 - <u, u'> = |u - u'|^2 / 2`.
+    For "von_mises_fisher" the views must be unit vectors, so that `1 - <u, u'> = |u - u'|^2 / 2`.
     """
     squared = mean_squared_distance(views)
     return squared * (views[0].shape[-1] / 2) if likelihood == "von_mises_fisher" else squared
@@ -24,7 +24,7 @@ def distance(views: Sequence[Tensor], likelihood: str) -> Tensor:
 def mean_squared_distance(views: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of views of the mean squared difference: V x [batch, ..., dim] -> [].
 
-    For two views it is `mean (z_a - z_b)^2` over batch and dim. For V > 2 views it is
+    For two views it is `mean (z_a - z_b)^2` over batch and dim. For V > 2 views it equals
     `2 V / (V - 1)` times `mean_v mean (z_v - z_mean)^2`.
 
     Source: VICReg (arXiv 2105.04906), equation 5, divided by dim as in the authors' code.

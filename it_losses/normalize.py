@@ -1,4 +1,4 @@
-"""Normalization of embeddings before a term is computed: rows of unit norm, columns of unit variance or unit mean square."""
+"""Normalization of embeddings: rows of unit norm, or columns of unit variance or unit mean square."""
 
 from typing import Literal, TypeAlias
 
@@ -9,15 +9,15 @@ from torch.nn import functional
 #: None leaves the embeddings unchanged
 Normalization: TypeAlias = Literal["rows", "columns", "uncentred_columns"] | None
 
-#: a column counts as constant if its standard deviation is at most SMALLEST, or at most `ROUNDING * eps * |mean|`
+#: a column counts as constant if its standard deviation is at most SMALLEST or `ROUNDING * eps * |mean|`
 SMALLEST, ROUNDING = 1e-12, 16
 
 
 def normalized(z: Tensor, normalization: Normalization) -> Tensor:
     """Normalized samples: [..., batch, dim] -> [..., batch, dim].
 
-    They are `z / |z|` for "rows", and `(z - mean) / std` over the batch for "columns". "uncentred_columns" divides by the root
-    mean square over the batch. Zeros stay zero, and "columns" sets a constant column to zero.
+    "rows" gives `z / |z|`, and "columns" gives `(z - mean) / std` with mean and std over the batch. "uncentred_columns" divides
+    by the root mean square over the batch. Zeros stay zero. "columns" sets a constant column to zero.
     """
     if normalization == "rows":
         return functional.normalize(z, dim=-1)
@@ -29,7 +29,7 @@ def _columns(z: Tensor, *, centre: bool) -> Tensor:
     if centre:
         z = z - mean
     std = torch.linalg.vector_norm(z, dim=-2, keepdim=True) / z.shape[-2] ** 0.5
-    # a column whose values differ by rounding alone counts as constant
+    # columns whose values differ only by rounding count as constant
     floor = (ROUNDING * torch.finfo(z.dtype).eps * mean.abs()).clamp_min(SMALLEST)
     unit: Tensor = z / std.masked_fill(std <= floor, torch.inf)
     return unit

@@ -1,4 +1,4 @@
-"""Observers are notified of every call of a criterion, so a monitor needs no hooks on criteria."""
+"""Notify observers, such as a monitor, of every call of a criterion, without hooks on the modules."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,15 +13,15 @@ class Observer(Protocol):
     """An object that is notified of every call of a criterion."""
 
     def called(self, module: nn.Module, views: Sequence[Tensor], terms: Mapping[str, Tensor]) -> None:
-        """Called after a module evaluated these views; `terms` are the terms of its loss by name."""
+        """Called after `module` has evaluated these views; `terms` holds the terms of its loss by name."""
 
 
-#: weak references to the observers, so an observer is dropped when no other code uses it
+#: weak references, so an observer is dropped when no other code refers to it
 OBSERVERS: list[weakref.ref[Observer]] = []
 
 
 def add_observer(observer: Observer) -> Callable[[], None]:
-    """Notify the observer of every call, as long as other code references the observer. Returns a function that removes it."""
+    """Register an observer, and return a function that removes it. Keep a reference to the observer, or it is dropped."""
     reference = weakref.ref(observer, _forget)
     OBSERVERS.append(reference)
     return partial(_forget, reference)
@@ -42,5 +42,5 @@ def can_be_seen() -> bool:
     """Whether observers are notified of this call: only in a forward pass, and never under a compiler or torch.func."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    # the backward pass is excluded, because activation checkpointing repeats forward calls in it
+    # activation checkpointing repeats forward calls in the backward pass, which must not count twice
     return bool(torch._C._current_graph_task_id() == -1)

@@ -1,4 +1,4 @@
-"""The precision of every objective: autocast is off, and half precision is accumulated in float32."""
+"""The precision of every objective: autocast is off, and half-precision inputs are accumulated in float32."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 
 def full_precision(z: Tensor) -> AbstractContextManager[object]:
-    """A context without autocast on the device of z, so that no operand of a product is cast."""
+    """A context that turns autocast off on the device of z, so that matrix products run in full precision."""
     kind = z.device.type
-    # older compilers cannot trace a query for the device types with autocast
+    # device types are listed, because older versions of torch.compile cannot trace a query for them
     if kind in ("cpu", "cuda", "mps", "xpu") and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 
 
 def samples(z: Tensor) -> Tensor:
-    """Samples in the accumulation dtype, with the batch before dim: `[batch, ..., dim] -> [..., batch, dim]`."""
-    # half precision overflows in N * covariance, and loses the small eigenvalues that log-det needs
+    """Samples in the accumulation dtype, with the batch axis moved: `[batch, ..., dim] -> [..., batch, dim]`."""
+    # half precision may overflow in sums over the batch, and loses the small eigenvalues that log-det needs
     return accumulated(z.movedim(0, -2))
 
 
 def accumulated(z: Tensor) -> Tensor:
-    """The tensor in the accumulation dtype; no operator runs if it already has that dtype."""
+    """The tensor in the accumulation dtype."""
     dtype = accumulation_dtype(z.dtype)
     return z if z.dtype == dtype else z.to(dtype)
 
@@ -33,5 +33,5 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def gradient_dtype(z: Tensor) -> torch.dtype:
-    """The dtype of gradients that the forward pass computes: bfloat16 for bfloat16 on a GPU, else the accumulation dtype."""
+    """The dtype of the fused gradient: bfloat16 for bfloat16 on a GPU, else the accumulation dtype."""
     return z.dtype if z.is_cuda and z.dtype == torch.bfloat16 else accumulation_dtype(z.dtype)

@@ -1,7 +1,7 @@
-"""Random unit directions. A seed and a draw number give the same directions on all ranks and in both implementations.
+"""Random unit directions, which depend only on a seed and a draw number, so that all ranks get the same directions.
 
-The random bits are hashes of row and column indices, computed by tensor operators without a generator. So the state of torch's
-generators does not change, and the code can be compiled, transformed and captured in a CUDA graph.
+The random bits are hashes of row and column indices, computed by tensor operators. So the state of torch's generators does not
+change, and the code works under torch.compile, torch.func and CUDA graphs.
 """
 
 import math
@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: a CPU draws this many numbers at a time, so that they stay in its cache
+#: numbers that a CPU draws at a time, so that they fit in its cache
 BLOCK = 1 << 16
-#: index of the first column; if columns had the indices of rows, key 0 would give a symmetric matrix
+#: index of the first column. If it were 0, like that of the first row, key 0 would give a symmetric matrix
 FIRST_COLUMN = 1 << 30
 _BITS_32 = 0xFFFFFFFF
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like: Tensor) -> Tensor:
-    """Random directions, uniform on the unit sphere, for a seed and a draw number: -> [count, dim] in the dtype of `like`."""
+    """Random directions, uniform on the unit sphere, for a seed and a draw number: -> [count, dim], dtype of `like`."""
     key = key_of(seed, draw)
     half = (dim + 1) // 2
     places = torch.arange(count, device=like.device) ^ key, torch.arange(FIRST_COLUMN, FIRST_COLUMN + half, device=like.device)
@@ -29,23 +29,23 @@ def unit_directions(count: int, dim: int, *, seed: int, draw: int | Tensor, like
 
 
 def key_of(seed: int, draw: int | Tensor) -> Any:
-    """A 32-bit key for each draw: a number, or a tensor if `draw` is a tensor."""
+    """A 32-bit key for a draw: a number, or a tensor if `draw` is a tensor."""
     return _hashed(_hashed(seed & _BITS_32) ^ draw)
 
 
 def _normal(bits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle: [n, m] -> [n, 2 m]."""
+    """Two normal numbers from each 32 bits (Box-Muller, 16 bits each for radius and angle): [n, m] -> [n, 2 m]."""
     radius = (bits >> 16).to(dtype).add_(0.5).mul_(2.0**-16).log_().mul_(-2).sqrt_()
-    # 0.5 keeps the cosine away from 0, which cannot be normalised if dim is 1
+    # with 0.5 the cosine is never 0, which could not be normalised if dim is 1
     angle = (bits & 0xFFFF).to(dtype).add_(0.5).mul_(2 * math.pi * 2.0**-16)
     return torch.cat((angle.cos().mul_(radius), angle.sin_().mul_(radius)), dim=1)
 
 
 def _hashed(x: Any) -> Any:
-    """A hash of 32 bits. If one bit of x changes, each bit of the result flips with probability 1/2."""
+    """A 32-bit hash of x. If one bit of x changes, each bit of the hash flips with probability 1/2."""
     for _ in range(2):
         x = (x >> 16) ^ x
-        # the factor is below 2^31, so that no product overflows int64
+        # x is below 2^32 and the factor below 2^31, so the product fits in int64
         x *= 0x45D9F3B
         x &= _BITS_32
     return (x >> 16) ^ x

@@ -1,10 +1,10 @@
-"""What "VICReg (25, 25, 1)" means in five published codes, as weights of the authors' code.
+"""What "VICReg (25, 25, 1)" means in five published sources, as weights of the authors' code.
 
-The authors' code minimises, for two views,
+For two views, the authors' code minimises
 
-    invariance * mean (z_a - z_b)^2 + variance * (hinge_a + hinge_b) / 2 + covariance * (energy_a + energy_b)
+    invariance * mean (z_a - z_b)^2 + variance * (hinge_a + hinge_b) / 2 + covariance * (penalty_a + penalty_b)
 
-with `hinge = mean_j max(0, 1 - std_j)` and `energy = sum_{i != j} Cov_ij^2 / dim`. Every other convention is the same three
+with `hinge = mean_j max(0, 1 - std_j)` and `penalty = sum_{i != j} Cov_ij^2 / dim`. The other sources minimise the same three
 terms with other weights.
 """
 
@@ -30,21 +30,21 @@ def _solo_learn(weights: VICRegWeights, dim: int) -> VICRegWeights:
 
 
 def _vicregl(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # VICRegL averages the energies of the views
+    # VICRegL averages the penalties of the views
     return weights._replace(covariance=weights.covariance / 2)
 
 
 def _eb_jepa(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # eb_jepa adds the hinges, and averages squared covariances over the dim (dim - 1) pairs
+    # eb_jepa adds the hinges, and takes the mean of the dim (dim - 1) squared covariances of a view
     return VICRegWeights(weights.invariance, 2 * weights.variance, weights.covariance / max(dim - 1, 1))
 
 
 def _paper(weights: VICRegWeights, dim: int) -> VICRegWeights:
-    # in print, squared distances are summed over dimensions, and hinge terms over views
+    # the paper sums squared distances over dimensions, and hinges over views
     return VICRegWeights(dim * weights.invariance, 2 * weights.variance, weights.covariance)
 
 
-#: name -> function that converts weights of that convention into weights of the authors' code
+#: name -> function from weights of this convention to weights of the authors' code
 CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
     "official": _official,
     "solo-learn": _solo_learn,
@@ -55,12 +55,12 @@ CONVENTIONS: dict[str, Callable[[VICRegWeights, int], VICRegWeights]] = {
 
 
 def check_convention(convention: str) -> str:
-    """The name; ValueError unless it is a known convention."""
+    """The name of the convention; ValueError if it is unknown."""
     if convention not in CONVENTIONS:
         raise ValueError(f"convention must be one of {list(CONVENTIONS)}, got {convention!r}.")
     return convention
 
 
 def official_weights(weights: VICRegWeights, *, dim: int, convention: str) -> VICRegWeights:
-    """The weights for which the authors' loss equals the loss of that convention."""
+    """The weights with which the authors' code gives the loss of this convention."""
     return CONVENTIONS[check_convention(convention)](weights, dim)

@@ -1,6 +1,6 @@
-"""Before each test the random seed is set to 0. After each test the number of threads and the compiler are reset.
+"""Fixtures that set the random seed to 0 before each test, and reset the number of threads and the compiler after it.
 
-Tests in a file that matches a pattern of CORE get the mark `core`.
+Tests in files that match a pattern in CORE get the mark `core`.
 """
 
 import sys
@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-#: patterns of the test files that must pass on every supported version of torch and Python; each pattern must match a file
+#: patterns of the test files that must pass on every supported version of torch and Python
 CORE = (
     "test_adapters_lightning*",
     "test_closed_forms*",
@@ -39,6 +39,6 @@ def one_seed():
 @pytest.fixture(autouse=True)
 def no_graphs_of_other_tests():
     yield
-    # torch.compile counts the graphs of a function over all tests and stops compiling at eight, so reset this count
+    # torch.compile compiles at most eight graphs of a function in all tests together, so reset this count
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""Helpers for the tests of fused implementations: they define every objective, make inputs and compare results."""
+"""Helpers to test the fused implementations: the equations of every objective, inputs, and comparisons of results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from it_losses import (
 )
 from it_losses.slices import unit_directions
 
-#: dtype -> error that is allowed in addition to the error of the reference, relative to the largest exact element
+#: dtype -> by how much a fused implementation's error may exceed the reference's, relative to the largest exact element
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
@@ -59,13 +59,13 @@ def anchored_log_det(z: Tensor, *, beta: float) -> Tensor:
 
 
 def pairwise(z: Tensor, *, scale: float | Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)`. Distances come from differences, because a Gram matrix loses digits."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / scale)`. Distances come from differences: a Gram matrix loses digits."""
     distance = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
     return math.log(len(z)) - torch.logsumexp(-distance / scale, dim=1).mean()
 
 
 def koleo(z: Tensor) -> Tensor:
-    """`mean_i 1/2 log(min_{j != i} |z_i - z_j|^2 + 1e-16)`. Distances come from differences, as a Gram matrix loses digits."""
+    """`mean_i 1/2 log(min_{j != i} |z_i - z_j|^2 + 1e-16)`. Distances come from differences: a Gram matrix loses digits."""
     itself = torch.diag(torch.full((len(z),), torch.inf, dtype=z.dtype))
     squared = (z[:, None] - z[None]).square().sum(dim=2) + itself
     return (squared.amin(dim=1) + 1e-16).log().mean() / 2
@@ -74,7 +74,7 @@ def koleo(z: Tensor) -> Tensor:
 def spacings(z: Tensor, *, window: int, covariance_weight: float) -> Tensor:
     """`mean_ij log(N / (2 m) (x_(i+m)j - x_(i-m)j))` minus the weighted covariance term.
 
-    x is z [N, dim] with each column sorted, and m is the window.
+    x is z [N, dim] with sorted columns, and m is the window. Indices beyond the batch are clamped.
     """
     x, place = z.sort(dim=0, stable=True).values, torch.arange(len(z))
     spacing = x[(place + window).clamp(max=len(z) - 1)] - x[(place - window).clamp(min=0)]
@@ -138,7 +138,7 @@ class Objective(NamedTuple):
 
     #: the loss of two or more views, as the package computes it
     criterion: nn.Module
-    #: -entropy_weight * mean entropy of one view or more, as the package computes it
+    #: `-entropy_weight * mean entropy` of one or more views, as the package computes it
     regularizer: nn.Module
     #: the entropy of one group of samples by its equation: [batch, dim] -> []
     entropy: Callable[[Tensor], Tensor]
@@ -146,7 +146,7 @@ class Objective(NamedTuple):
     entropy_weight: float
     #: the map that is applied to the views before their distance is taken, such as a normalisation
     variable: Callable[[Tensor], Tensor] = lambda z: z
-    #: whether the entropy is taken of all views together, and not of each view
+    #: True for one entropy of all views together, False for the mean of each view's entropy
     pooled: bool = False
 
     def fused(self, *views: Tensor) -> Tensor:
@@ -235,13 +235,13 @@ def leaf(z: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def evaluated(function: Callable[..., Tensor], views: list[Tensor], upstream: float = 1.0) -> list[Tensor]:
-    """The value of the function, and the gradient for each view if the gradient of the value is `upstream`."""
+    """The value of the function, and the gradient of `upstream * value` for each view."""
     value = function(*views)
     return [value.detach(), *torch.autograd.grad(value, views, torch.tensor(upstream, dtype=value.dtype))]
 
 
 def correlated_views(count: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Random views of one batch. Features are correlated, have nonzero means, and variances below and above VICReg's margin."""
+    """Random views of one batch, with correlated features, nonzero means, and stds below and above VICReg's margin."""
     z = torch.randn(shape, dtype=torch.float64) * torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
     z = z + 0.5 * z[..., :1] + 0.5
     return [leaf(z + 0.3 * torch.randn(shape, dtype=torch.float64), dtype) for _ in range(count)]

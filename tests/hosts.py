@@ -1,4 +1,4 @@
-"""Imports the libraries whose classes ours replace: an installed package, or a checkout that an environment variable names."""
+"""Imports libraries whose losses our adapters replace: installed packages, or checkouts that environment variables name."""
 
 import importlib
 import os
@@ -26,7 +26,7 @@ def checkout(variable, file):
 
 
 def module(name, variable=None):
-    """Import a module of another library. Skips the test if neither an installed package nor a checkout has it."""
+    """Import a module of another library. Skip the test if it is neither installed nor in a checkout."""
     home = os.environ.get(variable, "") if variable else ""
     if home and home not in sys.path:
         sys.path.append(home)

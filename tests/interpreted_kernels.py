@@ -30,10 +30,10 @@ try:
 except triton.runtime.errors.InterpreterError as error:
     pytest.skip(f"the interpreter of Triton {triton.__version__} cannot loop with this numpy: {error}", allow_module_level=True)
 
-#: dtype -> relative rounding error of an element. For bfloat16 it is twice a GPU's, because the interpreter does not round but
-#: truncates
+#: dtype -> relative rounding error of an element. For bfloat16 it is twice as large as on a GPU, because the
+#: interpreter truncates
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7}
-#: dtype -> (relative error that an entropy may have, error that a gradient may have relative to its largest element)
+#: dtype -> (allowed relative error of an entropy, allowed error of a gradient divided by its largest element)
 ERRORS = {torch.float32: (4e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-6, 2.0**-6)}
 LAYOUTS = {
     "rows": lambda z: z,
@@ -48,7 +48,7 @@ every_dtype = pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    """Compute the matrix products on the CPU. Fill new memory with NaN, so that a kernel that reads it too early gives NaN."""
+    """Compute the matrix products on the CPU. Fill new memory with NaN, so that reading it before writing gives NaN."""
     stand_in_for_gpu(monkeypatch)
     new_empty = Tensor.new_empty
     monkeypatch.setattr(Tensor, "new_empty", lambda self, *size, **kw: new_empty(self, *size, **kw).fill_(torch.nan))
@@ -78,7 +78,7 @@ def test_moments_and_centred_samples(shape, layout, dtype):
     norms = cuda_passes.centre_into(out, [z], parts)
     zc = z.double() - z.double().mean(dim=1, keepdim=True)
     assert_close(1 + norms, 1 + zc.square().sum(dim=1, keepdim=True), 1e-6)
-    # the first term allows for the rounding of the result. The term 1e-6 allows for the float32 error of subtracting the mean
+    # the first term allows for rounding the result, and 1e-6 for subtracting the mean in float32
     assert ((out.double() - zc).abs() <= ROUNDING[dtype] * zc.abs() + 1e-6).all()
 
 
@@ -112,8 +112,10 @@ def test_differences(shape, layout, dtype):
 def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor, image_rows: int) -> tuple[Tensor, Tensor]:
     """The sums `sum_j e_kij` [K, groups, n] and `sum_j W_ij (x_i - x_j)` [groups, n, dim] in float64, for n rows i in `own`.
 
-    e_kij = exp(-rate_k |x_i - x_j|^2) for the K rates; it is 0 if i and j are in the same image of `image_rows` rows.
+    e_kij = exp(-rate_k |x_i - x_j|^2) for K rates, but 0 if rows i and j belong to the same image
     W_ij = sum_k e_kij (weight_ki + weight_kj)
+
+    Each image has `image_rows` rows.
     """
     image = torch.arange(x.shape[1]) // image_rows
     difference = x.double()[:, own, None] - x.double()[:, None]
@@ -175,7 +177,7 @@ def test_waves(samples, knots):
 
 
 class TwoRanks:
-    """One of two ranks, which are threads. They run in turns, because the interpreter supports only one thread at a time."""
+    """One of two ranks. Ranks are threads that run in turns, because the interpreter supports only one thread at a time."""
 
     world = 2
     _turn, _meet = threading.Lock(), threading.Barrier(2, timeout=60)
@@ -228,7 +230,7 @@ OBJECTIVES = {
 
 
 def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: torch.dtype) -> None:
-    """Assert that the GPU code gives this rank the result of the CPU code in float64 on the samples of all ranks."""
+    """Compare the GPU code on this rank with the CPU code, which gets the samples of all ranks in float64."""
     module, constants = OBJECTIVES[name]
     wanted = Request(0.01, 1.7, needs_gradient=True)
     by_gram = module.prefers_gram(batch.samples, batch.dim, 1)
@@ -238,7 +240,7 @@ def assert_evaluation(name: str, batch: Batch, exact: Batch, own: slice, dtype: 
     assert_close(got.entropy, truth.entropy, ERRORS[dtype][0])
     # order 1 gets a larger tolerance, because its logarithm magnifies the rounding errors of small eigenvalues
     assert_close(got.gradient, truth.gradient[:, own], ERRORS[dtype][1] * (4 if "order 1" in name else 1))
-    # SIGReg's only part is the largest projection of this rank's own samples, so its parts are not compared on two ranks
+    # `parts` of SIGReg is the largest projection of this rank's own samples, which differs from that of all samples
     if batch.is_whole or module is not sigreg:
         for ours, right in zip(got.parts, truth.parts, strict=True):
             assert_close(ours, right, 4 * ERRORS[dtype][0])
@@ -304,7 +306,7 @@ def test_unit_vectors_of_bfloat16_views_have_the_gradient_of_float64(entropy, mo
 @pytest.mark.parametrize("products", self_test.ROWS)
 @every_dtype
 def test_the_self_test_passes(dtype, products):
-    # float32 is tested at a size that the self-test uses on a GPU, and other dtypes at a smaller size to save time
+    # test float32 at a size that the self-test uses on a GPU, and other dtypes at a smaller size to save time
     size = (self_test.ROWS[products] - 7, self_test.DIM - 7) if dtype == torch.float32 else (32, 48)
     assert not self_test.fault(products, torch.device("cpu"), dtype, rows=size[0], dim=size[1])
 
@@ -340,7 +342,7 @@ LAUNCHED = {
 @pytest.mark.parametrize(
     ("kernel", "fault"),
     [
-        # `slopes_of_waves` works in place, so a version that writes nothing gives a wrong result instead of NaN
+        # `slopes_of_waves` works in place, so `writes_nothing` gives a wrong result instead of NaN
         *[(kernel, "is off by" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
         ("centre", "compile"),
         ("pair_weights", "invalid argument"),

@@ -28,7 +28,7 @@ PROGRAMS = {
     "table1": ["--methods", "vicreg", "moco", "byol_logdet", "--seeds", "2"],
     "table1.tuning": ["--methods", "vicreg", "byol", "--rates-only"],
 }
-#: the results that a repeated run must reproduce; others, such as the run time, may differ
+#: results that a repeated run must reproduce; the run time, for example, may differ
 NUMBERS = ("linear", "linear_best", "best_epoch", "knn", "rank_me", "rank_me_features", "loss", "curve")
 
 

@@ -12,9 +12,9 @@ from it_losses.kernels.products import cuda, cuda_pairs, cuda_passes, cuda_slice
 from it_losses.precision import accumulation_dtype
 
 MODULES = cuda_passes, cuda_pairs, cuda_slices
-#: functions that kernels call and that are never launched themselves
+#: Triton functions that kernels call and that are never launched
 PARTS = {"hashed", "rows_of"}
-#: name -> kernel that is launched
+#: name -> kernel
 KERNELS = {
     name: kernel
     for module in MODULES
@@ -42,7 +42,7 @@ class _Recorder:
 
 
 def record_launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """Replace every kernel for the rest of the test. Returns a list to which each launch is added."""
+    """Replace every kernel by a recorder until the test ends. Returns the list to which launches are added."""
     launches: list[Launch] = []
     for module in MODULES:
         for name in KERNELS.keys() & vars(module).keys():

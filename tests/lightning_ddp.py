@@ -27,7 +27,7 @@ class Training(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=LEARNING_RATE)
 
     def train_dataloader(self):
-        # keep the order in which the test trains on the samples; Lightning's own sampler would shuffle them
+        # the test uses the samples in this order; Lightning's own sampler would shuffle them
         sampler = DistributedSampler(dataset(), self.trainer.world_size, self.global_rank, shuffle=False)
         return DataLoader(dataset(), BATCH // self.trainer.world_size, sampler=sampler)
 

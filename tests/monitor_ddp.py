@@ -1,4 +1,4 @@
-"""Trains on two DDP ranks that call different criteria, and writes what EmbeddingMonitor logs: `monitor_ddp.py FILE`."""
+"""Trains on two DDP ranks that call different criteria, and writes EmbeddingMonitor's numbers: `monitor_ddp.py FILE`."""
 
 import json
 import sys

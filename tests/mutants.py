@@ -2,7 +2,7 @@
 
     .venv/bin/python tests/mutants.py --sample 60 --seed 1 kernels/log_det.py entropy/log_det.py
 
-This prints every mutant that survives because no test fails, and the number of mutants that are killed because a test fails.
+This prints each mutant that survives (no test fails) and the number of mutants that are killed (a test fails).
 Without file names it tests mutants of all files in CHECKED_BY. Each mutant is a changed copy of the package in its own folder.
 A forked process imports this copy, so that torch is loaded only once.
 """
@@ -219,7 +219,7 @@ def testable() -> list[str]:
 
 
 def main() -> None:
-    """Go through a sample of the mutants of some files, and list those that survive."""
+    """Test a sample of the mutants, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", default=testable(), help="files of it_losses; all of the mathematics by default")
     parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; all by default")
@@ -233,7 +233,7 @@ def main() -> None:
     found = [(file, *mutant) for file in options.files for mutant in mutants(ast.parse((PACKAGE / file).read_text()))]
     drawn = found if options.sample is None else random.Random(options.seed).sample(found, min(options.sample, len(found)))
     print(f"{len(drawn)} of {len(found)} mutants", flush=True)
-    # a test that fails without a mutant would seem to kill every mutant
+    # test the unchanged package first, because a test that always fails would seem to kill every mutant
     used = dict.fromkeys(test for file, *_ in drawn for test in CHECKED_BY[file])
     assert survives("__init__.py", ast.parse((PACKAGE / "__init__.py").read_text()), list(used)), (
         "a test fails without a mutant"

@@ -8,7 +8,7 @@ import time
 
 
 def finished(command, *, seconds=300, **options):
-    """Return what `subprocess.run` returns. Raise AssertionError with the output so far if the command does not end in time."""
+    """Run a command like `subprocess.run`. Raise AssertionError with the output so far if it does not end in time."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, start_new_session=True, **pipes, **options)
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: seconds after which a check that hangs counts as failed
 PATIENCE = 180
-#: seconds to wait for more errors after the first one, because other ranks may report errors before the death of a rank is seen
+#: seconds to wait for more errors after the first, because the error of a dead rank may arrive after those of others
 GRACE = 0.2
 _context = multiprocessing.get_context("spawn")
 _tasks = itertools.count()

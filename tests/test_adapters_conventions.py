@@ -1,4 +1,4 @@
-"""With its defaults, each adapter has the value and gradient of its library's formula, which this file contains."""
+"""Each adapter, with its defaults, gives the value and gradient of its library. This file has the libraries' formulas."""
 
 import subprocess
 import sys
@@ -150,7 +150,7 @@ def eb_jepas(gather):
     return lambda a, b: criterion(a, b)["loss"]
 
 
-#: name -> function that builds a criterion with this value of `gather_distributed`
+#: name -> function from the value of `gather_distributed` to a criterion
 GATHERING = {
     "lightly VICReg": lambda gather: lightly.VICRegLoss(gather_distributed=gather),
     "lightly pairwise": lambda gather: lightly.PairwiseLoss(gather_distributed=gather),
@@ -167,7 +167,7 @@ def official_of_no_rank(a, b):
 
 
 def of_two_ranks(name):
-    """Losses of this rank with and without gathering, then losses of the whole batch and of this rank's half in one process."""
+    """Return this rank's losses with and without gathering, and the expected losses: of the whole batch and of its own half."""
     whole = torch.randn(2, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     half = whole[:, 6 * dist.get_rank() :][:, :6]
     found = [GATHERING[name](gather)(*half).item() for gather in (True, False)]

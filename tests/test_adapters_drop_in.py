@@ -1,4 +1,4 @@
-"""Each of our classes that replaces a class of another library, the host, behaves as the host's class does."""
+"""Each of our VICReg classes behaves like the class of another library that it replaces. This library is called its host."""
 
 import copy
 import inspect
@@ -26,7 +26,7 @@ def metric_learning():
     return pytorch_metric_learning.VICRegLoss
 
 
-#: host -> (its module, the environment variable that names its checkout, function that returns our class, names of constants)
+#: host -> (its module, the environment variable that names its checkout, function that returns our class, its constants)
 HOSTS = {
     "lightly": ("lightly.loss", None, lambda: lightly.VICRegLoss, ["lambda_param", "mu_param", "nu_param", "eps"]),
     "stable-pretraining": (

@@ -1,4 +1,4 @@
-"""The lightly adapter: its classes have the numbers, errors and calls of lightly's classes, and its methods train."""
+"""The lightly adapter: its losses have the values, errors and arguments of lightly's, and its methods train."""
 
 import copy
 import importlib
@@ -37,7 +37,7 @@ def assert_same_number(theirs, mine, z_a: Tensor, z_b: Tensor) -> None:
 
 
 def authors_vicreg(x: Tensor, y: Tensor) -> Tensor:
-    """VICReg in its authors' order of operations. A test of lightly asks for equality with this formula to the last bit."""
+    """VICReg with the operations in the order of its authors' code. A test of lightly demands the same bits."""
     invariance = mse_loss(x, y)
     x, y = x - x.mean(dim=0), y - y.mean(dim=0)
     variance = sum(relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() / 2 for z in (x, y))
@@ -166,7 +166,7 @@ def test_install_swaps_the_names_and_uninstall_puts_them_back():
         ours.install()
         assert loss.VICRegLoss is vicreg.VICRegLoss is ours.VICRegLoss
         assert vicregl.covariance_loss is ours.covariance_loss
-        # our class must not be a subclass of lightly's, because lightly's constructor would then call itself forever
+        # if our class were a subclass of lightly's, lightly's constructor would call itself forever
         assert loss.VICRegLoss()(z_a, z_b).isfinite()
     finally:
         ours.uninstall()
@@ -416,8 +416,8 @@ def test_the_runner_hands_the_script_its_methods_and_its_arguments(tmp_path, mon
     assert all(model.backbone.num_features == 512 for model in seen)
 
 
-#: tests of lightly that are left out, because they fit lightly's code only: they count calls of a mocked torch.distributed,
-#: or replace the method that draws directions; test_adapters_lightly_family.py tests the same behaviour on two real ranks
+#: tests of lightly that we skip because they test its internals: they count calls of a mocked torch.distributed, or replace
+#: the method that draws directions. test_adapters_lightly_family.py tests the same behaviour on two real ranks
 OF_LIGHTLYS_INSIDE = (
     "TestSIGReg::test_forward_gather_distributed_world_size_gt_one",
     "TestSIGReg::test_forward_gather_distributed_matches_non_distributed",

@@ -1,4 +1,4 @@
-"""Our KoLeoLoss, FroSSLLoss, HypersphereLoss, LeJEPALoss and SIGReg behave as the classes of lightly with these names."""
+"""Our KoLeoLoss, FroSSLLoss, HypersphereLoss, LeJEPALoss and SIGReg behave like lightly's classes of these names."""
 
 import copy
 import importlib
@@ -18,7 +18,7 @@ from it_losses.slices import unit_directions
 pytest.importorskip("lightly.loss.lejepa_loss", reason="a lightly that has LeJEPALoss")
 loss = importlib.import_module("lightly.loss")
 
-#: class -> (its module in lightly, how it is called with views [4, batch, dim], attributes, constructor arguments)
+#: class -> (its module in lightly, function that calls it with views [4, batch, dim], attributes, arguments)
 CLASSES = {
     "KoLeoLoss": ("koleo_loss", lambda c, z: c(z[0]), ["eps"], (2, 1e-15)),
     "FroSSLLoss": ("frossl_loss", lambda c, z: c(list(z[:3])), ["invariance_weight"], (0.6,)),
@@ -88,7 +88,7 @@ def test_the_constructor_and_the_call_have_lightlys_names_order_and_defaults(nam
         assert shape[0] == shape[1]
 
 
-#: class -> allowed relative difference from lightly, whose SIGReg integrates with float32 weights; 1e-12 for other classes
+#: class -> allowed relative difference from lightly, if not 1e-12; lightly's SIGReg integrates with float32 weights
 TOLERANCE = {"SIGReg": 1e-7, "LeJEPALoss": 1e-7}
 
 
@@ -166,7 +166,7 @@ def test_gathering_without_torch_distributed_is_refused(monkeypatch):
 def test_the_result_has_lightlys_dtype(name, dtype):
     other, mine = both(name)
     value, gradient = evaluated(name, mine, views(dtype))
-    # here lightly raises an error, because torch has no pdist in half precision on a CPU; ours keeps the dtype of the views
+    # lightly's HypersphereLoss uses torch.pdist, which has no half precision on a CPU; ours keeps the dtype of the views
     missing = name == "HypersphereLoss" and dtype.itemsize == 2
     assert value.dtype is (dtype if missing else called(name, other, views(dtype)).dtype)
     assert gradient.dtype is dtype and value.isfinite() and gradient.isfinite().all()
@@ -289,9 +289,9 @@ def test_slices_come_from_a_seed_and_torchs_random_numbers_stay():
 
 
 def on_two_ranks(rows):
-    """Return relative differences of this rank's value and gradient from one process. Rank r holds `rows[r]` samples.
+    """Return the relative differences of this rank's value and gradient from one process. Rank r holds `rows[r]` samples.
 
-    If all ranks hold equally many samples, the differences from lightly follow.
+    If all ranks hold equally many samples, the differences from lightly follow in the list.
     """
     whole = views()[:, : sum(rows)]
     start = sum(rows[: dist.get_rank()])

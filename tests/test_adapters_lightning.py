@@ -93,7 +93,7 @@ def mean_over(views, measured):
 
 
 def assert_clean(module, callback):
-    """Assert that no hook is left on the module, no measured step in the monitor, and no observer of criteria."""
+    """Assert that the module has no hooks, the monitor has no measured step, and no observer of criteria is left."""
     for part in module.modules():
         assert not part._forward_hooks and not part._forward_pre_hooks
         assert "terms" not in vars(part)
@@ -213,7 +213,7 @@ def test_a_named_module_is_measured_in_a_model_without_our_criteria():
     found = logged(module, monitor.EmbeddingMonitor("projector", every_n_steps=1, prefix="z"))
     assert found["z/projector/rank_me"] == pytest.approx(mean_over(module.seen, diagnostics.rank_me), rel=1e-5)
     assert not any("invariance" in name for name in found)
-    # if the model has no criterion of ours, its projector is measured without being named
+    # in a model without our criteria, the monitor finds the projector itself
     assert "embeddings/projector/rank_me" in logged(Plain(nn.MSELoss()))
 
 
@@ -250,7 +250,7 @@ class Mapped(Plain):
 def test_maps_and_tokens_are_averaged_over_their_positions(form):
     module = Mapped(form)
     found = logged(module, monitor.EmbeddingMonitor("backbone", every_n_steps=1, on_collapse="raise"))
-    # each position adds the same number to all images, so the covariance does not change
+    # a position adds the same numbers to all images, so the covariance does not change
     expected = mean_over(module.seen, diagnostics.participation_ratio)
     assert found["embeddings/backbone/participation_ratio"] == pytest.approx(expected, rel=1e-3)
 
@@ -359,8 +359,9 @@ def test_every_measured_step_reaches_the_logger_at_any_interval_of_logging(tmp_p
 
 
 class Ending(Plain):
-    """A module that raises `end` in step `at` if `end` is an error, and returns no loss if `end` is "no loss".
+    """A module whose steps end in an unusual way.
 
+    If `end` is an error, step `at` raises it. If `end` is "no loss", no step returns a loss.
     If `end` is -1, a hook returns -1, which ends each epoch at batch `at`.
     """
 
@@ -558,7 +559,7 @@ def test_steps_are_counted_through_epochs_that_are_shorter(monkeypatch):
     callback = monitor.EmbeddingMonitor(every_n_steps=3)
     calls = []
     monkeypatch.setattr(callback, "_plot", lambda *_: calls.append(1))
-    # of ten steps, two in each of five epochs, the first, fourth, seventh and tenth are measured
+    # five epochs have two steps each, and the monitor measures steps 1, 4, 7 and 10
     fit(Plain(), callback, max_epochs=5)
     assert len(calls) == 4
 
@@ -671,7 +672,7 @@ class LogsItself(Plain):
 
 
 class Recorder(lightning.loggers.Logger):
-    """A logger with nothing but the members that Lightning requires."""
+    """A logger that has only the members that Lightning requires."""
 
     name, version = "recorder", 0
 
@@ -705,7 +706,7 @@ class ReturnsDict(nn.Module):
 
 
 class SkipsSteps(Plain):
-    """A module that calls its criterion in the first step only, beside a projector that returns a dict."""
+    """A module that calls its criterion only in the first step. Its projector returns a dict."""
 
     def __init__(self):
         super().__init__()

@@ -402,7 +402,7 @@ def test_resume_auto_resume_and_the_linear_probe(images, tmp_path):
 
 
 def cifar(root, name):
-    """Write random images in the file format of CIFAR-10 or CIFAR-100, and return the options that name them."""
+    """Write random images in the file format of CIFAR-10 or CIFAR-100, and return the options for their paths."""
     ten = name == "cifar10"
     folder = root / ("cifar-10-batches-py" if ten else "cifar-100-python")
     folder.mkdir(parents=True)
@@ -417,7 +417,7 @@ def cifar(root, name):
     return [f"data.train_path={root}", f"data.val_path={root}"]
 
 
-#: program that removes torchvision's checksums of CIFAR and runs a script of solo-learn, because our files have other checksums
+#: program that runs a script of solo-learn without torchvision's checksums of CIFAR, because our files are random
 WITHOUT_CHECKSUMS = """import runpy, sys, torchvision
 for data in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
     data.train_list = [[file, None] for file, _ in data.train_list]

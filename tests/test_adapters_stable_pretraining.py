@@ -1,4 +1,4 @@
-"""In stable-pretraining LeJEPA works with our SIGReg, YAML can name any estimator, and our `forward` accepts several views."""
+"""The stable-pretraining adapter: LeJEPA uses our SIGReg, YAML can name any estimator, and `forward` accepts several views."""
 
 import copy
 import pickle
@@ -85,7 +85,7 @@ def test_it_is_copied_pickled_and_set():
 
 
 def on_two_ranks():
-    """Return (value, gradient) for this rank's samples twice: on two ranks, and expected from one process with all samples."""
+    """Return this rank's (value, gradient), and the expected pair from one process with all samples."""
     z = batch()
     own = slice(0, 9) if dist.get_rank() == 0 else slice(9, 24)
     found = evaluated(SlicedEppsPulley(32), z[own].detach().requires_grad_())

@@ -42,7 +42,7 @@ BELOW = {
     "theory": {"checks", "diagnostics", "precision"},
 }
 
-#: the files in it_losses/kernels that each file there imports; a file that is not listed imports only `batch`
+#: file in it_losses/kernels -> the files of this folder that it imports; other files import only `batch`
 BELOW_IN_KERNELS = {
     "__init__": {"dispatch", "self_test", "torch_ops"},
     "torch_ops": {"batch", "dispatch", "normalize", "vicreg"},
@@ -54,7 +54,7 @@ BELOW_IN_KERNELS = {
     "batch": set(),
 }
 
-#: file -> what it passes to `import_module`, to import a module that may be missing or whose name is computed
+#: file -> arguments of its calls of `import_module`, for a module that may be missing or whose name is computed
 DYNAMIC = {
     "entropy/base.py": ["'it_losses.kernels'"],
     "kernels/dispatch.py": ["f'it_losses.kernels.{name}'"],
@@ -70,7 +70,7 @@ def layer(path):
 
 
 def imports(path):
-    """Every module that a file imports, at its top or inside a function; for `from package import name` also `package.name`."""
+    """Each module that a file imports, anywhere in it. `from package import name` gives `package` and `package.name`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The entropies have known values for exact covariances and two points, and bound the entropy of a Gaussian mixture."""
+"""Entropies equal their closed forms for known covariances and two points. LogDet and Pairwise bound a mixture's entropy."""
 
 import math
 
@@ -102,7 +102,7 @@ def test_variance_covariance_of_an_exact_diagonal_covariance(std):
 
 def test_variance_covariance_of_two_correlated_coordinates():
     u = batch_with_covariance([1.0], rows=20, unbiased=True)
-    # the entropy is minus the sum of six squared covariances of 4, divided by dim = 3, times 2 * covariance_weight = 2
+    # all six covariances are 4: sum their squares, divide by dim = 3, and multiply by -2 * covariance_weight = -2
     assert VarianceCovariance()(2 * u.expand(-1, 3)).item() == pytest.approx(-2 * 6 * 4**2 / 3, rel=1e-12)
 
 
@@ -189,7 +189,7 @@ def test_the_window_of_the_automatic_bandwidth_hardly_depends_on_dim(fraction, d
     z = torch.randn(256, dim, dtype=F64)
     s2 = fraction * z.var(dim=0).sum()
     spread = Pairwise("auto", spread_fraction=fraction)(z) - dim / 2 * torch.log(2 * math.pi * math.e * s2)
-    # `spread` is the entropy minus that of one component: near its limit log(batch) at small fractions, near 0 at large ones
+    # `spread`, the entropy minus that of one component, falls from log(batch) to 0 as the fraction grows
     low, high = {0.2: (0.6, 0.95), 0.5: (0.25, 0.45), 1.0: (0.1, 0.25)}[fraction]
     assert low < spread / math.log(256) < high
 

@@ -1,4 +1,4 @@
-"""If a collective fails because another rank is late or gone, the error names the rank, the criterion and the remedy."""
+"""If a collective fails because a rank is late or has ended, the other ranks' errors name the objective and the remedy."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ from it_losses import EntropyRegularizer, VICReg, VICRegEntropy, distributed
 
 pytestmark = pytest.mark.slow
 
-#: seconds that a rank waits for the others
+#: timeout of a process group in seconds
 SHORT = 4
 #: name of the objective in error messages -> function that builds its criterion
 CRITERIA = {
     "VICReg": VICReg,
     "LogDet": lambda **ranks: VICRegEntropy("log_det", **ranks),
     "Pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
-    # here only the invariance uses unit vectors. Its samples need their own collective, whose error must still name the entropy
+    # here only the invariance normalises the views, in a collective of its own; its error must also name the entropy
     "KoLeo": lambda **ranks: VICRegEntropy("koleo", normalize=None, invariance="von_mises_fisher", **ranks),
     "VarianceCovariance": lambda **ranks: VICRegEntropy("variance_covariance", **ranks),
     "Spacings": lambda **ranks: EntropyRegularizer("spacings", **ranks),
@@ -33,7 +33,7 @@ CRITERIA = {
 
 
 def uneven(name, joined):
-    """Train rank 0 for one batch more than rank 1. Returns the message of the error and the message of its cause, or None."""
+    """Train rank 0 for one batch more than rank 1. Returns the messages of the error and its cause, or None."""
     group = dist.new_group(timeout=timedelta(seconds=SHORT))
     criterion = CRITERIA[name](process_group=group)
     net = nn.parallel.DistributedDataParallel(nn.Linear(4, 4), process_group=group)
@@ -105,7 +105,7 @@ def test_a_killed_rank_is_an_error_on_the_others_that_names_the_objective(name, 
 
 
 def refused(name, odd):
-    """The error message of each rank if rank 0 passes views that no objective accepts."""
+    """Return this rank's error message if rank 0 passes views that no objective accepts."""
     z = torch.randn(8, 4)
     views = (z, z) if dist.get_rank() else ODD[odd][0](z)
     try:
@@ -132,7 +132,7 @@ def test_a_rank_that_refuses_its_views_tells_the_others(name, odd):
 
 
 def refused_by_le_jepa(changes_a_buffer):
-    """The error message of each rank if rank 0 passes views of different batch sizes, or has changed a buffer."""
+    """Return this rank's error message if rank 0 passes views of different batch sizes or has changed a buffer."""
     lejepa = pytest.importorskip("it_losses.adapters.lightly.lejepa")
     criterion, is_odd = lejepa.LeJEPALoss(gather_distributed=True), dist.get_rank() == 0
     if is_odd and changes_a_buffer:

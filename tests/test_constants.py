@@ -389,7 +389,7 @@ def test_a_count_is_a_whole_number(value):
 
 
 def slopes(build, reduction):
-    """The gradients of weights, summed over ranks, and of this rank's views; for "mean" both are divided by the world size."""
+    """The gradients of the weights, summed over ranks, and of this rank's views. "mean" needs a division by the world size."""
     world, rank = dist.get_world_size(), dist.get_rank()
     z = [half.requires_grad_() for half in torch.randn(2, 8, 5, dtype=F64).chunk(world, dim=1)[rank]]
     criterion = BUILT[build](reduction)

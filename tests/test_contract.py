@@ -1,4 +1,4 @@
-"""The contract of entropy estimators: every estimator in ESTIMATORS passes the tests of this file."""
+"""The contract of entropy estimators: every estimator in ESTIMATORS must pass these tests."""
 
 import copy
 import pickle

@@ -36,7 +36,7 @@ def squared_covariances(z):
     return torch.cat([upper, upper]).square()
 
 
-# the loss of each convention, written as in its source: a and b are views; i, v and c weigh invariance, variance, covariance
+# the loss of each convention as in its source; a, b are views, and i, v, c weights of invariance, variance, covariance
 def official(a, b, i, v, c):
     d = a.shape[1]
     covariances = squared_covariances(a).sum() / d + squared_covariances(b).sum() / d
@@ -217,7 +217,7 @@ def test_an_estimator_may_be_passed_instead_of_its_name():
 
 
 class Marginal(EntropyEstimator):
-    """An estimator as a user writes it, from the public names alone."""
+    """An estimator that a user could write with public names only."""
 
     unit, direction, rotation_invariant, cost = "nats", "upper bound for a Gaussian", False, "N D"
 

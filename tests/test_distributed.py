@@ -24,7 +24,7 @@ from it_losses.vicreg_conventions import CONVENTIONS
 
 
 class Stranger(LogDet):
-    """An estimator as a user writes it, without a fused implementation and without any code for ranks."""
+    """An estimator that a user could write: it has no fused implementation and no code for ranks."""
 
     def entropy(self, z):
         return super().entropy(z) + z.square().mean(dim=(-2, -1))
@@ -54,7 +54,7 @@ OBJECTIVES = {
 EVEN = {2: (6, 6), 4: (5, 5, 5, 5)}
 UNEVEN = {2: (3, 8), 4: (4, 1, 6, 2)}
 
-#: one objective for each fused implementation, and one objective that has no fused implementation
+#: an objective for most of the fused implementations, and one without a fused implementation
 SOME = [
     "VICReg, official",
     "VICRegEntropy, log_det",
@@ -71,7 +71,7 @@ two_and_four = pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest
 
 
 def batches(rows, shape, views=2, dtype=torch.float64):
-    """Return the views of the global batch, and the rows of them that this rank holds. Rank r holds `rows[r]` rows."""
+    """Return the views of the global batch, and the rows of this rank. Rank r holds `rows[r]` rows."""
     generator = torch.Generator().manual_seed(7)
     scale = torch.linspace(0.2, 1.5, shape[-1], dtype=torch.float64)
     whole = [torch.randn(sum(rows), *shape, generator=generator, dtype=torch.float64) * scale + 1 for _ in range(views)]
@@ -182,7 +182,7 @@ def test_the_backward_pass_needs_no_communication(objective):
 
 
 def gradients_of_some_views(objective):
-    """Return the largest error of value and gradient if only rank 1 needs a gradient, and of the value under no_grad."""
+    """Return the largest error of value and gradient if only the first view of rank 1 needs a gradient, or no view does."""
     rows = (3, 8)
     _, mine = batches(rows, (6,))
     criterion = OBJECTIVES[objective]()
@@ -258,7 +258,7 @@ def refusals_of_other_objectives(name):
     return refusals(OTHERS[name][dist.get_rank()], list)
 
 
-#: name -> (criterion of rank 0, criterion of rank 1, what both ranks' messages say of rank 0, what they say of rank 1)
+#: name -> (criterion of rank 0, criterion of rank 1, text about rank 0 in both ranks' messages, text about rank 1)
 OTHERS = {
     "weights": (lambda: VICReg(25.0, 7.0), lambda: VICReg(25.0, 8.0), "to VICReg with .*7.0", "to VICReg with .*8.0"),
     "constants": (

@@ -1,4 +1,4 @@
-"""If a machine lacks something, `make` names it and says what to do. It shows no traceback."""
+"""If Python, the disk or the package index is unsuitable, `make` says what to do and shows no traceback."""
 
 import os
 import subprocess

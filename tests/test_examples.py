@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and the report of `python -m it_losses` is true. `test_pages.py` runs the code of pages."""
+"""The examples in docstrings run, and `python -m it_losses` reports small errors. `test_pages.py` runs the code of pages."""
 
 import doctest
 import importlib

@@ -1,23 +1,24 @@
-"""On random hostile inputs every estimator, criterion, function and convention agrees with its definition in float64.
+"""Random extreme inputs: every estimator, criterion and function agrees with its reference implementation in float64.
 
 Every test run draws 2,000 new cases, and `make fuzz` draws 100,000. A failure prints FUZZ_SEED. Set this environment variable
 to repeat the cases of that run. FUZZ_CASES sets the number of cases, and FUZZ_NAMES selects the entropies.
 
-`f(z)` is the value or the gradient of the definition in float64 on the input z. `reference(z)` is the same in the widest dtype
-of the views, at least float32. `got` is the tested result. Each case tests one of these promises:
+`got` is the tested value or gradient, and f(z) is the exact one: the reference implementation in float64. `reference(z)` is the
+reference implementation in float64 if a view has float64, and otherwise in float32. `eps` is the precision of this dtype.
 
-    the input has a NaN or an infinite number     the value is not finite
-    squares of the samples overflow float32       the value is not finite, or the inequality below holds
-    every other input                             value and gradients are finite, and the inequality holds:
-        |got - f(z)| <= 10 max |f(z') - f(z)| + 4 max |reference(z') - f(z')| + 200 eps scale
+    input                                       promise
+    contains NaN or infinity                    the value is not finite
+    squares of the samples overflow float32     the value is not finite, or the inequality below holds
+    every other input                           value and gradients are finite, and the inequality holds
 
-The maxima are over four inputs z'. Each z' differs from z by about the rounding error of the largest number of each view in the
-widest dtype, whose precision is eps. Rounding a gradient to the dtype of its view may add its own error. The scale is the
-largest of these numbers:
+    |got - f(z)| <= 10 max |f(z') - f(z)| + 4 max |reference(z') - f(z')| + 200 eps scale
 
-    - |f(z)| for a value, or the largest element of the gradient f(z). Pooled views share the largest element of all gradients
-    - the same number for normal samples whose mean square is that of z. For pairwise entropies they have the variance of z,
-      because the gradient grows as 1 / spread. If a bandwidth is given, their norm is at most 0.3, near the narrowest bandwidth
+A gradient may also have the rounding error of its dtype. `is_limit` lists inputs that are exempt from the inequality. The
+maxima are over four inputs z' that differ from z by about eps times the largest element. The scale is the largest of these:
+
+    - |f(z)| for a value; the largest element of f(z) for a gradient, or of all gradients if views are pooled
+    - the same number for normal samples with the mean square of z. Pairwise entropies use the variance of z instead, because
+      their gradient grows as 1 / spread. A given bandwidth limits the norm of these samples to 0.3
     - 1 for a value
     - max(1, value) / (root mean square of z) for the gradient of a matrix-based Renyi entropy. This entropy is constant for
       samples in one direction, so its exact gradient may be 0
@@ -71,16 +72,16 @@ OPTIONS = {
     "koleo": [{"normalize": None}, {"normalize": "columns"}],
     "spacings": [{"covariance_weight": 0.0}, {"window": 1}],
 }
-#: sums of squares above this may overflow in float32
+#: a larger sum of squares may overflow in float32
 LARGEST_SQUARES = 1e36
-#: parts of the titles of objectives that sum squared covariances, which grow with the fourth power of the samples
+#: words in the titles of objectives that sum squared covariances. These grow with the fourth power of the samples
 FOURTH_POWERS = ("VarianceCovariance", "VICReg,", "Spacings")
 
 Objective = Callable[..., Tensor]
 
 
 class Drawn(NamedTuple):
-    """A tested objective, its title in failure messages, and the objective that defines its value."""
+    """A tested objective, its title in failure messages, and the objective that gives the exact value."""
 
     title: str
     objective: Objective
@@ -93,7 +94,7 @@ def objectives(name: str) -> list[Drawn]:
         return vicreg_objectives()
     found = []
     for options in [{}, *OPTIONS.get(name, [])]:
-        # in evaluation mode an implementation and its definition use the same random slices
+        # in evaluation mode every call uses the same random slices
         estimator = ESTIMATORS[name](**options).eval()
         weights = {"invariance_weight": 25.0, "entropy_weight": 1.0}
         criteria = {
@@ -108,18 +109,18 @@ def objectives(name: str) -> list[Drawn]:
 
 
 def alone(entropy: Objective) -> Objective:
-    """A function of several views that averages this entropy over them."""
+    """Return a function of several views: the mean of their entropies."""
     return lambda *views: torch.stack([entropy(z) for z in accepted(*views)]).mean()
 
 
 def entropy_functions(name: str, estimator: EntropyEstimator, options: dict[str, object]) -> list[Drawn]:
-    """Return the functions that compute this entropy with these options. Each function is compared with its class."""
+    """Return the public functions of this entropy. Each function is compared with the class of the entropy."""
     regularizer = EntropyRegularizer(estimator).eval()
     everywhere = partial(functional.global_entropy, entropy=estimator)
     found = [Drawn(f"functional.global_entropy, {estimator}", everywhere, lambda *views: -regularizer(*views))]
     function = getattr(functional, f"{name}_entropy", None)
     if function and options.keys() <= keywords(function).keys():
-        # the function returns nats by default and the class nats per dimension, so the class gets the defaults of the function
+        # the defaults differ: nats for the function and nats per dimension for the class. Use those of the function for both
         estimator = ESTIMATORS[name](**keywords(function) | options).eval()
         of_each_view = alone(partial(function, **options))
         found.append(Drawn(f"functional.{name}_entropy, {estimator}", of_each_view, alone(estimator)))
@@ -135,7 +136,7 @@ def keywords(function: Objective) -> dict[str, object]:
 
 
 def nt_xent(temperature: float) -> Drawn:
-    """SimCLR's loss, averaged over pairs of consecutive views. It is compared with a criterion of pooled unit vectors."""
+    """SimCLR's loss, averaged over pairs of consecutive views. It is compared with our criterion on pooled unit vectors."""
     criterion = VICRegEntropy("pairwise", bandwidth=temperature**0.5, normalize="rows", exclude_self=True, pool_views=True)
 
     def definition(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ def nt_xent(temperature: float) -> Drawn:
 
 
 def vicreg_objectives() -> list[Drawn]:
-    """Return VICReg in every convention, as a class and as a function, and the invariance, which is compared with a formula."""
+    """Return the invariance, and VICReg in every convention as a class and as a function."""
 
     def squared_distances(*views: Tensor) -> Tensor:
         return torch.stack([(a - b).square().mean() for a, b in itertools.combinations(accepted(*views), 2)]).mean()
@@ -164,7 +165,7 @@ def vicreg_objectives() -> list[Drawn]:
 
 
 class Case(NamedTuple):
-    """The random choices that make one call."""
+    """The random choices of one case."""
 
     objective: int
     rows: int
@@ -263,7 +264,7 @@ def check(drawn: Drawn, case: Case) -> None:
             assert_finite(got, right, views)
         # a value that is not finite shows the fault to the user, so the gradient may be anything
         if got[0].isfinite() and not is_limit(title, case, views, widest, squares):
-            # normal samples must be nearer to each other than a given bandwidth, or their gradient and the scale would be 0
+            # if normal samples were further apart than a given bandwidth, their gradient and the scale would be 0
             reach, least = 0.3 if "bandwidth=(" in title else math.inf, 0.0
             if "MatrixRenyi" in title:
                 least = max(1.0, largest(right[0])) / max((squares / views[0].numel()) ** 0.5, torch.finfo(widest).tiny)
@@ -273,7 +274,7 @@ def check(drawn: Drawn, case: Case) -> None:
 
 
 def size(z: Tensor, *, about_mean: bool) -> Tensor:
-    """Return the root mean square of z []. With `about_mean` the mean of each column is subtracted first."""
+    """Return the root mean square of z: []. With `about_mean` the mean of each column is subtracted first."""
     return (z - z.mean(dim=0) if about_mean else z).square().mean().sqrt()
 
 
@@ -286,7 +287,7 @@ def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
     assert got[0].isfinite(), f"{got[0]} for {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
-        # half-precision gradients may overflow at any of several equal samples, so a large exact element excuses every inf
+        # a large gradient may overflow in half precision at any of several equal samples, so any element may be inf
         if largest(exact) < torch.finfo(z.dtype).max / 2:
             assert ours.isfinite().all(), f"{ours} for {exact}"
         assert not ours.isnan().any(), f"{ours} for {exact}"
@@ -306,7 +307,7 @@ def assert_exact(
     eps = torch.finfo(widest).eps
     for i, (ours, f) in enumerate(zip(got, right, strict=True)):
         kind = torch.finfo(views[i - 1].dtype if i else widest)
-        # infinite elements are left out, because they are visible to the user
+        # users notice infinite elements, so these are not compared
         error = largest((ours - f)[ours.isfinite() & (f.abs() < kind.max / 2)])
         scale = max(least if i else 1.0, largest(f))
         rounding = kind.eps * scale + 100 * kind.smallest_normal * kind.eps if i else 0.0
@@ -321,10 +322,10 @@ def allowance(
 ) -> float:
     """Return the allowed error of the value (i = 0) or of gradient i. The rounding of a gradient to its dtype is not included.
 
-    f is the exact result, `unit` is its scale, and `sizes` are the root mean squares of the normal samples.
+    f is the exact result, `unit` is its largest element, and `sizes` are the root mean squares of the normal samples.
     """
     eps, moves, losses, usual = torch.finfo(widest).eps, [], [], []
-    # the spacing of subnormal numbers: rounding errors do not become smaller than this
+    # rounding errors are at least the spacing of subnormal numbers
     least = eps * torch.finfo(widest).smallest_normal
     with reference():
         for _ in range(4):
@@ -354,7 +355,7 @@ def have_equals(z: Tensor) -> bool:
 
 
 def have_two_nearest(z: Tensor, title: str) -> bool:
-    """Whether the two nearest neighbours of some sample are equally near. Then either neighbour gives a valid gradient."""
+    """Whether some sample has two equally near neighbours. Then either neighbour gives a valid gradient."""
     x = z.double().movedim(0, -2)
     x = x - x.mean(dim=-2, keepdim=True)
     if "normalize='columns'" in title:
@@ -367,18 +368,18 @@ def have_two_nearest(z: Tensor, title: str) -> bool:
 
 
 def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, squares: float) -> bool:
-    """Whether digits are lost for a known reason: docs/limits.md names it, or the definition in float64 loses digits too."""
+    """Whether the inequality may fail for a known reason: docs/limits.md names it, or float64 loses digits too."""
     if "LogDet" in title and widest == torch.float64 and torch.finfo(widest).eps * squares**0.5 > 1e-3:
-        # to the definition, the rounding error of the mean looks like a spread of the samples
+        # the reference takes the rounding error of the mean for variance of the samples
         return True
     if "LogDet" in title and case.rows < case.dim and widest == torch.float64:
-        # rounding changes the Gram matrix's zero eigenvalue along the vector of ones. Only the fused code corrects this error
+        # rounding changes the eigenvalue 0 of the centred Gram matrix. Only the fused code corrects this error
         return squares > 1e3
     if "bandwidth=(" in title:
-        # distances of near samples are mostly rounding error, and the bandwidth is as narrow as these distances
+        # the bandwidth may be as narrow as distances of near samples, which are mostly rounding error
         return torch.finfo(widest).eps * squares > 1e-2
     if case.dim == 1 and ("normalize='rows'" in title or title.startswith("cosine")):
-        # unit vectors in one dimension are 1 or -1, so the gradient is zero and gives no scale for rounding errors
+        # unit vectors in one dimension are 1 or -1, so the exact gradient is 0 and gives no scale for rounding errors
         return True
     if "KoLeo" in title and any(have_equals(z) or have_two_nearest(z, title) for z in views):
         # distances of equal samples are mostly rounding error. If two neighbours are equally near, both give valid gradients
@@ -389,7 +390,7 @@ def is_limit(title: str, case: Case, views: list[Tensor], widest: torch.dtype, s
 @pytest.mark.parametrize("divergence", ["kl", "bhattacharyya"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_pairwise_entropy_of_one_point_equals_its_definition(dtype, divergence):
-    # regression: the definition counted rounding of the mean as spread; the fused code had another lower limit of the variance
+    # regression: the reference counted rounding of the mean as variance, and the fused code had another least variance
     z, estimator = torch.full((17, 3), 0.1, dtype=dtype), Pairwise(divergence=divergence)
     smallest = torch.finfo(dtype).tiny ** 0.5
     exact = 1.5 * math.log(2 * math.pi * math.e * smallest)

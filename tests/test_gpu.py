@@ -20,9 +20,9 @@ from it_losses.kernels import self_test
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 DEVICE = "cuda"
-#: dtype -> relative errors of value and gradient, allowed on top of four times the error of the float32 reference on a CPU
+#: dtype -> allowed relative errors of (value, gradient). Four times the error of the float32 reference is added to them
 ROUNDED = {torch.float32: (2e-6, 4e-6), torch.float16: (2e-4, 2e-3), torch.bfloat16: (2.0**-9, 2e-2)}
-#: [N, D] or [N, groups, D] for batch size N and dimension D: sizes are small or odd, and N is below, above or far below D
+#: [N, D] or [N, groups, D] for batch size N and dimension D: small and odd sizes, N below, above and far below D
 SHAPES = [(2, 1), (33, 70), (70, 33), (257, 131), (131, 257), (260, 515), (128, 2048), (40, 3, 20)]
 #: the margins exceed every standard deviation of `samples`, so that rounding cannot switch a hinge on or off
 CRITERIA = {
@@ -56,7 +56,7 @@ every_criterion = pytest.mark.parametrize("name", CRITERIA)
 
 @pytest.fixture(autouse=True)
 def self_test_is_off(monkeypatch):
-    # with the self-test, the reference would replace kernels that fail, and the test would compare the reference with itself
+    # if kernels fail the self-test, the reference replaces them, and the tests would compare the reference with itself
     monkeypatch.setenv(self_test.VARIABLE, "off")
 
 
@@ -76,7 +76,7 @@ def samples(shape: tuple[int, ...], dtype: torch.dtype, count: int) -> list[Tens
 
 
 def evaluated(criterion, views: list[Tensor], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor]:
-    """Evaluate the views in this dtype on this device. Return value and gradients in float64 on the CPU."""
+    """Evaluate the criterion in this dtype on this device. Return value and gradients in float64 on the CPU."""
     own = [z.detach().to(device, dtype).requires_grad_() for z in views]
     value = criterion(*own)
     # gradients are of the order of 1 / dim, so they are scaled to avoid underflow in float16
@@ -138,7 +138,7 @@ def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
         for z in views:
             z.copy_(torch.randn(shape, device=DEVICE))
     graph.replay()
-    # parallel parts of a kernel add to a sum in any order, so the last digits of two runs differ
+    # thread blocks add to a sum in any order, so the last digits of two runs differ
     torch.testing.assert_close(replayed, step(), rtol=ROUNDED[dtype][1], atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_a_captured_graph_replays_the_numbers_of_eager_mode(shape, name, dtype):
 @pytest.mark.parametrize("name", [*(name for name in CRITERIA if "bandwidths" not in name), "one bandwidth"])
 @pytest.mark.parametrize("shape", [(64, 200), (200, 64), (256, 4096)], ids=str)
 def test_forward_and_backward_do_not_wait_for_the_device(shape, name, dtype):
-    # a criterion reads values at calls 1, 2, 4, 8, ... to warn if one is out of range. So the third call must not wait
+    # at calls 1, 2, 4, 8, ... a criterion reads values, to warn if they are out of range. The third call must not wait
     criterion = criterion_named(name) if name in CRITERIA else VICRegEntropy(Pairwise(shape[1] ** 0.5))
     views = views_of(shape, dtype)
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_peak_memory_above_the_inputs_stays_within_its_bound(criterion, batch, d
     assert (torch.cuda.max_memory_allocated() - before) / 2**20 <= allowed
 
 
-#: name -> function that makes a criterion; the test passes the argument `gather_distributed`
+#: name -> function of `gather_distributed` that makes a criterion
 OVER_RANKS = {
     "vicreg": functools.partial(VICReg, margin=4.0),
     "log_det": functools.partial(VICRegEntropy, "log_det", beta=2.0),
@@ -204,7 +204,7 @@ OVER_RANKS = {
 
 
 def errors_of_a_rank(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[tuple[float, float]]:
-    """Return (error, tolerance) of this rank's value and gradient, compared with one float64 process that holds all samples."""
+    """Return (error, tolerance) of this rank's value and gradient. Errors are differences from one float64 process."""
     torch.cuda.set_device(0)
     torch.manual_seed(7)
     whole = samples(shape, dtype, 2)

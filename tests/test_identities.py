@@ -97,7 +97,7 @@ def test_the_default_weights_of_a_pooled_density_of_unit_vectors_equal_nt_xents(
 
 
 def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tuple[float, float]:
-    """Return our errors of value and gradient, compared with lightly. Rank r holds `rows[r]` samples.
+    """Return how much our value and gradient differ from lightly's. Rank r holds `rows[r]` samples.
 
     lightly's loss runs on the ranks if all hold equally many samples, and otherwise in one process.
     """
@@ -111,12 +111,12 @@ def errors_on_a_rank(name: str, temperature: float, rows: tuple[int, ...]) -> tu
     value, *gradients = evaluated(contrastive(temperature, positives=positives), mine)
     if len(set(rows)) == 1:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature, gather_distributed=True), mine)
-        # lightly's value on a rank is the mean over the samples of that rank, so the values of the ranks are averaged
+        # lightly's value on a rank is the mean over the samples of this rank, so the mean over the ranks is taken
         dist.all_reduce(theirs)
         theirs /= len(rows)
     else:
         theirs, *slopes = evaluated(getattr(lightly.loss, name)(temperature), whole)
-        # DDP averages the gradients of the ranks, so our gradients are multiplied by the number of ranks
+        # DDP averages gradients, so ours are those of one process times the number of ranks
         slopes = [len(rows) * slope[own] for slope in slopes]
     wrong = max(((g - s).abs().max() / s.abs().max()).item() for g, s in zip(gradients, slopes, strict=True))
     return (value + constant(temperature, 6, pairs) - theirs).abs().item(), wrong

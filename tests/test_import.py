@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from programs import finished
 
-#: program that imports a module and prints what the import changed in the process, and its socket and process events
+#: program that imports a module. It prints which state changed, and which sockets and processes were created
 PROGRAM = """
 import importlib, json, os, random, sys, threading, torch
 

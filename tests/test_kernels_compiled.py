@@ -17,12 +17,12 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from it_losses.kernels.products import cuda_pairs, cuda_passes, cuda_slices  # noqa: E402
 
-#: compute capability -> bytes of shared memory per program. Code for sm_80 also runs on sm_86 and sm_89, which have less
+#: compute capability -> bytes of shared memory. Code for sm_80 also runs on sm_86 and sm_89, whose smaller limit is used
 SHARED = {80: 99 * 1024, 90: 227 * 1024}
-#: bytes that a thread may spill into memory if sizes are no multiples of 16. Then each element needs its own address.
-#: ptxas keeps one or two addresses in memory, so that more programs run at a time
+#: bytes that a thread may spill into memory if a size is no multiple of 16. Then each element needs its own address, and
+#: ptxas keeps one or two addresses in memory
 SPILLED = 16
-#: bytes that a thread may spill in a kernel with cosines. A cosine needs this memory for arguments above 10^5, which are rare
+#: bytes that a thread may spill in a kernel with cosines. A cosine needs them for arguments above 10^5, which are rare
 OF_COSINE = 32
 WITH_COSINES = {"normal_numbers", "sums_of_waves", "slopes_of_waves"}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -31,7 +31,7 @@ SHAPES = [(16, 256, 128), (2, 33, 71), (1, 2, 1), (2, 2048, 1 << 21)]
 
 
 def launched(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
-    """All launches for samples of this dtype. The tensors are on the meta device, so they take no memory."""
+    """Return all launches for samples of this dtype. The tensors are on the meta device, so they take no memory."""
     launches = record_launches(monkeypatch)
     stand_in_for_gpu(monkeypatch)
     for groups, samples, dim in SHAPES:
@@ -64,7 +64,7 @@ def type_of(argument: Any) -> str:
 
 
 def source_of(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
-    """The source that Triton compiles for a launch, and its options. Sizes of 1 are constants; multiples of 16 are marked."""
+    """Return the source that Triton compiles, and its options. Sizes of 1 are constants. Multiples of 16 are marked."""
     kernel = KERNELS[launch.kernel]
     constants = {name: value for name, value in launch.named.items() if name in kernel.arg_names}
     options = {name: value for name, value in launch.named.items() if name not in kernel.arg_names}
@@ -80,7 +80,7 @@ def source_of(launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
 
 
 def stack_bytes(cubin: bytes, folder: Path) -> int:
-    """Bytes that a thread keeps in memory because no register is left for them."""
+    """Return the bytes that a thread keeps in memory because no register is left."""
     file = folder / "kernel.cubin"
     file.write_bytes(cubin)
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(file)]

@@ -1,6 +1,6 @@
 """Every fused implementation equals its definition in float64.
 
-The tests vary the shapes, memory layouts and constants, and the matrix: N x N or D x D, for N samples of D dimensions.
+The shapes test both matrices: N x N and D x D, for N samples of D dimensions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def only_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, params=["sizes by rule", "many blocks"])
 def many_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run every test a second time with tiny size limits, so that small inputs are split into parts as large inputs are."""
+    """Run every test a second time with tiny size limits, so that small inputs are split into blocks too."""
     if request.param == "many blocks":
         monkeypatch.setattr(vicreg, "TINY", 0)
         small = {cpu: {"KEPT": 0, "BLOCK": 1 << 10, "STRIP_SIDE": 8, "LARGE_PRODUCT": 1 << 12}}
@@ -119,7 +119,7 @@ def test_a_bad_input_gives_a_bad_value_and_a_gradient_that_shows_it(name, bad, s
     assert not gradients[0].isfinite().all()
 
 
-# five draws are made, because in about two of three draws another order of operations would give the same bits
+# in about two of three draws another order of operations gives the same bits, so the test makes five draws
 @pytest.mark.parametrize("draw", range(5))
 @pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
 def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, draw, many_blocks):
@@ -140,8 +140,8 @@ def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batc
 
 @pytest.mark.parametrize("beta", [1e3, 1e6])
 def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
-    # the Gram matrix of the centred samples Zc maps the vector of ones to 0. An inverse that is not centred would multiply
-    # rounding errors of 1^T Zc by beta
+    # the Gram matrix of the centred samples Zc maps the vector of ones to 0. If its inverse were not centred too, rounding
+    # errors of 1^T Zc would be multiplied by beta
     (z,) = correlated_views(1, (128, 300), torch.float32)
     (gradient,) = torch.autograd.grad(LogDet(beta)(z + 3), z)
     assert gradient.mean(dim=0).abs().max() < 1e-5 * gradient.abs().max()

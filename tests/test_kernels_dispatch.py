@@ -1,4 +1,4 @@
-"""Dispatch picks the right implementation and matrix: N x N or D x D, for N samples of D dimensions.
+"""Dispatch picks the implementation, and the N x N or the D x D matrix for N samples of D dimensions.
 
 A call passes through few files. Without the folder of fused implementations every objective still works.
 """
@@ -168,7 +168,7 @@ def test_without_the_folder_of_fused_implementations_every_objective_works_with_
     assert_near([torch.tensor(x) for x in with_it], [torch.tensor(x) for x in without], 1e-9)
 
 
-#: the test limits the size of the folder for these entropies. Each further entropy adds one file, and SIGReg adds three
+#: the test limits the files and lines of these entropies. Each further entropy adds one file, and SIGReg adds three
 FIRST_ENTROPIES = {"vicreg", "log_det", "pairwise"}
 FURTHER_ENTROPIES = {"koleo", "quadratic", "renyi", "sigreg", "spacings"}
 
@@ -184,7 +184,7 @@ def test_the_folder_has_at_most_16_files_and_2200_lines_for_its_first_three_entr
 
 
 def files_of_a_step(criterion, shape=(40, 60)):
-    """The files of the package whose functions run in a forward and backward pass, after a first pass that does the imports."""
+    """Return the files whose functions run in a forward and backward pass, after a first pass that does the imports."""
     views = torch.randn(2, *shape, requires_grad=True)
     criterion(*views).backward()
     files = set()
@@ -202,7 +202,7 @@ def files_of_a_step(criterion, shape=(40, 60)):
     return sorted(files)
 
 
-#: name -> (function that makes the criterion, largest number of files that a reader has to open to follow a call)
+#: name -> (function that makes the criterion, largest number of files through which a call may pass)
 CRITERIA = {
     "VICReg": (VICReg, 10),
     "log_det": (VICRegEntropy, 11),
@@ -210,7 +210,7 @@ CRITERIA = {
     "koleo": (lambda: VICRegEntropy("koleo"), 12),
     "spacings": (lambda: VICRegEntropy("spacings"), 12),
     "renyi": (lambda: VICRegEntropy("renyi"), 12),
-    # the quadrature, the random directions and the products of slices have a file each
+    # SIGReg has one file each for the quadrature, the random directions and the sums
     "sigreg": (lambda: VICRegEntropy("sigreg"), 14),
 }
 ON_TWO_RANKS = {"sigreg": 15}
@@ -220,7 +220,7 @@ ON_TWO_RANKS = {"sigreg": 15}
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_call_passes_through_few_files(name, shape):
     if dist.is_initialized():
-        # another test has left a process group behind, and the call would pass through more files
+        # in a process group that another test left behind, the call would pass through more files
         dist.destroy_process_group()
     build, most = CRITERIA[name]
     files = files_of_a_step(build(), shape)
@@ -250,6 +250,6 @@ def test_a_flop_counter_counts_the_products(name, shape):
     with FlopCounterMode(display=False) as counter:
         criterion(*views).backward()
     side = rows if name == "pairwise" else min(rows, dim)
-    # each of the two views needs one product for the matrix and one for the gradient. Symmetry saves up to half of the first
+    # each of the two views needs a product for the matrix and one for the gradient. Symmetry may halve the first product
     full = 2 * 2 * (2 * rows * dim * side)
     assert 0.7 * full < counter.get_total_flops() <= full

@@ -1,6 +1,6 @@
 """A call launches the expected kernels and uses no operator that waits for the GPU. The tests need no GPU.
 
-Launches are recorded and not run. So the computed numbers mean nothing, but the launches do not depend on these numbers.
+Launches are recorded and not run. Results are meaningless, but the launches do not depend on them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def test_launches_of_two_views_and_no_wait(name, shape, dtype, monkeypatch):
     if module is sigreg:
         expected |= dict.fromkeys(("normal_numbers", "sums_of_waves", "slopes_of_waves"), 1)
     if module in (pairwise, quadratic):
-        # one launch handles the pairs of both small views. At memory limit 0 a launch handles at most FEWEST_ROWS rows
+        # one launch handles all pairs of both views. With the memory limit 0, a launch handles at most FEWEST_ROWS rows
         strips = -(-2 * shape[0] // cuda_pairs.FEWEST_ROWS) if "again" in name else 1
         expected |= {"similarity_sums": strips, "pair_weights": strips}
     assert Counter(launch.kernel for launch in launches) == expected

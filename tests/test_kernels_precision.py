@@ -2,8 +2,8 @@
 
 In float32 the error of a value or gradient is at most four times the reference's error plus 1e-6 of the largest element. The
 largest errors of several draws are compared, because the error of one draw may be small by chance. In half precision the
-gradient is rounded once. The entropies in FRESH get new inputs at every run. The environment variable IT_LOSSES_TEST_SEED
-repeats a run.
+gradient is rounded once. The entropies in FRESH get new inputs at every run. A failure prints the seed. Set
+IT_LOSSES_TEST_SEED to this seed to repeat the run.
 """
 
 from __future__ import annotations
@@ -68,13 +68,12 @@ ENTROPIES = {
 }
 
 
-#: an entropy whose name begins with one of these gets new inputs at every run; in `test_fuzz.py` all entropies do
+#: entropies whose names begin with these words get new inputs at every run. test_fuzz.py has new inputs for all entropies
 FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
-#: name -> smallest scale for the relative error of a value, because the value may be near 0. The scale of vicreg allows for
-#: the rounding of the margin times the weight 25. The other values are means of logarithms of both signs, so the scale is the
-#: size of one logarithm
+#: name -> smallest divisor of the error of a value, because the value may be near 0. For vicreg it allows the rounding error
+#: of the margin times the weight 25. For means of logarithms of both signs it is the size of one logarithm
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "log_det, anchored": math.log(2) / 2,

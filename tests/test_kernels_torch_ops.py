@@ -1,4 +1,4 @@
-"""Our torch operator works with compilers, export, autocast, checkpoints and grad modes. A second derivative is an error."""
+"""Our torch operator works under compilers, export, autocast, checkpoints and grad modes. Double backward raises an error."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def step(z_a, z_b):
-        # inductor could fuse these operators, and those after the losses, with the losses
+        # inductor could fuse operators before and after the losses with them
         z_a, z_b = z_a.tanh(), z_b.tanh()
         return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise", "sigreg"))
 
@@ -306,7 +306,7 @@ class NoWaits(TorchDispatchMode):
 @SIZES
 @pytest.mark.parametrize("name", ["VICReg", "log_det", "log_det in nats", "pairwise", "sigreg", "renyi"])
 def test_no_operator_waits_for_the_device(name, shape, monkeypatch):
-    # the CPU's factorization reads a number from the device, so the test uses the GPU's, which reads none
+    # the factorization for CPUs waits for the device, so the test uses the one for GPUs
     monkeypatch.setattr(cpu, "factorize_", cholesky.factorize_)
     views = correlated_views(3, shape)
     expected = evaluated(OBJECTIVES[name].definition, views)

@@ -1,4 +1,4 @@
-"""KoLeo equals lightly's loss, scipy and closed forms. The Kozachenko-Leonenko estimate is compared with known entropies."""
+"""KoLeo equals lightly's loss, scipy's distances and closed forms. The Kozachenko-Leonenko estimate is near known entropies."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_the_gradient_is_a_sum_over_the_pairs_of_neighbours(backend):
         expected[i] += q
         expected[j] -= q
     torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-    # an entropy H satisfies H(c z) = H(z) + log c for c > 0, so the sum of z times the gradient is 1
+    # KoLeo(c z) = KoLeo(z) + log c for c > 0. The derivative at c = 1 is the sum of z times the gradient, so it is 1
     assert (z * gradient).sum().item() == pytest.approx(1, abs=1e-12)
 
 
@@ -67,7 +67,7 @@ def test_two_points_and_the_smoothed_logarithm(backend):
 @pytest.mark.parametrize("centres", [1, 6])
 @pytest.mark.parametrize("samples", [500, 1088])
 def test_float32_finds_the_neighbours_of_near_samples(centres, samples, backend):
-    # samples of one centre are 10^4 times nearer to each other than to 0. Distances by inner products would lose all digits
+    # samples of one centre are 10^4 times nearer to each other than to 0. |x|^2 + |y|^2 - 2 x.y would lose all digits
     z = 100 + torch.randn(centres, 16, dtype=F64)[torch.arange(samples) % centres]
     z = (z + 1e-2 * torch.randn(samples, 16, dtype=F64)).float()
     ours, exact = (evaluated(KoLeo(None), [leaf(z, dtype)]) for dtype in (torch.float32, F64))
@@ -95,7 +95,7 @@ def test_samples_that_coincide_have_no_gradient(backend):
 
 
 class Largest(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that an operator returns."""
+    """Records how many elements the largest output of an operator has."""
 
     elements = 0
 

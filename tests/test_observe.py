@@ -1,4 +1,4 @@
-"""An observer is notified once of each eager call of a criterion. Compiled calls and torch.func transforms notify none."""
+"""A criterion notifies its observers once of each eager call, and not of compiled calls or torch.func transforms."""
 
 import gc
 import pickle

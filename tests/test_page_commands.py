@@ -45,12 +45,12 @@ def commands(page):
 
 
 def lines(block):
-    """The commands of a block; a continued command becomes one line."""
+    """Return the commands of a block. A command that continues on the next line becomes one line."""
     return [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def every_command():
-    """Return one test case for each command. Its id has the first page that contains the command."""
+    """Return a test case for each command. Its id names the first page with the command."""
     pages = {command: page for page in reversed(PAGES) if page != RECORDS for command in commands(page)}
     return [pytest.param(command, id=f"{name(page)}: {command}", marks=marks(command)) for command, page in pages.items()]
 
@@ -61,7 +61,7 @@ def marks(command):
 
 
 def check(command):
-    """Raise an error unless the command has a known form and all that it names exists."""
+    """Raise an error unless the program of the command is in FORMS and its arguments are valid."""
     inside = re.fullmatch(r"\w+=\$\((.*)\)", command)
     for part in (inside[1] if inside else command).split("&&"):
         check_program(*shlex.split(part, comments=True))
@@ -136,7 +136,7 @@ def check_python(*words):
 
 
 def check_script(script, *arguments):
-    """Check a command that runs another library's script. The files of the library are checked only if there is a checkout."""
+    """Check a command that runs another library's script. Files of the library are checked only if it is checked out."""
     check_file(script)
     options = argparse.ArgumentParser()
     options.add_argument("--config-path", type=Path, required=True)
@@ -149,7 +149,7 @@ def check_script(script, *arguments):
 
 
 def check_file(word):
-    """Assert that a file exists in this repository, or in the checkout that its first folder names, if there is a checkout."""
+    """Assert that a file exists. A file of another library is checked only if the library is checked out."""
     if not re.fullmatch(r"\S+/\S+\.\w+", word):
         return
     folder, _, path = word.partition("/")
@@ -165,7 +165,7 @@ class OptionsAreReadError(BaseException):
 
 
 def check_options(module, arguments):
-    """Start a program and stop it once it has accepted its options. If it refuses them, SystemExit is raised."""
+    """Start a program and stop it when it has accepted its options. If it refuses them, it raises SystemExit."""
 
     def read_and_stop(parser, words=None, namespace=None):
         read(parser, words, namespace)

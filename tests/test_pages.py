@@ -1,4 +1,4 @@
-"""The code of every documentation page runs: Python blocks in order, programs before and after a diff, and configurations."""
+"""The code of every documentation page runs: Python blocks in order, both sides of a diff, and configurations."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def fenced(page):
-    """Yield (language, program) of every code block. Empty lines before a program keep the page's line numbers in errors."""
+    """Yield (language, program) of every code block. Empty lines before a program give errors the page's line numbers."""
     text = page.read_text()
     for block in re.finditer(r"^([ ]*)```(\S*)\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE):
         lines_before = text[: block.start(3)].count("\n")
@@ -57,7 +57,7 @@ def is_a_program(diff):
 
 
 def changes():
-    """Every diff that changes a program of the reader, with the page."""
+    """Return (page, diff) for every diff that changes a program of the reader."""
     diffs = [(page, diff) for page in PAGES for language, diff in fenced(page) if language == "diff" and is_a_program(diff)]
     return [pytest.param(page, diff, id=f"{name(page)}-{diff.count(chr(10))}") for page, diff in diffs]
 
@@ -90,7 +90,7 @@ def run_all(page, programs):
 
 
 def pages_with_programs():
-    """Every page with Python code. Tutorials are slow, because they train a network."""
+    """Return every page with Python code. Tutorials are marked slow, because they train a network."""
     marks = {page: [pytest.mark.slow] for page in PAGES if page.parent.name == "tutorials"}
     return [pytest.param(page, marks=marks.get(page, []), id=name(page)) for page in PAGES if programs(page)]
 
@@ -117,7 +117,7 @@ def test_the_changed_lines_run_too_and_a_swapped_import_changes_no_number(page, 
 
 
 def configurations():
-    """Every block of YAML, and every changed configuration, with its page."""
+    """Return (page, block) for every YAML block, and for every configuration after a diff."""
     blocks = [(page, language, block) for page in PAGES for language, block in fenced(page)]
     found = [(page, block) for page, language, block in blocks if language == "yaml"]
     changed = [(page, diff) for page, language, diff in blocks if language == "diff" and ": " in diff and "--- " not in diff]
@@ -135,7 +135,7 @@ def test_a_configuration_can_be_composed_and_its_objectives_have_a_value(page, b
 
 
 def composed(hydra, config):
-    """The objectives of a solo-learn configuration. Our shipped configuration must have the same method and options."""
+    """Return the objectives of a solo-learn configuration. Our shipped configuration must have its method and options."""
     from it_losses.adapters.solo_learn import CONFIGS
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.2"):
@@ -146,7 +146,7 @@ def composed(hydra, config):
 
 
 def instances(hydra, config):
-    """Create the entries with a `_target_`, and return the objectives. Other entries are callbacks, which need solo-learn."""
+    """Create every entry with a `_target_`, and return the objectives. Entries that are callbacks need solo-learn."""
     found = [hydra.utils.get_class(node._target_) for node in targets(config)]
     assert found
     if not all(issubclass(kind, torch.nn.Module) for kind in found):
@@ -156,7 +156,7 @@ def instances(hydra, config):
 
 
 def targets(config):
-    """The outermost entries with a `_target_`, which names a class."""
+    """Return the outermost entries with a `_target_`, the name of a class."""
     if "_target_" in config:
         return [config]
     return [found for entry in config.values() if hasattr(entry, "values") for found in targets(entry)]

@@ -20,8 +20,8 @@ F32, F64 = torch.float32, torch.float64
 def defined(views: tuple[Tensor, ...], *, scale: float, excluded: str, quadratic: bool = False) -> Tensor:
     """`-mean_i log mean_j e_ij`, or `-log mean_ij e_ij` if quadratic, over the samples of all views.
 
-    Here `e_ij = exp(-|u_i - u_j|^2 / scale)` and `u = z / |z|`. `excluded` leaves out no pairs ("none"), the pairs with i = j
-    ("self"), or all pairs of views of one image ("image").
+    Here `e_ij = exp(-|u_i - u_j|^2 / scale)` and `u = z / |z|`. `excluded` names the pairs (i, j) that are left out: "none",
+    "self" for i = j, or "image" for two views of one image and i = j.
     """
     u = normalize(torch.cat(views), dim=1)
     overlap = (-(u[:, None] - u).square().sum(dim=2) / scale).exp()
@@ -49,7 +49,7 @@ def both(request, monkeypatch):
 
 @pytest.fixture
 def many_strips(monkeypatch):
-    """Compute so few rows of pairs at a time that images would be split, unless the code keeps an image's rows together."""
+    """Compute few rows of pairs at a time. The code must still keep all views of an image together."""
     for name, value in {"ROWS": 16, "FEWEST_ROWS": 4, "MOST_PAIRS_AT_ONCE": 0}.items():
         monkeypatch.setattr(cpu_pairs, name, value)
 

@@ -31,7 +31,7 @@ CLAIMS = [
     ("figure3", same, [SHOWS, "exceeds 0.05 is 0.2"]),
     ("figure3", lambda f: f.assign(distance=0.2), [DOES_NOT]),
     ("figure4", same, [SHOWS, "these standard deviations: 0.3.", "0.1: 90% and 63%"]),
-    # in the first of these cases the centres never collapse. In the second they collapse with fixed and with trained inputs
+    # in the next case the centres never collapse. In the case after it they collapse with fixed and with trained inputs
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.max()), [DOES_NOT, "0.3: 100% and 100%"]),
     ("figure4", lambda f: f.assign(entropy_nats=f.entropy_nats.where(f.step == 0, POINT + 1e-9)), [DOES_NOT, "0.3: 0% and 0%"]),
     ("figure5", same, [DOES_NOT, "Theorem 3 0.328"]),

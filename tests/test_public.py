@@ -1,4 +1,4 @@
-"""Every public callable that takes embeddings refuses invalid arguments, and works in threads, copies, exports and so on."""
+"""Every public callable of embeddings refuses invalid arguments, and works in threads, copies and exported programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 every_measurement = pytest.mark.parametrize("name", MEASUREMENTS)
 
 
-#: options of an estimator for several views; functions take one matrix and lack these options
+#: options for several views. The functions take one matrix, so they lack these options
 OF_SEVERAL_VIEWS = {"pool_views", "exclude_positives"}
 
 

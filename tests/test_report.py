@@ -13,7 +13,7 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
 
 
 def folder(results, name, made=(), **settings):
-    """Write a folder of results: a page README.md, and rows.jsonl with the settings and the rows `made`."""
+    """Write a folder of results: README.md, and rows.jsonl with the settings and the rows `made`."""
     path = results / name
     path.mkdir(parents=True)
     (path / "README.md").write_text(f"# Title of {name}\n\nIts text\n")

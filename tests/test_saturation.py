@@ -13,7 +13,7 @@ from it_losses.entropy.log_det import MOST_IN_FLOAT32
 
 
 def told(call):
-    """The messages of the warnings that a call gives."""
+    """Return the messages of the warnings of a call."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()

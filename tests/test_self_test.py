@@ -1,6 +1,6 @@
-"""The self-test of the GPU operations finds planted faults. In these tests CPU operations stand in for the GPU operations.
+"""The self-test of the GPU operations ("products") finds planted faults. Here CPU operations replace the GPU operations.
 
-The code calls these operations products. tests/interpreted_kernels.py plants faults in the Triton kernels themselves.
+tests/interpreted_kernels.py plants faults in the Triton kernels themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Return a function that replaces operations by faulty ones and returns the list of modules that the self-test requests."""
+    """Return a function that plants faulty operations. It returns a list of the modules that the self-test asks for."""
     monkeypatch.setattr(self_test, "_passed", set())
     monkeypatch.setattr(self_test, "_failed", {})
     monkeypatch.delenv(self_test.VARIABLE, raising=False)
@@ -50,7 +50,7 @@ def test_right_products_are_tested_once_for_each_kind_of_shape(products, dtype, 
     for count, shape in enumerate([(64, 32), (64, 31), (63, 32), (63, 31)], 1):
         for _ in range(3):
             assert self_test.failure(products, views(*shape, dtype)) == ""
-        # half precision is tested in float32 too, because normalized samples are multiplied in float32
+        # half precision is tested in float32 too, because normalized views are multiplied in float32
         assert asked == ["cuda" + products, "cpu" + products] * count * (1 if dtype == torch.float32 else 2)
 
 

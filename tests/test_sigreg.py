@@ -1,4 +1,4 @@
-"""SIGReg equals closed forms and five published losses. All ranks and compiled code draw the same random slices."""
+"""SIGReg equals closed forms and five published losses. All ranks draw the same slices, in compiled code too."""
 
 import copy
 import math
@@ -30,12 +30,9 @@ def two_views(*shape, seed=0):
 
 
 def normal_quantiles(count, variance):
-    """Return `count` quantiles of N(0, variance) at equal steps of probability, as a sample without noise: [count, 1]."""
+    """Return `count` quantiles of N(0, variance) at equal steps of probability: [count, 1]."""
     places = (torch.arange(count, dtype=F64) + 0.5) / count
     return (torch.special.ndtri(places) * math.sqrt(variance))[:, None]
-
-
-# closed forms
 
 
 @every_convention
@@ -64,7 +61,7 @@ def test_the_statistic_of_normal_samples_and_of_one_point_is_known(convention, n
 
 
 def slope(variance, convention):
-    """Return T'(v), where T(v) is the statistic of N(0, v) by the quadrature of that convention."""
+    """Return T'(v), where T(v) is the statistic of N(0, v) by the quadrature of the convention."""
     points, largest, *_ = CONVENTIONS[convention]
     knots, phi, weights = quadrature(points, largest, like=torch.zeros((), dtype=F64))
     damped = torch.exp(-variance * knots.square() / 2)
@@ -96,11 +93,11 @@ def test_the_measurement_is_the_statistic_in_float64():
     assert diagnostics.sigreg_statistic(torch.zeros(8, 3)) == pytest.approx(0.4, abs=1e-3)
 
 
-# each function below computes the loss of one of the five sources, for two views and slices a [dim, S]
+# losses of the five sources, for two views and slices a [dim, S]. The first four functions are helpers
 
 
 def half_rule(x, t, weights, phi):
-    """Return the statistic of each slice. The knots t lie on [0, 3], and doubled weights cover [-3, 3]."""
+    """Return the statistic of each slice. The knots t lie in [0, 3], and the weights are doubled to count -t too."""
     angles = x[:, :, None] * t
     return ((angles.cos().mean(0) - phi).square() + angles.sin().mean(0).square()) @ weights
 
@@ -152,7 +149,7 @@ def lightly(views, a, tables=None):
     )
     if tables is not None:
         loss.sigreg.t, loss.sigreg.weights, loss.sigreg.phi = tables
-    # passing both views as global views and also as local views leaves a mean over views unchanged
+    # lightly averages over views, so both views may be passed as global and as local views
     stacked = torch.stack(views)
     return loss(global_proj=stacked, local_proj=stacked)
 
@@ -208,9 +205,6 @@ def test_pooled_views_of_groups_are_pooled_in_each_group():
     torch.testing.assert_close(together(*views), -each.mean(), rtol=1e-12, atol=0)
 
 
-# slices
-
-
 def test_slices_are_unit_vectors_without_a_preferred_direction():
     a = unit_directions(1 << 16, 9, seed=0, draw=0, like=torch.zeros((), dtype=F64))
     torch.testing.assert_close(a.norm(dim=1), torch.ones(len(a), dtype=F64))
@@ -230,7 +224,7 @@ def test_a_direction_in_one_dimension_is_one_or_minus_one():
 def test_slices_are_no_symmetric_matrix(draw):
     a = 200**0.5 * unit_directions(200, 200, seed=0, draw=draw, like=torch.zeros((), dtype=F64))
     assert (a * a.mT).mean().abs() < 5 / 200
-    # elements on the diagonal are nearly standard normal too, so their mean absolute value is near 0.8
+    # elements on the diagonal are nearly standard normal, so their mean absolute value is near 0.8
     assert 0.6 < a.diagonal().abs().mean() < 1.0
 
 
@@ -304,7 +298,7 @@ def test_the_op_that_compilers_see_takes_the_draw():
 
 
 def losses_of_training(convention):
-    """Return, for each of three steps, the largest error on this rank, compared with one process that has the whole batch."""
+    """Return the largest error on this rank at each of three steps. Errors are differences from one process."""
     found = []
     own, alone = (VICRegEntropy("sigreg", convention=convention, gather_distributed=gather) for gather in (True, False))
     part = slice(0, 7) if dist.get_rank() == 0 else slice(7, 20)
@@ -346,7 +340,7 @@ def test_a_criterion_that_was_built_in_inference_mode_trains():
 
 @pytest.mark.parametrize("world", [1, 4])
 def test_all_ranks_make_the_same_number_of_blocks(world):
-    # each block of slices is one all-reduce, so all ranks must make the same blocks, however many rows they hold
+    # each block of slices is one all-reduce, so ranks with different numbers of rows must make the same blocks
     class Ranks:
         pass
 
@@ -357,7 +351,7 @@ def test_all_ranks_make_the_same_number_of_blocks(world):
 
 
 class Largest(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that an operator returns."""
+    """Records how many elements the largest output of an operator has."""
 
     numbers = 0
 

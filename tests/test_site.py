@@ -82,8 +82,8 @@ def test_a_number_with_a_standard_error_stands_in_the_page_of_a_record_too(page)
 
 
 def test_the_table_of_choice_has_the_numbers_of_the_report():
-    # skip the first two columns, because names are not numbers and times come from the speed page. The standard error is
-    # optional, because results of one seed have none
+    # skip the names and the times, which come from the speed page. The standard error is optional, because results of one
+    # seed have none
     cells = ["|".join(line.split("|")[3:]) for line in tables.choice().splitlines()[2:]]
     quoted = [number for cell in cells for number in re.findall(r"\d+\.\d+(?: ± \d+\.\d+)?", cell)]
     assert len(quoted) == 3 * len(tables.OBJECTIVES) + 3
@@ -92,7 +92,7 @@ def test_the_table_of_choice_has_the_numbers_of_the_report():
 
 
 def criteria_of_published_losses():
-    """Return the code of each criterion in the table of published losses, and values for the names in that code."""
+    """Return the code of each criterion in the table of published losses, with values for the names in it."""
     lines = [line for line in (sources.ROOT / "docs" / "idea.md").read_text().splitlines() if line.startswith("| ")]
     constants = {"tau": 0.1, "batch": 16, "dim": 8, **{name: getattr(it_losses, name) for name in it_losses.__all__}}
     spans = [span for line in lines for span in re.findall(r"`((?:VICReg|EntropyRegularizer)\w*\(.*?\))`", line)]
@@ -107,8 +107,7 @@ def test_the_code_in_the_table_of_published_losses_runs(span, constants):
 
 def test_a_tutorial_is_shown_with_its_output_and_plots_and_as_a_notebook():
     program = "from matplotlib import pyplot\nopen('x', 'w').close()\nprint(6 * 7)\npyplot.plot([1, 2]);\n"
-    # the tutorial must not show figures that are already open. Open two, because the tutorial would draw into a single one, and
-    # a fault would not be seen
+    # a tutorial must not show figures that were open before. It would draw into one of them, so only the other shows a fault
     for _ in range(2):
         tutorials.pyplot.figure()
     cells = tutorials.run(f"# Title\n\nText.\n\n```python\n{program}```\n\nMore.\n")

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def measure(folder, objective, *options):
-    """Run the speed benchmark with the shortest times, and return the rows that it wrote."""
+    """Run the shortest speed benchmark, and return the rows that it wrote."""
     words = ["--device", "cpu", "--tested", "--seconds", "0", "--objectives", objective, "--out", str(folder), *options]
     assert program.main(words) == 0
     return program.read(folder / "rows.csv")
@@ -47,7 +47,7 @@ def test_every_implementation_has_the_same_gradient(objective, batch, dim, monke
     views = [z.requires_grad_(), (z.detach() + 0.3 * torch.randn_like(z)).requires_grad_()]
     results = {name: torch.autograd.grad(f(*views), views) for name, f in OBJECTIVES[objective](batch, dim).items()}
     if objective == "vicreg":
-        # solo-learn adds the variance terms of the views and the others average them, so the gradients differ by a weight
+        # solo-learn adds the variance terms of the views. Other implementations average them, which halves the weight
         results.pop("solo-learn")
     for name, gradient in results.items():
         torch.testing.assert_close(gradient, results[OURS], msg=lambda m, name=name: f"{name}: {m}")
@@ -147,7 +147,7 @@ def test_nothing_is_timed_without_its_tests_or_without_the_gpu_that_was_asked_fo
 
 @pytest.mark.slow
 def test_the_speed_and_the_tests_of_a_gpu_need_torch_and_pytest_alone():
-    # `it_losses.adapters` is blocked too, because a checkout without an installation does not have this module
+    # a checkout that is not installed has no module `it_losses.adapters`, so this must not be needed either
     code = """if True:
         import sys
         sys.path[:0] = [".", "tests"]

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def caller(name):
-    """Return a function that calls a deprecated function of torch from a module of that name."""
+    """Return a function of a module of this name. It calls a deprecated function of torch."""
     torch = {"__name__": "torch.deprecated"}
     exec("import warnings\ndef called(): warnings.warn('deprecated', FutureWarning, stacklevel=2)", torch)
     module = {"__name__": name, "called": torch["called"]}

@@ -123,7 +123,7 @@ def test_each_recipe_draws_two_different_views_from_torchs_generator_alone_and_e
     views, drawn, state = Views(recipe, 16, *channel_moments(images)), [], torch.get_rng_state()
     others = random.getstate(), str(np.random.get_state())
     for mixed in (False, True):
-        # from the same random state, which a checkpoint keeps, the same views must be drawn
+        # a checkpoint keeps the random state, so the same state must give the same views
         torch.set_rng_state(state)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             drawn.append(torch.stack(views(images)))

@@ -1,4 +1,4 @@
-"""The table of entropies has every estimator with its default weights, and gives each the same search.
+"""The table of entropies has every estimator with its default weights, and searches the same learning rates for each.
 
 Differences are tested over pairs of runs with equal seeds, with Holm's correction.
 """

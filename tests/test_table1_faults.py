@@ -1,6 +1,6 @@
 """If a long program is killed or cannot write, no finished run is lost, and the message says what to do.
 
-Half-written files are not read. `make kills` takes longer: it kills Table 1 and the search of settings at random moments.
+Half-written files are not read. `make kills` takes longer, because it kills programs at random moments.
 """
 
 import json
@@ -120,7 +120,7 @@ def test_a_table_is_not_continued_with_other_images(tmp_path, monkeypatch, capsy
 
 @pytest.fixture
 def no_removal(monkeypatch):
-    """Make every removal of a file fail as on a read-only file system. Permissions of a folder would not stop root."""
+    """Make every removal of a file fail as on a read-only file system. Folder permissions would not stop the user root."""
 
     def refused(path, missing_ok=False):
         raise OSError(30, "Read-only file system", str(path))

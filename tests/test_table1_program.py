@@ -80,7 +80,7 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]
     weights = torch.load(tmp_path / "backbones" / "vicreg-seed0.pt", weights_only=True)
     backbones.create("resnet18", channels=1, side=16, width=0.125, stem="original").load_state_dict(weights)
-    # a repeated command trains nothing and keeps the remarks on the page. A repetition with another setting is refused
+    # a repeated command trains nothing and keeps the remarks on the page. A command with another setting is refused
     remarks = "<!-- notes -->\n\nWhat this table shows.\n\n<!-- /notes -->"
     (tmp_path / "README.md").write_text(f"# Table\n\n{remarks}\n")
     assert main(arguments) == 0
@@ -181,7 +181,7 @@ def test_every_seed_draws_its_own_views_on_every_rank():
 
 
 def recording(folder, train):
-    """Return a training step that first saves the weights, the batch and the random numbers that the views will draw."""
+    """Return a training step that first saves the weights, the batch and the next random numbers, which draw the views."""
 
     def step(module, batch, index):
         state, path = torch.get_rng_state(), f"{type(module.method).__name__}-{module.global_rank}-{module.global_step}.pt"
@@ -198,7 +198,7 @@ def test_methods_with_one_seed_start_from_one_backbone_and_get_the_same_images_l
     monkeypatch.setattr(pretrain.Pretraining, "training_step", recording(tmp_path, pretrain.Pretraining.training_step))
     methods = ["--methods", "simclr", "byol", "supervised"]
     assert main([*TINY, *methods, "--epochs", "2", "--output", str(tmp_path / "out")]) == 0
-    # each method trains four steps, and the second epoch has the images in another order
+    # each method trains two steps in each epoch, and the second epoch has the images in another order
     names = ("Method", "Momentum", "Supervised")
     simclr, *others = ([torch.load(path) for path in sorted(tmp_path.glob(f"{name}-*"))] for name in names)
     assert len(simclr) == 4 and not torch.equal(simclr[0]["images"], simclr[2]["images"])

@@ -16,7 +16,7 @@ from benchmarks.table1.records import Records
 
 
 def recorded(folder, *cells, **settings):
-    """Write a grid to the folder and return it. A cell is (method, learning rate, constant's value, linear, kNN accuracy)."""
+    """Write and return the rows of a search. A cell is (method, learning rate, constant, linear and kNN accuracy)."""
     lines = [settings]
     for method, rate, value, linear, knn in cells:
         name = f"{method}-rate{rate:g}-{tuning.CONSTANTS[method][0]}{value:g}"
@@ -65,9 +65,9 @@ def test_the_best_has_the_highest_mean_then_the_higher_knn_then_the_first_place(
 
 
 def test_values_that_name_the_grid_as_their_source_are_its_choice():
-    """If the source of a value names a grid, the value must be the best of that grid.
+    """If the source of a value is "best of the grid ..., benchmarks/results/<folder>", that grid must give the value.
 
-    Such a source reads "best of the grid ..., benchmarks/results/<folder>". People edit the recipes by hand and may err.
+    People edit the recipes by hand and may err.
     """
     best_of = cache(lambda folder: tuning.cells(Records(ROOT / folder)).query("best").set_index("method"))
     for method, recipe in RECIPES.items():

@@ -16,7 +16,7 @@ def assert_close(value, expected, rtol=1e-9, atol=1e-9):
 
 
 def projection(z):
-    """Return P_Z = I - Z^T (Z Z^T)^+ Z, where the columns of Z are the samples, which are the rows of z."""
+    """Return P_Z = I - Z^T (Z Z^T)^+ Z, where Z = z^T has a sample in each column."""
     columns = z.T
     return torch.eye(len(z), dtype=F64) - columns.T @ torch.linalg.pinv(columns @ columns.T) @ columns
 
@@ -40,7 +40,7 @@ def test_head_is_numpys_of_minimum_norm(rank):
 
 
 def test_rounding_errors_of_features_are_not_fitted():
-    # the float32 features have rank 4; their other directions hold only rounding, which a float64 fit must not invert
+    # the float32 features have rank 4. Their other directions hold rounding errors, which the float64 fit must not use
     z = (torch.randn(60, 4) @ torch.randn(4, 20)).float()
     head = theory.least_squares_head(z, torch.randn(60, 3))
     assert head.rank == 4
@@ -62,7 +62,7 @@ def test_bound_is_zero_where_features_are_invariant_and_fit_the_targets():
 
 
 def test_terms_of_features_that_vanish():
-    # features of zero fit nothing, so a residual is a norm of targets. The views differ by (3, 4), which has length 5
+    # the norm of the targets is 3, and features of zero fit nothing of it. The views differ by (3, 4), of length 5
     zero, targets = torch.zeros(9, 2), torch.eye(3).repeat(3, 1)
     bound = theory.generalization_bound(zero, targets, zero, zero + torch.tensor([3.0, 4.0]), targets)
     assert_close(bound.invariance, 5)

@@ -1,4 +1,4 @@
-"""Theorem 1 and the likelihood agree with closed forms for affine maps and with Monte Carlo for small networks."""
+"""Theorem 1 and the expected log-likelihood agree with closed forms for affine maps and with Monte Carlo for small networks."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_the_mixture_is_the_law_of_the_output_by_monte_carlo():
     mixture = theory.output_mixture(network, x, std**2)
     sampled = torch.cov(output.mT)
     assert torch.linalg.matrix_norm(sampled - mixture.covariance) < 0.01 * torch.linalg.matrix_norm(mixture.covariance)
-    # the sampled mean, and the mean of log p, which is minus the entropy, are right within five standard errors
+    # the sampled mean and entropy (minus the mean of log p) are right within five standard errors
     assert ((output.mean(dim=0) - mixture.mean).abs() < 5 * (sampled.diagonal() / 200_000).sqrt()).all()
     log_density = mixture.log_density(output)
     assert abs(log_density.mean() + mixture.conditional_entropy()) < 5 * log_density.std() / math.sqrt(200_000)

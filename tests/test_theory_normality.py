@@ -22,7 +22,7 @@ def test_p_values_are_scipys_and_keep_the_shape():
 def test_p_values_of_an_affine_network_are_uniform():
     p_values = theory.output_normality(nn.Linear(8, 4), torch.randn(50, 8), 0.5, copies=512)
     assert p_values.shape == (50, 4)
-    # the four outputs of one input are correlated, so one of them is tested
+    # the four outputs of an input are correlated, so only one is tested
     assert stats.kstest(p_values[:, 0].numpy(), "uniform").pvalue > 0.01
 
 

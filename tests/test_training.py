@@ -14,7 +14,7 @@ from it_losses.kernels.dispatch import VARIABLE
 from it_losses.vicreg_conventions import CONVENTIONS
 
 STEPS, BATCH = 100, 48
-#: fused implementations use the D x D covariance if the dimension is below the batch size, and the N x N Gram matrix above it
+#: dimensions below and above the batch size. Some entropies use the D x D covariance below and the N x N Gram matrix above it
 DIM, WIDE = 24, 96
 
 CRITERIA: dict[str, Callable[[], nn.Module]] = {"VICReg": VICReg}

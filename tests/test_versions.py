@@ -1,4 +1,4 @@
-"""tests/versions.py names every version that it could not test, and fails if a test fails."""
+"""tests/versions.py reports each version that it could not test, and fails if a test fails."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def row(**found):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Return a function that runs tests/versions.py. It gives every pair of torch and Python the same row `answer`."""
+    """Return a function that runs tests/versions.py, where every pair of torch and Python has the row `answer`."""
 
     def ask(answer, *arguments):
         monkeypatch.setattr(versions, "tried", lambda torch, python, path, keep: answer | {"torch": torch})
@@ -65,7 +65,7 @@ def test_a_torch_that_pip_does_not_find_is_a_row(monkeypatch):
 
 
 def test_the_report_of_pytest_is_counted(tmp_path):
-    """A stand-in for pytest writes the same report as the real one."""
+    """A small program replaces pytest and writes the same report."""
     report = tmp_path / "core.xml"
     suite = '<testsuites><testsuite tests="10" failures="2" errors="1" skipped="3" time="90.0"/></testsuites>'
     program = tmp_path / "python"

@@ -49,7 +49,7 @@ def number(version):
 
 
 def interpreter(version):
-    """Return the path of a Python of that version, or None. Searched are the running Python, PATH and pyenv."""
+    """Return the path of a Python of this version, or None. Search the running Python, PATH and pyenv."""
     name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     this = [sys.executable] if number(version) == sys.version_info[:2] else []
@@ -79,7 +79,7 @@ def tried(torch, python, path, *, keep):
 
 
 def installed(torch, python, folder):
-    """Make the environment and install the packages. Return the reason of a failure, or an empty string."""
+    """Make the environment and install the packages. Return why it failed, or an empty string."""
     release = "torch" if torch == "newest" else f"torch=={torch}.*"
     pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     commands = ([python, "-m", "venv", str(folder)], [*pip, release, *NEEDED], [*pip, "--no-deps", "--editable", str(ROOT)])

@@ -1,7 +1,7 @@
 """The Hydra plugin that registers our methods and the config group `it_losses` in scripts of solo-learn.
 
-Every program that uses Hydra in this environment imports this file. So it does nothing unless solo-learn is already loaded, and
-errors become warnings.
+Every program that uses Hydra in this environment imports this file. So it does nothing unless the program has imported
+solo-learn, and turns errors into warnings.
 """
 
 import sys
@@ -15,7 +15,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 @contextmanager
 def warned(consequence: str) -> Iterator[None]:
-    """Turn an error of the block into a warning that says what does not work."""
+    """Turn an error in the `with` block into the warning "<consequence>: <error>"."""
     try:
         yield
     except Exception as error:
@@ -23,7 +23,7 @@ def warned(consequence: str) -> Iterator[None]:
 
 
 class ItLossesConfigs(SearchPathPlugin):
-    """The config group `it_losses`, searched after the configs of the program itself."""
+    """Adds the config group `it_losses`, which Hydra searches after the configs of the program itself."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folder of our configs in programs of solo-learn."""

@@ -1,4 +1,4 @@
-"""lightly: drop-in criteria, LightningModules and benchmark methods. Change one import.
+"""lightly: drop-in criteria, LightningModules and benchmark methods. You change one import.
 
     - from lightly.loss import VICRegLoss
     + from it_losses.adapters.lightly import VICRegLoss
@@ -6,8 +6,8 @@
 criteria   VICRegLoss, LogDetLoss, PairwiseLoss, EntropyRegularized and lightly's three term functions
 unit_norm  HypersphereLoss, KoLeoLoss and FroSSLLoss
 lejepa     LeJEPALoss, SIGReg and lejepa_invariance_loss
-patch      install() and uninstall() replace lightly's criteria for code that cannot be edited; register(METHODS) adds methods
-           to a benchmark script of lightly, as `python -m it_losses.adapters.lightly main.py` does
+patch      for code that cannot be edited: install() puts our criteria into lightly's modules, uninstall() restores lightly's;
+           register(METHODS) adds our methods to a benchmark script, as `python -m it_losses.adapters.lightly main.py` does
 modules    LightningModules on a timm backbone (imports lightly, pytorch_lightning and timm)
 
 The criteria work without lightly.

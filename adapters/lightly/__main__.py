@@ -1,7 +1,7 @@
 """`python -m it_losses.adapters.lightly .../benchmarks/imagenet/resnet50/main.py ARGUMENTS` runs the script with our methods.
 
-`--backbone NAME` before the script trains that timm model instead of a ResNet-50. For
-`benchmarks/imagenet/vitb16/main.py` pass `--backbone vit_base_patch16_224`.
+`--backbone NAME` before the script trains that timm model instead of a ResNet-50. `benchmarks/imagenet/vitb16/main.py` needs
+`--backbone vit_base_patch16_224`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
         register({})
     except ImportError as error:
         parser.error(str(error))
-    # sys.argv is not changed, because Lightning starts the other ranks with it
+    # leave sys.argv unchanged, because Lightning starts the other ranks with it
     script = options.script.resolve()
     # the script imports files from its own folder
     sys.path.insert(0, str(script.parent))

@@ -1,7 +1,7 @@
 """VICReg and entropies with lightly's constructors and calls: `criterion(z_a, z_b)`.
 
-`VICRegLoss` replaces a class of lightly and, like that class, gathers over ranks only if asked. The others have no counterpart
-in lightly and gather by default, as all our criteria do.
+`VICRegLoss` replaces lightly's class. Like that class, it gathers over ranks only if asked. The others are new, and gather by
+default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,8 @@ from it_losses.precision import samples
 class VICRegLoss(HostNames, VICReg):
     """lightly's `VICRegLoss`, with the same value and gradient: [batch, ..., dim] x 2 -> [].
 
-    With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance, and the
-    gradients that DDP averages equal those of one process. Otherwise each rank uses its own samples, as in lightly. The result
-    has the dtype of lightly's result. A pickled module of lightly's class gets this class if it is loaded after `install()`.
+    With `gather_distributed` every rank returns the loss of the batch of all ranks, including its invariance. DDP's averaged
+    gradients then equal those of one process. Otherwise each rank uses its own samples. The dtype of the result is lightly's.
 
     Args:
         lambda_param: weight of the invariance.
@@ -56,7 +55,7 @@ class VICRegLoss(HostNames, VICReg):
         return in_host_dtype(self.terms(z_a, z_b, *more_views).loss, z_a, z_b, *more_views)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        # only pickles of lightly's class lack this attribute
+        # pickles of lightly's class lack this attribute
         if "distributed" not in state:
             known = {**state["_parameters"], **state}
             theirs = {name: known[name] for name in ARGUMENTS["lightly"] if name in known}
@@ -68,10 +67,10 @@ class LogDetLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by log-det entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
-        lambda_param: weight of the invariance; None for the default of this entropy.
-        mu_param: weight of the entropy; None for its default.
+        lambda_param: weight of the invariance; None for the default of LogDet.
+        mu_param: weight of the entropy; None for the default of LogDet.
         gather_distributed: whether the statistics use the samples of all ranks.
-        beta: inverse of the noise variance, see LogDet; None for LogDet's default.
+        beta: inverse of the noise variance, see LogDet; None for its default.
     """
 
     host_names: ClassVar[Mapping[str, str]] = {"lambda_param": "invariance_weight", "mu_param": "entropy_weight"}
@@ -96,10 +95,10 @@ class PairwiseLoss(HostNames, VICRegEntropy):
     """VICReg with its variance and covariance terms replaced by pairwise entropy: [batch, ..., dim] x 2 -> [].
 
     Args:
-        lambda_param: weight of the invariance; None for the default of this entropy.
-        mu_param: weight of the entropy; None for its default.
+        lambda_param: weight of the invariance; None for the default of Pairwise.
+        mu_param: weight of the entropy; None for the default of Pairwise.
         gather_distributed: whether pairs use the samples of all ranks.
-        bandwidth: standard deviation of a component, or "auto" to follow the batch, see Pairwise.
+        bandwidth: standard deviation of the Gaussian around each sample, or "auto", see Pairwise.
         divergence: "kl" (upper bound) or "bhattacharyya" (lower bound).
     """
 
@@ -126,8 +125,8 @@ class PairwiseLoss(HostNames, VICRegEntropy):
 class EntropyRegularized(nn.Module):
     """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
-    Use it for criteria that compare two projections (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a
-    prediction with a target; for them add an `EntropyRegularizer` of the projection, as `modules` does.
+    Use it for criteria that compare two projections (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a prediction with a
+    target. Add an `EntropyRegularizer` of the projection to their loss instead, as in `modules`.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.

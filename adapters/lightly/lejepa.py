@@ -28,9 +28,9 @@ def tables(knots: int, t_max: float, *, device: str | None = None) -> dict[str, 
 class SIGReg(HostNames, EntropyRegularizer):
     """lightly's `SIGReg`: how far projections are from N(0, I), times the batch size: [..., batch, dim] -> [].
 
-    For the same slices (random directions) the value is lightly's. Our slices depend only on `criterion.entropy.seed` and on
-    the number of calls so far, so all ranks have the same slices (see `it_losses.SIGReg`). `torch.manual_seed` does not change
-    them, and torch's random numbers do not change. Calls without gradients or in evaluation mode do not count.
+    For the same slices (random directions) the value is lightly's. Our slices depend only on `criterion.entropy.seed` and the
+    number of calls in training, so all ranks have the same slices (see `it_losses.SIGReg`). They do not use torch's random
+    numbers or `torch.manual_seed`.
 
     Args:
         knots: points of the trapezoidal rule on [0, t_max].
@@ -39,8 +39,8 @@ class SIGReg(HostNames, EntropyRegularizer):
         gather_distributed: whether the statistic uses the samples of all ranks.
 
     Raises:
-        ValueError: a number that is too small, a changed buffer of the rule, or gathering without torch.distributed.
-            ViewError, a ValueError: a batch of one.
+        ValueError: a number that is too small, a changed buffer (t, phi, weights), or gathering without torch.distributed.
+            ViewError, a ValueError: a batch of one sample.
     """
 
     t: Tensor
@@ -52,7 +52,7 @@ class SIGReg(HostNames, EntropyRegularizer):
     ) -> None:
         check_can_gather(gather_distributed)
         super().__init__(EppsPulley(knots, t_max, num_vectors), gather_distributed=gather_distributed)
-        # buffers for other code and state dicts; this loss only checks them
+        # lightly's buffers, for other code and state dicts; this loss only checks them
         for name, table in tables(knots, t_max).items():
             self.register_buffer(name, table)
         self._seen = self._written()
@@ -77,11 +77,11 @@ class SIGReg(HostNames, EntropyRegularizer):
         return super().forward(*proj.reshape(-1, *proj.shape[-2:]))
 
     def _written(self) -> list[tuple[int, int]]:
-        """Numbers that change when a buffer is set or written."""
+        """Numbers that change if a buffer is replaced or written to."""
         return [(id(table), table.is_inference() or table._version) for table in (self.t, self.phi, self.weights)]
 
     def _check_tables(self) -> None:
-        """Raise ValueError if a buffer differs from the rule of this loss by more than rounding to half precision."""
+        """Raise ValueError if a buffer differs from `tables` by more than rounding to half precision."""
         assert isinstance(self.entropy, EppsPulley)
         for name, table in tables(self.entropy.knots, self.entropy.t_max, device="cpu").items():
             found = getattr(self, name).detach().to(table)
@@ -108,7 +108,7 @@ class SIGReg(HostNames, EntropyRegularizer):
 
 
 def lejepa_invariance_loss(*, all_proj: Tensor, global_proj: Tensor) -> Tensor:
-    """LeJEPA's invariance, the mean squared distance of views to the mean global view: [V, batch, dim] x 2 -> []."""
+    """LeJEPA's invariance, the mean squared distance of all views to the mean global view: [V, batch, dim] x 2 -> []."""
     views, centres = accepted(all_proj, global_proj)
     dtype = accumulation_dtype(views.dtype)
     with full_precision(views):
@@ -129,15 +129,15 @@ class LeJEPALoss(Checked):
 
         lambda_param * SIGReg(all views) + (1 - lambda_param) * lejepa_invariance_loss
 
-    See SIGReg for how its random slices differ from lightly's. With `gather_distributed` SIGReg uses the samples of all
-    ranks, but the invariance only the samples of this rank, as in lightly.
+    The random slices differ from lightly's (see SIGReg). With `gather_distributed` SIGReg uses the samples of all ranks, but
+    the invariance uses those of this rank, as in lightly.
 
     Args:
         lambda_param: weight of SIGReg, within [0, 1].
         gather_distributed, sigreg_knots, sigreg_t_max, sigreg_num_vectors: arguments of SIGReg.
 
     Raises:
-        ValueError: a lambda_param outside [0, 1], views that are not stacked, or that differ in batch or dim.
+        ValueError: lambda_param is outside [0, 1], or the views are not stacked or differ in batch or dim.
     """
 
     checks: ClassVar[dict[str, Check]] = {"lambda_param": check_fraction}

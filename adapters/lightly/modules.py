@@ -1,4 +1,4 @@
-"""LightningModules on a timm backbone, ready to train on lightly's batches of (views, targets, file names)."""
+"""LightningModules with a timm backbone, which train on lightly's batches of (views, targets, file names)."""
 
 import copy
 import math
@@ -19,17 +19,17 @@ from lightly.models.modules import heads  # noqa: E402
 from lightly.models.utils import update_momentum  # noqa: E402
 from lightly.utils.scheduler import cosine_schedule  # noqa: E402
 
-from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402, total_steps
+from it_losses.adapters.lightly.pretraining import Pretraining, total_steps  # noqa: E402
 
-#: weights of the entropies added to BYOL: four times those of docs/tune.md, where BYOL has a quarter of this gradient
+#: weights of the entropies added to BYOL: four times those of docs/tune.md, because this loss has four times the gradient
 BYOL_WEIGHTS = {"log_det": 3.2, "pairwise": 0.2}
 #: weight of the entropy added to SimCLR and SimSiam
 OTHER_WEIGHT = 0.2
 
 
 def sphere_regularizer(entropy: str, dim: int, weight: float) -> EntropyRegularizer:
-    """Minus the weighted entropy of l2-normalised embeddings of that dim."""
-    # on the unit sphere variances are near 1 / dim, and beta times the variance should be near 1
+    """A term `-weight * H(z)` for l2-normalised embeddings of dimension `dim`."""
+    # on the unit sphere the variances are near 1 / dim, and LogDet needs beta * variance near 1
     return EntropyRegularizer(entropy, weight, beta=float(dim)) if entropy == "log_det" else EntropyRegularizer(entropy, weight)
 
 
@@ -45,7 +45,7 @@ class VICReg(Pretraining):
         self.criterion = self.new_criterion()
 
     def learning_rate(self, batch: int) -> float:
-        """The learning rate of the paper's appendix C.4, whose base is larger for smaller batches."""
+        """The learning rate of the paper's appendix C.4, where smaller batches have a larger base rate."""
         return {128: 0.8, 256: 0.5, 512: 0.4}.get(batch, 0.3) * batch / 256
 
     def new_criterion(self) -> Any:
@@ -131,7 +131,7 @@ class BYOLLogDet(Pretraining):
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:
-        """BYOL's projector and predictor, and a teacher: a moving average of backbone and projector."""
+        """BYOL's projector and predictor, and the teacher, a moving average of backbone and projector."""
         self.projection_head = heads.BYOLProjectionHead(width, 4096, dim)
         self.prediction_head = heads.BYOLPredictionHead(dim, 4096, dim)
         self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.projection_head])).requires_grad_(False)
@@ -139,7 +139,7 @@ class BYOLLogDet(Pretraining):
         self.regularizer = sphere_regularizer(self.entropy, dim, BYOL_WEIGHTS[self.entropy])
 
     def learning_rate(self, batch: int) -> float:
-        """The learning rate of the authors for 100 epochs."""
+        """The learning rate that the authors use for 100 epochs."""
         return 0.45 * batch / 256
 
     def heads(self) -> list[nn.Module]:
@@ -154,7 +154,7 @@ class BYOLLogDet(Pretraining):
         return targets
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
-        """`-2 cos(p, teacher) - weight * H(z)`, after an update of the teacher."""
+        """Update the teacher, and return `-2 cos(p, teacher) - weight * H(z)`."""
         steps = total_steps(self.trainer)
         momentum = cosine_schedule(step=self.trainer.global_step, max_steps=steps, start_value=0.99, end_value=1.0)
         for student, teacher in zip((self.backbone, self.projection_head), self.teacher, strict=True):
@@ -162,7 +162,7 @@ class BYOLLogDet(Pretraining):
         targets_a, targets_b = (self.targets_of(view) for view in views)
         z_a, z_b = (self.projection_head(f) for f in features)
         p_a, p_b = self.prediction_head(z_a), self.prediction_head(z_b)
-        # |p - t|^2 = 2 - 2 cos(p, t) on the sphere; the constant is left out
+        # for unit vectors |p - t|^2 = 2 - 2 cos(p, t); the constant is left out
         similarity = 2 * (self.criterion(p_a, targets_b) + self.criterion(p_b, targets_a))
         spread = self.regularizer(normalize(z_a, dim=-1), normalize(z_b, dim=-1))
         return {"loss": similarity + spread, "negative_similarity": similarity, "negative_entropy": spread}

@@ -1,4 +1,4 @@
-"""Our objectives in lightly's place, for code that cannot be edited: install() or uninstall() criteria, register() methods."""
+"""For code that cannot be edited: install() puts our criteria into lightly's modules, register() adds benchmark methods."""
 
 import copyreg
 import functools
@@ -13,14 +13,14 @@ from it_losses.adapters.lightly import criteria, lejepa, unit_norm
 
 PIP = "pip install lightly"
 
-#: our module -> its names, which replace the same names in lightly
+#: our module -> its names that replace the same names in lightly
 REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {
     criteria: ("VICRegLoss", "invariance_loss", "variance_loss", "covariance_loss"),
     unit_norm: ("HypersphereLoss", "KoLeoLoss", "FroSSLLoss"),
     lejepa: ("LeJEPALoss", "SIGReg", "lejepa_invariance_loss"),
 }
 
-#: modules of lightly that define or import these names; older versions of lightly lack some of them
+#: modules of lightly with these names; older versions of lightly lack some of the modules
 MODULES = (
     "lightly.loss",
     "lightly.loss.vicreg_loss",
@@ -32,7 +32,7 @@ MODULES = (
     "lightly.loss.lewm_loss",
 )
 
-#: method -> (class in modules, transform in lightly.transforms)
+#: method -> (class in modules.py, transform in lightly.transforms)
 CLASSES = {
     "vicreg_fused": ("VICReg", "VICRegTransform"),
     "vicreg_logdet": ("VICRegLogDet", "VICRegTransform"),
@@ -49,8 +49,8 @@ _originals: dict[tuple[str, str], Any] = {}
 def install() -> None:
     """Replace lightly's criteria by ours in lightly's own modules. A second call changes nothing.
 
-    Code that imports a criterion afterwards gets ours, and `VICRegLLoss` and `LeWMLoss` use ours. Call this first: a
-    module that imported a criterion earlier keeps lightly's. A pickled criterion of lightly is loaded as ours.
+    Call this first: a module that has already imported a criterion keeps lightly's. Later imports get ours, `VICRegLLoss` and
+    `LeWMLoss` use ours, and pickled criteria of lightly are loaded as ours.
     """
     if _originals:
         return
@@ -63,12 +63,12 @@ def install() -> None:
             setattr(home, name, ours[name])
     for original in _replaced_classes():
         original.__init__ = _with_own_name(original)
-        # pickle looks a class up by name and would find ours, so lightly's criteria are pickled as ours
+        # pickle finds a class by its name, which is now ours, so lightly's criteria are pickled as ours
         copyreg.pickle(original, functools.partial(_reduced, ours[original.__name__]))
 
 
 def uninstall() -> None:
-    """Restore lightly's own names."""
+    """Restore lightly's own criteria."""
     for original in _replaced_classes():
         original.__init__ = original.__init__.__wrapped__
         copyreg.dispatch_table.pop(original)
@@ -78,13 +78,11 @@ def uninstall() -> None:
 
 
 def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> None:
-    """Add our methods to a METHODS dict of `benchmarks/imagenet/*/main.py`; ValueError if a name is taken.
-
-    Each entry is `{"model": LightningModule class, "transform": transform}`.
+    """Add our methods to the dict METHODS of a `benchmarks/imagenet/*/main.py`; ValueError if a name is taken.
 
     Args:
-        methods: the dict, changed in place.
-        options: arguments of every module, such as `backbone="vit_base_patch16_224"` instead of a ResNet-50.
+        methods: METHODS, changed in place. An entry is `{"model": LightningModule class, "transform": transform}`.
+        options: arguments of all modules, such as `backbone="vit_base_patch16_224"` instead of a ResNet-50.
     """
     transforms = framework("lightly.transforms", install=PIP)
     framework("timm", install="pip install timm")
@@ -102,7 +100,7 @@ def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> No
 
 
 def _replaced_classes() -> Iterator[Any]:
-    """Lightly's own classes whose names are replaced, each once."""
+    """The replaced classes of lightly, each once."""
     return iter({value for value in _originals.values() if isinstance(value, type)})
 
 
@@ -111,7 +109,7 @@ def _reduced(ours: type, criterion: Any) -> tuple[Any, ...]:
 
 
 def _with_own_name(original: Any) -> Any:
-    """A copy of a lightly constructor, in whose globals `super(VICRegLoss, ...)` still finds lightly's class."""
+    """A copy of a constructor of lightly, in which `super(VICRegLoss, ...)` still finds lightly's class."""
     constructor = original.__init__
     names = constructor.__globals__ | {original.__name__: original}
     arguments = (constructor.__code__, names, constructor.__name__, constructor.__defaults__, constructor.__closure__)

@@ -1,4 +1,4 @@
-"""Pretraining: the base LightningModule, with a timm backbone, an objective and an online classifier."""
+"""Pretraining: the base of our LightningModules, with a timm backbone, an objective and an online classifier."""
 
 import math
 from typing import Any, ClassVar
@@ -20,22 +20,22 @@ from pytorch_lightning import LightningModule  # noqa: E402
 
 
 class Pretraining(LightningModule):
-    """A backbone that a subclass trains with its objective, and an online linear classifier.
+    """Trains a backbone with the objective of a subclass, and an online linear classifier.
 
     Args:
-        batch_size_per_device: sets the learning rate, together with the number of devices.
+        batch_size_per_device: the learning rate depends on it times the number of devices.
         num_classes: the number of classes of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
         projector_dim: output width of the projector; None for the width in lightly's script of the method.
         base_lr: learning rate for a batch of 256, scaled linearly; None for the rate of lightly's script of the method.
         weight_decay: weight decay of all parameters except biases and norms.
-        warmup_epochs: warmup of the cosine schedule; at most a tenth of the run.
+        warmup_epochs: warmup of the cosine schedule, at most a tenth of the run.
     """
 
     #: width of the projector if `projector_dim` is None
     dim: ClassVar[int]
-    #: the fraction of the learning rate at the end of the schedule
+    #: learning rate at the end of the schedule, as a fraction of the largest
     end_value: ClassVar[float] = 0.0
 
     def __init__(
@@ -66,19 +66,19 @@ class Pretraining(LightningModule):
         self.build(self.backbone.num_features, self.dim if projector_dim is None else projector_dim)
 
     def build(self, width: int, dim: int) -> None:
-        """Create heads and criterion for features of that width and embeddings of that dim."""
+        """Create heads and criterion, for features [batch, width] and embeddings [batch, dim]."""
         raise NotImplementedError
 
     def learning_rate(self, batch: int) -> float:
-        """Learning rate for this number of samples on all ranks."""
+        """Learning rate for `batch` samples in one step on all ranks together."""
         return 0.3 * batch / 256
 
     def objective(self, views: list[Tensor], features: list[Tensor]) -> dict[str, Tensor]:
-        """The terms of a batch by name, "loss" among them, from its views and their features."""
+        """The loss of a batch as "loss", and terms to log by name, from its views and their features."""
         raise NotImplementedError
 
     def heads(self) -> list[nn.Module]:
-        """The modules that are trained besides the backbone."""
+        """The modules that the objective trains besides the backbone."""
         return [self.projection_head]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Pretraining(LightningModule):
         return class_loss
 
     def configure_optimizers(self) -> Any:
-        """LARS with a cosine schedule, without weight decay of biases, norms and classifier."""
+        """LARS with a cosine schedule, without weight decay for biases, norms and the classifier."""
         decayed, others = get_weight_decay_parameters([self.backbone, *self.heads()])
         options = self.hparams
         batch = options.batch_size_per_device * self.trainer.world_size
@@ -126,8 +126,8 @@ class Pretraining(LightningModule):
 
 
 def total_steps(trainer: Any) -> int:
-    """Optimizer steps of the whole run; ValueError if the trainer does not know when it ends."""
-    # with limit_train_batches=0 there are no steps, but Lightning says that their number is unknown
+    """Optimizer steps of the whole run; ValueError if the trainer does not know their number."""
+    # with limit_train_batches=0 there are no steps, but Lightning reports an unknown number
     steps = 0 if trainer.limit_train_batches == 0 else trainer.estimated_stepping_batches
     # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
     if not 0 <= steps < math.inf:
@@ -139,7 +139,7 @@ def total_steps(trainer: Any) -> int:
 
 
 def warmup_steps(trainer: Any, epochs: float) -> int:
-    """Optimizer steps in that many epochs, at most a tenth of the run."""
+    """Optimizer steps in `epochs` epochs, at most a tenth of the run."""
     most = total_steps(trainer) / 10
     if epochs <= 0:
         return 0
@@ -149,7 +149,7 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 def _steps_per_epoch(trainer: Any) -> float:
     """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # count batches of the loader, because max_epochs is -1 if max_steps ends the run
+        # let Lightning count the batches, because max_epochs is -1 if max_steps ends the run
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

@@ -1,4 +1,4 @@
-"""HypersphereLoss, KoLeoLoss and FroSSLLoss, with lightly's constructors: entropies of rows or columns of unit norm."""
+"""HypersphereLoss, KoLeoLoss and FroSSLLoss with lightly's constructors: entropies of rows or columns of unit norm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 
         mean_i |u_i - u_i'|^2 + lam * mean over the views of log mean_{i != j} exp(-t |u_i - u_j|^2)
 
-    The loss is `2 (1 - cosine) - lam * H` with the quadratic Renyi entropy H. Each rank uses its own samples, as in lightly.
+    This is `2 (1 - cosine) - lam * H`, H the quadratic Renyi entropy. Each rank uses its own samples, as in lightly.
 
     Args:
         t: inverse scale of the distances; 1 in lightly, 2 in the paper.
@@ -70,16 +70,16 @@ class HypersphereLoss(HostNames, VICRegEntropy):
 class KoLeoLoss(EntropyRegularizer):
     """lightly's `KoLeoLoss`, `-mean_i log |u_i - u_nn(i)|` of unit vectors: [batch, dim] -> [].
 
-    Neighbours are found in float32 or float64, by differences. lightly finds wrong neighbours for samples that nearly coincide,
-    and adds eps to each component and to the distance. Here the logarithm levels off at 2 eps, so values differ for
-    distances near eps. Each rank uses its own samples, as in lightly; `EntropyRegularizer("koleo")` uses those of all ranks.
+    Each rank uses its own samples, as in lightly. (`EntropyRegularizer("koleo")` uses those of all ranks.) The value differs
+    from lightly's in two cases. For samples that nearly coincide, lightly finds wrong neighbours. For distances near eps,
+    lightly adds eps to each component and to the distance; here the logarithm levels off at 2 eps.
 
     Args:
         p: order of the norm of the distance; must be 2.
         eps: half the distance below which the logarithm levels off.
 
     Raises:
-        ValueError: p other than 2, or eps of 0. (lightly computes the p-norm for the neighbour that is nearest in the 2-norm.)
+        ValueError: p other than 2, or eps of 0.
     """
 
     def __init__(self, p: float = 2, eps: float = 1e-8) -> None:
@@ -98,7 +98,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def eps(self) -> float:
-        """Lightly's eps: half of `epsilon`, the distance below which our logarithm levels off."""
+        """Half the distance below which the logarithm levels off."""
         return self._estimator().epsilon / 2
 
     @eps.setter
@@ -107,7 +107,7 @@ class KoLeoLoss(EntropyRegularizer):
 
     @property
     def pairwise_distance(self) -> nn.PairwiseDistance:
-        """The distance module of lightly, for other code. The loss does not use it."""
+        """The distance module of lightly's class. This loss does not use it."""
         return nn.PairwiseDistance(p=2, eps=self.eps)
 
     def _estimator(self) -> KoLeo:
@@ -132,9 +132,9 @@ class FroSSLLoss(VICRegEntropy):
 
         invariance_weight * dim * sum_{a < b} |u_a - u_b|^2 / (batch * dim) - sum_a S_2(u_a)
 
-    u has columns of unit norm, which are not centred, and S_2 is MatrixRenyi of order 2. The first term is the distance of
-    standardised columns times `dim / batch`, so in lightly its weight depends on the batch size. `VICRegEntropy("renyi")`
-    has a constant weight. Each rank uses its own samples, as in lightly.
+    The columns of u have unit norm and are not centred. S_2 is MatrixRenyi of order 2. Each rank uses its own samples, as in
+    lightly. The weight of the first term depends on the batch size, because u is scaled by `1 / sqrt(batch)`.
+    `VICRegEntropy("renyi")` has a constant weight.
 
     Args:
         invariance_weight: weight of the invariance, or a Parameter to train it.
@@ -148,13 +148,13 @@ class FroSSLLoss(VICRegEntropy):
         super().__init__(estimator, invariance_weight=invariance_weight, entropy_weight=1.0, gather_distributed=False)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """Lightly's weights in our units: for the mean distance of columns of norm `sqrt(batch)`, and for the mean entropy."""
+        """The weights of lightly's loss for our terms: distances of columns of norm `sqrt(batch)`, and the mean entropy."""
         count, batch, dim = len(views), len(views[0]), views[0].shape[-1]
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight
 
     def terms(self, z_views: Sequence[Tensor]) -> Terms:  # type: ignore[override]
-        """The loss, and for logging the distance of the views and the mean of their entropies, unweighted and detached."""
+        """The loss, and for logging the distance of the views and their mean entropy, unweighted and detached."""
         if isinstance(z_views, Tensor):
             accepted(z_views)
         elif not isinstance(z_views, Sequence):

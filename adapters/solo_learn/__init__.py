@@ -1,7 +1,7 @@
 """solo-learn (GitHub main): `method: vicreg_logdet` in the YAML, registered in one of four ways.
 
-1. nothing to do: if it-losses is installed, a plugin registers the methods when a script of solo-learn starts under Hydra;
-2. three entries in the YAML: `hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods`;
+1. nothing to do if it-losses is installed: a plugin registers the methods when a script of solo-learn starts under Hydra;
+2. an entry in the YAML: `hydra: callbacks: it_losses: _target_: it_losses.adapters.solo_learn.RegisterMethods`;
 3. `python -m it_losses.adapters.solo_learn main_knn.py ...` for the scripts without Hydra;
 4. `it_losses.adapters.solo_learn.register()` in your own script.
 
@@ -20,10 +20,10 @@ __all__ = ["CONFIGS", "METHODS", "RegisterMethods", "register"]
 
 
 class RegisterMethods(Callback):
-    """A Hydra callback that registers our methods; entry 2 in the first lines of this file shows the YAML.
+    """A Hydra callback that registers our methods; the docstring of this package shows the YAML.
 
-    Hydra creates its callbacks before the script's main. Errors in a callback's later methods are only logged, so the
-    constructor does everything.
+    Hydra creates its callbacks before the main function of the script. The constructor registers, because Hydra only logs the
+    errors of other methods of a callback.
     """
 
     def __init__(self) -> None:

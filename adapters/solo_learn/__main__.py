@@ -9,7 +9,7 @@ from pathlib import Path
 
 from it_losses.adapters.solo_learn import CONFIGS, register
 
-#: environment variable that gives the path of the script to the ranks that Lightning starts
+#: environment variable with the path of the script, for the ranks that Lightning starts
 SCRIPT = "IT_LOSSES_SOLO_SCRIPT"
 
 
@@ -23,7 +23,7 @@ def script_of(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def main() -> None:
-    """Run the script in this module, because Lightning reads from `__main__.__spec__` how to start the other ranks."""
+    """Run the script inside this module, because Lightning starts the other ranks with the module in `__main__.__spec__`."""
     if len(sys.argv) == 1 and SCRIPT not in os.environ:
         print(CONFIGS)
         return

@@ -1,4 +1,4 @@
-"""Our methods: solo-learn's own methods with their loss replaced, or with an entropy added."""
+"""Our methods for solo-learn: its own methods with another loss, or with an entropy added to their loss."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
 
 
 class Configured(BaseMethod):
-    """The base of our methods. It checks arguments and keeps them in checkpoints."""
+    """The base of our methods. It checks `method_kwargs` and saves them in checkpoints."""
 
     #: required `method_kwargs`
     needed: ClassVar[tuple[str, ...]] = ("proj_hidden_dim", "proj_output_dim")
@@ -53,17 +53,17 @@ class Configured(BaseMethod):
         return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
     def configure_callbacks(self) -> list[Any]:
-        """An EmbeddingMonitor with the arguments under `monitor:` in the YAML, because main_pretrain takes no callbacks."""
+        """An EmbeddingMonitor with the arguments under `monitor:` in the YAML, because main_pretrain accepts no callbacks."""
         monitor = OmegaConf.select(self.cfg, "monitor", default=None)
         return [] if monitor is None else [EmbeddingMonitor(**OmegaConf.to_container(monitor, resolve=True))]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the arguments of the loss too."""
+        """Save `method_kwargs` too."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["method_kwargs"] = OmegaConf.to_container(self.cfg.method_kwargs, resolve=True)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to auto-resume a run with other arguments of the loss; only warn if the user named the checkpoint."""
+        """If the saved `method_kwargs` differ, warn, or raise ValueError if auto_resume chose the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         was, now = checkpoint.get("method_kwargs"), OmegaConf.to_container(self.cfg.method_kwargs, resolve=True)
         if was is None:
@@ -72,7 +72,7 @@ class Configured(BaseMethod):
         if not differ:
             return
         message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
-        # main_pretrain deletes this entry if the user named a checkpoint, and leaves None if it searched for a checkpoint
+        # main_pretrain deletes this entry if the user named a checkpoint, and leaves it None if auto_resume chose one
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
             self.cfg, "auto_resume.enabled", default=False
         )
@@ -87,11 +87,11 @@ class Configured(BaseMethod):
 
 
 class ReplacedLoss(Configured, VICReg):
-    """solo-learn's VICReg, with its projector and optimizer, and `self.criterion` as the loss."""
+    """solo-learn's VICReg, with `self.criterion` as the loss."""
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """The criterion of the two projections plus the online classifier's loss."""
-        # skip VICReg's own step: the step of its parent class computes the outputs
+        """The loss of the two projections plus the loss of the online classifier."""
+        # skip VICReg's own step, because the step of its parent class computes the outputs
         out = super(VICReg, self).training_step(batch, batch_idx)
         terms = self.criterion.terms(*out["z"])
         self.log_terms(**{f"{self.cfg.method}_loss": terms.loss}, **{k: v for k, v in terms._asdict().items() if k != "loss"})
@@ -109,14 +109,14 @@ class VICRegFused(ReplacedLoss):
         self.criterion = vicreg("solo-learn", **{name: self.option(name) for name in VICREG_ONLY})
 
     def training_step(self, batch: Sequence[Any], batch_idx: int) -> Tensor:
-        """Read the weights from solo-learn's attributes, which a schedule may set, and do the step."""
+        """Read the weights from solo-learn's attributes, which a schedule may change, and do the step."""
         for theirs, ours in ARGUMENTS["solo-learn"].items():
             setattr(self.criterion, ours, check_weight(theirs, getattr(self, theirs)))
         return super().training_step(batch, batch_idx)
 
 
 class EntropyForVarianceAndCovariance(ReplacedLoss):
-    """VICReg with an entropy instead of variance and covariance; null means the default of this entropy."""
+    """VICReg with an entropy instead of variance and covariance; null in the YAML is the default of the entropy."""
 
     entropy: str
     defaults: ClassVar[dict[str, Any]] = {
@@ -133,7 +133,7 @@ class EntropyForVarianceAndCovariance(ReplacedLoss):
 
 
 class VICRegAnyEntropy(EntropyForVarianceAndCovariance):
-    """`vicreg_entropy`, with the entropy that `method_kwargs.entropy` names."""
+    """`vicreg_entropy`, with the entropy named in `method_kwargs.entropy`."""
 
     needed = (*Configured.needed, "entropy")
 
@@ -157,7 +157,7 @@ class VICRegPairDist(EntropyForVarianceAndCovariance):
 
 
 class AddedEntropy(Configured):
-    """Base for solo-learn's methods that return `z`: their loss minus the weighted entropy of the l2-normalised online z."""
+    """Base that subtracts the weighted entropy of the l2-normalised online projections z from the loss of a method."""
 
     entropy: ClassVar[str]
 
@@ -172,7 +172,7 @@ class AddedEntropy(Configured):
         return options
 
     def base_training_step(self, X: Tensor, targets: Tensor) -> dict[str, Any]:
-        """solo-learn's outputs for one large crop; z is kept for the entropy."""
+        """Return solo-learn's outputs for one large crop, and keep their z for the entropy."""
         out: dict[str, Any] = super().base_training_step(X, targets)
         self._online.append(normalize(out["z"], dim=-1))
         return out

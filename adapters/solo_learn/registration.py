@@ -10,7 +10,7 @@ from types import ModuleType
 #: folder of the YAML files, for `--config-path`
 CONFIGS = Path(__file__).parent / "configs"
 
-#: method -> class in methods; each loss has its own name, because auto_resume compares names only
+#: method -> class in methods.py; each loss has its own method name, because auto_resume compares names only
 METHODS = {
     "vicreg_fused": "VICRegFused",
     "vicreg_entropy": "VICRegAnyEntropy",
@@ -45,7 +45,7 @@ def register() -> None:
 
 
 def check_hydra() -> None:
-    """ImportError unless Hydra has a version that solo-learn's scripts work with."""
+    """Raise ImportError unless Hydra is installed in a version that solo-learn's scripts support."""
     try:
         version = metadata.version("hydra-core")
     except metadata.PackageNotFoundError as error:
@@ -63,7 +63,7 @@ def checked_solo() -> ModuleType:
             f"solo-learn cannot be imported. Its release on PyPI is too old, so use a checkout: {GITHUB}. Run its scripts "
             "from there, or put the checkout on PYTHONPATH."
         )
-    # read the source for the version, because importing the old release raises an error about another package
+    # recognise the old release by its source, because importing it raises an error about another package
     home = Path((found.submodule_search_locations or [found.origin])[0] or "")
     base = home / "methods" / "base.py"
     if not base.is_file() or "add_and_assert_specific_cfg" not in base.read_text(encoding="utf-8"):

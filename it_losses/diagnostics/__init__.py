@@ -1,12 +1,11 @@
-"""Measurements of embeddings, without gradient and in float64.
+"""Measurements of embeddings, in float64 and without gradients.
 
-Every function takes tensors or NumPy arrays of any floating-point dtype. Tensors on a device without float64, such as MPS, are
-measured on the CPU.
+Every function takes tensors or NumPy arrays of any floating-point dtype: one batch, or an iterable of batches. Tensors on a
+device without float64, such as MPS, are measured on the CPU.
 
-Functions of the covariance (`spectrum`, `gaussian_entropy`, `log_det_entropy`, `renyi_entropy`, `participation_ratio`,
-`alpha_req`, `rank_me`, `spread`, `collapse_alarm`, `measure`) take a batch `[batch, dim]`, any iterable of batches, or a
-`Moments` that was updated during a run. The other functions take a batch or an iterable. They keep
-every row in memory, except `lidar`.
+Some functions need only the mean and the covariance: `spectrum`, `gaussian_entropy`, `log_det_entropy`, `renyi_entropy`,
+`participation_ratio`, `alpha_req`, `rank_me`, `spread`, `collapse_alarm` and `measure`. They also take a `Moments` object.
+The other functions, except `lidar`, keep all rows in memory.
 """
 
 from it_losses.diagnostics.entropies import (

@@ -1,4 +1,4 @@
-"""Measurements on the unit sphere: alignment, uniformity, and bounds on an entropy."""
+"""Measurements of directions z / |z|: alignment, uniformity, and bounds on their entropy."""
 
 import math
 
@@ -11,7 +11,7 @@ from it_losses.diagnostics.entropies import CHUNK, EntropyBounds, entropy_above_
 from it_losses.diagnostics.inputs import Batches, check_together
 from it_losses.diagnostics.moments import all_rows
 
-#: standard deviation of a Gaussian component for entropies on the unit sphere
+#: standard deviation of the Gaussian around each direction
 SPHERE_BANDWIDTH = 0.5
 
 
@@ -51,11 +51,12 @@ def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) -> EntropyBounds:
-    """Bounds in nats on the entropy of the directions of z, relative to a collapsed batch: [batch, dim] -> 2 x [].
+    """Bounds in nats on the entropy of the directions of z, less that of a collapsed batch: [batch, dim] -> 2 x [].
 
-    `-mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2))`, u the rows divided by their norms, c = 8 for the lower and 2 for
-    the upper bound. Both are 0 if all rows have the same direction, and at most `log batch`. The bandwidth is fixed, so you can
-    compare values of equal batch sizes. `pairwise_entropy_bounds` of u gives these values plus a constant.
+        -mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2)),   u the rows divided by their norms
+
+    c is 8 for the lower bound and 2 for the upper. Both are 0 if all rows have the same direction, and at most `log batch`. The
+    bandwidth is fixed, so you can compare values of equal batch sizes.
     """
     u = normalize(all_rows(z), dim=1)
     return entropy_above_one_point(u, variance=check_positive("bandwidth", bandwidth) ** 2)

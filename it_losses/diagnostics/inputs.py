@@ -1,4 +1,4 @@
-"""The checks of every diagnostic: a batch is returned detached and in float64, or refused."""
+"""Checks of the inputs of all diagnostics: they return a batch detached and in float64, or raise ValueError."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeAlias, TypeGuard
@@ -18,7 +18,7 @@ Batch: TypeAlias = "Tensor | Array"
 #: one batch, or an iterable of batches such as a loader
 Batches: TypeAlias = "Tensor | Array | Iterable[Tensor] | Iterable[Array]"
 
-#: devices with float64 and every factorization; tensors on other devices are copied to the CPU
+#: devices with float64 and all matrix factorizations; tensors on other devices are copied to the CPU
 COMPLETE_DEVICES = ("cpu", "cuda")
 
 
@@ -28,7 +28,7 @@ def is_batch(z: object) -> TypeGuard[Batch]:
 
 
 def batches(z: Batches) -> Iterator[Batch]:
-    """The batches of an iterable, or the one batch; ValueError if there are none."""
+    """Yield each batch of an iterable, or the batch z itself; ValueError if there is none."""
     if is_batch(z):
         yield z
         return
@@ -47,7 +47,7 @@ def rows(z: Batch) -> Tensor:
 
 
 def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
-    """The batch, detached and in float64; ValueError unless it is real, floating-point, dense and has these dimensions."""
+    """The batch, detached and in float64; ValueError unless it is dense and floating-point, with these `dimensions`."""
     tensor = _as_tensor(z)
     if not tensor.is_floating_point():
         raise ValueError(f"embeddings need floating-point numbers, got {tensor.dtype}. {_advice_on_dtype(tensor)}")
@@ -61,7 +61,7 @@ def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
     if tensor.ndim != len(dimensions) or tensor.numel() == 0:
         raise ValueError(f"embeddings need shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
     tensor = tensor.detach()
-    # in two steps, because a device without float64 cannot convert while it copies
+    # copy first, because a device without float64 cannot convert to it
     return (tensor if tensor.device.type in COMPLETE_DEVICES else tensor.cpu()).double()
 
 
@@ -78,7 +78,7 @@ def check_together(first: Tensor, other: Tensor) -> None:
 
 def _as_tensor(z: Batch) -> Tensor:
     mask: Any = getattr(z, "mask", None)
-    # `mask` of a pandas DataFrame is a method
+    # a pandas DataFrame has a method `mask`, which is no array
     if hasattr(z, "get_mask") or (hasattr(mask, "any") and mask.any()):
         raise ValueError("embeddings need every row, got a masked array. Select the rows that count.")
     if isinstance(z, Tensor):
@@ -90,7 +90,7 @@ def _as_tensor(z: Batch) -> Tensor:
         )
     array = z.__array__()
     try:
-        # a copy, because torch accepts neither negative strides nor read-only memory
+        # copy, because torch refuses negative strides and warns about read-only arrays
         return torch.from_numpy(array.copy())
     except (TypeError, ValueError) as error:
         raise ValueError(f"torch cannot read an array of {array.dtype}. Convert it with .astype('float64').") from error

@@ -1,4 +1,4 @@
-"""Count, mean and covariance of embeddings, of one batch or accumulated over many (Chan, Golub & LeVeque)."""
+"""Count, mean and covariance of embeddings, accumulated batch by batch (Chan, Golub & LeVeque)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from it_losses.diagnostics.inputs import Batch, Batches, batches, check_together
 
 
 class Moments:
-    """Count, mean `[dim]` and scatter `sum (z - mean)(z - mean)^T` `[dim, dim]` of all rows, in float64.
+    """Count, mean and covariance of all rows of many batches, in float64.
 
-    `update` adds a batch; `+` joins two Moments, for instance of two ranks. The result does not depend on how the rows
-    were split into batches. Moments hold dim^2 numbers and no rows.
+    `update` adds a batch, and `+` joins two Moments, for instance of two ranks. The result does not depend on the split of the
+    rows into batches. Only `[dim]` and `[dim, dim]` sums are kept, and no rows.
     """
 
     def __init__(self) -> None:
@@ -51,21 +51,21 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """`E z`: [dim]."""
+        """The mean of all rows: [dim]."""
         if self._mean is None:
             raise ValueError("moments need at least one batch, got none. Call update(z) first.")
         return self._mean
 
     @property
     def covariance(self) -> Tensor:
-        """`E (z - mean)(z - mean)^T`, the sum over the rows divided by their number: [dim, dim]."""
+        """The covariance, divided by the number of rows: [dim, dim]."""
         if self._scatter is None:
             raise ValueError("moments need at least one batch, got none. Call update(z) first.")
         return self._scatter / self.count
 
     @property
     def second_moment(self) -> Tensor:
-        """`E z z^T`: [dim, dim]."""
+        """The mean of `z z^T` over all rows: [dim, dim]."""
         return self.covariance + self.mean.outer(self.mean)
 
     def __repr__(self) -> str:
@@ -88,7 +88,7 @@ def moments_of(z: Embeddings) -> Moments:
 
 
 def mean_and_variance(z: Embeddings) -> tuple[Tensor, Tensor]:
-    """Mean and variance (divided by count) of each coordinate: 2 x [dim]. The covariance of a batch is not formed."""
+    """Mean and variance (divided by count) of each coordinate: 2 x [dim]."""
     if is_batch(z):
         z = rows(z)
         return z.mean(dim=0), z.var(dim=0, correction=0)

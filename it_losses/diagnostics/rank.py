@@ -15,7 +15,7 @@ FIRST_RANK, LAST_FRACTION, LAST_AT_LEAST, LAST_AT_MOST = 2, 0.2, 20, 50
 def spectrum(z: Embeddings) -> Tensor:
     """Eigenvalues of the covariance (divided by batch), largest first: [batch, dim] -> [dim].
 
-    Eigenvalues below the rounding error of the largest are 0. All are NaN if z is not finite.
+    Eigenvalues that rounding errors may have caused are set to 0. All are NaN if z is not finite.
     """
     if is_batch(z):
         z = rows(z)
@@ -25,12 +25,11 @@ def spectrum(z: Embeddings) -> Tensor:
 
 @torch.no_grad()
 def rank_me(z: Embeddings) -> Tensor:
-    """RankMe, an effective rank between 1 and min(batch, dim): [batch, dim] -> [].
+    """RankMe, the effective rank of z (Roy & Vetterli), between 1 and min(batch, dim): [batch, dim] -> [].
 
         exp(-sum_k p_k log p_k),   p_k = s_k / sum s,   s the singular values of z, not centred
 
-    It is the effective rank of Roy & Vetterli. Source: RankMe (arXiv 2210.02885), equation 1, without the 1e-7 that the paper
-    adds to p to avoid log 0.
+    Source: RankMe (arXiv 2210.02885), equation 1, without the 1e-7 that the paper adds to p to avoid log 0.
     """
     if is_batch(z):
         z = rows(z)
@@ -42,7 +41,7 @@ def rank_me(z: Embeddings) -> Tensor:
 
 @torch.no_grad()
 def both_spectra(z: Tensor | Moments) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of the covariance and of the second moment, largest first, from one product: [batch, dim] -> 2 x [dim]."""
+    """Eigenvalues of the covariance and of the second moment, largest first: [batch, dim] -> 2 x [dim]."""
     if isinstance(z, Moments):
         return _eigenvalues(z.covariance), _eigenvalues(z.second_moment)
     mean = z.mean(dim=0)
@@ -63,7 +62,7 @@ def rank_me_of_spectrum(eigenvalues: Tensor) -> Tensor:
 
 @torch.no_grad()
 def participation_ratio(z: Embeddings) -> Tensor:
-    """Participation ratio `(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. 1 for one direction, dim for S = I."""
+    """Participation ratio `(tr S)^2 / tr S^2`, S the covariance: [batch, dim] -> []. It is 1 for rank 1, dim for S = I."""
     if is_batch(z):
         z = rows(z)
         matrix = _gram(z - z.mean(dim=0))
@@ -79,13 +78,14 @@ def participation_ratio_of_spectrum(eigenvalues: Tensor) -> Tensor:
 
 @torch.no_grad()
 def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None) -> Tensor:
-    """Exponent of the power law `eigenvalue_i ~ i^-alpha` of the covariance: [batch, dim] -> [].
+    """Exponent alpha of the power law `eigenvalue_i ~ i^-alpha` of the covariance: [batch, dim] -> [].
 
-    It is minus the slope of `log eigenvalue_i` over `log i`, by least squares with weights `1 / i`, so that every octave of
-    ranks counts the same. `first` and `last` bound the ranks (both included). By default they are 2 and a fifth of
-    `min(batch - 1, dim)`, at least 20 and at most 50, because later eigenvalues of a sample fall faster than those of its
-    distribution. With 256 rows alpha is within 10 % of a true exponent of at least 1; smaller exponents need more rows than
-    dimensions. Source: alpha-ReQ (Agrawal et al., NeurIPS 2022), with the fit of Stringer et al. (Nature 2019).
+    It is minus the slope of `log eigenvalue_i` over `log i`. The least-squares fit has weights `1 / i`, so every octave of i
+    counts the same. It uses `first <= i <= last`. By default `first` is 2, and `last` a fifth of `min(batch - 1, dim)`, but at
+    least 20 and at most 50. Later eigenvalues are left out, because they fall faster in a sample than in its distribution.
+
+    With 256 rows the error is below 10 % if the true exponent is at least 1. Smaller exponents need more rows than dimensions.
+    Source: alpha-ReQ (Agrawal et al., NeurIPS 2022), with the fit of Stringer et al. (Nature 2019).
     """
     first = check_count("first", first)
     z = rows(z) if is_batch(z) else moments_of(z)
@@ -112,13 +112,13 @@ def _default_last_rank(z: Tensor | Moments) -> int:
 
 @torch.no_grad()
 def lidar(views: Batches, *, ridge: float = 1e-4) -> Tensor:
-    """LiDAR, the effective rank of differences between images relative to those within an image: [images, views, dim] -> [].
+    """LiDAR, the effective rank of the differences between images, whitened by those between views: [images, views, dim] -> [].
 
-        exp(-sum_k p_k log p_k),   p the normalised eigenvalues of W^-1/2 B W^-1/2
+        exp(-sum_k p_k log p_k),   p the eigenvalues of W^-1/2 B W^-1/2, divided by their sum
 
-    B is the covariance of the mean embeddings of images, W the mean covariance of the views of one image plus `ridge I`. The
-    result is NaN if W is singular; then increase `ridge`. Fewer images than views raise a ValueError, because images and
-    views may be swapped. Source: LiDAR (arXiv 2312.04000), section 3, without the 1e-7 that the paper adds to p to avoid log 0.
+    B is the covariance of the mean embeddings of the images. W is the mean covariance of the views of one image, plus
+    `ridge I`. If W is singular, the result is NaN: increase `ridge`. Fewer images than views raise ValueError, because the two
+    dimensions may be swapped. Source: LiDAR (arXiv 2312.04000), section 3, without the 1e-7 that the paper adds to p.
     """
     check_positive("ridge", ridge, or_zero=True)
     between, within, most_views = Moments(), Moments(), 0
@@ -152,7 +152,10 @@ def _relative_eigenvalues(between: Tensor, within: Tensor, ridge: float) -> Tens
 
 @torch.no_grad()
 def spread(z: Embeddings) -> Tensor:
-    """The spread `tr S / E |z|^2`, S the covariance: [batch, dim] -> []. 0 if all rows are equal, 1 if their mean is 0."""
+    """Variance as a fraction of the mean squared norm, `tr S / E |z|^2`, S the covariance: [batch, dim] -> [].
+
+    It is 0 if all rows are equal, and 1 if their mean is 0.
+    """
     mean, variance = mean_and_variance(z)
     return spread_of(variance.sum(), mean)
 
@@ -168,7 +171,7 @@ def _squared_singular_values(z: Tensor) -> Tensor:
 
 
 def _padded(eigenvalues: Tensor, dim: int) -> Tensor:
-    """Append the zero eigenvalues that the smaller Gram matrix leaves out: [side] -> [dim]."""
+    """Append zeros, since a Gram matrix [batch, batch] has fewer eigenvalues than dim: [side] -> [dim]."""
     return torch.nn.functional.pad(eigenvalues, (0, dim - len(eigenvalues)))
 
 

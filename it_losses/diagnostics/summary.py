@@ -1,4 +1,4 @@
-"""All numbers to log for embeddings in one call, and an alarm at collapse."""
+"""All numbers to log for embeddings in one call, and a warning of collapse."""
 
 from collections.abc import Mapping
 
@@ -20,16 +20,16 @@ from it_losses.diagnostics.rank import (
 
 #: collapse_alarm warns below these values
 LEAST_SPREAD, LEAST_RANK_FRACTION = 1e-3, 0.01
-#: with fewer directions a low rank is no collapse, as a random map to 3 dimensions has a participation ratio of 1.5
+#: with fewer directions a low rank is no sign of collapse: a random map to 3 dimensions has the participation ratio 1.5
 FEWEST_DIRECTIONS = 8
 
 
 @torch.no_grad()
 def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[str, float]:
-    """Numbers for a log, by name: [batch, dim] -> {name: float}. The names are the same for a batch, an iterable and Moments.
+    """All numbers to log for embeddings, by name: [batch, dim] -> {name: float}.
 
-    `gaussian_entropy_nats` and `log_det_entropy_nats` are the functions of those names with `ridge` and `beta`, in nats for all
-    dimensions together. `std` is the root of the mean variance of a coordinate, `norm_of_mean` the norm of the mean embedding.
+    `gaussian_entropy_nats`, `log_det_entropy_nats`, `rank_me`, `participation_ratio` and `spread` are the functions of these
+    names. `std` is the root of the mean variance of a coordinate, `norm_of_mean` the norm of the mean embedding.
     """
     ridge, beta = check_positive("ridge", ridge, or_zero=True), check_positive("beta", beta)
     z = _checked(z)
@@ -52,11 +52,11 @@ def measure(z: Embeddings, *, ridge: float = 1e-4, beta: float = 1.0) -> dict[st
 def collapse_alarm(
     z: Embeddings, *, least_spread: float = LEAST_SPREAD, least_rank_fraction: float = LEAST_RANK_FRACTION
 ) -> str | None:
-    """A sentence that names the collapse of z, or None if there is none: [batch, dim] -> str.
+    """A warning if the embeddings have collapsed or are not finite, else None: [batch, dim] -> str | None.
 
-    Complete collapse is `spread < least_spread`: all rows are nearly equal. Dimensional collapse is a participation ratio below
-    1.5, or below `least_rank_fraction` of min(batch - 1, dim): nearly all variance lies in few directions. Dimensional collapse
-    is not reported if min(batch - 1, dim) is below 8.
+    Complete collapse is `spread < least_spread`: all rows are nearly equal. Dimensional collapse means that nearly all variance
+    lies in few directions: the participation ratio is below 1.5, or below `least_rank_fraction` of min(batch - 1, dim). It is
+    not reported if min(batch - 1, dim) is below 8.
     """
     check_positive("least_spread", least_spread, or_zero=True)
     check_positive("least_rank_fraction", least_rank_fraction, or_zero=True)
@@ -74,11 +74,11 @@ def alarm_of(
     least_spread: float = LEAST_SPREAD,
     least_rank_fraction: float = LEAST_RANK_FRACTION,
 ) -> str | None:
-    """The same as `collapse_alarm`, from the measured `spread` and `participation_ratio` of `count` rows."""
+    """The result of `collapse_alarm`, from the measured `spread` and `participation_ratio` of `count` rows of width `dim`."""
     if count < 2:
         raise ValueError(f"collapse_alarm needs at least 2 rows, got {count}.")
     spread_of_rows, rank = measured["spread"], measured["participation_ratio"]
-    # only NaN differs from itself
+    # true for NaN only
     if spread_of_rows != spread_of_rows:
         return "embeddings contain NaN or inf. Lower the learning rate, or look for the first bad batch."
     if spread_of_rows < least_spread:

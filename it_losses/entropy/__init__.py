@@ -1,4 +1,4 @@
-"""Estimators of H(Z), by name. To add an estimator, add a file to this folder and an entry to ESTIMATORS."""
+"""Estimators of the entropy H(Z), by name. A new estimator needs a file in this folder and an entry in ESTIMATORS."""
 
 from it_losses.entropy.base import BoundWeights, EntropyEstimator
 from it_losses.entropy.koleo import KoLeo
@@ -24,7 +24,7 @@ ESTIMATORS: dict[str, type[EntropyEstimator]] = {
 
 
 def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEstimator:
-    """The estimator of that name, built with the options; an estimator is returned unchanged."""
+    """The estimator with this name and these options; an EntropyEstimator is returned unchanged."""
     if isinstance(entropy, EntropyEstimator):
         if options:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""EntropyEstimator, the base class of all estimators of H(Z), and a warning for values out of range."""
+"""EntropyEstimator, the base class of all estimators of H(Z), and SaturationWarning for values out of range."""
 
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ from it_losses.precision import full_precision, samples
 
 
 def _optional_kernels() -> ModuleType | None:
-    """The package of fused implementations. Without it the result is None, and the slower reference implementations run."""
+    """The package of fused implementations; None if it is missing, so that the reference runs."""
     if importlib.util.find_spec("it_losses.kernels") is None:
         return None
     return importlib.import_module("it_losses.kernels")
@@ -29,10 +29,10 @@ kernels = _optional_kernels()
 
 
 class BoundWeights(NamedTuple):
-    """Weights of the invariance term and of the entropy term for a first run with an estimator."""
+    """Default weights of the invariance term and the entropy term for an estimator."""
 
     invariance: float
-    #: None if no weight suits every dim, so that the user has to choose one
+    #: None if no weight suits every dim; the user must then pass a weight
     entropy: float | None
     #: the likelihood to which the weight `invariance` belongs
     likelihood: str = "gaussian"
@@ -41,10 +41,10 @@ class BoundWeights(NamedTuple):
 class EntropyEstimator(Checked, ABC):
     """An estimate of H(Z) from samples of Z: `estimator(z)` is `[batch, ..., dim] -> []`, higher if the batch is more spread.
 
-    A subclass holds constants, sets the class attributes below, and defines `entropy` for samples `[..., batch, dim] -> [...]`
-    in float32 or float64. Dimensions between batch and dim are groups, whose entropies are averaged.
+    Dimensions between batch and dim are groups, whose entropies are averaged.
 
-    An estimator with these parts works in every criterion, and over many ranks:
+    A subclass sets the class attributes below, and defines `default_weights` and `entropy`. `entropy` gets float32 or float64
+    samples `[..., batch, dim]` and returns `[...]`. Such an estimator works in every criterion, also over many ranks:
 
     >>> from it_losses.checks import check_positive
     >>> class Marginal(EntropyEstimator):
@@ -77,9 +77,9 @@ class EntropyEstimator(Checked, ABC):
     scaling: Literal["grows", "invariant", "target"] = "grows"
     #: whether each call in training draws new random numbers
     is_random: ClassVar[bool] = False
-    #: leading cost of value and gradient, N = batch, D = dim
+    #: order of the cost of value and gradient, N = batch, D = dim
     cost: ClassVar[str]
-    #: name of the module in `kernels` that is the fused implementation of this entropy; "" if there is only the reference
+    #: name of the module in `kernels` with the fused implementation of this entropy; "" if there is none
     fused: ClassVar[str] = ""
     #: how the embeddings are normalized before their entropy is computed
     normalize: Normalization = None
@@ -94,41 +94,41 @@ class EntropyEstimator(Checked, ABC):
         """The entropy of each group of samples, by its definition: `[..., batch, dim] -> [...]`."""
 
     def constants(self) -> list[Weight] | None:
-        """The constants of the fused implementation, in order. The reference runs for None, or if a constant is trainable."""
+        """The constants of the fused implementation, in order. The reference runs if this is None or if one is a tensor."""
         return []
 
     def draw(self) -> int | Tensor | None:
-        """Count this call of a random estimator, and return the number of earlier calls; None for other estimators."""
+        """The number of the current draw of a random estimator, counted up in training; None for other estimators."""
         return None
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The mean entropy of checked views by the reference implementation: V x [batch, ..., dim] -> []."""
+        """The mean entropy of the views, by the reference implementation: V x [batch, ..., dim] -> []."""
         with full_precision(views[0]):
             return torch.stack([self.entropy(normalized(samples(z), self.normalize)).mean() for z in views]).mean()
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        # a class or mixin that computes another entropy must not inherit the fused implementation of its parent
+        # a subclass or mixin that redefines the entropy must not inherit the fused implementation of the old entropy
         definitions = {"entropy", "mean_entropy", "variances", "fused"}
         first = next(base for base in cls.__mro__ if definitions & vars(base).keys())
         if "fused" not in vars(first):
             cls.fused = ""
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if `parts` [k], from the fused implementation, show that the estimate has no gradient or no digits left."""
+        """Warn if the estimate has no gradient or only rounding errors; `parts` [k] are from the fused implementation."""
 
     def forward(self, z: Tensor) -> Tensor:
         """The entropy of the batch of this process, averaged over its groups: `[batch, ..., dim] -> []`.
 
-        For the batch of all ranks see EntropyRegularizer and `functional.global_entropy`. Criteria do not call this method, so
-        override `entropy` instead.
+        For the batch of all ranks use EntropyRegularizer or `functional.global_entropy`. In a subclass override `entropy`
+        instead, because criteria do not call this method.
         """
         check_views([z])
         constants = self.constants()
         if kernels is None or not kernels.is_fused(self.fused, constants, z):
             return self.mean_entropy([z])
         assert kernels is not None and constants is not None
-        # `loss` returns minus the weight times the entropy, so with the weight -1 it returns the entropy
+        # `loss` returns -weight * entropy, which is the entropy if the weight is -1
         entropy: Tensor
         entropy, terms = kernels.loss([z], self.fused, constants, (-1.0,), normalize=self.normalize, draw=self.draw())
         self.warn_if_saturated(terms[2:])
@@ -136,28 +136,28 @@ class EntropyEstimator(Checked, ABC):
 
 
 class NormalizingEstimator(EntropyEstimator):
-    """The base of estimators with an argument `normalize`, which determines their invariances."""
+    """Base of estimators with an argument `normalize`, on which their invariances depend."""
 
     checks: ClassVar[dict[str, Check]] = {"normalize": check_normalization}
 
     @property
     def rotation_invariant(self) -> bool:  # type: ignore[override]
-        """Whether a rotation of Z leaves the value unchanged. Normalized columns depend on the axes."""
+        """Whether a rotation of Z leaves the value unchanged: not if columns are normalized."""
         return self.normalize in (None, "rows")
 
     @property
     def translation_invariant(self) -> bool:  # type: ignore[override]
-        """Whether a translation of Z leaves the value unchanged. Unit vectors and columns that are not centred change."""
+        """Whether a translation of Z leaves the value unchanged: not for unit vectors or uncentred columns."""
         return self.normalize in (None, "columns")
 
     @property
     def scaling(self) -> Literal["grows", "invariant"]:  # type: ignore[override]
-        """The effect of the scale of Z, which every normalization removes."""
+        """The effect of the scale of Z: "grows", or "invariant" with any normalization."""
         return "grows" if self.normalize is None else "invariant"
 
 
 class SaturationWarning:
-    """Warns once, when values exceed the bound up to which an estimate can be trusted. After that it reads no values."""
+    """Warns once, when the values of an estimate leave the range in which it can be trusted."""
 
     def __init__(self, message: str) -> None:
         self._message = message
@@ -166,7 +166,7 @@ class SaturationWarning:
 
     def warn_if_saturated(self, values: Sequence[Tensor], *, above: float) -> None:
         """Warn if every number of the tensors `values` is finite and larger than `above`."""
-        # tensors have no values to read under a compiler or torch.func
+        # under a compiler or torch.func, tensors have no values that Python can read
         if self._warned or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return
         self._calls += 1
@@ -177,7 +177,7 @@ class SaturationWarning:
     def _may_wait_for(self, value: Tensor) -> bool:
         if not value.is_cuda:
             return value.device.type == "cpu" and type(value) is Tensor
-        # reading a value makes the host wait for the device, so it is read at calls 1, 2, 4, 8, ... only
+        # reading a value makes the host wait for the GPU, so read only at calls 1, 2, 4, 8, ...
         return self._calls & (self._calls - 1) == 0 and not torch.cuda.is_current_stream_capturing()
 
 

@@ -1,4 +1,4 @@
-"""KoLeo: the mean logarithm of the distance to the nearest neighbour, after Kozachenko and Leonenko's estimate of entropy."""
+"""KoLeo: an entropy from the mean log distance to the nearest neighbour (Kozachenko & Leonenko)."""
 
 from typing import ClassVar
 
@@ -13,7 +13,7 @@ from it_losses.normalize import Normalization
 def nearest_neighbours(z: Tensor) -> Tensor:
     """The index of the nearest other sample, without a gradient: [..., batch, dim] -> [..., batch]."""
     z = z.detach()
-    # subtract samples, because products of near samples lose the digits of their distance
+    # subtract samples: |a|^2 + |b|^2 - 2 a b has large rounding errors for near samples
     distances = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
     return distances.masked_fill(itself, torch.inf).argmin(dim=-1)
@@ -31,13 +31,13 @@ class KoLeo(NormalizingEstimator):
 
         H(z) = mean_i 1/2 log(rho_i^2 + epsilon^2),   rho_i = min_{j != i} |u_i - u_j|
 
-    u is `z / |z|` by default. With `normalize=None` u is z, and `dim * H` plus a function of batch and dim is the estimate of
-    Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` gives in nats. The estimate is consistent, but no
-    bound, and its error grows with dim. From 16 dimensions on, use its values for comparison, not as nats.
+    u is `z / |z|` by default. With `normalize=None` u is z. Then `dim * H` plus a function of batch and dim is the entropy
+    estimate of Kozachenko and Leonenko, which `diagnostics.nearest_neighbour_entropy` returns in nats. It is consistent, but no
+    bound, and its error grows with dim. From 16 dimensions on, use it only for comparison.
 
-    Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for a pair, so clip it. Two equal samples have a
-    gradient of 0. If clusters are 10,000 times tighter than the distance between them, the fused implementation in float32 may
-    take another near sample for the nearest one. Pass float64 then.
+    Near collapse the gradient grows as 1 / rho, up to `1 / (2 epsilon batch)` for one rho, so clip it. Equal samples have a
+    gradient of 0. In float32 the fused implementation may miss the nearest neighbour in a cluster if the distance between
+    clusters is 10,000 times the size of this cluster. Pass float64 then.
 
     Args:
         normalize: "rows" for unit vectors, None for the embeddings as they are, "columns" for standardised dimensions.
@@ -58,11 +58,11 @@ class KoLeo(NormalizingEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The entropy has weight 1, the invariance 2 on unit vectors (one minus the cosine), else 2.5 (the squared distance).
+        """The entropy has weight 1, the invariance 2 for unit vectors (one minus the cosine), else 2.5 (squared distance).
 
-        Multiplying z by c adds log c to H, so without normalization the weights only set the scale. If views of variance v have
-        the squared distance `2 r v`, the optimum is `v = entropy / (4 r invariance)`. This is 1 for r = .1; independent views
-        have r = 1.
+        Without normalization the weights only set the scale, because H(c z) = H(z) + log c. Let the views have variance v and
+        the squared distance `2 r v` (r = 1 for independent views). With the weights `entropy` and `invariance` the loss is
+        smallest at `v = entropy / (4 r invariance)`. By default this is v = 1 if r = .1.
         """
         if self.normalize == "rows":
             return BoundWeights(invariance=2.0, entropy=1.0, likelihood="von_mises_fisher")

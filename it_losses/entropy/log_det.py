@@ -8,28 +8,28 @@ from torch import Tensor
 from it_losses.checks import Check, Weight, check_flag, check_positive
 from it_losses.entropy.base import BoundWeights, EntropyEstimator, SaturationWarning
 
-#: if beta times the largest variance is above this, float32 has no digits left for directions of little variance
+#: if beta times the largest variance is above this, rounding in float32 hides the directions of low variance
 MOST_IN_FLOAT32 = 1e5
 
 
 def half_log_det(z: Tensor, *, beta: float) -> Tensor:
     """`1/2 log det(I + beta Zc^T Zc / batch)`, Zc centred: [..., batch, dim] -> [...].
 
-    Since `det(I + A^T A) = det(I + A A^T)`, the smaller of the two Gram matrices is used.
+    It uses the smaller of the two Gram matrices, since `det(I + A^T A) = det(I + A A^T)`.
     """
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     gram = centred @ centred.mT if batch < dim else centred.mT @ centred  # [..., side, side]
     factor, failed = torch.linalg.cholesky_ex(_with_jitter(beta / batch * gram))
     value = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    # a failed factorization returns finite numbers, which would hide the failure
+    # return NaN after a failed factorization, because its finite result would hide the failure
     return torch.where(failed == 0, value, torch.nan)
 
 
 def scale_anchor(z: Tensor, *, beta: float) -> Tensor:
-    """The term that `anchor` subtracts, `beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t)`: -> [...].
+    """The term that LogDet subtracts if `anchor` is True: [..., batch, dim] -> [...].
 
-    k is `rank` and beta t is `target`.
+    beta / (2 (1 + beta t)) (tr Cov(z) - dim) + k/2 log(1 + beta t),   k = `rank`, beta t = `target`
     """
     batch, dim = z.shape[-2:]
     rank = min(batch - 1, dim)
@@ -42,7 +42,7 @@ def scale_anchor(z: Tensor, *, beta: float) -> Tensor:
 def _with_jitter(matrix: Tensor) -> Tensor:
     """`I + matrix`, plus jitter if rounding (8 eps of the norm) could exceed half the smallest eigenvalue, which is 1."""
     side = matrix.shape[-1]
-    # an upper bound on the norm, because squares may overflow in matrix_norm
+    # a second bound on the norm, because squares may overflow in matrix_norm
     most = side * matrix.detach().diagonal(dim1=-2, dim2=-1).amax(dim=-1)
     rounding = 8 * torch.finfo(matrix.dtype).eps * torch.linalg.matrix_norm(matrix.detach()).minimum(most)
     jitter = 1 + (rounding - 0.5).clamp_min(0)[..., None]  # [..., 1]
@@ -57,18 +57,18 @@ class LogDet(EntropyEstimator):
     For a Gaussian Z, H is the differential entropy of `Z + N(0, I / beta)` less the constant `dim/2 log(2 pi e / beta)`. The
     Gaussian has the largest entropy of all distributions with its covariance, so for any other Z, H is an upper bound.
 
-    H grows with the scale of Z without a limit. With `anchor` the value is at most 0. It is 0 if each of the k = min(batch - 1,
-    dim) directions of the samples has the variance t = dim / k, so that the mean variance is 1:
+    H grows with the scale of Z without a limit. With `anchor=True` the value has a maximum, 0, where the mean variance of the
+    dimensions is 1. The samples span k = min(batch - 1, dim) directions, and at the maximum each has the variance t = dim / k:
 
         H(z) - beta / (2 (1 + beta t)) (tr Cov(z) - dim) - k/2 log(1 + beta t)
             = -KL(N(0, Cov(z) + I / beta) || N(0, (t + 1 / beta) I)) in k dimensions
 
     Args:
-        beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. In float32
-            these directions have no digits left if `beta * largest variance` is above 1e5. Jitter of `8 eps beta |Cov|` then
-            keeps the matrix positive definite. Pass float64 to keep the digits.
+        beta: inverse of the noise variance. Directions whose variance is well below `1 / beta` do not count. If
+            `beta * largest variance` is above 1e5, rounding in float32 hides directions of low variance, and jitter of
+            `8 eps beta |Cov|` keeps the matrix positive definite. Pass float64 to avoid this.
         per_dimension: True for nats per dimension, so that one weight suits every dim; False for nats.
-        anchor: True for the second equation, which holds the scale of the embeddings near 1.
+        anchor: True for the second equation, which keeps the mean variance of the dimensions near 1.
 
     Source: Zhouyin & Liu (arXiv 2105.03705); on centred samples the coding rate of MCR2 (arXiv 2006.08558), beta = dim / eps^2.
     """
@@ -91,21 +91,21 @@ class LogDet(EntropyEstimator):
 
     @property
     def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
-        """With the anchor the value is largest at one scale of Z; otherwise it grows."""
+        """The effect of the scale of Z: "target" with `anchor`, otherwise "grows"."""
         return "target" if self.anchor else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:
-        """The invariance has weight 25, the entropy 400 / min(beta, 1), or with the anchor the weight below.
+        """The invariance has weight 25, the entropy `400 / min(beta, 1)`.
 
-        Take a direction of variance v in which the squared distance of the views is `2 r v` (r = 1 for independent views).
-        The loss is smallest at `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive for
-        r <= 2, so no direction collapses, and v grows as the views agree more. At beta = 100, the weight `400 / beta` is
-        worse than 400 in a linear probe on digits.
+        Take a direction of variance v in which the squared distance of the views is `2 r v` (r = 1 for independent views, at
+        most 2). With the weights `entropy` and `invariance` the loss is smallest at
+        `beta v = entropy * beta / (4 invariance r) - 1 = 4 max(beta, 1) / r - 1`. This is positive, so no direction collapses.
+        v grows as the views agree more. At beta = 100, the weight `400 / beta` is worse than 400 in a linear probe on digits.
 
-        With the anchor the loss is smallest at `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`. So a direction
-        is kept if `r < entropy beta^2 t / (100 (1 + beta t))`. The entropy weight is the larger of 400 / beta and
-        `200 (1 + beta) / beta^2`. The second keeps every direction with r < 2 if t = 1.
+        With `anchor` the entropy weight is the larger of `400 / beta` and `200 (1 + beta) / beta^2`. The loss is smallest at
+        `beta / (1 + beta v) = beta / (1 + beta t) + 100 r / entropy`. A direction does not collapse if
+        `r < entropy beta^2 t / (100 (1 + beta t))`. The second weight ensures this for every r < 2 if t = 1.
         """
         # an entropy in nats has no default weight, because its value grows with dim
         weight = 400.0 / min(self.beta, 1.0)
@@ -123,11 +123,11 @@ class LogDet(EntropyEstimator):
         return nats / z.shape[-1] if self.per_dimension else nats
 
     def constants(self) -> list[Weight]:
-        """beta, then 1 or 0 for `per_dimension` and for `anchor`."""
+        """beta, `per_dimension` (1 or 0) and `anchor` (1 or 0)."""
         return [self.beta, float(self.per_dimension), float(self.anchor)]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if float32 has no digits left for small variances.
+        """Warn if rounding in float32 hides the directions of low variance.
 
         `parts[0]` is the largest diagonal element of `beta Cov`, or of the Gram matrix with the same eigenvalues.
         """

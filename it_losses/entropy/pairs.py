@@ -1,4 +1,4 @@
-"""Pairs of samples: their distances, and the bandwidth of a Gaussian around each sample."""
+"""Helpers of the pairwise entropies: distances of samples, and the bandwidth of the Gaussian around each sample."""
 
 import math
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from torch import Tensor
 from it_losses.checks import check_length
 from it_losses.normalize import Normalization
 
-#: the bandwidths s, or "auto" for one s that follows the spread of the batch
+#: the bandwidths s, or "auto" for one s that is proportional to the spread of the batch
 Bandwidth: TypeAlias = Literal["auto"] | tuple[float, ...]
-#: default `spread_fraction` of "auto"; values between .05 and 1 give a gradient
+#: default `spread_fraction` of "auto"; below .05 and above 1 the gradient vanishes
 SPREAD_FRACTION = 0.2
-#: default memory for pairs, enough for 8192 samples in float32
+#: default memory for the matrix of all pairs, enough for 8192 samples in float32
 MEMORY_MIB = 256.0
-#: an entropy is saturated if the part that has a gradient exceeds this fraction of log batch, its limit
+#: an entropy is saturated if its part that has a gradient is above this fraction of its limit, log batch
 SATURATED = 0.999
-#: up to this exponent, sums without the pair (i, i) are far from underflow, which in float32 is near exp(-87)
+#: largest x for which a sum of exp(-x) over pairs i != j is safe; float32 underflows near exp(-87)
 MOST_EXPONENT = 70.0
 
 
@@ -31,12 +31,12 @@ def squared_distances(z: Tensor) -> Tensor:
     norms = centred.square().sum(dim=-1)  # [..., batch]
     distances = norms[..., :, None] + norms[..., None, :] - 2 * centred @ centred.mT
     distances = distances.masked_fill(same_image(z, 1), 0)
-    # only the value is clamped, because the gradient is right even where rounding made the distance negative
+    # clamp only the value: the gradient is right even where rounding made a distance negative
     return distances - distances.detach().clamp_max(0)
 
 
 def same_image(z: Tensor, rows: int) -> Tensor:
-    """Whether rows i and j are of the same image; each image has `rows` adjacent rows: [..., batch, dim] -> [batch, batch]."""
+    """Whether rows i and j belong to one image; each image has `rows` adjacent rows: [..., batch, dim] -> [batch, batch]."""
     image = torch.arange(z.shape[-2], device=z.device) // rows
     return image[:, None] == image
 
@@ -52,7 +52,10 @@ def total_variance(z: Tensor) -> Tensor:
 
 
 def variances_of(z: Tensor, bandwidth: Bandwidth, spread_fraction: float, *, factor: float) -> list[Tensor | float]:
-    """`s^2` for K bandwidths; for "auto" `2 spread_fraction total_variance / factor`: [..., batch, dim] -> K x [...]."""
+    """The variances s^2 of K bandwidths: [..., batch, dim] -> K x [...].
+
+    "auto" is one bandwidth, with `s^2 = 2 spread_fraction total_variance / factor`.
+    """
     if bandwidth != "auto":
         return [s * s for s in bandwidth]
     spread = total_variance(z)
@@ -69,7 +72,7 @@ def component_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
 
 
 def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Bandwidth:
-    """Every bandwidth as a float, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
+    """The bandwidths as floats, or "auto"; ValueError unless each is a number between 1e-12 and 1e12."""
     if isinstance(bandwidth, str | bytes):
         if bandwidth != "auto":
             raise ValueError(f'{name} must be "auto" or numbers, got {bandwidth!r}.')
@@ -84,7 +87,7 @@ def check_bandwidth(name: str, bandwidth: str | float | Sequence[float]) -> Band
 
 
 def largest_exponent(bandwidth: Bandwidth, normalize: Normalization, *, factor: float) -> float:
-    """The largest `|z_i - z_j|^2 / (factor s^2)` of any embeddings; finite only for unit vectors and fixed s."""
+    """An upper bound on `|z_i - z_j|^2 / (factor s^2)`, which is finite only for unit vectors and fixed s."""
     if bandwidth == "auto" or normalize != "rows":
         return math.inf
     return 4 / (factor * min(bandwidth) ** 2)

@@ -1,6 +1,6 @@
 """Pairwise entropy: a bound on the entropy of a mixture of Gaussians, one around each sample, from all pairwise distances.
 
-H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)) for the components p_i = N(z_i, s^2 I) and a divergence D.
+H = H(p_i) - mean_i log mean_j exp(-D(p_i || p_j)),   p_i = N(z_i, s^2 I), D a divergence
 """
 
 import math
@@ -28,7 +28,7 @@ from it_losses.entropy.pairs import (
 from it_losses.normalize import Normalization, normalized
 from it_losses.precision import full_precision, samples
 
-#: range of the order of a Chernoff divergence, within which float32 can hold the divergence
+#: range of the order of a Chernoff divergence in which float32 can hold the divergence
 LEAST_ORDER, MOST_ORDER = 1e-6, 1 - 1e-6
 #: divergence -> factor in D(p_i || p_j) = |z_i - z_j|^2 / (factor * s^2), for Gaussians of equal variance s^2
 DIVERGENCES = {"kl": 2.0, "bhattacharyya": 8.0}
@@ -36,14 +36,14 @@ FLAGS = ("exclude_self", "pool_views", "exclude_positives")
 
 
 def divergence_factor(divergence: str | float) -> float:
-    """The c of a divergence `|z_i - z_j|^2 / (c s^2)`: by name, or `2 / (alpha (1 - alpha))` for Chernoff's of order alpha."""
+    """The factor c of a divergence `|z_i - z_j|^2 / (c s^2)`; `2 / (alpha (1 - alpha))` for the Chernoff order alpha."""
     if isinstance(divergence, str):
         return DIVERGENCES[divergence]
     return 2 / (divergence * (1 - divergence))
 
 
 def check_divergence(name: str, divergence: object) -> str | float:
-    """The name of a divergence, or the order as a float; ValueError unless it is one of the names or between 0 and 1."""
+    """The name of a divergence, or the Chernoff order as a float; ValueError for other names and orders."""
     if isinstance(divergence, str) and divergence in DIVERGENCES:
         return divergence
     with suppress(ValueError):
@@ -56,7 +56,8 @@ def check_divergence(name: str, divergence: object) -> str | float:
 def spread_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
     """The part of the entropy that has a gradient: [..., batch, batch] -> [...].
 
-    It is `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`, within [0, log batch] if no pair is excluded.
+    It is `-mean_i log (1/counted sum_j exp(-distances_ij / scale))`. Each row has `counted` pairs that are not excluded. If no
+    pair is excluded, it lies within [0, log batch].
     """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
@@ -68,24 +69,24 @@ class Pairwise(NormalizingEstimator):
 
         H(z) = dim/2 log(2 pi e s^2) - mean_i log mean_j exp(-|z_i - z_j|^2 / (c s^2)),   j = i included by default
 
-    c = 2 for the Kullback-Leibler divergence (an upper bound on the entropy of the mixture of N(z_i, s^2 I)), 8 for the
-    Bhattacharyya distance (a lower bound), and 2 / (alpha (1 - alpha)) for the Chernoff divergence of order alpha (a lower
-    bound). Only the second part has a gradient; it lies within [0, log batch]. With `exclude_self` the mean over
-    j leaves out j = i. H is then the leave-one-out estimate, which is no bound, and the second part has no limit.
+    H bounds the entropy of the mixture of all N(z_i, s^2 I). The Kullback-Leibler divergence (c = 2) gives an upper bound. The
+    Bhattacharyya distance (c = 8) and the Chernoff divergence of order alpha (c = 2 / (alpha (1 - alpha))) give lower bounds.
+    The first part of H has no gradient. The second lies within [0, log batch]. With `exclude_self` the mean leaves out j = i.
+    H is then the leave-one-out estimate, which is no bound, and the second part has no limit.
 
     With `normalize="rows", exclude_self=True, pool_views=True`, the von Mises-Fisher likelihood and the default weights, the
-    loss is that of SimCLR at temperature `c s^2 / 2` less a constant. See `functional.nt_xent`.
+    loss is SimCLR's at temperature `c s^2 / 2`, less a constant. See `functional.nt_xent`.
 
     Args:
-        bandwidth: s, the standard deviation of a component, in the unit of z, between 1e-12 and 1e12. For several s the
-            entropies are averaged. "auto" follows the batch, `c s^2 = 2 spread_fraction * sum_j Var z_j`, without a gradient
-            through s. Near collapse this s is small and the gradient grows as 1 / spread, so clip it.
+        bandwidth: s, the standard deviation of a Gaussian, in the unit of z, between 1e-12 and 1e12. For several s the
+            entropies are averaged. "auto" sets `c s^2 = 2 spread_fraction * sum_j Var z_j` in each batch, without a gradient
+            through s. Near collapse the gradient then grows as 1 / spread, so clip it.
         divergence: "kl", "bhattacharyya" (the Chernoff divergence of order 1/2), or the order alpha between 0 and 1.
-        exclude_self: leave out the pair of each sample with itself. The fused implementation then runs only for unit vectors
-            with `4 / (c s^2) <= 70`, where its sums cannot underflow. Otherwise the slower reference runs.
+        exclude_self: leave out the pair of each sample with itself. The fused implementation then needs unit vectors with
+            `4 / (c s^2) <= 70`, so that its sums cannot underflow. Otherwise the slower reference runs.
         pool_views: take the entropy of all views together, instead of the mean of the entropies of the views.
-        exclude_positives: leave out all pairs of views of one image, as decoupled contrastive learning does. It needs
-            `exclude_self` and `pool_views`.
+        exclude_positives: leave out all pairs of views of one image, as in decoupled contrastive learning. It
+            needs `exclude_self` and `pool_views`.
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
         spread_fraction: used by "auto". Near .05 the second part of H saturates at log batch; above 1 it vanishes.
         memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
@@ -142,16 +143,17 @@ class Pairwise(NormalizingEstimator):
 
     @property
     def factor(self) -> float:
-        """The factor c, which depends on the divergence."""
+        """The factor c of the divergence."""
         return divergence_factor(self.divergence)
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`1 / (2 spread_fraction)` for the invariance and 1 for the entropy.
+        """The invariance has weight `1 / (2 spread_fraction)`, the entropy 1.
 
-        With these weights and "auto", both terms have the same slope in squared distances at unit variance. On unit vectors the
-        invariance is one minus the cosine. Its weight is `2 / (c s^2)`, the inverse temperature of SimCLR. For "auto" this
-        weight is `1 / spread_fraction`, as if the total variance were 1.
+        With "auto" and unit variances, both terms then have the same derivative by the squared distances of a sample.
+
+        For unit vectors the invariance is one minus the cosine. Its weight is `2 / (c s^2)`, SimCLR's inverse temperature. With
+        "auto" this weight is `1 / spread_fraction`, which assumes a total variance of 1.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
@@ -159,7 +161,7 @@ class Pairwise(NormalizingEstimator):
         return BoundWeights(sum(2 / scale for scale in scales) / len(scales), entropy=1.0, likelihood="von_mises_fisher")
 
     def variances(self, z: Tensor) -> list[Tensor | float]:
-        """`s^2` for each bandwidth, a number or a tensor [...], from samples [..., batch, dim]."""
+        """The variance s^2 for each bandwidth: [..., batch, dim] -> K numbers, or one tensor [...]."""
         return variances_of(z, self.bandwidth, self.spread_fraction, factor=self.factor)
 
     def entropy(self, z: Tensor) -> Tensor:
@@ -167,7 +169,7 @@ class Pairwise(NormalizingEstimator):
         return self._entropy(z, views=1)
 
     def mean_entropy(self, views: Sequence[Tensor]) -> Tensor:
-        """The mean entropy of the views, or the entropy of all views together: V x [batch, ..., dim] -> []."""
+        """The mean entropy of the views, or with `pool_views` that of all views together: V x [batch, ..., dim] -> []."""
         if not self.pool_views:
             return super().mean_entropy(views)
         with full_precision(views[0]):
@@ -188,9 +190,10 @@ class Pairwise(NormalizingEstimator):
         return torch.stack(nats).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """c, spread fraction, bytes for pairs, 1 to pool views, a number for excluded pairs, and bandwidths (none for "auto").
+        """The constants of the fused implementation, or None if a sum without the pair (i, i) may underflow.
 
-        The number is 0 for no pairs, 1 for (i, i), 2 for all of one image. Returns None if a sum without (i, i) may underflow.
+        They are c, spread fraction, bytes for pairs, 1 to pool views, the excluded pairs (0: none, 1: (i, i), 2: all pairs of
+        one image), and the bandwidths (none for "auto").
         """
         if self.exclude_self and largest_exponent(self.bandwidth, self.normalize, factor=self.factor) > MOST_EXPONENT:
             return None

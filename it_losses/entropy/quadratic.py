@@ -1,7 +1,6 @@
 """Quadratic Renyi entropy of a mixture of Gaussians, one around each sample, in closed form from all pairwise distances.
 
-H_2 = -log integral p^2 with p the mean of N(z_i, s^2 I). The overlap of two components is a function of their distance, so
-H_2 is exact.
+H_2 = -log integral p^2,   p the mean of all N(z_i, s^2 I)
 """
 
 from __future__ import annotations
@@ -29,16 +28,17 @@ from it_losses.entropy.pairs import (
 )
 from it_losses.normalize import Normalization
 
-#: the overlap of two components is proportional to `exp(-|z_i - z_j|^2 / (FACTOR s^2))`
+#: the integral of the product of two Gaussians is proportional to `exp(-|z_i - z_j|^2 / (FACTOR s^2))`
 FACTOR = 4.0
-#: s for `t = 1 / (4 s^2) = 2`, as in the code of Wang & Isola
+#: default s, which gives `t = 1 / (4 s^2) = 2` as in the code of Wang & Isola
 UNIFORMITY_BANDWIDTH = 8**-0.5
 
 
 def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -> Tensor:
-    """`-log mean_ij exp(-distances_ij / scale)` over `counted` pairs of each row: [..., batch, batch] -> [...].
+    """The part of the entropy that has a gradient: [..., batch, batch] -> [...].
 
-    It lies within [0, log batch] if no pair is excluded. The distances of excluded pairs are infinite.
+    It is `-log mean_ij exp(-distances_ij / scale)` over the `counted` pairs of each row that are not excluded. Excluded pairs
+    have infinite distances. It lies within [0, log batch] if no pair is excluded.
     """
     if isinstance(scale, Tensor):
         scale = scale[..., None, None]
@@ -46,8 +46,8 @@ def overlap_entropy(distances: Tensor, *, scale: Tensor | float, counted: int) -
 
 
 def gaussian_entropy(variance: Tensor | float, dim: int) -> Tensor | float:
-    """The quadratic entropy of one component in nats, `dim/2 log(4 pi variance)`: [...] -> [...]."""
-    # the quadratic entropy is the Shannon entropy at 2/e of the variance
+    """The quadratic entropy of one Gaussian in nats, `dim/2 log(4 pi variance)`: [...] -> [...]."""
+    # it equals the Shannon entropy of a Gaussian with 2/e times the variance
     return component_entropy(variance * (2 / math.e), dim)
 
 
@@ -57,18 +57,20 @@ class QuadraticRenyi(NormalizingEstimator):
         H(z) = dim/2 log(4 pi s^2) - log mean_ij exp(-t |z_i - z_j|^2),   t = 1 / (4 s^2)
 
     By default z are unit vectors and the mean is over i != j. The loss with default weights is alignment plus uniformity less
-    the constant `dim/2 log(4 pi s^2)`. `nats=False` leaves this constant out, because in many dimensions it is large
-    and float32 keeps few digits of the rest. With `exclude_self=False`, H is the quadratic Renyi entropy in nats of the mixture
-    of N(z_i, s^2 I), a lower bound on the Shannon entropy. For one Gaussian the bound is `dim/2 (1 - log 2)` nats too low.
+    the constant `dim/2 log(4 pi s^2)`. In many dimensions the constant is large, and float32 keeps few digits of the rest. So
+    `nats=False` leaves it out.
+
+    With `exclude_self=False`, H is the quadratic Renyi entropy in nats of the mixture of N(z_i, s^2 I), a lower bound on its
+    Shannon entropy. For one Gaussian the bound is `dim/2 (1 - log 2)` nats too low.
 
     Args:
-        bandwidth: s, the standard deviation of a component, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
-            For several s the entropies are averaged. "auto" follows the batch, `4 s^2 = 2 spread_fraction * sum_j Var z_j`,
+        bandwidth: s, the standard deviation of a Gaussian, between 1e-12 and 1e12; `(4 t)^(-1/2)` for the t of Wang & Isola.
+            For several s the entropies are averaged. "auto" sets `4 s^2 = 2 spread_fraction * sum_j Var z_j` in each batch,
             without a gradient through s.
         exclude_self: leave out the pairs (i, i). The fused implementation then needs "auto", or unit vectors with
             `1 / s^2 <= 70`. Otherwise the slower reference runs.
         normalize: "rows" for unit vectors z / |z|, "columns" for unit variance of each dimension, None for z as it is.
-        nats: False to leave out `dim/2 log(4 pi s^2)`.
+        nats: False to leave out the constant `dim/2 log(4 pi s^2)`.
         spread_fraction: used by "auto".
         memory_mib: working memory for pairs in the forward pass. Pairs that do not fit are computed twice.
 
@@ -110,15 +112,15 @@ class QuadraticRenyi(NormalizingEstimator):
 
     @classmethod
     def of_uniformity(cls, t: float = 2.0) -> QuadraticRenyi:
-        """The estimator with no additive constant: its value is minus the uniformity at t. lightly's default is t = 1."""
+        """The estimator whose value is minus the uniformity at t, without an additive constant. lightly's default is t = 1."""
         return cls((FACTOR * check_positive("t", t)) ** -0.5, nats=False)
 
     @property
     def default_weights(self) -> BoundWeights:
-        """`t` for the invariance on unit vectors, 1 for the entropy. At t = 2 the loss is alignment plus uniformity.
+        """The entropy has weight 1. For unit vectors the invariance has t: at t = 2 the loss is alignment plus uniformity.
 
-        With these weights a collapsed batch spreads if the views of an image differ less than independent views. Without
-        unit vectors the weights are those of Pairwise, `1 / (2 spread_fraction)` and 1.
+        A nearly collapsed batch then spreads if the views of an image differ less than independent views. Without unit vectors
+        the invariance has the weight `1 / (2 spread_fraction)`, as in Pairwise.
         """
         if self.normalize != "rows":
             return BoundWeights(invariance=1 / (2 * self.spread_fraction), entropy=1.0)
@@ -126,7 +128,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return BoundWeights(sum(1 / scale for scale in scales) / len(scales), entropy=1.0, likelihood="von_mises_fisher")
 
     def variances(self, z: Tensor) -> list[Tensor | float]:
-        """`s^2` for each bandwidth, a number or a tensor [...], from samples [..., batch, dim]."""
+        """The variance s^2 for each bandwidth: [..., batch, dim] -> K numbers, or one tensor [...]."""
         return variances_of(z, self.bandwidth, self.spread_fraction, factor=FACTOR)
 
     def entropy(self, z: Tensor) -> Tensor:
@@ -143,9 +145,9 @@ class QuadraticRenyi(NormalizingEstimator):
         return torch.stack(spread).mean(dim=0)
 
     def constants(self) -> list[Weight] | None:
-        """Spread fraction, bytes for pairs, 1 to leave out the pairs (i, i), 1 for nats, and bandwidths (none for "auto").
+        """The constants of the fused implementation, or None if the sum without the pairs (i, i) may underflow.
 
-        The result is None if the sum of all pairs without (i, i) might underflow.
+        They are spread fraction, bytes for pairs, 1 to leave out (i, i), 1 for nats, and the bandwidths (none for "auto").
         """
         if self.exclude_self and self._least_mean_exponent() > MOST_EXPONENT:
             return None
@@ -153,7 +155,7 @@ class QuadraticRenyi(NormalizingEstimator):
         return [self.spread_fraction, self.memory_mib * 2**20, float(self.exclude_self), float(self.nats), *bandwidths]
 
     def _least_mean_exponent(self) -> float:
-        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto" it is the mean over pairs."""
+        """An upper bound on the smallest `t |z_i - z_j|^2` of a batch; for "auto" the bound is the mean of all pairs."""
         if self.bandwidth == "auto":
             return 1 / self.spread_fraction
         return largest_exponent(self.bandwidth, self.normalize, factor=FACTOR)

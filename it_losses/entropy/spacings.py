@@ -17,9 +17,9 @@ from it_losses.entropy.variance_covariance import covariance_penalty
 
 
 def marginal_entropies(z: Tensor, *, window: int, epsilon: float) -> Tensor:
-    """The entropy H(z_j) of each dimension, as in Spacings, with m = window: [..., batch, dim] -> [..., dim]."""
+    """The entropy H(z_j) of each dimension, defined in Spacings, with m = window: [..., batch, dim] -> [..., dim]."""
     batch = z.shape[-2]
-    # a stable sort keeps the order of equal samples in every dtype
+    # a stable sort gives equal samples the same order in every dtype
     x = torch.sort(z, dim=-2, stable=True).values
     first, last = (end.expand(*x.shape[:-2], window, -1) for end in (x[..., :1, :], x[..., -1:, :]))
     above, below = torch.cat((x[..., window:, :], last), dim=-2), torch.cat((first, x[..., :-window, :]), dim=-2)
@@ -43,14 +43,14 @@ class Spacings(EntropyEstimator):
         H(z) = mean_j H(z_j) - covariance_weight * sum_{i != j} Cov(z)_ij^2 / dim
         H(x) = mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = batch / (2 m) (x_(i+m) - x_(i-m))
 
-    x_(1) <= x_(2) <= ... are the sorted samples of one dimension, and indices clamp to [1, batch]. No shape of the
-    distribution is assumed. H(x) estimates the entropy of one dimension in nats, too low for few samples. In the limit of many
-    samples the sum over the dimensions is an upper bound on the joint entropy. Without the penalty, copies of one dimension
-    count as much as independent dimensions, and training keeps only few directions.
+    x_(1) <= x_(2) <= ... are the sorted samples of one dimension, and indices clamp to [1, batch]. H(x) estimates the entropy
+    of one dimension in nats, whatever its distribution. It is too low for few samples. For many samples the sum over the
+    dimensions is an upper bound on the joint entropy. Without the penalty, copies of one dimension count as much as independent
+    dimensions, and training keeps only few directions.
 
     Args:
         covariance_weight: weight of the penalty. 1/4 is right for a Gaussian of unit variances near independence.
-        window: m, how many samples a spacing extends to each side; None for the square root of the batch, rounded.
+        window: m, the number of samples from x_i to each end of its spacing; None for the rounded square root of the batch.
         epsilon: the spacing below which the logarithm levels off, in the unit of z.
 
     Source: Vasicek (1976); for self-supervision E2MC (arXiv 2411.15931).
@@ -73,15 +73,16 @@ class Spacings(EntropyEstimator):
 
     @property
     def scaling(self) -> Literal["grows", "target"]:  # type: ignore[override]
-        """The entropy grows with the log of the scale of Z, but the penalty with its fourth power, so one scale is best."""
+        """The effect of the scale of Z: "target", because the penalty grows faster than the entropy; "grows" without it."""
         return "target" if isinstance(self.covariance_weight, Tensor) or self.covariance_weight > 0 else "grows"
 
     @property
     def default_weights(self) -> BoundWeights:
-        """2.5 for the invariance, 1 for the entropy. The optimal variance is 1 for r = .1 (see below).
+        """The invariance has weight 2.5, the entropy 1.
 
-        Let views of variance v have the squared distance `2 r v` (r = 1 for independent views). Multiplying z_j by c adds log c
-        to H(z_j), so the optimum of uncorrelated dimensions is `v = entropy / (4 r invariance)`.
+        Let the views have variance v and the squared distance `2 r v` (r = 1 for independent views). With the weights `entropy`
+        and `invariance` the loss of uncorrelated dimensions is smallest at `v = entropy / (4 r invariance)`, because
+        H(c x) = H(x) + log c. By default this is v = 1 if r = .1.
         """
         return BoundWeights(invariance=2.5, entropy=1.0)
 

@@ -1,4 +1,4 @@
-"""VICReg's surrogate of entropy: keep every standard deviation above a margin, and every covariance at zero.
+"""VICReg's surrogate of entropy: standard deviations above a margin and covariances of zero make it largest.
 
 H(Z) <= 1/2 log det(Cov Z) + const <= 1/2 sum_j log Var z_j + const. The second step (Hadamard) is an equality if the covariance
 is diagonal, so large variances and vanishing covariances maximise the bound.
@@ -25,7 +25,7 @@ def covariance_penalty(z: Tensor) -> Tensor:
     batch, dim = z.shape[-2:]
     centred = z - z.mean(dim=-2, keepdim=True)
     covariance = centred.mT @ centred / (batch - 1)  # [..., dim, dim]
-    # the diagonal is set to zero, because for decorrelated data a difference of sums would lose all digits
+    # set the diagonal to zero: for decorrelated data, subtracting its sum would leave only rounding errors
     off_diagonal = covariance - torch.diag_embed(covariance.diagonal(dim1=-2, dim2=-1))
     return off_diagonal.square().sum(dim=(-2, -1)) / dim
 
@@ -35,14 +35,14 @@ class VarianceCovariance(EntropyEstimator):
 
         H(z) = -(variance_weight * variance_hinge(z) + 2 covariance_weight * covariance_penalty(z))
 
-    The weighted invariance minus the mean of H over two views is VICReg with the authors' weights. The factor is 2, because the
-    authors' code halves the variance term of a view, but not its covariance term.
+    The weighted invariance minus the mean of H over two views is VICReg with the authors' weights. The covariance term has the
+    factor 2, because the authors' code halves the variance term of each view, but not the covariance term.
 
     Args:
         variance_weight: weight of the hinge on the standard deviations.
         covariance_weight: weight of the squared covariances.
         margin: the standard deviation above which the hinge is zero.
-        epsilon: added to the variances under the root, whose slope at 0 would be infinite.
+        epsilon: added to the variances under the root, so that the gradient is finite at variance 0.
 
     Source: VICReg (arXiv 2105.04906), equations 1 to 4; as an entropy bound arXiv 2303.00633, Theorem 2.
     """
@@ -73,7 +73,7 @@ class VarianceCovariance(EntropyEstimator):
 
     @property
     def default_weights(self) -> BoundWeights:
-        """25 for the invariance, as in VICReg, and 1 for the entropy, because its two terms have their own weights."""
+        """The invariance has weight 25, as in VICReg. The entropy has 1, because its two terms have their own weights."""
         return BoundWeights(invariance=25.0, entropy=1.0)
 
     def entropy(self, z: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The samples of a batch and the ranks that share it: this rank owns n of N samples, and a single process owns all N."""
+"""The samples of a batch, and the ranks that share it: each rank owns n of the N samples; a single process owns all N."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Ranks(Protocol):
-    """The ranks that share a batch, such as `it_losses.distributed.Ranks`."""
+    """The interface of the ranks that share a batch. `it_losses.distributed.Ranks` implements it."""
 
     #: number of ranks, number of samples of all ranks, and the rows that this rank owns
     world: int
@@ -18,14 +18,14 @@ class Ranks(Protocol):
     own: slice
 
     def summed(self, own: Tensor) -> Tensor:
-        """The sum over all ranks, a tensor that the caller may overwrite."""
+        """The sum over all ranks, in a tensor that the caller may overwrite."""
 
     def gathered(self, own: Tensor) -> Tensor:
         """The rows of all ranks, in rank order: [n, ...] -> [N, ...]."""
 
 
 class SingleRank:
-    """A single process owns every row, so its collectives return their argument."""
+    """A single process, which owns every row, so its collectives return their argument."""
 
     world = 1
 
@@ -42,7 +42,7 @@ class SingleRank:
 
 
 class PooledRanks:
-    """The ranks of a batch whose views are pooled: each sample has `views` adjacent rows, on the rank that owns it."""
+    """The ranks of a batch whose views are pooled into one: each sample has `views` adjacent rows, all on one rank."""
 
     def __init__(self, ranks: Ranks, views: int) -> None:
         self._ranks, self._views = ranks, views
@@ -59,13 +59,13 @@ class PooledRanks:
 
 
 class Batch:
-    """The samples that this rank owns, a tensor `[groups, n, dim]` for each view, and the ranks that share the batch."""
+    """The samples that this rank owns, with one tensor [groups, n, dim] for each view, and the ranks that share the batch."""
 
     def __init__(self, own: list[Tensor], ranks: Ranks, stacked: Tensor | None = None) -> None:
         self.own, self.ranks = own, ranks
-        #: all views in one tensor [S, n, dim], if the tensors in `own` are parts of it
+        #: one tensor [S, n, dim], if the tensors in `own` are its parts
         self._stacked = stacked
-        #: N, the samples of all ranks
+        #: N, the number of samples on all ranks
         self.samples = ranks.samples
         self.groups, rows, self.dim = own[0].shape
         #: S, the number of views times the number of groups
@@ -74,15 +74,15 @@ class Batch:
         self.is_whole = rows == ranks.samples
 
     def pooled(self) -> Batch:
-        """A batch with all views in one, [groups, n views, dim]: the views of a sample are adjacent rows."""
+        """A batch with one view [groups, n views, dim], in which the views of a sample are adjacent rows."""
         return Batch([torch.stack(self.own, dim=2).flatten(1, 2)], PooledRanks(self.ranks, len(self.own)))
 
     def all_samples(self, view: int) -> Tensor:
-        """The samples of all ranks in one view: [groups, N, dim]."""
+        """The samples of all ranks in this view: -> [groups, N, dim]."""
         return self.gathered_rows(self.own[view])
 
     def samples_of(self, first: int, count: int) -> list[Tensor]:
-        """The samples of all ranks in `count` views: one tensor [S, N, dim] if all views share one, else one for each view."""
+        """The samples of all ranks in views first .. first + count - 1: a tensor for each view, or one [S, N, dim] for all."""
         if self.is_whole and self._stacked is not None and count == len(self.own):
             return [self._stacked]
         return [self.all_samples(view) for view in range(first, first + count)]
@@ -95,7 +95,7 @@ class Batch:
 
 
 class Plan(NamedTuple):
-    """The module of matrix operations for an objective, and whether the objective forms the N x N or the D x D matrix."""
+    """The module of matrix operations, and whether the objective forms the N x N (Gram) or the D x D matrix."""
 
     products: ModuleType
     by_gram: bool
@@ -104,7 +104,7 @@ class Plan(NamedTuple):
 class Request(NamedTuple):
     """The weights of the two terms of the loss, and whether the caller needs a gradient."""
 
-    #: factor of `z - z'` (more views: `2 (z - mean view)`) in the gradient; None if the loss has no distance of views
+    #: factor of `z - z'` in the gradient (of `2 (z - mean view)` for more than two views); None if the loss has no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float
@@ -112,13 +112,13 @@ class Request(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The results of a fused implementation for the batch of all ranks."""
+    """The results of a fused implementation."""
 
-    #: mean entropy over views and groups: []
+    #: mean entropy over views and groups, of the samples of all ranks: []
     entropy: Tensor
     #: further numbers for logging and warnings: k x []
     parts: tuple[Tensor, ...]
-    #: squared distance between the views, summed over the samples of this rank: []
+    #: squared distance of the views, summed over the samples of this rank: []
     distance: Tensor
     #: gradient with respect to the samples of this rank, [S, n, dim], if requested
     gradient: Tensor | None

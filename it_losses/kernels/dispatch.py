@@ -1,4 +1,4 @@
-"""Choose for each call the fused or the reference implementation, the matrix operations, and the matrix (N x N or D x D)."""
+"""Choose, for each call, the fused or reference implementation, CPU or GPU operations, and the N x N or D x D matrix."""
 
 import functools
 import importlib
@@ -17,24 +17,24 @@ from it_losses.kernels.products import products_named as products_named
 #: environment variable that chooses the implementation, and its values
 VARIABLE = "IT_LOSSES_BACKEND"
 BACKENDS = ("auto", "reference", "fused")
-#: looked up once, because compilers cannot trace the search for a package
+#: found at import, because compilers cannot trace the search for a package
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @functools.cache
 def module_named(name: str) -> ModuleType:
-    """The module of that name in this folder, with `evaluate`, `prefers_gram` and the constants of one objective."""
+    """The module of one objective in this folder, with `evaluate`, `prefers_gram` and its constants."""
     return importlib.import_module(f"it_losses.kernels.{name}")
 
 
 def plan(module: ModuleType, device: str, *, samples: int, dim: int, world: int) -> Plan:
-    """Choose the matrix operations (products) and the matrix, N x N or D x D, for these sizes on "cpu" or "cuda"."""
+    """Choose the module of matrix operations and the matrix, N x N or D x D. The device is "cpu" or "cuda"."""
     return Plan(products_named(device + module.PRODUCTS), module.prefers_gram(samples, dim, world))
 
 
 def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms: int) -> bool:
-    """Whether to sum VICReg's terms in the order of its authors' code: only for two small views in one process on a CPU."""
+    """Whether to sum VICReg's terms in the order of the authors' code: only for two small views in one process on a CPU."""
     if fused != "vicreg" or normalize is not None or terms < 2 or batch.ranks.world > 1:
         return False
     first = batch.own[0]
@@ -44,10 +44,10 @@ def takes_published_order(fused: str, batch: Batch, normalize: str | None, terms
 def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> bool:
     """Whether the fused implementation runs for views like z, instead of the reference.
 
-    The reference runs if `constants` is None or if a constant is a tensor, because only the reference computes its gradient.
+    The reference runs if `constants` is None, or if a constant is a tensor, whose gradient only the reference computes.
 
     Raises:
-        ValueError: IT_LOSSES_BACKEND has an unknown value, or is "fused" where no fused implementation runs.
+        ValueError: IT_LOSSES_BACKEND has an unknown value, or is "fused" where no fused implementation can run.
     """
     if not name or constants is None or any([isinstance(constant, torch.Tensor) for constant in constants]):
         return False
@@ -63,7 +63,7 @@ def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> 
 
 
 def why_not_fused(name: str, z: torch.Tensor) -> str:
-    """The reason why the fused implementation cannot run, or an empty string. The first call for a GPU tests its kernels."""
+    """The reason why the fused implementation cannot run, or an empty string. On a GPU the first call tests the kernels."""
     reason = unsupported(name, z.dtype, z.device)
     if torch.compiler.is_compiling():
         return reason or self_test.seen_before(z)

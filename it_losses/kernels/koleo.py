@@ -2,9 +2,9 @@
 
     gradient  dH/dz_i = q_i - sum_{k: nn(k) = i} q_k,   q_i = (z_i - z_nn(i)) / (N (rho_i^2 + epsilon^2))
 
-nn(i) is the nearest other sample. A matrix product gives all distances, but its rounding may exceed the difference between two
-distances. So a small product is computed in float64. A large product, in float32, only finds the two nearest samples of each
-row, and direct differences choose between them. Each rank finds the neighbours of its rows; the ranks gather the N indices.
+nn(i) is the nearest other sample. A matrix product gives all distances, but its rounding may change which is the smallest.
+So a small product is computed in float64. A large product only selects two candidates for each row, and the differences of
+samples decide. Each rank finds the neighbours of its rows. Then the ranks gather the N indices.
 """
 
 import math
@@ -17,15 +17,15 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulated
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use: cpu_pairs and cuda_pairs
 PRODUCTS = "_pairs"
-#: number of results besides the entropy
+#: number of `parts` in the Evaluation
 PARTS = 0
-#: False, because rounding standardised samples would change the distances of neighbours
+#: whether standardised samples may be rounded to half precision, which would change the distances of neighbours
 ROUNDS_SAMPLES = False
-#: from MANY samples on, the two smallest distances are found from the minima of blocks of BLOCK distances, which is faster
+#: from MANY samples on, a faster search uses blocks of BLOCK distances (see `_two_smallest`)
 MANY, BLOCK = 1024, 64
-#: up to this many multiplications, float64 products are faster than a search for two candidates
+#: up to this many multiplications, a product in float64 is faster than the search for two candidates
 SMALL = 1 << 24
 
 
@@ -41,7 +41,6 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
     logarithms = []
-    # one call for all small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         views = batch.samples_of(first, views_at_once)
@@ -75,17 +74,17 @@ def _add_gradient_(out: Tensor, q: Tensor, neighbours: Tensor, batch: Batch, sca
 
 
 def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
-    """For this rank's rows, indices (into the rows of all stacks) of the nearest samples: [stacks, N, dim] -> [stacks, n]."""
+    """The nearest sample of each row of this rank, as an index into the rows of all stacks: [stacks, N, dim] -> [stacks, n]."""
     stacks, samples, dim = z.shape
     if samples < MANY and stacks * samples**2 * dim <= SMALL:
-        # subtract a sample: products of nearly equal samples would lose the digits of their distances, even in float64
+        # subtract a sample: if the mean is large, products lose the digits of small distances, even in float64
         nearest = _scores(z.double() - z[:, :1], own, products).min(dim=2).indices
         return nearest if stacks == 1 else nearest.add_(_first_rows(z))
-    # centring keeps the distances and reduces their rounding
+    # centring reduces the rounding errors of distances
     x = z - z.mean(dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(x, dim=2).square_().unsqueeze(1)
     strips = _strips(own, products.MOST_PAIRS_AT_ONCE // (stacks * samples))
-    # strips share memory, because allocating it takes as long as the arithmetic
+    # all strips reuse this memory, because allocating takes as long as the arithmetic
     scratch = x.new_empty(stacks * (strips[0].stop - strips[0].start) * samples)
     found = [_two_smallest(_scores(x, rows, products, norms, scratch)) for rows in strips]
     candidates = torch.cat(found, dim=1)  # [stacks, n, 2]
@@ -95,7 +94,7 @@ def _nearest(z: Tensor, own: slice, products: ModuleType) -> Tensor:
 
 
 def _scores(x: Tensor, rows: slice, products: ModuleType, norms: Tensor | None = None, scratch: Tensor | None = None) -> Tensor:
-    """`|x_i - x_j|^2 - |x_i|^2` of these rows i and all j, infinite for j = i: [stacks, N, dim] -> [stacks, rows, N]."""
+    """`|x_i - x_j|^2 - |x_i|^2` for i in `rows` and all j, infinite for j = i: [stacks, N, dim] -> [stacks, rows, N]."""
     shape = len(x), rows.stop - rows.start, x.shape[1]
     scores: Tensor = products.own_rows(x, rows, out=None if scratch is None else scratch[: math.prod(shape)].view(shape))
     norms = torch.linalg.vector_norm(x, dim=2).square_().unsqueeze(1) if norms is None else norms
@@ -105,7 +104,7 @@ def _scores(x: Tensor, rows: slice, products: ModuleType, norms: Tensor | None =
 
 
 def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
-    """The nearest candidate for each row of this rank, by direct differences: [stacks, n, 2] -> [stacks, n]."""
+    """The nearer candidate for each row of this rank, from differences of samples: [stacks, n, 2] -> [stacks, n]."""
     stacks, _, dim = z.shape
     strips = _strips(own, numbers // (2 * stacks * dim))
     found = []
@@ -118,13 +117,13 @@ def _nearer(z: Tensor, candidates: Tensor, own: slice, numbers: int) -> Tensor:
 
 
 def _strips(own: slice, height: int) -> list[slice]:
-    """The rows of this rank in strips of at most that height."""
+    """The rows `own` in strips of at most `height` rows."""
     starts = range(own.start, own.stop, max(height, 1))
     return [slice(start, min(start + starts.step, own.stop)) for start in starts]
 
 
 def _two_smallest(scores: Tensor) -> Tensor:
-    """Indices of the two smallest elements of each row, or of the smallest if N is 2: [..., N] -> [..., 1 or 2]."""
+    """Indices of the two smallest elements of each row (of the smallest if N is 2): [..., N] -> [..., 1 or 2]."""
     samples = scores.shape[-1]
     if samples % BLOCK or samples < MANY:
         return scores.topk(min(2, samples - 1), largest=False).indices
@@ -137,11 +136,11 @@ def _two_smallest(scores: Tensor) -> Tensor:
 
 
 def _rows(z: Tensor, index: Tensor) -> Tensor:
-    """Rows of all stacks by their index: [stacks, N, dim], [k] -> [k, dim]."""
+    """Rows of z, whose index counts the rows of all stacks: [stacks, N, dim], [k] -> [k, dim]."""
     return z.flatten(0, 1).index_select(0, index)
 
 
 def _first_rows(z: Tensor) -> Tensor:
-    """The index of the first row of each stack among the rows of all stacks: [stacks, N, dim] -> [stacks, 1]."""
+    """The index of the first row of each stack, counting the rows of all stacks: [stacks, N, dim] -> [stacks, 1]."""
     stacks, samples, _ = z.shape
     return torch.arange(0, stacks * samples, samples, device=z.device)[:, None]

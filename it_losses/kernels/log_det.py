@@ -6,8 +6,8 @@
 Zc holds the centred samples. A scale anchor subtracts beta / (2 (1 + beta t)) (tr C - D) + k/2 log(1 + beta t) from H, where
 C = Zc^T Zc / N, k = min(N - 1, D), t = D / k.
 
-The vector of ones is a null vector of Zc Zc^T, so its eigenvalue, 1, is the smallest of the N x N matrix. Rounding changes this
-eigenvalue, and the inverse amplifies the error. So it is increased before the factorization, and the inverse is centred.
+The N x N matrix has its smallest eigenvalue, 1, for the vector of ones, because Zc^T 1 = 0. Rounding changes this eigenvalue,
+and the inverse would amplify the error. So the eigenvalue is increased before the factorization, and the inverse is centred.
 """
 
 import math
@@ -19,19 +19,19 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use: cpu and cuda
 PRODUCTS = ""
-#: results besides the entropy, for warnings: the largest diagonal element of A - I, with the increased eigenvalue if A is N x N
+#: number of `parts`: the largest diagonal element of A - I, for warnings (for N x N, after the increase)
 PARTS = 1
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the N x N matrix is smaller. Its factorization costs the most, and every rank repeats it."""
+    """Whether the N x N matrix is smaller. The factorization costs the most, and every rank repeats it."""
     return samples < dim
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: beta, 1 for nats per dimension (0 for nats), and 1 for the scale anchor."""
+    """Entropy and gradient; the constants are beta, 1 for nats per dimension (0 for nats), and 1 for the scale anchor."""
     beta, per_dimension, anchor = constants
     products = plan.products
     mean_scale = 1 / (batch.stacks * (batch.dim if per_dimension else 1))
@@ -71,18 +71,18 @@ def _half_log_det(matrix: Tensor, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
     factor, identity, largest = plan.products.factorize_(matrix)
     value = factor.diagonal(dim1=1, dim2=2).log().sum()
     if added is not None:
-        # the eigenvalue of the vector of ones changed from 1 to added + identity: undo this
+        # the eigenvalue of the vector of ones is now `added + identity`, but must count as 1
         value.sub_((added + identity).log_().sum(), alpha=0.5)
     return value, factor, largest
 
 
 def _target(batch: Batch, beta: float) -> float:
-    """`beta t`, where t is the mean nonzero eigenvalue of C if all variances are 1."""
+    """`beta t`; t is the mean of the nonzero eigenvalues of C if all variances are 1."""
     return beta * batch.dim / min(batch.samples - 1, batch.dim)
 
 
 def _anchor(matrix: Tensor, batch: Batch, beta: float) -> Tensor:
-    """The scale anchor summed over stacks, from beta C or beta/N Zc Zc^T, whose traces are equal: [S, side, side] -> []."""
+    """The scale anchor, summed over stacks, from beta C or beta/N Zc Zc^T (same trace): [S, side, side] -> []."""
     target, rank = _target(batch, beta), min(batch.samples - 1, batch.dim)
     trace = matrix.diagonal(dim1=1, dim2=2).sum()
     constant = len(matrix) * rank / 2 * (math.log1p(target) - target / (1 + target))
@@ -97,18 +97,18 @@ def _centre_(matrix: Tensor) -> Tensor:
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add the mean of the diagonal to the smallest eigenvalue, that of the vector of ones. Return the mean [S]."""
+    """Add the mean of the diagonal to the eigenvalue of the vector of ones, the smallest. Return the mean [S]."""
     added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((added / matrix.shape[1])[:, None, None])
     return added
 
 
 def _rows_of_centred_inverse(products: ModuleType, factor: Tensor, own: slice) -> Tensor:
-    """Rows of A^-1 for this rank, with rows and columns centred, where A = factor factor^T: [S, N, N] -> [S, n, N]."""
+    """The rows `own` of the centred inverse of `A = factor factor^T`: [S, N, N] -> [S, n, N]."""
     samples, n = factor.shape[-1], own.stop - own.start
     if 3 * n >= samples:
         return _centre_(products.inverse(factor))[:, own]
-    # for few rows, solving for them is cheaper than the whole inverse
+    # for few rows, solving for them costs less than the whole inverse
     right = factor.new_full((samples, n), -1 / samples)
     right[own].diagonal().add_(1)
     rows: Tensor = products.solve(right, factor).mT

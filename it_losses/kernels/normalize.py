@@ -3,8 +3,9 @@
     rows      u = z / |z|               dL/dz = (g - u <u, g>) / |z|
     columns   u = (z - mean) / std      dL/dz = (g - mean(g) - u mean(u g)) / std,   means over the batch of all ranks
 
-where g = dL/du. For "uncentred_columns" neither mean(z) nor mean(g) is subtracted, and std is the root mean square. A norm of
-zero is replaced by a constant. A column whose std is within the rounding of its mean becomes zero and gets no gradient.
+Here g = dL/du. For "uncentred_columns" neither mean(z) nor mean(g) is subtracted, and std is the root mean square. A norm
+near zero is replaced by SMALLEST. A column counts as constant if its std is within the rounding error of its mean. It becomes
+zero and gets no gradient.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,16 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch
 from it_losses.precision import accumulated, gradient_dtype
 
-#: a smaller norm is replaced by this number; a column of smaller standard deviation counts as constant
+#: a smaller norm is replaced by this number; a column with a smaller standard deviation counts as constant
 SMALLEST = 1e-12
-#: a column counts as constant if its standard deviation is at most ROUNDING * eps * |mean|
+#: a column also counts as constant if its standard deviation is at most ROUNDING * eps * |mean|
 ROUNDING = 16
-#: turns the gradient dL/du of normalized samples [S, n, dim] into dL/dz, in place
+#: function that turns dL/du [S, n, dim], the gradient of the normalized samples, into dL/dz in place
 Derivative = Callable[[Tensor], Tensor]
 
 
 def normalized(batch: Batch, normalization: str, *, rounded: bool) -> tuple[Batch, Derivative]:
-    """The batch of normalized samples, in the dtype of the gradient if `rounded`, and the derivative of normalization."""
+    """The batch of normalized samples, rounded to the dtype of the gradient if `rounded`, and the Derivative."""
     z = torch.cat(batch.own)  # [S, n, dim]
     full = accumulated(z)
     u, derivative = _unit_rows(full) if normalization == "rows" else _columns(full, batch, normalization == "columns")
@@ -38,7 +39,7 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
 
     def derivative(gradient: Tensor) -> Tensor:
         radial = torch.linalg.vecdot(u, gradient.to(u.dtype)).unsqueeze(2)
-        # where the norm was replaced, u is z times a constant, so the radial part of the gradient stays
+        # where SMALLEST replaced the norm, u is z times a constant, so the radial part of the gradient stays
         radial.masked_fill_(norm == SMALLEST, 0)
         return gradient.addcmul_(u, radial, value=-1).div_(norm)
 
@@ -60,7 +61,7 @@ def _columns(z: Tensor, batch: Batch, centre: bool) -> tuple[Tensor, Derivative]
         mean, remainder, radial = ranks.summed(sums) / samples
         if not centre:
             return gradient.addcmul_(u, radial, value=-1).div_(std)
-        # remove the small mean that rounding leaves in u: it would shift all gradients equally
+        # rounding leaves a small mean in u, which would shift all gradients equally, so remove it
         mean.addcmul_(remainder, radial, value=-1)
         return gradient.sub_(torch.addcmul(mean, u, radial)).div_(std)
 

@@ -3,7 +3,7 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
-s is the bandwidth, and c depends on the divergence. H and rate * W are averaged over several s. To form its rows of W, a rank
+s is the bandwidth, and c depends on the divergence. With several s, H and rate * W are averaged. To form its rows of W, a rank
 needs its rows of e and all r_i. If views are pooled, N counts the rows of all views. `quadratic` replaces r_i by mean_i r_i.
 """
 
@@ -16,29 +16,29 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use: cpu_pairs and cuda_pairs
 PRODUCTS = "_pairs"
-#: results besides the entropy, for warnings: the smallest `-mean_i log mean_j e_ij` of all views and s, divided by log N
+#: number of `parts`: `-mean_i log mean_j e_ij` divided by log N, the smallest over views and s, for warnings
 PARTS = 1
-#: value of `excluded` that leaves out all pairs within an image
+#: value of `excluded` that leaves out all pairs of views of one image
 OF_AN_IMAGE = 2
 
 
 class Mixture(NamedTuple):
-    """A mixture with a Gaussian around each sample, and the pairs that its entropy counts."""
+    """Settings of a mixture with a Gaussian around each sample, and of the pairs that its entropy counts."""
 
-    #: c of `exp(-|z_i - z_j|^2 / (c s^2))`
+    #: c in `exp(-|z_i - z_j|^2 / (c s^2))`
     factor: float
     #: if no s is given, `c s^2` is twice this fraction of the total variance
     spread_fraction: float
     bandwidths: Sequence[float]
-    #: most bytes of pairs to keep for the gradient
+    #: the largest memory, in bytes, for pairs that are kept for the gradient
     memory: float
-    #: pairs that are left out: none (0), each row with itself (1), or all pairs within an image (2)
+    #: which pairs are left out: none (0), each row with itself (1), or all pairs of views of one image (2)
     excluded: float
     #: the entropy of a component is `dim/2 log(component c s^2)`; None leaves it out
     component: float | None
-    #: from all r_i, the r that H and W use, each r_i or their mean: [K, stacks, N] -> [K, stacks, N or 1]
+    #: function that returns all r_i unchanged, or their mean: [K, stacks, N] -> [K, stacks, N or 1]
     average: Callable[[Tensor], Tensor]
 
 
@@ -48,7 +48,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: c, spread_fraction, memory, whether views are pooled, `excluded`, and each s.
+    """Entropy and gradient; the constants are c, spread_fraction, memory, 1 to pool views, `excluded`, and each s.
 
     If no s is given, the bandwidth follows the batch.
     """
@@ -59,7 +59,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Request, *, pool_views: bool = False) -> Evaluation:
-    """Entropy and gradient of one mixture for each view, or of one for all views if `pool_views`."""
+    """Entropy and gradient, with one mixture for each view, or one mixture of all views if `pool_views`."""
     products, views = plan.products, len(batch.own)
     gradient = products.empty_gradient(batch) if request.needs_gradient else None
     distance = products.distance(batch, request.difference_weight, out=gradient)
@@ -77,14 +77,13 @@ def evaluate_mixture(batch: Batch, plan: Plan, mixture: Mixture, request: Reques
 def _entropy(
     batch: Batch, plan: Plan, mixture: Mixture, request: Request, gradient: Tensor | None, *, image_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """Mean entropy [], and the smallest `-mean_i log mean_j e_ij` divided by log N []. Add the gradient to `gradient`."""
+    """The mean entropy [], and the part for warnings (see PARTS) []. The gradient is added to `gradient`."""
     products, groups = plan.products, batch.groups
     left_out = image_rows if mixture.excluded == OF_AN_IMAGE else 1
     counted = batch.samples - left_out if mixture.excluded else batch.samples
-    # `pair_sums` adds this number to each sum instead of e_ii
+    # `pair_sums` leaves out e_ii and adds this number instead
     itself = 0.0 if mixture.excluded else 1.0
     logarithms, components = [], []
-    # one call for all small views needs fewer operators
     views_at_once = len(batch.own) if batch.stacks * batch.samples**2 <= products.MOST_PAIRS_AT_ONCE else 1
     for first in range(0, len(batch.own), views_at_once):
         x = products.centred(batch.samples_of(first, views_at_once))  # [stacks, N, dim]
@@ -110,13 +109,13 @@ def _entropy(
 
 
 def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
-    """`1 / (c s^2)` of centred samples [groups, N, dim]: one number for one given s, else [K, groups], float32 or float64."""
+    """`1 / (c s^2)`: a number if one s is given, else [K, groups], float32 or float64; x [groups, N, dim] is centred."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if len(mixture.bandwidths) == 1:
         return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)
     if mixture.bandwidths:
         return torch.stack([x.new_full((len(x),), 1 / (mixture.factor * s * s), dtype=dtype) for s in mixture.bandwidths])
-    # summed row by row: one running sum of all numbers would lose two digits
+    # sum row by row, because one running sum of all numbers would lose two digits
     spread = torch.linalg.vector_norm(x, dim=2, dtype=dtype).square_().sum(dim=1) / (x.shape[1] - 1)
     # avoid a division by 0 at exact collapse, where e_ij is 1 for any scale
     scale: Tensor = 2 * mixture.spread_fraction * spread
@@ -124,7 +123,7 @@ def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
 
 
 def _component(rates: float | Tensor, mixture: Mixture, dim: int) -> float | Tensor:
-    """The mean entropy of a component, `dim/2 log(component c s^2)`."""
+    """The entropy of a component, `dim/2 log(component c s^2)`, averaged over s and groups."""
     if mixture.component is None:
         return 0.0
     logarithm = rates.log().mean() if isinstance(rates, Tensor) else math.log(rates)

@@ -16,7 +16,7 @@ from it_losses.kernels.pairwise import PARTS, PRODUCTS, Mixture, evaluate_mixtur
 
 __all__ = ["PARTS", "PRODUCTS", "evaluate", "prefers_gram"]
 
-#: c of `exp(-|z_i - z_j|^2 / (c s^2))`: the overlap of two components has twice their variance
+#: c in `exp(-|z_i - z_j|^2 / (c s^2))`: the overlap integral of two components is a Gaussian of twice the variance
 FACTOR = 4.0
 
 

@@ -1,12 +1,12 @@
 """Matrix-based Renyi entropy with its gradient in closed form: a function of the eigenvalues p of rho = K / tr K.
 
     order 2     H = -log tr rho^2                             dH/d rho = -2 rho / tr rho^2, without eigenvalues
-    order 1     H = -sum_k p_k log p_k                        dH/dp_k = -log p_k
+    order 1     H = -sum_k p_k log p_k                        dH/dp_k = -log p_k, up to a constant that cancels in dH/dZ
     order a     H = log(sum_k p_k^a) / (1 - a)                dH/dp_k = a / (1 - a) p_k^(a-1) / sum_k p_k^a
     gradient    dH/dZ = 2 / tr K (Z M - c Z),   M = dH/d rho,   c = tr(rho M),   K = Z^T Z, D x D
                       = 2 / tr K (M Z - c Z),                                    K = Z Z^T, N x N
 
-The slope dH/dp may be infinite at p = 0, so it is bounded. dH/dZ does not change: Z is zero along eigenvectors with p = 0.
+dH/dp may be infinite at p = 0, so it is bounded. This does not change dH/dZ, because Z is zero along eigenvectors with p = 0.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use: cpu and cuda
 PRODUCTS = ""
-#: number of results besides the entropy
+#: number of `parts` in the Evaluation
 PARTS = 0
-#: eigenvalues below ROUNDING * eps of a matrix of trace 1 are rounding errors
+#: eigenvalues of rho below ROUNDING * eps are rounding errors
 ROUNDING = 8
 
 
@@ -31,7 +31,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: the order, and 1 to centre the samples."""
+    """Entropy and gradient; the constants are the order, and 1 to centre the samples."""
     order, centre = constants
     products, by_gram = plan.products, plan.by_gram
     rho, trace, centred = _density(batch, plan, bool(centre))
@@ -52,21 +52,21 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _density(batch: Batch, plan: Plan, centre: bool) -> tuple[Tensor, Tensor, Any]:
-    """Rows of rho for this rank [S, n, N], or rho [S, dim, dim]; tr K [S]; and the samples."""
+    """Rows of rho for this rank [S, n, N], or rho [S, dim, dim]; tr K [S]; and Z, centred if `centre`."""
     if plan.by_gram:
         matrix, _, centred = plan.products.gram(batch, centre=centre)
         trace = batch.ranks.summed(matrix[:, :, batch.ranks.own].diagonal(dim1=1, dim2=2).sum(dim=1))
     else:
         matrix, _, centred = plan.products.covariance(batch, centre=centre)
         trace = matrix.diagonal(dim1=1, dim2=2).sum(dim=1)
-    # at collapse tr K is 0: a positive divisor makes rho 0, not NaN
+    # at collapse tr K is 0, and a positive divisor makes rho 0 instead of NaN
     trace = trace.clamp_min(torch.finfo(trace.dtype).tiny ** 0.5)
     return matrix.div_(trace[:, None, None]), trace, centred
 
 
 def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of order 2 [S], this rank's rows of M = dH/d rho, and c = tr(rho M) [S]."""
-    # summed row by row: one running sum of all numbers would lose digits
+    """H of order 2 [S], the rows of M = dH/d rho for this rank, and c = tr(rho M) [S]."""
+    # sum row by row, because one running sum of all numbers would lose digits
     purity = torch.linalg.vector_norm(rho, dim=2).square_().sum(dim=1)
     if by_gram:
         purity = batch.ranks.summed(purity)
@@ -75,10 +75,10 @@ def _collision(rho: Tensor, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor
 
 
 def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """H of any order [S], this rank's rows of M = dH/d rho, and c = tr(rho M) [S]."""
+    """H of any order [S], the rows of M = dH/d rho for this rank, and c = tr(rho M) [S]."""
     if by_gram:
         rho = batch.gathered_rows(rho)
-    # LAPACK refuses NaN, so NaN is replaced here and added to p afterwards
+    # LAPACK raises an error for NaN, so replace NaN by 0 and put it back into p
     p, vectors = torch.linalg.eigh(rho.nan_to_num())
     p = p + (rho - rho).diagonal(dim1=1, dim2=2)
     entropies, slopes, level = _of_spectrum(p, order)
@@ -87,7 +87,7 @@ def _spectral(rho: Tensor, order: float, batch: Batch, by_gram: bool) -> tuple[T
 
 
 def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
-    """H [S]; dH/dp [S, side], for order 1 without its term -1, which cancels in M - c I; and c [S]."""
+    """H [S], dH/dp [S, side], and c [S]."""
     bounded = p.clamp_min(ROUNDING * torch.finfo(p.dtype).eps)
     if order == 1:
         surprise = bounded.log().neg_()
@@ -95,7 +95,7 @@ def _of_spectrum(p: Tensor, order: float) -> tuple[Tensor, Tensor, Tensor]:
         return entropies, surprise, entropies.clone()
     powers = bounded.pow(order - 1)
     if order < 1:
-        # leave out eigenvalues that are 0 up to rounding: a power below 1 would enlarge them
+        # leave out eigenvalues that are 0 up to rounding, because a power below 1 would enlarge them
         powers = powers.masked_fill(p < bounded, 0)
     total = (p * powers).sum(dim=1)
     total = total.masked_fill(total == 0, 1)

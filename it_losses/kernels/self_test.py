@@ -1,7 +1,7 @@
-"""Self-test of the GPU operations (products) before their first use: their results for small whole numbers must equal a CPU's.
+"""Self-test of the GPU matrix operations before their first use: for whole numbers, their results must equal those of a CPU.
 
-Sums and products of small whole numbers are exact in every dtype, so a difference beyond the rounding of a result is a fault.
-After a fault, this process uses the reference implementation instead.
+Sums and products of small whole numbers are exact in every dtype. So a difference above the rounding of a result is a fault.
+After a fault, this process uses the reference implementation.
 """
 
 import os
@@ -15,27 +15,28 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, SingleRank
 from it_losses.kernels.products import products_named
 
-#: environment variable that makes a failure an error, or disables the self-test
+#: environment variable that turns a failed self-test into an error, or switches the test off
 VARIABLE = "IT_LOSSES_SELF_TEST"
 MODES = ("auto", "off", "error")
-#: shape of the input: a few full tiles and chunks, and a remainder
+#: shape of the input: several full tiles and chunks, and a remainder
 ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
-#: largest relative error of exact results, of fast logarithms, and of results rounded to the views' dtype (or TF32)
+#: tolerated relative error of exact results, of fast logarithms, and of results rounded to the dtype (TF32 for float32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
-#: number of a random draw whose hash key needs all 32 bits
+#: number of a random draw whose key uses all 32 bits
 DRAW = 3
 
-#: products that passed, by kind of shape; and the fault of products that failed
+#: tests that passed, and the faults that other tests found
 _passed: set[tuple[object, ...]] = set()
 _failed: dict[tuple[object, ...], str] = {}
 
 
 def failure(products: str, z: Tensor) -> str:
-    """The fault of the GPU products of that name for views like z, or an empty string if none is found or no test can run now.
+    """The fault of these GPU operations for views like z; an empty string if there is none, or if no test can run now.
 
     Raises:
-        RuntimeError: the test fails and IT_LOSSES_SELF_TEST is "error". ValueError: an unknown value of that variable.
+        RuntimeError: the test fails and IT_LOSSES_SELF_TEST is "error".
+        ValueError: IT_LOSSES_SELF_TEST has an unknown value.
     """
     use = products, z.device, z.dtype
     # Triton compiles different kernels for sizes that are multiples of 16
@@ -48,7 +49,7 @@ def failure(products: str, z: Tensor) -> str:
         return ""
     try:
         rows, dim = ROWS[products] - 7 * (not kind[3]), DIM - 7 * (not kind[4])
-        # float32 too, because unit vectors of half-precision views are multiplied in float32
+        # float32 too, because half-precision views become float32 when they are scaled to unit vectors
         dtypes = dict.fromkeys((z.dtype, torch.float32))
         seen = next(filter(None, [fault(products, z.device, dtype, rows=rows, dim=dim) for dtype in dtypes]), "")
     except torch.OutOfMemoryError:
@@ -62,7 +63,7 @@ def failure(products: str, z: Tensor) -> str:
 
 
 def seen_before(z: Tensor) -> str:
-    """The fault that an earlier test found for the device and dtype of z, or "". Compilers cannot trace the test."""
+    """The fault that an earlier test found for this device and dtype, or "". Compiled code cannot run the test itself."""
     for products in ROWS:
         if (products, z.device, z.dtype) in _failed:
             return _failed[products, z.device, z.dtype]
@@ -70,16 +71,16 @@ def seen_before(z: Tensor) -> str:
 
 
 def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int, dim: int) -> str:
-    """The fault that the test finds in these products for two views of that shape, or an empty string."""
+    """Test these operations with views [rows, dim] in this dtype. Return the fault, or an empty string."""
     generator = torch.Generator("cpu")
     seed = generator.seed()
     draw = _Draw(generator, rows, dim)
-    # kernels are launched on the current device, so make it `device`
+    # kernels run on the current device, so make `device` the current one
     current = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False), current:
             results = draw.results(products, products_named("cuda" + products), device, dtype)
-            # read the results now, because only then a device reports errors
+            # copy the results inside `try`, because a GPU reports errors only then
             got = {name: result.cpu().double() for name, result in results.items()}
             right = draw.results(products, products_named("cpu" + products), torch.device("cpu"), torch.float64)
     except torch.OutOfMemoryError:
@@ -89,14 +90,14 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
     for name, ours in got.items():
         tolerance = ROUNDED[dtype] if "gradient" in name else OF_LOGARITHMS if "random" in name else EXACT
         difference = (ours - right[name]).abs().max() / right[name].abs().max()
-        # written so that NaN fails
+        # `not <=` instead of `>`, so that NaN is a fault
         if not difference <= tolerance:
             return f"{name} is off by {difference:.1e} of its largest element (seed {seed}, {rows} x {dim})"
     return ""
 
 
 class _Draw:
-    """Random input of small whole numbers: two views of two groups, and the matrices that multiply them."""
+    """Random input of small whole numbers: two views with two groups, and the matrices that multiply them."""
 
     def __init__(self, generator: torch.Generator, rows: int, dim: int) -> None:
         def whole(*shape: int) -> Tensor:
@@ -104,13 +105,13 @@ class _Draw:
 
         self.rows, self.dim = rows, dim
         half = whole(rows // 2, 2, 2, dim)
-        # each sample with its opposite, so that the mean is a whole number too
+        # samples come in pairs +x and -x, so that the mean is a whole number too
         self.views = 3 + torch.cat((half, -half, half.new_zeros(rows % 2, 2, 2, dim)))  # [rows, groups, views, dim]
         self.left, self.right, self.slope = whole(4, rows, rows), whole(4, dim, dim), whole(4, 1, dim)
         self.weights = (4 + whole(2, 2, rows)) / 8
 
     def results(self, kind: str, products: ModuleType, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The results of these products by name, for the views in that dtype."""
+        """The results of these operations by name, for views in this dtype."""
         views = self.views.to(device, dtype).movedim(0, 1)  # [groups, rows, views, dim]
         batch = Batch(list(views.unbind(2)), SingleRank(len(self.views)))
         measured = {"": self._samples, "_pairs": self._pairs, "_slices": self._slices}
@@ -154,7 +155,7 @@ class _Draw:
 
 
 def _can_test(z: Tensor) -> bool:
-    """False for tensor subclasses, in CUDA graph capture, or if the test is switched off."""
+    """Whether the test can run: not for tensor subclasses, in CUDA graph capture, or if it is switched off."""
     mode = os.environ.get(VARIABLE, "auto")
     if mode not in MODES:
         raise ValueError(f"{VARIABLE} must be one of {list(MODES)}, got {mode!r}. Unset it for the default.")

@@ -2,8 +2,8 @@
 
     gradient  dT/dx_i = 2/N d/dx_i sum_k w_k (Re e_k cos t_k x_i + Im e_k sin t_k x_i),  x = a^T z,  dT/dz_i = mean_a a dT/dx_i
 
-t_k and w_k are knots and weights of a quadrature, and phi is the characteristic function of N(0, 1). Slices are the projections
-x on random directions a. A CPU keeps the waves (cosines and sines) of one block of slices at a time.
+t_k and w_k are points (knots) and weights of a quadrature, and phi is the characteristic function of N(0, 1). The projections
+x on a random direction a are a slice, and their cosines and sines are waves.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 from it_losses.sigreg_conventions import quadrature
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use: cpu_slices and cuda_slices
 PRODUCTS = "_slices"
-#: results besides the entropy, for warnings: the largest absolute projection of this rank
+#: number of `parts`: the largest absolute projection on this rank, for warnings
 PARTS = 1
-#: size of a block of waves on several ranks: large blocks need fewer messages
+#: numbers in a block of waves on several ranks; large blocks need fewer all-reduces
 MOST_OVER_RANKS = 1 << 24
 
 
@@ -32,8 +32,8 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
     """Entropy and gradient.
 
-    The constants are: the least number of slices, slices per dimension, quadrature points, the largest t, 1 to multiply
-    T by N, 1 to pool views, seed, and number of the draw.
+    The constants are the least number of slices, the slices per dimension, the number of quadrature points, the largest t,
+    1 to multiply T by N, 1 to pool views, the seed, and the number of the draw.
     """
     least, per_dim, points, largest, times_batch, pooled, seed, draw = constants
     slices = int(max(least, per_dim * batch.dim))
@@ -61,7 +61,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 class Rule(NamedTuple):
-    """The quadrature, and the number of samples."""
+    """The quadrature, and the number of samples of all ranks."""
 
     knots: Tensor  # t [K]
     phi: Tensor  # [K]
@@ -70,14 +70,14 @@ class Rule(NamedTuple):
 
 
 def _slices_at_once(x: Tensor, batch: Batch, rule: Rule, plan: Plan) -> int:
-    """The number of slices in a block, the same on all ranks, whatever rows they own."""
+    """The number of slices in a block. It is the same on all ranks, because a collective needs equal shapes."""
     numbers: int = max(plan.products.MOST_WAVES_AT_ONCE, 0 if batch.ranks.world == 1 else MOST_OVER_RANKS)
     each = 2 * len(rule.knots) * len(x) * -(-rule.samples // batch.ranks.world)
     return max(numbers // each, 1)
 
 
 def _statistic_(sums: Tensor, waves: Any, batch: Batch, rule: Rule, plan: Plan, needs_gradient: bool) -> Tensor:
-    """The sum of T over a block of slices []. If `needs_gradient`, overwrite the projections x with N/2 dT/dx."""
+    """The sum of T over a block of slices []. If `needs_gradient`, replace the projections x by N/2 dT/dx."""
     error = batch.ranks.summed(sums) / rule.samples  # Re e, Im e: [S, slices, 2, K]
     error[:, :, 0].sub_(rule.phi)
     weighted = error * rule.weights

@@ -1,10 +1,10 @@
-"""Marginal entropies from spacings, minus the covariance penalty of `vicreg`, with the gradient in closed form.
+"""Entropies of the dimensions from spacings, minus the covariance penalty of `vicreg`, with the gradient in closed form.
 
     value     H = mean over dimensions of mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = N / (2 m) (x_(i+m) - x_(i-m))
-    gradient  N / (2 m) dH/ds_i is added at i + m and subtracted at i - m; indices are clamped to the first and last sample
+    gradient  add N / (2 m) dH/ds_i at i + m, and subtract it at i - m; indices are clamped to the first and last sample
 
-x_(i) is the i-th smallest sample of a dimension, and m is the window. Each rank sorts some columns of all samples. So the
-ranks gather the samples (N D numbers) and all-reduce the gradients (2 N D numbers).
+x_(i) is the i-th smallest sample of a dimension, and m is the window. Each rank sorts the samples of all ranks in some of the
+columns. So the ranks gather the samples and all-reduce the gradients.
 """
 
 import math
@@ -17,27 +17,26 @@ from it_losses.kernels import vicreg
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: suffix of the files products/cpu and cuda
+#: suffix of the files in `products` to use
 PRODUCTS = vicreg.PRODUCTS
-#: number of results besides the entropy
+#: number of `parts` in the Evaluation
 PARTS = 0
-#: False, because rounding standardised samples would change the distances of neighbours
+#: whether standardised samples may be rounded to half precision, which would change the distances of neighbours
 ROUNDS_SAMPLES = False
 
 
 def prefers_gram(samples: int, dim: int, world: int) -> bool:
-    """Whether the penalty is cheaper with the N x N matrix."""
+    """Whether the covariance penalty is cheaper with the N x N matrix."""
     return vicreg.prefers_gram(samples, dim, world)
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: covariance_weight, window (0 for sqrt(N)), and epsilon."""
+    """Entropy and gradient; the constants are covariance_weight, the window (0 for sqrt(N)), and epsilon."""
     covariance_weight, window, epsilon = constants
-    # the variance term is off, and the weight of the penalty is halved because vicreg doubles the penalty
+    # no variance term, and half the weight of the penalty, because `vicreg` doubles it
     penalty = vicreg.evaluate(batch, plan, (0.0, covariance_weight / 2, 1.0, 1.0), request)
     m = min(int(window) or math.floor(math.sqrt(batch.samples) + 0.5), batch.samples - 1)
     own = batch.ranks.own
-    # the number of columns that a rank sorts is proportional to its number of samples
     cols = slice(own.start * batch.dim // batch.samples, own.stop * batch.dim // batch.samples)
     z = torch.cat([batch.all_samples(view)[:, :, cols] for view in range(len(batch.own))])
     x, order = z.mT.to(accumulation_dtype(z.dtype)).contiguous().sort(stable=True)  # [S, cols, N]
@@ -45,7 +44,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
     count = batch.stacks * batch.dim
     marginal = batch.ranks.summed(entropies.sum()) / count
     if request.needs_gradient or not batch.is_whole:
-        # other ranks need the gradient of these columns, even if this rank needs none
+        # other ranks may need the gradient of these columns, even if this rank needs none
         columns = torch.empty_like(slope).scatter_(2, order, slope.mul_(-request.entropy_weight / count)).mT
         rows = _own_rows(columns, cols, batch)
         if penalty.gradient is not None:
@@ -54,7 +53,7 @@ def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Requ
 
 
 def _spacings(x: Tensor, m: int, epsilon: float) -> tuple[Tensor, Tensor]:
-    """The entropy of each column [S, cols] and its gradient [S, cols, N], from sorted samples [S, cols, N]."""
+    """The entropy of each column [S, cols], and its gradient [S, cols, N]; the samples x [S, cols, N] are sorted."""
     samples = x.shape[2]
     first, last = (end.expand(-1, -1, m) for end in (x[:, :, :1], x[:, :, -1:]))
     s = torch.cat((x[:, :, m:], last), dim=2).sub_(torch.cat((first, x[:, :, :-m]), dim=2)).mul_(samples / (2 * m))

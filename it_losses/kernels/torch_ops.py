@@ -1,7 +1,7 @@
-"""The loss `weights[0] * invariance - weights[1] * entropy` as one operator, whose forward pass also forms the gradient.
+"""The loss `weights[0] * invariance - weights[1] * entropy` as one operator, whose forward pass also computes the gradient.
 
-The backward pass multiplies this gradient by the upstream gradient and rounds it to the dtype of the views. Eager mode calls an
-autograd function. Compilers see an op of torch.library, which would add 100 us to each eager call.
+The backward pass multiplies this gradient by the upstream gradient and rounds it to the dtype of the views. Eager code calls an
+autograd.Function. Compiled code calls a custom op of torch.library, which would add 100 us to each eager call.
 """
 
 import math
@@ -18,7 +18,7 @@ from it_losses.kernels.batch import Batch, Evaluation, Request, SingleRank
 from it_losses.kernels.normalize import normalized
 from it_losses.precision import accumulation_dtype, full_precision, gradient_dtype
 
-#: value of `group` for the loss of this process alone ("" names the group of all ranks)
+#: value of `group` for a loss of this process alone ("" is the group of all ranks)
 NO_GROUP = "-"
 
 
@@ -34,15 +34,15 @@ def loss(
     reduction: str = "mean",
     draw: int | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Loss [], which back-propagates, and (invariance, entropy, *parts) for logging: V x [n, ..., dim] -> [], [2 + k].
+    """The loss [] with a gradient, and (invariance, entropy, *parts) [2 + k] for logging, from V views [n, ..., dim].
 
-    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in the group. With one weight the
-    loss is `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder; "" leaves the entropy
-    out. Views are normalized first, as `normalize` says. `reduction` is how the training loop combines the gradients of the
-    ranks, "mean" or "sum". `draw` is the number of the draw if the entropy is random, and becomes the last constant.
+    The loss is `weights[0] * invariance - weights[1] * entropy` of the batch of all ranks in `group`. With one weight it is
+    `-weights[0] * entropy`, and the invariance is 0. `fused` names a module of this folder. If it is "", the entropy is 0.
+    The views are first normalized by `normalize`. `reduction` is how the training loop combines the gradients
+    of the ranks, "mean" or "sum". For a random entropy, `draw` is the number of the draw; it becomes the last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    # [0.0], because torch mistakes an empty list for a list of tensors that need gradients
+    # [0.0], because torch takes an empty list for a list of tensors that need gradients
     arguments = fused, list(constants) or [0.0], list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
@@ -67,10 +67,10 @@ def evaluate(
     gradient: bool,
     draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k] and the gradient [V groups, n, dim] in `gradient_dtype`, empty unless `gradient` is True."""
+    """Loss [], terms [2 + k], and the gradient [V groups, n, dim] in `gradient_dtype`, which is empty unless `gradient`."""
     if draw is not None:
         constants = [*constants, float(draw)]
-    # kernels are launched on the current device, which may not be the views' device
+    # kernels run on the current device, which may not be that of the views
     device = torch.cuda.device(views[0].device) if views[0].is_cuda else nullcontext()
     with full_precision(views[0]), device:
         objective = (fused, *constants, *weights, normalize, likelihood)
@@ -78,11 +78,11 @@ def evaluate(
         batch = Batch([_grouped(z) for z in views], ranks)
         if dispatch.takes_published_order(fused, batch, normalize, len(weights)):
             return vicreg.evaluate_tiny(batch.own, constants, weights, gradient)
-        # the derivative of standardised columns sums over ranks, so every rank must take part
+        # the derivative of standardised columns has a collective, so a rank that needs no gradient takes part too
         forms_gradient = gradient or (normalize not in (None, "rows") and ranks.world > 1)
         derivative = None
         if normalize is not None:
-            # unit vectors stay in float32: removing the radial part of the gradient multiplies rounding errors by sqrt(batch)
+            # unit vectors stay in float32, because removing the radial part of the gradient amplifies rounding errors
             may_round = not fused or getattr(dispatch.module_named(fused), "ROUNDS_SAMPLES", True)
             batch, derivative = normalized(batch, normalize, rounded=normalize != "rows" and may_round)
         loss, terms, formed = _evaluate(fused, batch, constants, weights, likelihood, forms_gradient)
@@ -91,7 +91,7 @@ def evaluate(
         if formed is None or not gradient:
             return loss, terms, loss.new_empty(0)
         if ranks.world > 1 and reduction == "mean":
-            # undo the division by the number of ranks in DDP and FSDP
+            # DDP and FSDP will divide by the number of ranks
             formed.mul_(ranks.world)
         return loss, terms, formed
 
@@ -99,7 +99,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    # the invariance is averaged over pairs of views, groups and samples, and for a Gaussian likelihood also over dimensions
+    # the invariance is the mean over pairs of views, groups and samples, and for a Gaussian likelihood also over dimensions
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights
@@ -133,27 +133,27 @@ def _grouped(z: Tensor) -> Tensor:
 def _save(ctx: Any, view: Tensor, gradient: Tensor) -> None:
     ctx.set_materialize_grads(False)
     ctx.dtype, ctx.shape = view.dtype, view.shape
-    # the gradient is an output, so that a second derivative reaches this node, which raises an error
+    # the op also returns the gradient, so that a double backward reaches `_gradients`, which raises an error
     ctx.save_for_backward(gradient)
 
 
 def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, overwrite: bool = False) -> list[Tensor | None]:
-    """Gradients of the views, V x [n, ..., dim]; with `overwrite` in the memory of the saved gradient."""
+    """Gradients of the views, V x [n, ..., dim]. With `overwrite` they use the memory of the saved gradient."""
     if of_gradient is not None:
         raise RuntimeError("fused losses have no second derivative. Set IT_LOSSES_BACKEND=reference.")
     (gradient,) = ctx.saved_tensors
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiply before rounding: without the loss scale in the upstream gradient, float16 could underflow
-    # multiply in place only if `to` copies nothing: if a copy failed, a second try would multiply twice
+    # multiply before rounding to float16, which could underflow without the loss scale in the upstream gradient
+    # multiply in place only if `to` needs no copy: after a failed copy, a second backward pass would multiply again
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
 
 
 def _is_last_read(upstream: Tensor | None) -> bool:
-    """Whether nothing reads the saved gradient again: backward frees the graph, and is not compiled, captured or batched."""
+    """Whether this is the last read of the gradient: backward frees the graph, and is not compiled, captured or batched."""
     if upstream is None or torch.compiler.is_compiling() or (upstream.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     try:
@@ -191,7 +191,7 @@ _op = torch.library.custom_op(
     "it_losses::evaluate",
     evaluate,
     mutates_args=(),
-    # explicit, because older torch cannot infer a schema from postponed annotations
+    # explicit, because older versions of torch cannot infer it from string annotations
     schema="(Tensor[] views, str fused, float[] constants, float[] weights, str? normalize, str likelihood, str group,"
     " str reduction, bool gradient, Tensor? draw) -> (Tensor, Tensor, Tensor)",
 )

@@ -1,9 +1,9 @@
 """The paper's theorems as functions (Shwartz-Ziv et al., arXiv 2303.00633).
 
-output_mixture     Theorem 1: the distribution of a network's output for noisy prototypes, its density and entropy
+output_mixture     Theorem 1: the output distribution of a network for noisy prototypes, its density and entropy
 likelihood         E log q(z | z') of Gaussians and of unit vectors, and estimates of covariances
 optimum            Theorem 2: the covariance of largest entropy under bounded eigenvalues is diagonal
-network            Jacobians; the test of Figure 1: whether the output is Gaussian for Gaussian noise at the input
+network            Jacobians; the test of Figure 1: is the output Gaussian for Gaussian noise at the input?
 generalization     Theorem 3: the bound on the test loss of a linear head, term by term
 
 `docs/sources.md` separates what the paper says from what was derived or interpreted.

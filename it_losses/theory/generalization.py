@@ -12,7 +12,7 @@ from it_losses.checks import check_count, check_matrix, check_not_negative
 class LeastSquaresHead(NamedTuple):
     """The minimum-norm least-squares head and its residual, in float64."""
 
-    #: W of the prediction `z @ W`: [dim, outputs]
+    #: W, for the prediction `z @ W`: [dim, outputs]
     weight: Tensor
     #: `|Y - Z W|_F`, the norm of the residual on the training samples: []
     residual: Tensor
@@ -36,7 +36,7 @@ class GeneralizationBound(NamedTuple):
 
     @property
     def core(self) -> Tensor:
-        """The sum of the three terms that the data determine: []."""
+        """The sum of the three terms that are computed from data: []."""
         return self.invariance + self.unlabelled_residual + self.labelled_residual
 
     @property
@@ -61,8 +61,8 @@ def generalization_bound(
         1/m sum |f(x+) - f(x++)| + 2/sqrt(m) |P_Zbar Ybar|_F + 1/sqrt(n) |P_Z Y|_F + 2 R_m(F)/sqrt(m) + Q_{m,n}
 
     f(x+) and f(x++) are features of two views, and `P_Z = I - Z (Z^T Z)^+ Z^T`. Features are not centred. The first term has
-    the scale of f, the others the scale of the targets, so fix the scale of f before you compare models. R_m and Q cannot be
-    computed from one model, so pass them (`empirical_rademacher` gives R_m of a finite set of models). They default to 0.
+    the scale of f, the others have the scale of the targets. So normalise f before you compare models. R_m and Q cannot be
+    computed from one model: pass them, or they are 0. `empirical_rademacher` estimates R_m for a finite set of models.
 
     Args:
         z: features of the labelled samples, [n, dim].
@@ -96,7 +96,7 @@ def generalization_bound(
 def least_squares_head(z: Tensor, targets: Tensor) -> LeastSquaresHead:
     """The W of smallest norm that minimises `|Z W - Y|_F`: [n, dim], [n, outputs] -> W, residual, rank of Z.
 
-    It is computed in float64. Singular values of z below `max(n, dim) * eps` times the largest count as rounding errors, with
+    It is computed in float64. Singular values of z count as rounding errors below `max(n, dim) * eps` times the largest, with
     eps of the dtype of z. So pass the output of the network itself, not a float64 copy.
     """
     _check_targets(z, targets)
@@ -128,11 +128,11 @@ def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tenso
 
 @torch.no_grad()
 def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: torch.Generator | None = None) -> Tensor:
-    """Monte Carlo estimate of R_m for a finite set of models f: [functions, m] -> [].
+    """Monte Carlo estimate of R_m, the Rademacher complexity of a finite set of models f: [functions, m] -> [].
 
         E_xi max_f 1/sqrt(m) sum_i xi_i distance_{f,i},   distance_{f,i} = |f(x_i+) - f(x_i++)|,   xi random signs
 
-    It underestimates R_m of the class from which the models were taken. Source: arXiv 2303.00633.
+    It underestimates R_m of a larger class that contains these models. Source: arXiv 2303.00633.
     """
     distances = check_matrix("distances", distances).double()
     draws = check_count("draws", draws)
@@ -141,7 +141,7 @@ def empirical_rademacher(distances: Tensor, *, draws: int = 1000, generator: tor
 
 
 def _check_targets(z: Tensor, targets: Tensor) -> None:
-    """ValueError unless there is a row of targets for each row of features."""
+    """ValueError unless features and targets have the same number of rows."""
     check_matrix("features", z)
     check_matrix("targets", targets, floating=False)
     if len(z) != len(targets):

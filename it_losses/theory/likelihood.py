@@ -1,4 +1,4 @@
-"""E log q(z | z') of a Gaussian decoder and of unit vectors, and three estimates of the output covariance S(x)."""
+"""The likelihood E log q(z | z') of Gaussians and of unit vectors, and three estimates of the output covariance S(x)."""
 
 import math
 
@@ -14,18 +14,18 @@ from it_losses.theory.network import Network, jacobian_vector_products, jacobian
 def expected_log_likelihood(
     mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor, *, decoder_covariance: Tensor
 ) -> Tensor:
-    """`E log N(Z; Z', R)` in nats for independent `Z ~ N(m, S)`, `Z' ~ N(m', S')`: [..., dim], [..., dim, dim] -> [...].
+    """The likelihood term `E log N(Z; Z', R)` in nats: 2 x [..., dim], 2 x [..., dim, dim] -> [...].
 
         -dim/2 log 2 pi - 1/2 log|R| - 1/2 (m - m')^T R^-1 (m - m') - 1/2 tr(R^-1 (S + S'))
 
-    VICReg keeps the distance of the means and drops the rest. The paper (arXiv 2303.00633) prints a looser version,
-    `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`.
+    `Z ~ N(m, S)` and `Z' ~ N(m', S')` are independent. VICReg keeps only the distance of the means. The paper, arXiv
+    2303.00633, prints a less exact expression, `~ H(Z) - log(|S||S'|) - 1/2 (m - m')^2`.
 
     Args:
         mean: m = f(x), [..., dim].
         covariance: S(x), [..., dim, dim].
-        other_mean: m' = f(x').
-        other_covariance: S(x').
+        other_mean: m' = f(x'), [..., dim].
+        other_covariance: S(x'), [..., dim, dim].
         decoder_covariance: R, [dim, dim], positive definite.
     """
     dim = mean.shape[-1]
@@ -35,7 +35,7 @@ def expected_log_likelihood(
         raise ValueError("decoder_covariance must be positive definite: add a variance to its diagonal.")
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     difference = (mean - other_mean)[..., None]
-    # the two quadratic terms are one trace, since E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
+    # one trace has both quadratic terms, since E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
     second_moment = covariance + other_covariance + difference @ difference.mT
     mahalanobis = torch.cholesky_solve(second_moment, factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return -0.5 * (dim * math.log(2 * math.pi) + log_det + mahalanobis)
@@ -49,8 +49,8 @@ def hutchinson_trace(
 
         tr S(x) = noise_std^2 E |J v|^2,   v random signs
 
-    Each probe costs one forward-mode derivative. The estimate is unbiased, and exact with one
-    probe if `J^T J` is diagonal. Source: Hutchinson (1989).
+    Each probe costs one forward-mode derivative. The estimate is unbiased. One probe is exact if `J^T J` is diagonal.
+    Source: Hutchinson (1989).
     """
     check_not_negative("noise_std", noise_std)
     check_count("probes", probes)
@@ -93,24 +93,24 @@ def von_mises_fisher_log_constant(concentration: float, dim: int) -> float:
 
         log C = (dim/2 - 1) log k - dim/2 log(2 pi) - log I_{dim/2 - 1}(k)
 
-    I is the modified Bessel function of the first kind. Its power series has positive terms and is added up in logarithms, so
-    that neither a large dim nor a large k overflows.
+    I is the modified Bessel function of the first kind. Its power series is added in logarithms, so that a large dim or k does
+    not overflow.
 
     Source: Mardia & Jupp, Directional Statistics (2000), equation 9.3.4; Abramowitz & Stegun, 9.6.10.
     """
     kappa, order = check_positive("concentration", concentration), check_count("dim", dim) / 2 - 1
-    # terms fall faster than geometrically from m = k on, so k + 100 terms suffice
+    # from m = k on the terms decrease faster than geometrically, so k + 100 terms suffice
     m = torch.arange(math.ceil(kappa) + 100, dtype=torch.float64)
     terms = (2 * m + order) * math.log(kappa / 2) - torch.lgamma(m + 1) - torch.lgamma(m + order + 1)
     return order * math.log(kappa) - dim / 2 * math.log(2 * math.pi) - float(terms.logsumexp(dim=0))
 
 
 def von_mises_fisher_log_likelihood(z_a: Tensor, z_b: Tensor, *, concentration: float) -> Tensor:
-    """`E log q(u_a | u_b)` in nats of unit vectors u = z / |z|: 2 x [..., dim] -> [].
+    """The likelihood term `E log q(u_a | u_b)` in nats of unit vectors u = z / |z|: 2 x [..., dim] -> [].
 
         k E <u_a, u_b> + log C(k),   k the concentration
 
-    It is minus k times the distance that the likelihood "von_mises_fisher" of VICRegEntropy measures, plus `k + log C(k)`.
+    It equals `-k d + k + log C(k)`, where d is the invariance of VICRegEntropy with "von_mises_fisher", one minus the cosine.
     """
     if z_a.shape != z_b.shape:
         raise ValueError(f"z_a and z_b must have one shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")

@@ -1,4 +1,4 @@
-"""A network near each input of a batch: its Jacobians, their products with noise, and whether its output is Gaussian."""
+"""A network near each input: its Jacobians, their products with vectors, and a test whether its output is Gaussian."""
 
 import warnings
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from it_losses.checks import check_count, check_not_negative
 #: maps a batch of inputs to embeddings, each row independently of the others: [batch, *input] -> [batch, dim]
 Network: TypeAlias = Callable[[Tensor], Tensor]
 
-#: Jacobians that are computed at a time
+#: number of Jacobians that are computed at a time
 CHUNK = 32
 
 
@@ -38,7 +38,7 @@ def jacobian_vector_products(network: Network, x: Tensor, direction: Tensor) -> 
     """The product `J(x_n) v_n` of Jacobian and direction, without forming J: 2 x [batch, *input] -> [batch, dim]."""
     check_rows_independent(network)
     with warnings.catch_warnings():
-        # torch warns about its own deprecated code at the first forward derivative
+        # at the first forward-mode derivative torch warns about its own deprecated code
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
         tangent: Tensor = jvp(network, (x,), (direction,))[1]
     return tangent.detach()
@@ -79,8 +79,8 @@ def output_normality(
 ) -> Tensor:
     """p-value of the normality test of each output coordinate over noisy copies of each input: [batch, *input] -> [batch, dim].
 
-    For noise within one linear region, Theorem 1 predicts a Gaussian output, so p-values are uniform with mean 1/2. For larger
-    noise they are smaller. Average with `nanmean`, because a unit that is never active gives NaN.
+    If the noise stays within one linear region, Theorem 1 predicts a Gaussian output, with p-values uniform on [0, 1]. For
+    larger noise they are smaller. Average with `nanmean`, because a unit that is never active gives NaN.
 
     Source: Figure 1, left, of arXiv 2303.00633, with 512 copies of each test image at the penultimate layer.
     """

@@ -11,7 +11,7 @@ def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Te
 
         sum_i log(|S_Z| / (|S(x_i)||S(x'_i)|))
 
-    Source: arXiv 2303.00633.
+    S_Z is the covariance of all embeddings. S(x_i) and S(x'_i) are those of the two views of image i. Source: arXiv 2303.00633.
     """
     if conditional.shape != other_conditional.shape:
         shapes = tuple(conditional.shape), tuple(other_conditional.shape)
@@ -34,10 +34,10 @@ def maximise_log_det_ratio(
 
         S_Z = M + mean of all S(x_i), S(x'_i),   eigenvalues of M in [smallest, largest]
 
-    By the law of total covariance S_Z is the covariance M of the means plus the mean conditional covariance. The network is
-    free to place the means; the conditional covariances `[images, dim, dim]` are given. From a random M, each step follows
-    `d log|S_Z| / dM = S_Z^-1` and then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So
-    S_Z is diagonal except for the conditional covariances.
+    This is the law of total covariance: M is the covariance of the means f(x_i), which the network can choose. S(x_i) and
+    S(x'_i), `[images, dim, dim]`, are given. From a random M, each step follows the gradient `d log|S_Z| / dM = S_Z^-1` and
+    then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So S_Z is diagonal except for the
+    conditional covariances.
 
     Source: Theorem 2 and Figure 3 of arXiv 2303.00633.
     """

@@ -1,4 +1,4 @@
-"""Theorem 1: a network's output for noisy prototypes x_n is the mixture mean_n N(f(x_n), J(x_n) S_n J(x_n)^T)."""
+"""Theorem 1: for noisy prototypes x_n, a network's output has the distribution mean_n N(f(x_n), J(x_n) S_n J(x_n)^T)."""
 
 import math
 
@@ -11,7 +11,7 @@ from it_losses.theory.network import Network, jacobians
 
 
 class OutputMixture:
-    """A mixture of Gaussians of equal weights, `Z ~ 1/N sum_n N(mean_n, covariance_n)`; entropies are in nats.
+    """A mixture of Gaussians with equal weights, `Z ~ 1/N sum_n N(mean_n, covariance_n)`. Entropies are in nats.
 
     Args:
         means: [components, dim].
@@ -37,17 +37,17 @@ class OutputMixture:
 
     @property
     def mean(self) -> Tensor:
-        """`E Z`: [dim]."""
+        """The mean of the mixture: [dim]."""
         return self.means.mean(dim=0)
 
     @property
     def covariance(self) -> Tensor:
-        """`mean_n covariance_n + Cov(mean_n)`, the law of total covariance: [dim, dim]."""
+        """The covariance of the mixture, `mean_n covariance_n + Cov(mean_n)`: [dim, dim]."""
         centred = self.means - self.mean
         return self.covariances.mean(dim=0) + centred.mT @ centred / len(self.means)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Independent draws: [count, dim]."""
+        """Independent samples of the mixture: [count, dim]."""
         means, count = self.means, check_count("count", count, at_least=0)
         which = torch.randint(len(means), (count,), device=means.device, generator=generator)
         noise = torch.randn(count, means.shape[1], 1, dtype=means.dtype, device=means.device, generator=generator)
@@ -61,7 +61,7 @@ class OutputMixture:
         return torch.stack(log_each).logsumexp(dim=0) - math.log(len(self.means))
 
     def conditional_entropy(self) -> Tensor:
-        """Mean entropy of the components, `H(Z | n) = mean_n 1/2 log det(2 pi e covariance_n)`: []. Never above H(Z)."""
+        """Mean entropy of the components, `H(Z | n) = mean_n 1/2 log det(2 pi e covariance_n) <= H(Z)`: []."""
         return 0.5 * (self._log_dets.mean() + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy_bounds(self) -> EntropyBounds:
@@ -69,7 +69,7 @@ class OutputMixture:
 
             H(Z | n) - mean_i log mean_j exp(-D(p_i || p_j))
 
-        p_i are components. D is the Bhattacharyya distance in the lower bound, the Kullback-Leibler divergence in the upper.
+        p_i are the components. D is the Bhattacharyya distance in the lower bound, the KL divergence in the upper.
         """
         components = range(len(self.means))
         spread_kl = torch.stack([self._spread(self._kl_divergences(i)) for i in components]).mean()
@@ -78,11 +78,11 @@ class OutputMixture:
         return EntropyBounds(lower=conditional + spread_bhattacharyya, upper=conditional + spread_kl)
 
     def gaussian_entropy(self) -> Tensor:
-        """The entropy of a Gaussian with the mixture's covariance, `1/2 log det(2 pi e covariance)`: []. Never below H(Z)."""
+        """Entropy of a Gaussian with the covariance of the mixture, `1/2 log det(2 pi e covariance) >= H(Z)`: []."""
         return 0.5 * (torch.logdet(self.covariance) + self.means.shape[1] * math.log(2 * math.pi * math.e))
 
     def entropy(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The entropy `-E log p(Z)` by Monte Carlo, and its standard error: 2 x []."""
+        """The entropy `-E log p(Z)` from `count` samples, and its standard error: 2 x []."""
         check_count("count", count, at_least=2)
         surprise = -self.log_density(self.sample(count, generator=generator))
         return surprise.mean(), surprise.std() / math.sqrt(count)
@@ -114,15 +114,15 @@ class OutputMixture:
 
 @torch.no_grad()
 def output_mixture(network: Network, prototypes: Tensor, covariance: float | Tensor, *, ridge: float = 0.0) -> OutputMixture:
-    """The output of Theorem 1: a mixture of `N(f(x_n), J(x_n) S_n J(x_n)^T + ridge I)` over the prototypes x_n.
+    """The output distribution of Theorem 1: a mixture of `N(f(x_n), J(x_n) S_n J(x_n)^T + ridge I)` over the prototypes x_n.
 
-    It is exact if the network is affine on the support of each `N(x_n, S_n)`, as a piecewise affine network is for small noise.
+    It is exact if the network is affine over the range of the noise, as a piecewise affine network is for small noise.
     Otherwise it is a first-order approximation (see `linearization_error`). The network must treat each row by itself.
 
     Args:
         network: [batch, *input] -> [batch, dim].
         prototypes: the x_n, [components, *input].
-        covariance: S_n, of noise on the flattened input: a variance, or [numel, numel], or [components, numel, numel].
+        covariance: S_n of the noise on the flattened input: a variance, or [numel, numel], or [components, numel, numel].
         ridge: variance added in every output direction; needed if dim exceeds the rank of the Jacobian.
 
     Source: Theorem 1 of arXiv 2303.00633.
@@ -143,7 +143,7 @@ def output_mixture(network: Network, prototypes: Tensor, covariance: float | Ten
 def linearization_error(
     network: Network, x: Tensor, noise_std: float, *, draws: int = 16, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Relative error of the linear approximation at each x: [batch, *input] -> [batch].
+    """Relative error of the linear approximation of the network at each x: [batch, *input] -> [batch].
 
         E |f(x + e) - f(x) - J e|^2 / E |J e|^2,   e ~ N(0, noise_std^2 I),   J the Jacobian
 

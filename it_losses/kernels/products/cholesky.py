@@ -1,4 +1,4 @@
-"""Cholesky factors of I + G, for a Gram matrix G whose products were rounded."""
+"""Cholesky factors of I + G, for a Gram matrix G with rounding errors."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def jitter(gram: Tensor, largest: Tensor) -> Tensor:
-    """The jitter added to the identity [S]: zero unless rounding could exceed half the smallest eigenvalue, which is 1.
+    """The jitter for each matrix [S]: zero unless rounding could exceed half the smallest eigenvalue of I + G, which is 1.
 
-    Rounding may lower an eigenvalue by 8 eps times the Frobenius norm, which is at most side times the largest diagonal
-    element. The smaller of the two is used, because the squares in the norm may overflow.
+    Rounding may lower an eigenvalue by 8 eps times the Frobenius norm. The norm is at most side times the largest diagonal
+    element. This bound is used if the squares in the norm overflow.
     """
     norm: Tensor = torch.linalg.vector_norm(gram, dim=(1, 2)).minimum(largest * gram.shape[1])
     return norm.mul_(8 * torch.finfo(gram.dtype).eps).sub_(0.5).clamp_min_(0)
@@ -19,7 +19,7 @@ def jitter(gram: Tensor, largest: Tensor) -> Tensor:
 def factorize_(
     gram: Tensor, cholesky_ex: Callable[[Tensor], Sequence[Tensor]] = torch.linalg.cholesky_ex
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower Cholesky factor of `identity * I + G`, identity = 1 + jitter [S], and the largest of diag(G) [].
+    """Lower Cholesky factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G [].
 
     G [S, side, side] is overwritten. If the factorization fails, the diagonal of the factor is NaN.
     """

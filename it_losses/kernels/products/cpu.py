@@ -1,7 +1,7 @@
-"""Matrix products on a CPU, block by block, so that blocks fit in the cache and large inputs are never centred as a whole.
+"""Matrix operations on a CPU, block by block. Blocks fit in the cache, and large inputs are never centred as a whole.
 
-Samples are centred as `(z - origin) - shift` with an origin near them, so that a large mean is not rounded. A small input is
-centred once and kept. A block of a large input is centred again at each use.
+Shapes are explained in `products`. Samples are centred as `(z - origin) - shift` with an origin near them, so that a large mean
+is not rounded. A small input is centred once and kept. A block of a large input is centred again at each use.
 """
 
 import math
@@ -15,31 +15,31 @@ from it_losses.kernels.batch import Batch
 from it_losses.kernels.products.cholesky import jitter
 from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
 
-#: a symmetric product is computed in strips of rows, which run at full speed with this many rows
+#: fewest rows of a strip of a symmetric product; fewer would be slower
 STRIP_SIDE = 128
-#: from this many multiplications on, products run faster one by one than in a batch
+#: from this many multiplications on, matrix products are faster one by one than with bmm
 LARGE_PRODUCT = 1 << 24
-#: below this many multiplications, torch sums a single product in a batch term by term, which loses digits
+#: below this many multiplications, bmm adds the terms of a single product one by one, which loses digits
 TINY_PRODUCT = 400
-#: largest size of a block for each stack, and of samples that are kept centred
+#: numbers in a block (twice as many for S > 1), and the most numbers of an input that is centred once and kept
 BLOCK, KEPT = 1 << 18, 1 << 19
-#: rows added to a matrix whose side is a multiple of 64, because LAPACK is four times slower at such strides
+#: rows added to a matrix whose side is a multiple of 64, because LAPACK is four times slower for such strides
 PADDING = 8
 EVERYTHING = slice(None)
 
 
 class Centred(NamedTuple):
-    """Samples V x [groups, N or n, dim], and either the centred samples, or the means that centre each block."""
+    """Samples V x [groups, N or n, dim], and either the centred samples, or the means with which a block is centred."""
 
     views: list[Tensor]
     kept: Tensor | None = None  # [S, N or n, dim]
-    #: a block is `(z - origin) - shift`, [S, 1, dim] each
+    #: a centred block is `(z - origin) - shift`; [S, 1, dim] each
     origin: Tensor | None = None
     shift: Tensor | None = None
 
 
 def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
-    """Rows of `Zc Zc^T` for this rank [S, n, N], the squared norms of Zc's columns [S, 1, dim] if `squares`, and Zc."""
+    """The rows of `Zc Zc^T` for this rank [S, n, N], squared column norms of Zc [S, 1, dim] if `squares`, and Zc."""
     views, own = [batch.all_samples(v) for v in range(len(batch.own))], batch.ranks.own
     if batch.stacks * batch.samples * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
@@ -63,7 +63,7 @@ def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[T
 
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Centred]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of Zc's columns [S, 1, dim] if `squares`, and this rank's Zc."""
+    """`Zc^T Zc` of all ranks [S, dim, dim], squared column norms of Zc [S, 1, dim] if `squares`, and this rank's Zc."""
     views, ranks, whole, n = batch.own, batch.ranks, slice(0, batch.dim), batch.own[0].shape[1]
     if batch.is_whole and batch.stacks * n * batch.dim <= KEPT:
         zc = centred(views, centre=centre)
@@ -77,11 +77,11 @@ def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> t
     scratch = _scratch(parts, batch.dim, origin)
     for rows in parts:
         zc = _less_origin(views, origin, rows, EVERYTHING, scratch)
-        # the rounding error of the mean would shift all samples equally, so it is subtracted in the gradient
+        # the sum of zc is the rounding error of the mean, which the gradient subtracts
         remainder.add_(zc.sum(dim=1, keepdim=True), alpha=float(centre))
         add_own_rows_(out, zc.mT, whole, fresh=rows.start == 0)
         if squares:
-            # norms are not read from the diagonal of the product, whose running sums lose digits
+            # not from the diagonal of the product, whose running sums lose digits
             norms.add_(zc.square_().sum(dim=1, keepdim=True))
     mirror_(out, whole)
     if not batch.is_whole:
@@ -100,10 +100,10 @@ def gradient(
     slope: Tensor | None = None,
     alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Squared distance [], gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)` [S, n, dim]."""
+    """Squared distance [], and gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)` [S, n, dim]."""
     own, out, distances = batch.ranks.own, empty_gradient(batch), []
     has_differences = _has_differences(batch, difference_weight)
-    # beta scales the differences in the block; without differences the block is uninitialised, so beta is 0
+    # beta multiplies the differences in `block`; without differences `block` is uninitialised, so beta is 0
     beta = difference_weight if has_differences and difference_weight is not None else 0.0
     for rows, cols, zc in _blocks_of(centred, by_columns=right is None):
         block = _part(out, rows, cols)
@@ -118,7 +118,7 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Squared distance of this rank's views []; if out is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
+    """Squared distance of this rank's views []. If `out` is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
     if not _has_differences(batch, difference_weight):
         return batch.own[0].new_zeros((), dtype=gradient_dtype(batch.own[0])) if out is None else _sum([], out.zero_())
     if out is not None:
@@ -137,14 +137,11 @@ def empty_gradient(batch: Batch) -> Tensor:
 
 
 def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as `cholesky.factorize_`, with fewer operators.
-
-    A CPU can read a number without waiting, so a zero jitter costs no operators.
-    """
+    """The same as `cholesky.factorize_`, with fewer operators if the jitter is zero, which a CPU can test without waiting."""
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # below the threshold the jitter is 0; a NaN makes the factorization fail
+    # at most 0.5 means no jitter; NaN takes the other branch, where the factorization fails
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])
@@ -163,39 +160,39 @@ def inverse(factor: Tensor) -> Tensor:
 
 
 def solve(right: Tensor, factor: Tensor) -> Tensor:
-    """`(factor factor^T)^-1 right`, the same `right` for all stacks: [side, n], [S, side, side] -> [S, side, n]."""
+    """`(factor factor^T)^-1 right`, the same `right` for each factor: [side, n], [S, side, side] -> [S, side, n]."""
     return torch.cholesky_solve(right.expand(len(factor), -1, -1), factor)
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of all squares [], row by row for large x, because one running sum in float32 would lose four digits."""
+    """The sum of all squares []. For large x it is summed row by row: one running sum in float32 would lose four digits."""
     return x.square().sum() if x.numel() <= KEPT else torch.linalg.vector_norm(x, dim=-1).square_().sum()
 
 
 def centred(views: list[Tensor], *, centre: bool = True) -> Tensor:
-    """All rows of Zc in one tensor, or of Z without `centre`: V x [groups, N, dim] -> [S, N, dim]."""
+    """All views in one tensor, centred if `centre`: V x [groups, N, dim] -> [S, N, dim]."""
     zc = accumulated(views[0] if len(views) == 1 else torch.cat(views))
     if not centre:
         return zc
-    # subtract a sample first: a large mean would be rounded, and equal samples become exactly zero
+    # subtract a sample first, so that a large mean is not rounded, and equal samples become exactly zero
     zc = zc - zc[:, :1]
     return zc.sub_(zc.sum(dim=1, keepdim=True), alpha=1 / zc.shape[1])
 
 
 def _has_differences(batch: Batch, difference_weight: float | None) -> bool:
-    """Whether the distance of the views is needed."""
+    """Whether the loss has a distance, and there are two views or more."""
     return difference_weight is not None and len(batch.own) > 1
 
 
 def _sum(parts: list[Tensor], like: Tensor) -> Tensor:
-    """The sum of scalars []."""
+    """The sum of a list of scalars, which may be empty: []."""
     if len(parts) < 2:
         return parts[0] if parts else like.new_zeros(())
     return torch.stack(parts).sum()
 
 
 def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tensor) -> Tensor:
-    """Write `Z - Z'` to out, or `2 (Z - mean view)` for more views. Return the squared distance [], whose gradient is 2 out."""
+    """Write `Z - Z'` to out (`2 (Z - mean view)` for more views). Return the squared distance []; its gradient is 2 out."""
     blocks = [_part(z, rows, cols) for z in views]
     if views[0].dtype != out.dtype:
         blocks = [z.to(out.dtype) for z in blocks]
@@ -212,16 +209,16 @@ def _differences(views: Sequence[Tensor], rows: slice, cols: slice, *, out: Tens
 
 
 def _blocks(length: int, width: int, stacks: int) -> list[slice]:
-    """Nearly equal parts of range(length), so that a block of part x width x stacks fits in the cache."""
+    """Slices of nearly equal size that cover range(length). A block of size x width x stacks numbers fits in the cache."""
     fitting = max(BLOCK * min(stacks, 2) // max(width * stacks, 1), 64)
-    # integer arithmetic, because sizes are tensors under torch.jit.trace
+    # integer arithmetic, because sizes are tensors in torch.jit.trace
     count = max((2 * length + fitting) // (2 * fitting), 1)
     step = -(-length // count)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _blocks_of(centred: Centred, *, by_columns: bool) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows, columns and Zc of each block: [S, rows, columns]."""
+    """Yield the rows, the columns and Zc [S, rows, columns] of each block."""
     if centred.kept is not None:
         yield EVERYTHING, EVERYTHING, centred.kept
         return
@@ -240,7 +237,7 @@ def _part(z: Tensor, rows: slice, cols: slice) -> Tensor:
 
 
 def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: slice, scratch: Tensor) -> Tensor:
-    """A block of all views minus the origin, in scratch: [S, rows, cols]."""
+    """A block of all views minus the origin, in the memory of `scratch`: [S, rows, cols]."""
     parts = [z[:, rows, cols] for z in views]
     shape = (len(origin), *parts[0].shape[1:])
     block = scratch[: math.prod(shape)].view(shape)
@@ -250,12 +247,12 @@ def _less_origin(views: Sequence[Tensor], origin: Tensor, rows: slice, cols: sli
 
 
 def _scratch(parts: Sequence[slice], width: int, like: Tensor) -> Tensor:
-    """Memory that all blocks reuse, because allocating a block takes as long as its arithmetic."""
+    """Memory for all blocks in turn, because allocating a block takes as long as its arithmetic."""
     return like.new_empty((parts[0].stop - parts[0].start) * width * len(like))
 
 
 def _padded(matrix: Tensor) -> Tensor:
-    """Pad the matrix with an identity block if its side is a multiple of 64."""
+    """The matrix, padded with an identity block if its side is 128 or a larger multiple of 64."""
     side = matrix.shape[1]
     if side % 64 or side < 128:
         return matrix
@@ -269,7 +266,7 @@ def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1, beta: f
     stacks, rows, columns = out.shape
     smallest = TINY_PRODUCT if stacks == 1 else 0
     if smallest <= rows * columns * a.shape[2] < LARGE_PRODUCT:
-        # not baddbmm_, which torch's FlopCounterMode does not count
+        # not baddbmm_, because torch's FlopCounterMode does not count it
         torch.baddbmm(out, a, b, alpha=alpha, beta=beta, out=out)
         return
     for result, left, right in zip(out, a, b, strict=True):
@@ -288,7 +285,7 @@ def own_rows(x: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
 
 
 def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
-    """Add the rows `own` of `x x^T` to out [S, n, N], or overwrite out if fresh. Afterwards `mirror_` completes out."""
+    """Add the rows `own` of `x x^T` to out [S, n, N], or overwrite out if `fresh`. Call `mirror_` once afterwards."""
     side, beta = x.shape[1], 0.0 if fresh else 1.0
     strip = _strip(side)
     if own.stop - own.start < side or strip == side:
@@ -302,7 +299,7 @@ def add_own_rows_(out: Tensor, x: Tensor, own: slice, *, fresh: bool) -> None:
 
 
 def mirror_(out: Tensor, own: slice) -> None:
-    """Fill the upper triangle of a matrix that `add_own_rows_` wrote in strips."""
+    """Fill the upper triangle, which `add_own_rows_` leaves out if it computes strips."""
     side = out.shape[-1]
     strip = _strip(side) if own.stop - own.start == side else side
     for start in range(strip, side, strip):
@@ -311,5 +308,5 @@ def mirror_(out: Tensor, own: slice) -> None:
 
 
 def _strip(side: int) -> int:
-    """Number of rows in a strip. Four strips need 5/8 of the multiplications of the full square."""
+    """The number of rows in a strip. By symmetry, four strips need 5/8 of the multiplications of the full square."""
     return -(-side // min(side // STRIP_SIDE, 8)) if side >= 2 * STRIP_SIDE else side

@@ -1,9 +1,10 @@
-"""Pairs (i, j) on a CPU, in strips: some rows i of this rank with all j. A single rank omits j after the last i, by symmetry.
+"""Pairs of samples on a CPU, in strips. A strip has some rows i of this rank, and all columns j.
 
 pair_sums            r_i = itself + sum_j e_ij,  e_ij = exp(-rate |x_i - x_j|^2)         [K, groups, n]
 add_pair_gradient_   sum_j W_ij (x_i - x_j),  W_ij = sum_k e_kij (weight_ki + weight_kj)  [groups, n, dim]
 
-Pairs within one image lie in blocks on the diagonal and have e_ij = 0. An image is one row, or one row for each view.
+If this rank has all rows, a strip omits the columns after its last row, by symmetry. Pairs within one image have e_ij = 0 and
+lie in blocks on the diagonal. An image has one row, or one row for each view.
 """
 
 import math
@@ -17,14 +18,14 @@ from it_losses.kernels.products.cpu import add_product_, centred, distance, empt
 
 __all__ = ["MOST_PAIRS_AT_ONCE", "add_pair_gradient_", "centred", "distance", "empty_gradient", "own_rows", "pair_sums"]
 
-#: up to this many pairs, all views are computed in one call
+#: up to this many pairs, one call handles all views
 MOST_PAIRS_AT_ONCE = 1 << 20
-#: most rows, most numbers and fewest rows of a strip; a product of fewer rows is much slower
+#: a strip has at most ROWS rows and STRIP numbers, but at least FEWEST_ROWS rows, because fewer rows are much slower
 ROWS, STRIP, FEWEST_ROWS = 256, 1 << 21, 64
 
 
 class Pairs(NamedTuple):
-    """Samples, this rank's rows, rates, and the values that are kept for the gradient."""
+    """The samples, the rows of this rank, the rates, and values that are kept for the gradient."""
 
     x: Tensor  # [groups, N, dim], centred
     own: slice
@@ -33,23 +34,22 @@ class Pairs(NamedTuple):
     image_rows: int
     #: sum_j e_ij
     sums: Tensor  # [K, groups, n]
-    #: values of the first strips, as many as memory allows
+    #: values of the first strips, for as many strips as memory allows
     kept: list[Tensor]
 
     @property
     def is_triangle(self) -> bool:
-        """Whether this rank has all rows, so that a pair (i, j) is known from (j, i)."""
+        """Whether this rank has all rows, so that the pair (i, j) follows from (j, i)."""
         return bool(self.own.stop - self.own.start == self.x.shape[1])
 
     def factors(self) -> list[float | Tensor]:
-        """The rates in a list, each shaped to multiply a strip."""
+        """The K rates, each as a factor for a strip [groups, rows, cols]."""
         return [self.rates] if isinstance(self.rates, float) else list(self.rates[:, :, None, None].unbind())
 
     def strips(self) -> list[tuple[slice, slice]]:
-        """The rows and the columns of each strip."""
+        """The rows and columns of each strip."""
         groups, samples, _ = self.x.shape
         height = max(min(STRIP // (groups * samples), ROWS), FEWEST_ROWS)
-        # a strip holds whole images
         height = max(height // self.image_rows, 1) * self.image_rows
         rows = [slice(i, min(i + height, self.own.stop)) for i in range(self.own.start, self.own.stop, height)]
         return [(r, slice(0, r.stop if self.is_triangle else samples)) for r in rows]
@@ -58,9 +58,10 @@ class Pairs(NamedTuple):
 def pair_sums(
     x: Tensor, own: slice, rates: float | Tensor, itself: float = 0.0, *, memory: int, image_rows: int = 1
 ) -> tuple[Tensor, Pairs]:
-    """The sums of e_ij over j of other images [K, groups, n], and the pairs, of which at most `memory` bytes are kept.
+    """The sums of e_ij over all j of other images [K, groups, n], and the pairs for `add_pair_gradient_`.
 
-    `image_rows` adjacent rows belong to one image. `rates` is one number or [K, groups]. `itself` is added to each sum.
+    At most `memory` bytes of pairs are kept. `image_rows` adjacent rows belong to one image. `rates` is one number or
+    [K, groups]. `itself` is added to each sum.
     """
     sums = x.new_empty(1 if isinstance(rates, float) else len(rates), len(x), own.stop - own.start)
     pairs = Pairs(x, own, rates, x.square().sum(dim=2, keepdim=True), image_rows, sums, [])
@@ -124,26 +125,26 @@ def _known_strips(pairs: Pairs) -> Iterator[tuple[slice, slice, Tensor]]:
 
 
 def _rows(x: Tensor, rows: slice, start: int = 0) -> Tensor:
-    """Rows of x, whose first row is number `start`: [groups, n, ...]. All rows are x itself, because slicing takes time."""
+    """Rows of x, whose first row has the index `start`; x itself for all rows, because slicing takes time."""
     return x if rows.stop - rows.start == x.shape[1] else x[:, rows.start - start : rows.stop - start]
 
 
 def _scratch(x: Tensor, strips: list[tuple[slice, slice]]) -> Tensor:
-    """Memory that all strips reuse, because allocating a strip takes as long as its arithmetic."""
+    """Memory for all strips in turn, because allocating a strip takes as long as its arithmetic."""
     return x.new_empty(len(x) * max((rows.stop - rows.start) * cols.stop for rows, cols in strips))
 
 
 def _block(x: Tensor, shape: Sequence[int], scratch: Tensor | None) -> Tensor:
-    """Memory of that shape, in scratch if there is any."""
+    """Memory of this shape, in scratch if it is given."""
     return x.new_empty(shape) if scratch is None else scratch[: math.prod(shape)].view(shape)
 
 
 def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None) -> Tensor:
-    """-|x_i - x_j|^2 of a strip, or e_ij if there is one rate: [groups, rows, cols]."""
+    """e_ij of a strip if there is only one rate, else -|x_i - x_j|^2: [groups, rows, cols]."""
     x, norms, factors = pairs.x, pairs.norms, pairs.factors()
     out = _block(x, (len(x), rows.stop - rows.start, cols.stop), scratch)
     torch.add(_rows(norms, rows), _rows(norms, cols).mT, out=out)
-    # pairs of the upper half of the rows with the lower half are computed once and copied transposed
+    # pairs between the upper and the lower half of the rows are computed once, and their transpose is copied
     half = (rows.stop - rows.start) // 2 if pairs.is_triangle and rows.stop - rows.start > FEWEST_ROWS else 0
     middle = rows.start + half
     if half:
@@ -152,13 +153,13 @@ def _strip_values(pairs: Pairs, rows: slice, cols: slice, scratch: Tensor | None
     add_product_(lower, _rows(x, slice(middle, rows.stop)), _rows(x, cols).mT, beta=-1, alpha=2)
     if half:
         out[:, :half, middle:] = lower[:, :, rows.start : middle].mT
-    # rounding may make a distance negative
+    # rounding may make a squared distance negative
     out.clamp_max_(0)
     return out if len(factors) > 1 else _of_other_images_(out.mul_(factors[0]).exp_(), pairs, rows)
 
 
 def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, known: Tensor, out: Tensor) -> Tensor:
-    """W_ij of a strip whose values are known, into out: [groups, rows, cols]."""
+    """Write W_ij of a strip to out [groups, rows, cols]; `known` comes from `_strip_values`."""
     factors = pairs.factors()
     if len(factors) > 1:
         out.zero_()
@@ -173,12 +174,12 @@ def _strip_weights(pairs: Pairs, weights: Tensor, rows: slice, cols: slice, know
 
 
 def _similarities(known: Tensor, pairs: Pairs, rows: slice, factor: float | Tensor) -> Tensor:
-    """The similarities e_ij = exp(factor * known_ij) of a strip."""
+    """e_ij = exp(factor * known_ij) of a strip, where known_ij is -|x_i - x_j|^2."""
     return _of_other_images_((known * factor).exp_(), pairs, rows)
 
 
 def _of_other_images_(e: Tensor, pairs: Pairs, rows: slice) -> Tensor:
-    """Set pairs within one image to zero. The rounding of e_ii could exceed all other pairs in the gradient."""
+    """Set e_ij to zero within an image. In the gradient, the rounding error of e_ii could exceed the terms of other pairs."""
     if pairs.image_rows == 1:
         e.diagonal(offset=rows.start, dim1=1, dim2=2).zero_()
         return e

@@ -1,4 +1,4 @@
-"""The characteristic function of samples along random directions (slices), on a CPU."""
+"""The characteristic function of samples along random directions, on a CPU. A slice is the projections on one direction."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from it_losses.slices import unit_directions
 
 __all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projection", "unit_directions", "wave_slopes_", "waves"]
 
-#: most cosines and sines in memory at a time, so that they stay in the cache
+#: the most cosines and sines in memory at a time, so that they fit in the cache
 MOST_WAVES_AT_ONCE = 1 << 18
 
 
 class Waves(NamedTuple):
-    """Projections of the samples, the knots with both signs, and the cosines and sines (waves)."""
+    """The projections x, the knots t with both signs, and the waves cos(t x) and sin(t x)."""
 
     x: Tensor  # [S, slices, n]
     signed: Tensor  # [2, K]
@@ -30,9 +30,9 @@ def largest_projection(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """For each block of slices the sums of cosines and sines over this rank's samples [S, slices, 2, K], and the waves.
+    """Yield, for each block of slices, sums of cosines and sines over this rank's samples [S, slices, 2, K], and the waves.
 
-    x is [S, slices, n] and knots [K]. The next block overwrites the waves.
+    x is [S, slices, n], and knots is [K]. The next block overwrites the waves.
     """
     signed = torch.stack((knots, -knots))
     scratch = x.new_empty(2 * len(knots) * x[:, :slices_at_once].numel())
@@ -47,7 +47,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """Overwrite x [S, slices, n] with d/dx of the sum of weights times waves; weights [S, slices, 2, K]."""
+    """Replace x [S, slices, n] by d/dx of the sum of weights times waves; the weights are [S, slices, 2, K]."""
     x, signed, values = waves
     rows = x.shape[0] * x.shape[1]
     # the derivatives of cos and sin are -sin and cos

@@ -1,8 +1,8 @@
-"""Matrix products on a GPU, by cuBLAS in the dtype of the views with float32 results. Triton kernels centre samples.
+"""Matrix operations on a GPU: cuBLAS multiplies in the dtype of the views and returns float32. Triton kernels centre samples.
 
-Samples are centred in float32 and rounded to the dtype of the views. A bfloat16 gradient is rounded after each operation. A
-float16 gradient is formed in float32, because float16 could underflow before the loss scale multiplies it. Nothing waits for
-the device, and no allocation depends on data, so that every call can be captured in a CUDA graph.
+Shapes are explained in `products`. Samples are centred in float32 and rounded to the dtype of the views. A bfloat16 gradient is
+rounded after each operation. A float16 gradient is computed in float32, because float16 could underflow before the loss scale
+multiplies it. No operation waits for the GPU, so every call can be captured in a CUDA graph.
 """
 
 from collections.abc import Callable
@@ -19,25 +19,25 @@ from it_losses.precision import gradient_dtype
 
 
 class Centred(NamedTuple):
-    """Zc [S, N, dim], and the squared norms of its columns [S, 1, dim]."""
+    """Zc [S, N or n, dim], and its squared column norms [S, 1, dim] (zero if the means were given)."""
 
     zc: Tensor
     norms: Tensor
 
 
 def gram(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Rows of `Zc Zc^T` for this rank [S, n, N], the squared norms of Zc's columns [S, 1, dim], and Zc."""
+    """The rows of `Zc Zc^T` for this rank [S, n, N], squared column norms of Zc [S, 1, dim], and Zc."""
     views = [batch.all_samples(v) for v in range(len(batch.own))]
     zc, norms = _centred(views) if centre else (torch.cat(views), None)
     return product(zc[:, batch.ranks.own], zc.mT), norms, zc
 
 
 def covariance(batch: Batch, *, squares: bool = False, centre: bool = True) -> tuple[Tensor, Tensor | None, Tensor]:
-    """`Zc^T Zc` of all ranks [S, dim, dim], the squared norms of the columns of Zc [S, 1, dim], and this rank's Zc."""
+    """`Zc^T Zc` of all ranks [S, dim, dim], squared column norms of Zc [S, 1, dim], and this rank's Zc."""
     parts = None if batch.is_whole or not centre else _means(batch)
     zc, norms = _centred(batch.own, parts) if centre else (torch.cat(batch.own), None)
     matrix = batch.ranks.summed(product(zc.mT, zc))
-    # on several ranks `norms` covers this rank only, so read the diagonal, which covers all
+    # on several ranks `norms` is not computed, so read the diagonal
     return matrix, norms if batch.is_whole else matrix.diagonal(dim1=1, dim2=2)[:, None].clone(), zc
 
 
@@ -51,12 +51,12 @@ def gradient(
     slope: Tensor | None = None,
     alpha: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Squared distance [] and gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)`: [S, n, dim]."""
+    """Squared distance [], and gradient `difference_weight (Z - Z') + Zc slope + alpha (left Zc or Zc right)` [S, n, dim]."""
     out = empty_gradient(batch)
     own_zc = centred if left is None or batch.is_whole else centred[:, batch.ranks.own]
     total = _differences(batch, difference_weight, out, own_zc, slope)
     matrix = cast(Tensor, right if left is None else left)
-    # rounding the matrix to float16 would lose small elements, so divide by the largest and multiply by it afterwards
+    # float16 would lose small elements of the matrix, so divide by the largest before rounding and multiply afterwards
     unit = largest_magnitude(matrix, dim=(1, 2)) if out.dtype != centred.dtype else None
     operand = (matrix if unit is None else matrix / unit).to(centred.dtype)
     factors = (centred, operand) if left is None else (operand, centred)
@@ -68,12 +68,12 @@ def gradient(
 
 
 def distance(batch: Batch, difference_weight: float | None, out: Tensor | None = None) -> Tensor:
-    """Squared distance of this rank's views []; if out is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
+    """Squared distance of this rank's views []. If `out` is given, write `difference_weight (Z - Z')` [S, n, dim] to it."""
     return _differences(batch, difference_weight, empty_gradient(batch) if out is None else out)
 
 
 def centred(views: list[Tensor]) -> Tensor:
-    """All rows of Zc in one tensor: V x [groups, N, dim] -> [S, N, dim]."""
+    """All views in one tensor, centred: V x [groups, N, dim] -> [S, N, dim]."""
     return _centred(views).zc
 
 
@@ -84,7 +84,7 @@ def empty_gradient(batch: Batch) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of all squares []."""
+    """The sum of all squares []."""
     norm: Tensor = torch.linalg.vector_norm(x, dtype=torch.float32)
     return norm.square_()
 
@@ -101,25 +101,25 @@ def inverse(factor: Tensor) -> Tensor:
 
 
 def solve(right: Tensor, factor: Tensor) -> Tensor:
-    """`(factor factor^T)^-1 right`, the same `right` for all stacks: [side, n], [S, side, side] -> [S, side, n]."""
+    """`(factor factor^T)^-1 right`, the same `right` for each factor: [side, n], [S, side, side] -> [S, side, n]."""
     (result,) = _one_by_one(lambda matrix: (torch.cholesky_solve(right, matrix),))(factor)
     return result
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` [S, n, m] in float32: rounding it to half precision would cost two digits of a loss."""
+    """The product `a b` [S, n, m] in float32, because rounding to half precision would cost two digits of a loss."""
     return torch.bmm(a, b) if a.dtype == torch.float32 else torch.bmm(a, b, out_dtype=torch.float32)
 
 
 def _centred(views: list[Tensor], parts: Moments | None = None) -> Centred:
-    """Views [groups, n, dim] minus their means, or minus the given means, in the dtype of the views."""
+    """Views [groups, n, dim] minus their means, or minus the means in `parts`, in the dtype of the views."""
     groups, rows, dim = views[0].shape
     zc = views[0].new_empty(len(views) * groups, rows, dim)
     return Centred(zc, passes.centre_into(zc, views, passes.moments(views) if parts is None else parts))
 
 
 def _means(batch: Batch) -> Moments:
-    """Means over all ranks, as Moments of one chunk with zero squares."""
+    """The means over all ranks, as Moments of one chunk. The squares are not needed and set to zero."""
     sums = torch.cat([z.sum(dim=1, keepdim=True, dtype=torch.float32) for z in batch.own])
     means = batch.ranks.summed(sums) / batch.samples
     nothing = torch.zeros_like(means)
@@ -129,7 +129,7 @@ def _means(batch: Batch) -> Moments:
 def _differences(
     batch: Batch, weight: float | None, out: Tensor, centred: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    """Write `weight (Z - Z') + Zc slope` to out (`2 weight (Z - mean view)` for more views); return the squared distance []."""
+    """Write `weight (Z - Z') + Zc slope` to out (more views: `2 weight (Z - mean view)`). Return the squared distance []."""
     views = batch.own
     if len(views) == 2 and weight is not None:
         return passes.differences_into(out, views[0], views[1], weight, centred, slope)
@@ -147,10 +147,10 @@ def _differences(
 
 
 def _one_by_one(function: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], list[Tensor]]:
-    """Apply the function to one matrix at a time: batched library calls are slow and cannot be captured in a graph."""
+    """Apply the function to one matrix at a time, because batched calls are slow and cannot be captured in a CUDA graph."""
     return lambda stack: [torch.stack(results) for results in zip(*map(function, stack), strict=True)]
 
 
 def largest_magnitude(x: Tensor, dim: tuple[int, int]) -> Tensor:
-    """The largest absolute value along two axes, which stay with length 1; at least the smallest normal number."""
+    """The largest absolute value over two axes, which keep length 1. It is never 0, so the caller can divide by it."""
     return x.abs().amax(dim=dim, keepdim=True).clamp_min_(torch.finfo(x.dtype).tiny)

@@ -1,7 +1,7 @@
-"""Passes over the samples on a GPU, each reading its inputs once: column moments, centred samples, differences of two views.
+"""Triton kernels for column moments, centred samples, and differences of two views. Each kernel reads its inputs once.
 
-An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Row offsets are
-int64, so they cannot overflow. Sums are float32.
+An evaluation of two views [n, dim] launches `column_moments`, `centre` and `differences` once. Row offsets are int64, so they
+cannot overflow. Sums are float32.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -15,12 +15,12 @@ from torch import Tensor
 
 #: rows of a chunk (see Moments), rows and columns of a tile
 CHUNK, TILE_ROWS, TILE_COLS = 256, 32, 64
-#: set explicitly, or Triton 3.9 warns about its default
+#: set explicitly, because Triton 3.9 warns about the default
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": True}
 
 
 class Moments(NamedTuple):
-    """For each chunk of rows and each column: a sample, the mean minus this sample, and the sum of squares about the mean."""
+    """For each chunk of rows and each column: one sample, the mean minus this sample, and the sum of squares about the mean."""
 
     shifts: Tensor  # [S, chunks, dim] each
     means: Tensor
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
 
 
 def moments(views: list[Tensor]) -> Moments:
-    """Column moments of views [groups, n, dim], chunk by chunk."""
+    """The Moments of views [groups, n, dim]."""
     z_a, z_b = _one_or_two(views)
     groups, rows, cols = z_a.shape
     stacks, chunks = len(views) * len(views[0]), triton.cdiv(rows, CHUNK)
@@ -41,7 +41,7 @@ def moments(views: list[Tensor]) -> Moments:
 
 
 def centre_into(out: Tensor, views: list[Tensor], parts: Moments) -> Tensor:
-    """Write `z - mean` to out [S, n, dim], rounded once to its dtype. Return the squared norms of the columns [S, 1, dim]."""
+    """Write `z - mean` to out [S, n, dim]. Return the squared norms of the columns [S, 1, dim]."""
     z_a, z_b = _one_or_two(views)
     groups, rows, cols = z_a.shape
     norms = parts.means.new_empty(len(out), 1, cols)
@@ -55,9 +55,9 @@ def centre_into(out: Tensor, views: list[Tensor], parts: Moments) -> Tensor:
 def differences_into(
     out: Tensor, z_a: Tensor, z_b: Tensor, weight: float, zc: Tensor | None = None, slope: Tensor | None = None
 ) -> Tensor:
-    """Write `+-weight (z_a - z_b) [+ zc slope]` to out [2 groups, n, dim]. Return the squared distance [].
+    """Write `weight (z_a - z_b)` and `weight (z_b - z_a)` to out [2 groups, n, dim]. Return the squared distance [].
 
-    The sign is + for the first view. zc is [2 groups, n, dim], contiguous in each group; slope is [2 groups, 1, dim].
+    With a slope [2 groups, 1, dim], add `zc slope`; zc is [2 groups, n, dim], contiguous in each group.
     """
     z_a, z_b = _with_unit_columns(z_a), _with_unit_columns(z_b)
     groups, rows, cols = z_a.shape
@@ -73,7 +73,7 @@ def differences_into(
 
 
 def _one_or_two(views: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Two views as they are, one view twice, or a copy of more views in one tensor [S, n, dim], twice."""
+    """Two views as they are, or one view twice. More than two views are first joined to one, [S, n, dim]."""
     views = [_with_unit_columns(z) for z in (views if len(views) <= 2 else [torch.cat(views)])]
     return views[0], views[-1]
 
@@ -84,7 +84,7 @@ def _with_unit_columns(z: Tensor) -> Tensor:
 
 @triton.jit
 def rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups):
-    """Start and row stride of a stack (one group in a view). The stacks of the second view follow those of the first."""
+    """Pointer and row stride of a stack, which is one group in one of two views a and b. The stacks of a come first."""
     is_first = stack < groups
     start = tl.where(is_first, a + stack * a_group, b + (stack - groups) * b_group)
     return start, tl.where(is_first, a_row, b_row)
@@ -95,7 +95,7 @@ def column_moments(
     a, b, a_group, a_row, b_group, b_row, shifts, means, squares, groups, rows, cols,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """A sample, mean_i (z_id - sample), and sum_i (z_id - mean)^2 of a chunk of rows, for a tile of columns."""
+    """Store a sample, mean_i (z_id - sample) and sum_i (z_id - mean)^2 of a chunk of rows, for a tile of columns d."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     chunk = tl.program_id(1)
     stack = tl.program_id(2).to(tl.int64)
@@ -103,9 +103,9 @@ def column_moments(
     in_cols = col < cols
     start, row_stride = rows_of(a, b, a_group, a_row, b_group, b_row, stack, groups)
     base = start + col
-    # differences from a sample are small: squares of samples with a large mean would lose the variance
+    # subtract a sample: with a large mean, squares would lose the variance
     shift = tl.load(base + first.to(tl.int64) * row_stride, mask=in_cols, other=0.0).to(tl.float32)
-    # rows are summed after the loop, so that threads do not wait for each other
+    # sum the rows after the loop, so that threads do not wait for each other
     totals = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     squared = tl.zeros((TILE_ROWS, TILE_COLS), tl.float32)
     for tile_row in range(0, CHUNK, TILE_ROWS):
@@ -129,7 +129,7 @@ def centre(
     a, b, a_group, a_row, b_group, b_row, shifts, means, squares, out, norms, groups, rows, cols, chunks,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Z - mean of a chunk of rows, for a tile of columns; the first chunk also stores sum_i (z_id - mean)^2 over all rows."""
+    """Store z - mean of a chunk of rows, for a tile of columns. The first chunk also stores sum_i (z_id - mean)^2."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     stack = tl.program_id(2).to(tl.int64)
     in_cols = col < cols
@@ -152,7 +152,7 @@ def centre(
         row = tl.program_id(1) * CHUNK + start + tl.arange(0, TILE_ROWS)
         mask = (row < rows)[:, None] & in_cols[None, :]
         tile = tl.load(base + row.to(tl.int64)[:, None] * row_stride + col[None, :], mask=mask, other=0.0).to(tl.float32)
-        # two differences: the mean itself would be rounded, which would shift all samples equally
+        # subtract in two steps, because rounding the sum of both would shift all samples equally
         zc = (tile - origin[None, :]) - average[None, :]
         target = out + (stack * rows + row[:, None]) * cols + col[None, :]
         tl.store(target, zc.to(out.dtype.element_ty), mask=mask)
@@ -163,7 +163,7 @@ def differences(
     a, b, a_group, a_row, b_group, b_row, zc, zc_group, slope, out, distances, rows, cols, weight,
     HAS_SLOPE: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """+-weight (a - b) [+ zc slope] of both views, and sum (a - b)^2 of a tile."""
+    """Store weight (a - b) and weight (b - a), plus zc slope if there is a slope, and the sum of (a - b)^2, of a tile."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(2).to(tl.int64)

@@ -1,10 +1,10 @@
-"""The characteristic function of samples along random directions (slices), on a GPU, in Triton kernels.
+"""The characteristic function of samples along random directions, in Triton. A slice is the projections on one direction.
 
-    normal_numbers   directions before they have length 1, from the hashes of `it_losses.slices`
+    normal_numbers   random directions before they are scaled to length 1, from the hashes of `it_losses.slices`
     sums_of_waves    sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of every slice x and knot t_k
     slopes_of_waves  d/dx_i sum_k a_k cos(t_k x_i) + b_k sin(t_k x_i)
 
-The last two recompute cosines and sines, because storing them would need 2 K times the memory of x.
+The last two recompute cosines and sines (waves), because storing them would need 2 K times the memory of x.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -25,27 +25,26 @@ __all__ = ["MOST_WAVES_AT_ONCE", "distance", "empty_gradient", "largest_projecti
 
 #: no limit, because waves are not stored
 MOST_WAVES_AT_ONCE = 1 << 62
-#: rows and columns of a tile of random numbers: few, because their cosines take many registers
+#: a tile of random numbers is small, because cosines need many registers
 TILE_ROWS, TILE_COLS = 8, 64
-#: samples of a tile
 TILE = 256
 
 
 class Waves(NamedTuple):
-    """Projected samples and knots, from which each pass recomputes cosines and sines (the waves)."""
+    """The projections x and the knots t, from which each kernel recomputes the waves cos(t x) and sin(t x)."""
 
     x: Tensor  # [S, slices, n]
     knots: Tensor  # [K]
 
 
 def unit_directions(count: int, dim: int, *, seed: int, draw: int, like: Tensor) -> Tensor:
-    """Random directions, uniform on the sphere, for the draw of that number: -> [count, dim] in float32."""
+    """Random directions, uniform on the unit sphere, for a seed and a draw number: -> [count, dim] in float32."""
     out = like.new_empty(count, dim, dtype=torch.float32)
     key, half = key_of(seed, draw), (dim + 1) // 2
-    # a signed 32-bit number, so that every key has the same type
+    # make the key a signed 32-bit number, so that every key has the same type in Triton
     key -= (key >> 31) << 32
     grid = triton.cdiv(count, TILE_ROWS), triton.cdiv(half, TILE_COLS)
-    # products of hashes overflow on purpose, so Triton must not check them
+    # products in the hash overflow on purpose, so Triton must not check for overflow
     options = OPTIONS | {"sanitize_overflow": False}
     normal_numbers[grid](
         out, key, count, dim, half, FIRST_COLUMN=FIRST_COLUMN, TILE_ROWS=TILE_ROWS, TILE_COLS=TILE_COLS, **options
@@ -60,9 +59,9 @@ def largest_projection(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """Sums of cosines and of sines over this rank's samples, x [S, slices, n], knots [K] -> [S, slices, 2, K], and the waves.
+    """Yield sums of cosines and sines over this rank's samples [S, slices, 2, K], and the waves.
 
-    All slices are one block: no sines are stored.
+    x is [S, slices, n], and knots is [K]. All slices are one block, because no waves are stored.
     """
     stacks, slices, samples = x.shape
     sums = x.new_empty(stacks, slices, 2, len(knots))
@@ -71,7 +70,7 @@ def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tenso
 
 
 def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
-    """Overwrite x [S, slices, n] with d/dx of the sum of weights times waves; weights [S, slices, 2, K]."""
+    """Replace x [S, slices, n] by d/dx of the sum of weights times waves; the weights are [S, slices, 2, K]."""
     stacks, slices, samples = waves.x.shape
     slopes_of_waves[stacks * slices, triton.cdiv(samples, TILE)](
         waves.x, waves.knots, weights, samples, len(waves.knots), TILE=TILE, **OPTIONS
@@ -81,7 +80,7 @@ def wave_slopes_(waves: Waves, weights: Tensor) -> Tensor:
 
 @triton.jit
 def hashed(x):
-    """The hash in `it_losses.slices`, with 32-bit overflow."""
+    """The hash of `it_losses.slices`, in 32-bit arithmetic that overflows."""
     for _ in tl.static_range(2):
         x = ((x >> 16) ^ x) * 0x45D9F3B
     return (x >> 16) ^ x
@@ -89,7 +88,7 @@ def hashed(x):
 
 @triton.jit(do_not_specialize=["key"])
 def normal_numbers(out, key, count, dim, half, FIRST_COLUMN: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr):
-    """Box-Muller: two normal numbers from each 32 bits, 16 for the radius and 16 for the angle."""
+    """Store two normal numbers from each 32 bits (Box-Muller, 16 bits each for radius and angle)."""
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     col = tl.program_id(1) * TILE_COLS + tl.arange(0, TILE_COLS)
     of_row = hashed(row.to(tl.uint32) ^ key.to(tl.uint32))
@@ -104,7 +103,7 @@ def normal_numbers(out, key, count, dim, half, FIRST_COLUMN: tl.constexpr, TILE_
 
 @triton.jit
 def sums_of_waves(x, knots, sums, samples, count, TILE: tl.constexpr):
-    """sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of one slice."""
+    """Store sum_i cos(t_k x_i) and sum_i sin(t_k x_i) of one slice."""
     row = tl.program_id(0).to(tl.int64)
     for k in range(count):
         knot = tl.load(knots + k)
@@ -121,7 +120,7 @@ def sums_of_waves(x, knots, sums, samples, count, TILE: tl.constexpr):
 
 @triton.jit
 def slopes_of_waves(x, knots, weights, samples, count, TILE: tl.constexpr):
-    """Overwrite x_i with sum_k t_k (b_k cos(t_k x_i) - a_k sin(t_k x_i)) in a tile of one slice; weights are (a, b)."""
+    """Replace x_i by sum_k t_k (b_k cos(t_k x_i) - a_k sin(t_k x_i)) in a tile of one slice; weights holds a and b."""
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
     place = x + row * samples + i
