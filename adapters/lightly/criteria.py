@@ -126,7 +126,7 @@ class EntropyRegularized(nn.Module):
     """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
     Use it for criteria that compare two projections (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a prediction with a
-    target. Add an `EntropyRegularizer` of the projection to their loss instead, as in `modules`.
+    target. Add an `EntropyRegularizer` to their loss instead: `modules` takes the projections.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.
