@@ -134,8 +134,9 @@ def pair_definitions(x: Tensor, own: slice, rates: Tensor, weights: Tensor, imag
 )
 def test_pairs(rows, own, image_rows, count, memory, dtype, monkeypatch):
     monkeypatch.setattr(cuda_pairs, "FEWEST_ROWS", 10)
-    x = samples(2, rows, 20, dtype) - 3
-    rates, weights = torch.rand(count, 2) / 20, torch.rand(count, 2, rows)
+    # squared distances lie on both sides of 1
+    x = (samples(2, rows, 20, dtype) - 3) / 8
+    rates, weights = 3 * torch.rand(count, 2), torch.rand(count, 2, rows)
     sums, pairs = cuda_pairs.pair_sums(x, own, rates, memory=memory, image_rows=image_rows)
     out = torch.ones(2, own.stop - own.start, 20)
     cuda_pairs.add_pair_gradient_(out, pairs, weights)

@@ -211,6 +211,11 @@ def test_the_anchor_holds_each_direction_at_the_variance_its_docstring_says(beta
     assert scale.grad.abs() < 1e-11 * criterion.entropy_weight
 
 
+@pytest.mark.parametrize(("beta", "weight"), [(0.1, 22000), (0.5, 1200), (1, 400), (100, 4)])
+def test_the_default_weight_of_the_anchored_entropy_is_the_documented_one(beta, weight):
+    assert VICRegEntropy("log_det", beta=beta, anchor=True).entropy_weight == pytest.approx(weight)
+
+
 def test_an_estimator_may_be_passed_instead_of_its_name():
     a, b = views(8, 4)
     assert torch.equal(VICRegEntropy(LogDet(3.0))(a, b), VICRegEntropy("log_det", beta=3.0)(a, b))

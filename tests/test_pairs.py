@@ -90,6 +90,12 @@ def test_the_quadratic_entropy_is_the_definition(rows, exclude_self, both, many_
     assert_near(ours[1:], theirs[1:], 1e-11)
 
 
+def test_several_bandwidths_of_the_quadratic_entropy_are_averaged(both):
+    z = batch(2, 9, 4)
+    together, *each = (EntropyRegularizer("quadratic", bandwidth=s)(*z) for s in ((0.5, 0.9), 0.5, 0.9))
+    torch.testing.assert_close(together, torch.stack(each).mean(), rtol=1e-12, atol=0)
+
+
 def test_the_quadratic_entropy_is_the_integral_of_the_squared_density(both):
     z, s, x = torch.tensor([[-0.4], [0.1], [1.3]], dtype=F64), 0.5, torch.linspace(-6, 7, 20001, dtype=F64)
     density = torch.distributions.Normal(z, s).log_prob(x).exp().mean(dim=0)

@@ -239,6 +239,11 @@ def test_slices_depend_on_draw_and_seed_and_not_on_dtype(dim):
         assert not torch.equal(unit_directions(50, dim, seed=seed, draw=draw, like=like), one)
 
 
+def test_a_seed_and_a_draw_number_give_the_same_slices_in_every_version():
+    known = torch.tensor([[0.2804, -0.4473, 0.8493], [0.9787, 0.1552, -0.1341]], dtype=F64)
+    torch.testing.assert_close(unit_directions(2, 3, seed=1, draw=3, like=known), known, rtol=0, atol=1e-4)
+
+
 def test_training_draws_other_slices_at_each_call_and_evaluation_keeps_them():
     (z, _), state = two_views(20, 6), torch.get_rng_state()
     estimator = SIGReg(slices=8)
