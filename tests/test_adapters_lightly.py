@@ -326,6 +326,17 @@ def test_vicreg_is_trained_as_in_lightlys_own_script():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["BYOLPairDist", "SimCLREntropy", "SimSiamEntropy"])
+def test_a_method_of_two_views_refuses_three_with_a_remedy(name):
+    pytest.importorskip("timm")
+    modules = pytest.importorskip("it_losses.adapters.lightly.modules")
+    model = getattr(modules, name)(4, 5, backbone="test_resnet", projector_dim=8)
+    views = list(torch.randn(3, 4, 3, 32, 32))
+    with pytest.raises(ValueError, match=f"{name} needs two views, got 3"):
+        model.training_step((views, torch.zeros(4, dtype=torch.long), []), 0)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "weight"), [("BYOLLogDet", 3.2), ("BYOLPairDist", 0.2), ("SimCLREntropy", 0.2), ("SimSiamEntropy", 0.2)]
 )

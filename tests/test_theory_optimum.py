@@ -56,6 +56,15 @@ def test_distance_from_diagonal_of_two_coordinates():
     assert theory.distance_from_diagonal(both).tolist() == pytest.approx([math.sqrt(2 / 15), 0])
 
 
+def test_a_matrix_that_is_not_positive_definite_has_no_log_determinant():
+    # two negative eigenvalues, so the determinant is positive
+    indefinite, identity = torch.diag(torch.tensor([-1.0, -2.0, 3.0], dtype=F64)), torch.eye(3, dtype=F64)
+    assert theory.log_det_ratio(indefinite, identity[None], identity[None]).isnan()
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=F64)).Q
+    gaps = theory.hadamard_gap(torch.stack((rotation @ indefinite @ rotation.T, identity)))
+    assert gaps[0].isnan() and gaps[1] == 0
+
+
 def test_hadamard_gap_is_the_mutual_information_of_two_coordinates():
     correlation = 0.6
     covariance = torch.tensor([[4.0, 2 * correlation], [2 * correlation, 1.0]], dtype=F64)

@@ -78,6 +78,7 @@ class SimCLREntropy(Pretraining):
     """SimCLR with the entropy of its projections added. The weight, 0.2, was not tuned."""
 
     dim: ClassVar[int] = 128
+    has_two_views: ClassVar[bool] = True
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:
@@ -102,6 +103,7 @@ class SimSiamEntropy(Pretraining):
     """SimSiam with the entropy of its projections added. The weight, 0.2, was not tuned."""
 
     dim: ClassVar[int] = 2048
+    has_two_views: ClassVar[bool] = True
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:
@@ -128,6 +130,7 @@ class BYOLLogDet(Pretraining):
     """BYOL with the log-det entropy of its online projections added, with the weight 3.2."""
 
     dim: ClassVar[int] = 256
+    has_two_views: ClassVar[bool] = True
     entropy: ClassVar[str] = "log_det"
 
     def build(self, width: int, dim: int) -> None:

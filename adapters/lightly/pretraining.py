@@ -37,6 +37,8 @@ class Pretraining(LightningModule):
     dim: ClassVar[int]
     #: learning rate at the end of the schedule, as a fraction of the largest
     end_value: ClassVar[float] = 0.0
+    #: whether the objective takes exactly two views
+    has_two_views: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class Pretraining(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the objective plus the online classifier's loss, and log every term as `train_<term>`."""
         views, targets = batch[0], batch[1]
+        if self.has_two_views and len(views) != 2:
+            raise ValueError(f"{type(self).__name__} needs two views, got {len(views)}. Use a transform with two views.")
         features = self.forward(torch.cat(views)).chunk(len(views))
         terms = self.objective(views, list(features))
         logged = {f"train_{name}": value.detach() for name, value in terms.items()}

@@ -1,5 +1,7 @@
 """Theorem 2: under bounded eigenvalues, the covariance that maximises sum_i log |S_Z| / (|S(x_i)||S(x'_i)|) is diagonal."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,9 +58,10 @@ def maximise_log_det_ratio(
 
 
 def _log_det(matrix: Tensor) -> Tensor:
-    """`log|S|`: [..., dim, dim] -> [...]."""
-    log_det: Tensor = torch.linalg.slogdet(matrix).logabsdet
-    return log_det
+    """`log|S|`, or NaN if S is not positive definite: [..., dim, dim] -> [...]."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    log_det: Tensor = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    return log_det.masked_fill(failed != 0, math.nan)
 
 
 def _clamped(matrix: Tensor, smallest: float, largest: float) -> Tensor:
