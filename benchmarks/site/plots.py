@@ -43,7 +43,7 @@ def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[
 
 
 def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]], *, log: int | None = 10) -> Axes:
-    """Plot the linear probe against a constant: a line for each name, and a tick at each value that was tried."""
+    """Plot the linear probe against a setting: a line for each name, and a tick at each value that was tried."""
     axes = figure.add_subplot(xlabel=label, ylabel="linear probe, %")
     for name, points in curves.items():
         x = sorted(points)

@@ -39,7 +39,7 @@ def _unit_rows(z: Tensor) -> tuple[Tensor, Derivative]:
 
     def derivative(gradient: Tensor) -> Tensor:
         radial = torch.linalg.vecdot(u, gradient.to(u.dtype)).unsqueeze(2)
-        # where SMALLEST replaced the norm, u is z times a constant, so the radial part of the gradient stays
+        # where SMALLEST replaced the norm, u is z times a constant, so no radial part is subtracted
         radial.masked_fill_(norm == SMALLEST, 0)
         return gradient.addcmul_(u, radial, value=-1).div_(norm)
 

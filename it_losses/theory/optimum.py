@@ -38,8 +38,8 @@ def maximise_log_det_ratio(
 
     This is the law of total covariance: M is the covariance of the means f(x_i), which the network can choose. S(x_i) and
     S(x'_i), `[images, dim, dim]`, are given. From a random M, each step follows the gradient `d log|S_Z| / dM = S_Z^-1` and
-    then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So S_Z is diagonal except for the
-    conditional covariances.
+    then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So only S(x_i) and S(x'_i) give S_Z
+    off-diagonal entries.
 
     Source: Theorem 2 and Figure 3 of arXiv 2303.00633.
     """
