@@ -289,7 +289,7 @@ def test_compiled_code_counts_its_calls_in_one_graph(backend, monkeypatch):
         views = two_views(rows, 6)
         assert_near(evaluated(function, views), evaluated(eager, views), 1e-12)
     assert len(graphs) == 1
-    # an eager call continues the count of the compiled calls
+    # called eagerly, `compiled` continues the count of `function`
     torch.testing.assert_close(compiled(*views), eager(*views), rtol=1e-12, atol=0)
 
 

@@ -109,7 +109,7 @@ def _add_gradient_of_one_weight_(out: Tensor, pairs: Pairs, weight: Tensor) -> N
 
 
 def _subtract_product_(out: Tensor, pairs: Pairs, rows: slice, cols: slice, w: Tensor, x: Tensor) -> None:
-    """Subtract the product of x with a strip w of a symmetric matrix, of which a single rank has the lower triangle."""
+    """Subtract `w x`. w is a strip of a symmetric matrix, or of its lower triangle if this rank has all rows."""
     add_product_(_rows(out, rows, pairs.own.start), w, _rows(x, cols), alpha=-1)
     if pairs.is_triangle and rows.start:
         before = slice(0, rows.start)

@@ -30,7 +30,7 @@ def largest_projection(x: Tensor) -> Tensor:
 
 
 def waves(x: Tensor, knots: Tensor, slices_at_once: int) -> Iterator[tuple[Tensor, Waves]]:
-    """Yield, for each block of slices, sums of cosines and sines over this rank's samples [S, slices, 2, K], and the waves.
+    """Yield, for each block of slices, sums [S, slices, 2, K] of cosines and sines over this rank's samples, and the waves.
 
     x is [S, slices, n], and knots is [K]. The next block overwrites the waves.
     """

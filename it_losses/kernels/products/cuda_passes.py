@@ -129,7 +129,7 @@ def centre(
     a, b, a_group, a_row, b_group, b_row, shifts, means, squares, out, norms, groups, rows, cols, chunks,
     CHUNK: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Store z - mean of a chunk of rows, for a tile of columns. The first chunk also stores sum_i (z_id - mean)^2."""
+    """Store z - mean for a chunk of rows and a tile of columns. The first chunk also stores sum_i (z_id - mean)^2."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     stack = tl.program_id(2).to(tl.int64)
     in_cols = col < cols
