@@ -12,7 +12,7 @@ from benchmarks.site.rows import changed, folder, gpu_folder, read, records, sco
 from benchmarks.site.sources import ROOT
 from benchmarks.speed.measure import Row
 from benchmarks.speed.report import Key, by_case
-from benchmarks.statistics import LEVEL, difference, holm
+from benchmarks.statistics import LEVEL, difference
 from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator, VICReg, VICRegEntropy
 from it_losses.__main__ import estimator_table
@@ -157,14 +157,12 @@ def accuracies() -> str:
 
 def _accuracies(path: Path) -> dict[str, str]:
     runs = records(path)
-    made = [row for row in BASES if runs.of(row)]
-    tests = [difference(runs.scores(row, "linear"), runs.scores(BASES[row], "linear")).p_value for row in made]
-    p_values = dict(zip(made, holm(tests), strict=True))
+    gaps = runs.compared({row: BASES[row] for row in BASES if runs.of(row)}, "linear")
     images = {"fashion_mnist": "Fashion-MNIST", "image_folder": "drawings"}.get(runs.settings["dataset"], "digits")
     cells = {"images, network": f"{images}, {runs.settings['backbone']}", "seeds": str(_seeds(path))}
     for row in OBJECTIVES:
         text = score(path, row).text() if runs.of(row) else ""
-        cells[title(row)] = f"**{text}**" if p_values.get(row, 1.0) < LEVEL else text
+        cells[title(row)] = f"**{text}**" if row in gaps and gaps[row].p_value < LEVEL else text
     return cells
 
 
