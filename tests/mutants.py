@@ -48,7 +48,7 @@ CHECKED_BY = {
     "entropy/variance_covariance.py": ["test_closed_forms.py", *EVERY_ENTROPY, "test_criteria.py"],
     "entropy/quadratic.py": ["test_pairs.py", "test_identities.py", *EVERY_ENTROPY],
     "entropy/renyi.py": ["test_renyi.py", *EVERY_ENTROPY],
-    "entropy/sigreg.py": ["test_sigreg.py", *EVERY_ENTROPY, "test_public.py"],
+    "entropy/sigreg.py": ["test_sigreg.py", *EVERY_ENTROPY, "test_constants.py", "test_public.py"],
     "entropy/koleo.py": ["test_koleo.py", *EVERY_ENTROPY],
     "entropy/spacings.py": ["test_spacings.py", *EVERY_ENTROPY],
     "bound.py": ["test_criteria.py", "test_likelihood.py", "test_constants.py", "test_contract.py", "test_distributed.py"],
