@@ -301,7 +301,8 @@ def reference_objectives(name):
 
 
 @pytest.mark.parametrize(
-    ("backend", "told"), [("reference", "with the same IT_LOSSES_BACKEND"), ("fastest", "ranks [1] of the group raised an error")]
+    ("backend", "told"),
+    [("reference", "with the same IT_LOSSES_BACKEND"), ("fastest", "ranks [1] of the group raised an error")],
 )
 def test_another_backend_on_one_rank_is_an_error_on_every_rank(backend, told):
     first, last = ranks.run(2, told_with_backends, (VICReg, VICReg), "fused", backend)
