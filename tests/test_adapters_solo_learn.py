@@ -242,7 +242,7 @@ def test_a_plugin_whose_adapter_cannot_be_imported_lets_hydra_compose(monkeypatc
         composed_with(plugin().ItLossesConfigs, monkeypatch)
     said = [str(warning.message) for warning in caught if "it-losses" in str(warning.message)]
     assert [message.partition(":")[0] for message in said] == [
-        "the methods of it-losses could not be registered with solo-learn",
+        "solo-learn cannot find the methods of it-losses",
         "Hydra cannot find the configs of it-losses",
     ][: 2 * solo_learn_is_loaded]
 

@@ -35,7 +35,7 @@ class ItLossesConfigs(SearchPathPlugin):
 
 
 if "solo.methods" in sys.modules:
-    with warned("the methods of it-losses could not be registered with solo-learn"):
+    with warned("solo-learn cannot find the methods of it-losses"):
         from it_losses.adapters.solo_learn import register
 
         register()

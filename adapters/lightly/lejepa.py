@@ -167,7 +167,7 @@ class LeJEPALoss(Checked):
             tell_ranks_of_refusal(self.sigreg.distributed)
             raise ValueError(
                 "local_proj and global_proj must have shape [views, batch, dim] with the same batch and dim, got "
-                f"{shapes[0]} and {shapes[1]}. Stack the views of each: torch.stack(views)."
+                f"{shapes[0]} and {shapes[1]}. Stack them with torch.stack(views)."
             )
         all_proj = torch.cat([global_proj, local_proj])
         invariance = lejepa_invariance_loss(all_proj=all_proj, global_proj=global_proj)

@@ -71,7 +71,7 @@ class Configured(BaseMethod):
         differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}
         if not differ:
             return
-        message = f"the checkpoint was trained with other method_kwargs: {differ} (saved value, present value)"
+        message = f"the checkpoint was trained with other method_kwargs: {differ} (saved, present)"
         # main_pretrain deletes this entry if the user named a checkpoint, and leaves it None if auto_resume chose one
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
             self.cfg, "auto_resume.enabled", default=False
