@@ -48,13 +48,13 @@ def _entrypoint(timm: Any, name: str) -> Any:
     for module in vars(timm.models).values():
         if getattr(module, "__name__", "").startswith("timm.models.") and architecture in getattr(module, "__all__", ()):
             return lambda **options: getattr(module, architecture)(**options)
-    raise ValueError(f"the name {name!r} is taken by {own.__module__}, and timm itself has no model of that name.")
+    raise ValueError(f"{name!r} is not a model of timm: {own.__module__} registered this name. Pass the name of a timm model.")
 
 
 def _keep_resolution(model: Any, name: str) -> None:
     stem, pool = getattr(model, "conv1", None), getattr(model, "maxpool", None)
     if not isinstance(stem, nn.Conv2d) or pool is None:
-        raise ValueError(f"small_images changes the stem of ResNets only, got {name!r}. Pass the model's own options instead.")
+        raise ValueError(f"small_images=True is for ResNets only, got {name!r}. Pass options of this model instead.")
     model.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = nn.Identity()
 

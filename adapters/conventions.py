@@ -58,7 +58,7 @@ def translated(library: str, **arguments: object) -> dict[str, object]:
     ours = ARGUMENTS[library]
     unknown = sorted(set(arguments) - set(ours))
     if unknown:
-        raise ValueError(f"{library}'s VICReg takes {sorted(ours)}, got {unknown}.")
+        raise ValueError(f"{library}'s VICReg accepts {sorted(ours)}, got {unknown}.")
     return DEFAULTS[library] | {ours[name]: value for name, value in arguments.items()}
 
 

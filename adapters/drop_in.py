@@ -75,7 +75,7 @@ def check_can_gather(gather_distributed: bool) -> None:
     if gather_distributed and not dist.is_available():
         raise ValueError(
             "gather_distributed=True needs torch.distributed, which this build of torch lacks. "
-            "Pass gather_distributed=False, or install a torch with distributed support."
+            "Pass gather_distributed=False, or install another build of torch."
         )
 
 

@@ -152,9 +152,9 @@ class EmbeddingMonitor(lightning.Callback):  # type: ignore[misc]
         if step.unreadable is not None:
             raise ValueError(step.unreadable)
         if not step.can_see:
-            raise ValueError("nothing to measure: name the module that makes the embeddings, EmbeddingMonitor('name').")
+            raise ValueError("nothing to measure. Name the module that returns the embeddings: EmbeddingMonitor('name').")
         self._warn(
-            "EmbeddingMonitor saw no embeddings of two rows or more in this step: name the module that makes them. "
+            "EmbeddingMonitor found no embeddings with at least two rows in this step. Name the module that returns them. "
             "Code inside a compiled module cannot be observed: compile its submodules instead."
         )
 

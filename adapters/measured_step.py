@@ -131,11 +131,11 @@ def _nothing(*call: Any) -> None:
 def _existing(name: str, modules: Mapping[str, nn.Module]) -> str:
     if name not in modules:
         children = [child for child in modules if child and "." not in child]
-        raise ValueError(f"nothing to measure: the module has no submodule {name!r}. It has {children}.")
+        raise ValueError(f"nothing to measure, because the module has no submodule {name!r}. It has {children}.")
     if isinstance(modules[name], CRITERIA):
         raise ValueError(
-            f"{name!r} is a criterion: it returns its loss, not embeddings. Leave the name out to measure the views of "
-            "criteria, or name the module that makes the embeddings."
+            f"{name!r} is a criterion, which returns a loss and no embeddings. Leave the name out to measure the views of "
+            "criteria, or name the module that returns embeddings."
         )
     return name
 
@@ -150,11 +150,11 @@ def _why_unreadable(views: Sequence[Any]) -> str | None:
     """The reason why outputs are not views [batch, ...] of one shape; None if they are."""
     for z in views:
         if not isinstance(z, Tensor):
-            return f"returned a {type(z).__name__}, no tensor."
+            return f"returned a {type(z).__name__}, which is not a tensor."
         if z.ndim < 2 or not z.is_floating_point():
-            return f"returned {z.dtype} of shape {tuple(z.shape)}, no batch of embeddings."
+            return f"returned {z.dtype} of shape {tuple(z.shape)}, which is not a batch of embeddings."
     shapes = {z.shape[1:] for z in views}
-    return None if len(shapes) == 1 else f"returned {len(views)} tensors of different kinds."
+    return None if len(shapes) == 1 else f"returned {len(views)} tensors of {len(shapes)} different shapes."
 
 
 def _evenly(z: Tensor, most: int) -> Tensor:

@@ -43,7 +43,7 @@ class SelfSupervised(BaseMetricLossFunction):  # type: ignore[misc]
         _check_unlabelled(labels, indices_tuple, ref_labels)
         # if the user passes no ref_emb, the library passes the embeddings again
         if ref_emb is None or ref_emb is embeddings:
-            raise ValueError("the loss needs the other view: call loss(embeddings, ref_emb=other_view).")
+            raise ValueError("the loss needs the other view. Call loss(embeddings, ref_emb=other_view).")
         return _finished(self.criterion(embeddings, ref_emb))
 
 
@@ -77,7 +77,7 @@ class VICRegLoss(HostNames, SelfSupervised):
     ) -> None:
         for name in ("distance", "embedding_regularizer"):
             if name in options:
-                raise ValueError(f"VICRegLoss has no {name}, as in the library. Leave it out.")
+                raise ValueError(f"VICRegLoss accepts no {name}, as in the library. Leave it out.")
         if not isinstance(options.get("reducer"), (MeanReducer, type(None))):
             raise ValueError(
                 f"VICRegLoss supports only MeanReducer, got reducer={options['reducer']!r}. "
@@ -107,7 +107,7 @@ class VICRegLoss(HostNames, SelfSupervised):
 
 def _check_unlabelled(labels: Any, indices_tuple: Any, ref_labels: Any) -> None:
     if labels is not None or indices_tuple is not None or ref_labels is not None:
-        raise ValueError("a self-supervised loss has no labels and no tuples: call loss(embeddings, ref_emb=other_view).")
+        raise ValueError("this loss accepts no labels, ref_labels or indices_tuple. Call loss(embeddings, ref_emb=other_view).")
 
 
 def _finished(value: Tensor) -> dict[str, Any]:

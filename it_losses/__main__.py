@@ -60,7 +60,7 @@ def report() -> str:
     lines = [f"it-losses {it_losses.__version__}", f"python {platform.python_version()} on {platform.machine()}"]
     lines += [_version(package) for package in COMPANIONS]
     lines += [f"devices: {_devices()}", "", "implementation of each estimator:", *_implementations()]
-    lines += ["", "float32 differences of value and gradient, relative, 256 x 64:", *_errors()]
+    lines += ["", "relative differences of value and gradient in float32, 256 x 64:", *_errors()]
     return "\n".join(lines)
 
 
@@ -77,7 +77,7 @@ def _device() -> torch.device:
 def _why_reference(fused: str, z: Tensor) -> str:
     """Why the reference implementation runs for views like z; an empty string if the fused implementation runs."""
     if kernels is None:
-        return "the folder kernels is missing"
+        return "the folder it_losses/kernels is missing"
     if kernels.is_fused(fused, (), z):
         return ""
     reason: str = kernels.why_not_fused(fused, z)
@@ -103,7 +103,7 @@ def self_test() -> str:
 
 def _kernel_faults() -> list[str]:
     if not torch.cuda.is_available() or kernels is None:
-        return ["  not run: there is no CUDA device" if kernels else "  the folder kernels is missing"]
+        return ["  not run: there is no CUDA device" if kernels else "  not run: the folder it_losses/kernels is missing"]
     lines = []
     for (products, most), dtype, less in itertools.product(kernels.self_test.ROWS.items(), DTYPES, (0, 7)):
         rows, dim = most - less, kernels.self_test.DIM - less
@@ -159,9 +159,9 @@ def _backend(name: str) -> Iterator[None]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m it_losses", description="Versions, devices, and which code runs.")
+    parser = argparse.ArgumentParser(prog="python -m it_losses", description=__doc__)
     parser.add_argument("--estimators", action="store_true", help="print the table of estimators instead")
-    parser.add_argument("--self-test", action="store_true", help="test the GPU kernels and every estimator in every dtype too")
+    parser.add_argument("--self-test", action="store_true", help="also test the GPU kernels, and each estimator in each dtype")
     options = parser.parse_args(arguments)
     try:
         for variable, names in VARIABLES.items():

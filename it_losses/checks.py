@@ -60,16 +60,14 @@ def _check_shape(z: Tensor, min_batch: int) -> None:
             "Raise the batch size, or drop the last batch."
         )
     if z.numel() == 0:
-        raise ViewError(f"the objective needs at least one dimension, got z of shape {tuple(z.shape)}.")
+        raise ViewError(f"the objective needs embeddings that are not empty, got shape {tuple(z.shape)}.")
 
 
 def _check_alike(first: Tensor, other: Tensor) -> None:
     for trait in ("shape", "dtype", "device"):
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
-            raise ViewError(
-                f"views must have the same {trait}, got {ours} and {theirs}. Give all views the same {trait} first."
-            )
+            raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}.")
 
 
 def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
@@ -86,13 +84,13 @@ def _obstacle(z: object) -> str:
     if not isinstance(z, Tensor):
         return f"the objective needs a tensor for each view, got {type(z).__name__}. {_tensor_of(z)}"
     if z.is_nested:
-        return "the objective needs one row for each sample, got a nested tensor. Join its parts: torch.cat(z.unbind())."
+        return "the objective needs a dense tensor, got a nested tensor. Join its parts: torch.cat(z.unbind())."
     if subclass := _subclass(z):
         return subclass
     if z.layout is not torch.strided:
         return f"the objective needs a dense tensor, got one of layout {z.layout}. Convert it with .to_dense()."
     if z.is_complex():
-        remedy = "Pass real parts: torch.view_as_real(z).flatten(-2), or z.abs()."
+        remedy = "Convert it to real numbers: torch.view_as_real(z).flatten(-2), or z.abs()."
         return f"the objective needs floating-point numbers, got {z.dtype}. {remedy}"
     if z.is_quantized:
         return f"the objective needs floating-point numbers, got {z.dtype}. Convert it with .dequantize()."
@@ -103,24 +101,24 @@ def _subclass(z: object) -> str:
     """The error message for a DTensor or a masked tensor, which are recognised by their methods; otherwise empty."""
     if hasattr(z, "to_local") and hasattr(z, "full_tensor"):
         return (
-            "the objective needs a plain tensor, got a DTensor. Pass z.to_local() where each rank holds its own samples, which "
-            "the criterion gathers. Otherwise pass z.full_tensor() with gather_distributed=False."
+            "the objective needs a plain tensor, got a DTensor. If each rank holds its own samples, pass z.to_local(): the "
+            "criterion gathers them. Otherwise pass z.full_tensor() with gather_distributed=False."
         )
     if hasattr(z, "get_mask") and hasattr(z, "get_data"):
-        return "the objective needs every sample, got a masked tensor. Select the rows that count: z.get_data()[rows]."
+        return "the objective needs a plain tensor, got a masked tensor. Pass only the valid rows: z.get_data()[rows]."
     return ""
 
 
 def _tensor_of(z: object) -> str:
     """The advice in the error message for a view that is not a tensor."""
     if z is None:
-        return "Call criterion(z_a, z_b); for views that are stacked on dimension 0, criterion(*views)."
+        return "Call criterion(z_a, z_b). If the views are stacked along dimension 0, call criterion(*views)."
     if isinstance(z, Mapping):
         return "Pass the tensors that it holds: criterion(*views.values())."
     if isinstance(z, Iterator) or (isinstance(z, Sequence) and any(isinstance(item, Tensor) for item in z)):
         return "Pass the tensors that it holds: criterion(*views)."
     if hasattr(z, "__array__"):
-        return "Convert it with torch.as_tensor; functions of it_losses.diagnostics take NumPy arrays as they are."
+        return "Convert it with torch.as_tensor. (Only it_losses.diagnostics accepts NumPy arrays.)"
     return "Convert it with torch.as_tensor."
 
 
@@ -132,7 +130,7 @@ def check_weight(name: str, value: Weight) -> Weight:
         return value
     number = _number(value)
     if number is None or number < 0:
-        hint = _if_text(value) or " The objective sets the sign of each term: pass its size."
+        hint = _if_text(value) or " The objective sets the sign of each term, so pass a positive weight."
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
     return value if _wants_gradient(value) else number
 
@@ -140,7 +138,7 @@ def check_weight(name: str, value: Weight) -> Weight:
 def check_positive(name: str, value: SupportsFloat, *, or_zero: bool = False) -> float:
     """The constant as a float; ValueError unless it is a finite number > 0 (>= 0 with `or_zero`)."""
     if _wants_gradient(value):
-        raise ValueError(f"{name} receives no gradient, got {value!r}. Pass a number: float(value).")
+        raise ValueError(f"{name} cannot be trained, got {value!r}. Pass a number: float(value).")
     number = _number(value)
     if number is None or number < 0 or (number == 0 and not or_zero):
         raise ValueError(f"{name} must be a finite number {'>=' if or_zero else '>'} 0, got {value!r}.{_if_text(value)}")
@@ -187,7 +185,7 @@ def check_matrix(name: str, z: object, *, floating: bool = True) -> Tensor:
         kind = "floating-point" if floating else "real"
         raise ValueError(f"{name} must be a {kind} tensor, got {z.dtype if isinstance(z, Tensor) else type(z).__name__}.")
     if z.ndim != 2 or z.numel() == 0:
-        raise ValueError(f"{name} must have shape (rows, columns), got {tuple(z.shape)}.")
+        raise ValueError(f"{name} must have shape (rows, columns) and not be empty, got {tuple(z.shape)}.")
     return z
 
 

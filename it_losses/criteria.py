@@ -22,7 +22,7 @@ def _check_entropy(name: str, value: str | EntropyEstimator) -> EntropyEstimator
 
 def _check_distributed(name: str, value: object) -> DistributedOptions:
     if not isinstance(value, DistributedOptions):
-        raise ValueError(f"{name} must be DistributedOptions, got {value!r}. Change an option with {name}._replace(...).")
+        raise ValueError(f"{name} must be DistributedOptions, got {value!r}. To change an option, assign {name}._replace(...).")
     return distributed_options(*value)
 
 
@@ -260,7 +260,7 @@ class EntropyRegularizer(Checked):
 def _weight(name: str, named: Weight | None, default: float | None) -> Weight:
     weight = default if named is None else named
     if weight is None:
-        raise ValueError(f"there is no default {name}, because a good value depends on dim. Pass {name}.")
+        raise ValueError(f"{name} has no default for this entropy and invariance. Pass {name}.")
     return weight
 
 

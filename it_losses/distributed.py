@@ -56,7 +56,7 @@ def distributed_options(gather_distributed: bool, process_group: object, gradien
     if process_group is not None and not isinstance(process_group, str):
         if not isinstance(process_group, dist.ProcessGroup):
             hint = " Pass mesh.get_group()." if hasattr(process_group, "get_group") else ""
-            raise ValueError(f"process_group must be a group that this rank is in, got {process_group!r}.{hint}")
+            raise ValueError(f"process_group must be a process group that contains this rank, got {process_group!r}.{hint}")
         process_group = process_group.group_name
     return DistributedOptions(check_flag("gather_distributed", gather_distributed), process_group or "", gradient_reduction)
 
@@ -116,9 +116,9 @@ def explained(group: dist.ProcessGroup, objective: str) -> Iterator[None]:
     except RuntimeError as error:
         raise RuntimeError(
             f"rank {group.rank()} of {group.size()} failed in a collective while it evaluated {objective or 'a criterion'} "
-            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion the same number of "
-            "times. Give all ranks as many batches (drop_last=True, a DistributedSampler), or pass gather_distributed=False. "
-            "If another rank failed first, the error on that rank says why."
+            f"for the batch of all ranks: {str(error).splitlines()[0]}. Every rank must call the criterion as often as "
+            "the others. Give all ranks the same number of batches (drop_last=True, a DistributedSampler), or pass "
+            "gather_distributed=False. If another rank failed first, see its error message."
         ) from error
 
 
@@ -146,18 +146,18 @@ def check_ranks_agree(views: Sequence[Tensor], group_name: str, *, objective: tu
         raise refusal
     refused = [rank for rank, (rows, *_) in enumerate(all_ranks) if rows == 0]
     if refused:
-        raise ViewError(f"ranks {refused} of the group failed before this exchange. The errors on those ranks say why.")
+        raise ViewError(f"ranks {refused} of the group raised an error before the loss was computed. See their error messages.")
     if any(row[1:] != all_ranks[0][1:] for row in all_ranks):
-        objectives = _gather_text(f"{evaluated} with constants and weights {objective[1:]}", group)
+        named = _gather_text(f"{evaluated} with constants and weights {objective[1:]}", group)
         brought = [
-            f"rank {rank}: {v} views [{n}, {g}, {d}] of {_DTYPES[t]} to {objectives[rank]}"
+            f"rank {rank}: {v} views of shape [samples, groups, dim] = [{n}, {g}, {d}], {_DTYPES[t]}, objective {named[rank]}"
             for rank, (n, v, g, d, t, _) in enumerate(all_ranks)
         ]
         raise ViewError(
-            "all ranks must call the same objective with the same number of views, dim and dtype, but they passed:\n"
+            "all ranks must call the same objective with the same number of views, groups, dim and dtype, but they differ:\n"
             + "\n".join(brought)
-            + "\nBuild the same model and criterion on every rank, with the same IT_LOSSES_BACKEND, and set its constants on "
-            "all of them at the same step."
+            + "\nBuild the same model and criterion on every rank, with the same IT_LOSSES_BACKEND, and set its constants at "
+            "the same step."
         )
     rows = [row[0] for row in all_ranks]
     if sum(rows) < 2:

@@ -251,7 +251,7 @@ def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float, leas
     """Assert that each pair of tensors differs by at most `tolerance * max(|theirs|.max(), least)` in every element."""
     for mine, other in zip(ours, theirs, strict=True):
         error, scale = (mine.double() - other.double()).abs().max(), other.abs().max().double()
-        assert error <= tolerance * max(scale, least), f"{error:.3g} against {scale:.3g}"
+        assert error <= tolerance * max(scale, least), f"largest error {error:.3g}, allowed {tolerance * max(scale, least):.3g}"
 
 
 def assert_no_worse(fused: Tensor, reference: Tensor, exact: Tensor, *, tolerance: float) -> None:

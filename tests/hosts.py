@@ -21,7 +21,8 @@ def checkout(variable, file):
     """Return the checkout that the environment variable names. Skip the test unless this checkout contains the file."""
     home = Path(os.environ.get(variable, ""))
     if not os.environ.get(variable) or not (home / file).is_file():
-        pytest.skip(f"{variable} names no checkout with {file} (git clone https://github.com/{REPOSITORIES[variable]})")
+        clone = f"git clone https://github.com/{REPOSITORIES[variable]}"
+        pytest.skip(f"{variable} is not set, or its folder has no {file}. Run: {clone}, and set {variable} to that folder")
     return home
 
 
@@ -33,5 +34,5 @@ def module(name, variable=None):
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        where = f", and {variable} names no checkout" if variable else ""
-        pytest.skip(f"{name} cannot be imported ({error}){where}")
+        remedy = f". Install it, or set {variable} to a checkout of it" if variable else ""
+        pytest.skip(f"{name} cannot be imported ({error}){remedy}")

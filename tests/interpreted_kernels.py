@@ -28,7 +28,8 @@ def loop(count):
 try:
     loop[(1,)](2)
 except triton.runtime.errors.InterpreterError as error:
-    pytest.skip(f"the interpreter of Triton {triton.__version__} cannot loop with this numpy: {error}", allow_module_level=True)
+    reason = f"the interpreter of Triton {triton.__version__} cannot run a loop with the installed numpy: {error}"
+    pytest.skip(reason, allow_module_level=True)
 
 #: dtype -> relative rounding error of an element. For bfloat16 it is twice as large as on a GPU, because the
 #: interpreter truncates
@@ -327,7 +328,7 @@ class NoLaunch:
         raise RuntimeError("Triton Error [CUDA]: invalid argument")
 
 
-FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "is off by": writes_nothing, "invalid argument": NoLaunch()}
+FAULTS = {"compile": does_not_compile, "nan": writes_nothing, "has an error of": writes_nothing, "invalid argument": NoLaunch()}
 LAUNCHED = {
     "column_moments": cuda_passes,
     "centre": cuda_passes,
@@ -344,7 +345,7 @@ LAUNCHED = {
     ("kernel", "fault"),
     [
         # `slopes_of_waves` works in place, so `writes_nothing` gives a wrong result instead of NaN
-        *[(kernel, "is off by" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
+        *[(kernel, "has an error of" if kernel == "slopes_of_waves" else "nan") for kernel in LAUNCHED],
         ("centre", "compile"),
         ("pair_weights", "invalid argument"),
     ],

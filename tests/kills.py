@@ -74,8 +74,10 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
             ended(process, folder)
         kept = numbers(killed)
         assert before.items() <= kept.items(), "a finished run was lost or changed"
-        assert kept.items() <= whole.items(), "a run has other results than without kills"
-        print(f"{program}: {done} kills, now after {after:.1f} s, {len(kept)} of {len(whole)} runs kept", flush=True)
+        assert kept.items() <= whole.items(), "the results of a run differ from its results without kills"
+        print(
+            f"{program}: {done} kills so far; the last run had {after:.1f} s; {len(kept)} of {len(whole)} runs kept", flush=True
+        )
         before = kept
         if len(kept) == len(whole):
             # all runs are finished, so the next kills need a new folder
@@ -89,14 +91,14 @@ def check(program: str, kills: int, draw: random.Random, folder: Path) -> None:
 def main() -> None:
     """Check every program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="of each program")
+    parser.add_argument("--kills", type=int, default=20, help="number of times to kill each program")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     for program in PROGRAMS:
         with tempfile.TemporaryDirectory() as folder:
             check(program, options.kills, random.Random(options.seed), Path(folder))
-        print(f"{program}: {options.kills} kills survived")
+        print(f"{program}: no run was lost or changed in {options.kills} kills")
 
 
 if __name__ == "__main__":

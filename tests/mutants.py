@@ -221,8 +221,8 @@ def testable() -> list[str]:
 def main() -> None:
     """Test a sample of the mutants, and print the survivors."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", default=testable(), help="files of it_losses; all of the mathematics by default")
-    parser.add_argument("--sample", type=int, help="so many mutants, drawn at random; all by default")
+    parser.add_argument("files", nargs="*", default=testable(), help="files of it_losses (default: those of the mathematics)")
+    parser.add_argument("--sample", type=int, help="number of mutants to draw at random (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "FUZZ_CASES": "900", "FUZZ_SEED": "0", "FUZZ_NAMES": " ".join(FUZZED)}
@@ -236,7 +236,7 @@ def main() -> None:
     # test the unchanged package first, because a test that always fails would seem to kill every mutant
     used = dict.fromkeys(test for file, *_ in drawn for test in CHECKED_BY[file])
     assert survives("__init__.py", ast.parse((PACKAGE / "__init__.py").read_text()), list(used)), (
-        "a test fails without a mutant"
+        "a test fails on the unchanged package. Fix it first"
     )
     alive = 0
     for tested, (file, line, description, mutant) in enumerate(drawn, 1):

@@ -38,7 +38,7 @@ def assert_gone(*pids):
         if not any(map(alive, pids)):
             return
         time.sleep(0.1)
-    raise AssertionError(f"one of the processes {pids} is still there")
+    raise AssertionError(f"one of the processes {pids} still runs")
 
 
 def _end_session(process):

@@ -56,7 +56,7 @@ def _answers(pending):
                 failures.append(f"rank {rank}:\n{error}")
                 deadline = min(deadline, time.monotonic() + GRACE)
     assert not failures, "\n".join(failures)
-    assert not pending, f"no answer of ranks {sorted(pending.values())} within {PATIENCE} seconds"
+    assert not pending, f"ranks {sorted(pending.values())} did not answer within {PATIENCE} seconds"
     return results
 
 

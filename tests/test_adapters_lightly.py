@@ -381,7 +381,7 @@ def test_the_runner_asks_for_a_benchmark_script(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["it_losses.adapters.lightly", "no/main.py"])
     with pytest.raises(SystemExit):
         importlib.import_module("it_losses.adapters.lightly.__main__").main()
-    assert "benchmark script of lightly" in capsys.readouterr().err
+    assert "one of lightly's benchmarks" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

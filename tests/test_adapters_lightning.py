@@ -276,7 +276,7 @@ def test_groups_of_a_criterion_are_averaged_too():
     ("form", "match"),
     [
         (lambda z: {"z": z}, "returned a dict"),
-        (lambda z: (z, z[:, :2]), "different kinds"),
+        (lambda z: (z, z[:, :2]), "different shapes"),
         (lambda z: z.sum(), r"shape \(\)"),
         (lambda z: z.argmax(dim=1), "int64"),
     ],
@@ -447,7 +447,7 @@ def test_a_last_batch_of_one_row_is_passed_over():
 
     module, callback = Named(nn.MSELoss()), monitor.EmbeddingMonitor("projector", every_n_steps=1)
     trainer = trainer_of(callback)
-    with pytest.warns(UserWarning, match="two rows or more"):
+    with pytest.warns(UserWarning, match="at least two rows"):
         trainer.fit(module, loader(rows=13))
     assert trainer.global_step == 2 and trainer.callback_metrics["embeddings/collapsed"] == 0
     assert_clean(module, callback)
@@ -574,9 +574,9 @@ def test_a_step_without_embeddings_warns_once():
         def training_step(self, batch, batch_idx):
             return self.head(batch[0]).square().mean()
 
-    with pytest.warns(UserWarning, match="saw no embeddings") as caught:
+    with pytest.warns(UserWarning, match="found no embeddings") as caught:
         found = logged(Idle(), max_epochs=3)
-    assert sum("saw no embeddings" in str(warning.message) for warning in caught) == 1
+    assert sum("found no embeddings" in str(warning.message) for warning in caught) == 1
     assert not any("embeddings" in name for name in found)
 
 
@@ -718,7 +718,7 @@ class SkipsSteps(Plain):
 
 
 def test_a_step_without_a_call_does_not_end_a_run_whose_criterion_is_measured():
-    with pytest.warns(UserWarning, match="saw no embeddings"):
+    with pytest.warns(UserWarning, match="found no embeddings"):
         assert "embeddings/criterion/rank_me" in logged(SkipsSteps())
 
 

@@ -88,7 +88,9 @@ def trained(name: str, dtype: torch.dtype) -> Training:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_mixed_precision_trains_as_float32_does(name, dtype):
     mixed, full = trained(name, dtype), trained(name, torch.float32)
-    print(f"{name}, {dtype}: probe {mixed.probe:.1f} %, in float32 {full.probe:.1f} %; skipped {mixed.skipped}")
+    print(
+        f"{name}, {dtype}: probe {mixed.probe:.1f} %, in float32 {full.probe:.1f} %; GradScaler skipped steps {mixed.skipped}"
+    )
     assert mixed.losses.isfinite().all() and mixed.losses.dtype == torch.float32
     assert all(step < 10 for step in mixed.skipped)
     assert abs(mixed.probe - full.probe) <= 2

@@ -75,7 +75,7 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
+            assert node.level == 0, f"{path.name} has a relative import; use an absolute one"
             yield node.module
             if node.module in PACKAGES:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -115,7 +115,7 @@ def test_imports_point_one_way():
     layers = {**BELOW, "entropy": BELOW["entropy"] | {"kernels"}}
     files = {**BELOW_IN_KERNELS, "dispatch": BELOW_IN_KERNELS["dispatch"] | {kind.fused for kind in ESTIMATORS.values()}}
     for graph in (layers, files):
-        assert tuple(TopologicalSorter(graph).static_order()), "a circle raises CycleError"
+        assert tuple(TopologicalSorter(graph).static_order()), "the order is empty; a circle of imports raises CycleError"
 
 
 @pytest.mark.parametrize("path", CORE, ids=ids(CORE))

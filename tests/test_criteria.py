@@ -265,7 +265,7 @@ BAD_VIEWS = {
     "integers": ((GOOD.int(), GOOD.int()), "floating-point"),
     "complex numbers": ((GOOD.cfloat(), GOOD.cfloat()), "floating-point"),
     "a vector": ((GOOD[0], GOOD[0]), "shape"),
-    "no dimension": ((GOOD[:, :0], GOOD[:, :0]), "at least one dimension"),
+    "no dimension": ((GOOD[:, :0], GOOD[:, :0]), "not empty"),
     "no tensor": (([[1.0], [2.0]], GOOD), "tensor"),
 }
 

@@ -5,7 +5,7 @@ import ranks
 import torch
 import torch.distributed as dist
 
-pytest.importorskip("lightly", reason="the extra benchmarks is not installed")
+pytest.importorskip("lightly", reason="needs pip install '.[benchmarks]'")
 
 from benchmarks.distributed import SCHEMES, sent_mb
 from benchmarks.machine import can_count
@@ -18,7 +18,7 @@ def both_sent(samples, dim):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_count(), reason="counts bytes by /proc")
+@pytest.mark.skipif(not can_count(), reason="needs /proc, which only Linux has")
 @pytest.mark.parametrize("world, samples, dim", [(2, 1024, 256), (4, 256, 512)], ids=["covariance", "rows"])
 def test_a_rank_sends_the_bytes_of_ring_collectives(world, samples, dim):
     # in a ring of W ranks, each rank sends (W - 1) m bytes in an all-gather of m bytes per rank. In an all-reduce of m bytes

@@ -169,7 +169,7 @@ def test_a_term_refuses_one_sample(term, z, message):
 @pytest.mark.parametrize("criterion", [VICReg(), VICRegEntropy("log_det")], ids=["VICReg", "VICRegEntropy"])
 def test_one_view_is_too_few(criterion):
     for call in (criterion, criterion.terms):
-        with pytest.raises(ViewError, match=r"got NoneType\. Call criterion\(z_a, z_b\); .*stacked.*criterion\(\*views\)"):
+        with pytest.raises(ViewError, match=r"got NoneType\. Call criterion\(z_a, z_b\)\. .*stacked.*criterion\(\*views\)"):
             call(torch.stack([GOOD, GOOD]))
     assert torch.equal(criterion(*torch.stack([GOOD, GOOD])), criterion(GOOD, GOOD))
 

@@ -27,7 +27,7 @@ def test_docstring_examples_run(name):
     try:
         module = importlib.import_module(name)
     except ImportError as missing:
-        pytest.skip(f"{missing}: an optional dependency")
+        pytest.skip(f"an optional package is missing: {missing}")
     failed, _ = doctest.testmod(module, extraglobs=public_names(), optionflags=doctest.ELLIPSIS)
     assert failed == 0
 

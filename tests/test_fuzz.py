@@ -254,7 +254,7 @@ def check(drawn: Drawn, case: Case) -> None:
         warnings.simplefilter("ignore", UserWarning)
         got = evaluated(objective, views)
         if not all(z.isfinite().all() for z in views):
-            assert not got[0].isfinite(), f"a bad number became {got[0]:g}"
+            assert not got[0].isfinite(), f"the input has NaN or infinity, but the value is {got[0]:g}"
             return
         widest = torch.float64 if any(z.dtype == torch.float64 for z in views) else torch.float32
         with reference():
@@ -285,12 +285,12 @@ def units_of(right: list[Tensor], *, pooled: bool) -> list[float]:
 
 
 def assert_finite(got: list[Tensor], right: list[Tensor], views: list[Tensor]) -> None:
-    assert got[0].isfinite(), f"{got[0]} for {right[0]}"
+    assert got[0].isfinite(), f"the value is {got[0]}, the exact value is {right[0]}"
     for ours, exact, z in zip(got[1:], right[1:], views, strict=True):
         # a large gradient may overflow in half precision at any of several equal samples, so any element may be inf
         if largest(exact) < torch.finfo(z.dtype).max / 2:
-            assert ours.isfinite().all(), f"{ours} for {exact}"
-        assert not ours.isnan().any(), f"{ours} for {exact}"
+            assert ours.isfinite().all(), f"the gradient is {ours}, the exact gradient is {exact}"
+        assert not ours.isnan().any(), f"the gradient is {ours}, the exact gradient is {exact}"
 
 
 def assert_exact(
@@ -314,7 +314,7 @@ def assert_exact(
         if error > 200 * eps * scale + rounding:
             allowed = rounding + allowance(definition, views, widest, i, f, units[i], sizes)
             what = f"gradient {i}" if i else "value"
-            assert error <= allowed, f"{what} is off by {error:.2e}, allowed {allowed:.2e}, of {scale:.2e}"
+            assert error <= allowed, f"error of the {what}: {error:.2e}; allowed: {allowed:.2e}; scale: {scale:.2e}"
 
 
 def allowance(

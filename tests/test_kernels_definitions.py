@@ -124,7 +124,7 @@ def test_a_bad_input_gives_a_bad_value_and_a_gradient_that_shows_it(name, bad, s
 @pytest.mark.parametrize(("batch", "dim"), [(2, 32), (8, 8), (32, 33), (3, 1)])
 def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batch, dim, draw, many_blocks):
     if vicreg.TINY == 0:
-        pytest.skip("the order of the authors is what is turned off")
+        pytest.skip("the fixture many_blocks turns off the order of the authors")
     torch.manual_seed(draw)
     z_a, z_b = correlated_views(2, (batch, dim), torch.float32)
     invariance = torch.nn.functional.mse_loss(z_a, z_b)

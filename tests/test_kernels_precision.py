@@ -102,7 +102,7 @@ def assert_four_times(found: list[list[tuple[float, float]]]) -> None:
     for what, draws in zip(("value", "gradient"), zip(*found, strict=True), strict=True):
         ours, theirs = (max(error) for error in zip(*draws, strict=True))
         assert ours <= 4 * theirs + TOLERANCE[torch.float32], (
-            f"{what}: error {ours:.2e}, the reference's {theirs:.2e}; repeat with IT_LOSSES_TEST_SEED={SEED}"
+            f"{what}: fused error {ours:.2e}, reference error {theirs:.2e}. Repeat with IT_LOSSES_TEST_SEED={SEED}"
         )
 
 

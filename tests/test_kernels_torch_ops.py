@@ -124,7 +124,7 @@ def test_a_graph_of_dynamic_sizes_has_the_numbers_of_eager_mode(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="inductor needs a C++ compiler for a CPU")
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="inductor needs a C++ compiler to compile for CPUs")
 def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     # the test has its own cache, because the shared one may hold code that another commit compiled
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

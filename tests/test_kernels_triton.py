@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-pytest.importorskip("numpy", reason="Triton's interpreter computes with numpy")
+pytest.importorskip("numpy", reason="Triton's interpreter needs numpy")
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def check_program(*words):
         assert variable[1] in {"PYTHONPATH", *hosts.REPOSITORIES}
         return check_program(*words[1:])
     program = Path(words[0]).name
-    assert program in FORMS, f"{program} is no program that the pages use"
+    assert program in FORMS, f"unknown program {program}: add a check for it to FORMS"
     return FORMS[program](*words[1:])
 
 

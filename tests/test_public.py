@@ -303,7 +303,7 @@ def memory_in_mib() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the memory of a process from Linux")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc, which only Linux has")
 @every_loss
 def test_memory_does_not_grow_with_the_number_of_calls(name):
     def calls(count: int) -> tuple[float, int]:
@@ -389,7 +389,7 @@ def without_numbers(kind: str, views: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("given", [list, lambda views: [[z] for z in views]], ids=["a batch", "a list of batches"])
 def test_a_measurement_refuses_tensors_without_numbers_and_says_what_to_pass(name, kind, given):
     views = given(without_numbers(kind, embeddings_for(name)))
-    message = f"got a {kind} tensor, which has none. Pass the tensor of a real run"
+    message = f"got a {kind} tensor, which has none. Pass an ordinary tensor"
     with pytest.raises(ValueError, match=message):
         MEASUREMENTS[name](*views)
     with FakeTensorMode(), pytest.raises(ValueError, match=message):

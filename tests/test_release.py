@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import yaml
 
-pytest.importorskip("setuptools", minversion="77", reason="the extra tests is not installed")
+pytest.importorskip("setuptools", minversion="77", reason="needs pip install '.[tests]'")
 
 import it_losses
 from benchmarks import release
@@ -82,7 +82,7 @@ print(it_losses.__file__)
 
 
 def test_an_index_of_packages_accepts_it(wheel):
-    pytest.importorskip("twine", reason="the extra dev is not installed")
+    pytest.importorskip("twine", reason="needs pip install '.[dev]'")
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", str(wheel)], check=True)
 
 

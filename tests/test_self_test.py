@@ -120,7 +120,7 @@ def test_a_fault_is_reported_once_and_the_reference_takes_over(seen, dtype, plan
     kinds = {"distance": "_pairs", "pair_sums": "_pairs", "add_pair_gradient_": "_pairs"}
     kinds |= dict.fromkeys(("unit_directions", "waves", "wave_slopes_"), "_slices")
     products = kinds.get(next(iter(WRONG[seen])), "")
-    with pytest.warns(UserWarning, match=f"(?s)self-test in {dtype} on cpu: .*{seen}.*seed.*takes over.*report"):
+    with pytest.warns(UserWarning, match=f"(?s)self-test in {dtype} on cpu: .*{seen}.*seed.*now uses the reference.*report"):
         assert "self-test" in self_test.failure(products, views(dtype=dtype))
     tested = len(asked)
     with warnings.catch_warnings():
@@ -152,7 +152,7 @@ def test_the_environment_makes_a_fault_an_error_or_trusts_the_products(plant, mo
     with pytest.raises(ValueError, match="must be one of"):
         self_test.failure("", views())
     monkeypatch.setenv(self_test.VARIABLE, "error")
-    with pytest.raises(RuntimeError, match=f"off by nan.*{self_test.VARIABLE}=auto"):
+    with pytest.raises(RuntimeError, match=f"error of nan.*{self_test.VARIABLE}=auto"):
         self_test.failure("", views())
 
 
@@ -209,10 +209,10 @@ def test_a_criterion_runs_the_reference_where_the_products_fail(plant, monkeypat
     monkeypatch.setattr(self_test, "failure", lambda products, z: failure(products, z.as_subclass(Tensor)))
     z = torch.randn(2, 20, 6).as_subclass(OnGpu)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    with pytest.warns(UserWarning, match="takes over"):
+    with pytest.warns(UserWarning, match="now uses the reference"):
         loss = VICRegEntropy("log_det")(*z)
     monkeypatch.setenv(dispatch.VARIABLE, "fused")
-    with pytest.raises(ValueError, match="fused, but its GPU kernels failed their self-test"):
+    with pytest.raises(ValueError, match="fused, but the GPU kernels failed their self-test"):
         VICRegEntropy("log_det")(*z)
     monkeypatch.setenv(dispatch.VARIABLE, "reference")
     assert torch.equal(loss, VICRegEntropy("log_det")(*z))

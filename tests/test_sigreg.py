@@ -387,7 +387,7 @@ def test_named_slices_stay_and_must_fit():
     estimator, (z, _) = SIGReg(slices=a), two_views(20, 6)
     assert estimator(z) == estimator(z) and estimator.slices == 10 and not estimator.state_dict()
     torch.testing.assert_close(estimator(z), SIGReg(slices=7.5 * a.double())(z), rtol=1e-6, atol=0)
-    with pytest.raises(ValueError, match="needs 5 rows, one per dimension, got 6"):
+    with pytest.raises(ValueError, match="must have 5 rows, one for each dimension, got 6"):
         estimator(z[:, :5])
 
 

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 import torch
 
-pytest.importorskip("griffe", reason="the extra docs is not installed")
-pytest.importorskip("matplotlib", reason="the extra benchmarks is not installed")
+pytest.importorskip("griffe", reason="needs pip install '.[docs]'")
+pytest.importorskip("matplotlib", reason="needs pip install '.[benchmarks]'")
 
 import griffe
 

@@ -35,4 +35,4 @@ def test_a_warning_that_other_code_causes_is_no_error(name):
 
 @pytest.mark.parametrize("pattern", conftest.CORE)
 def test_every_pattern_of_the_core_finds_a_file(pattern):
-    assert list(HERE.glob(pattern)), f"no file of tests/ is named {pattern}: name the new one in tests/conftest.py"
+    assert list(HERE.glob(pattern)), f"no file in tests/ matches {pattern}. Correct CORE in tests/conftest.py"

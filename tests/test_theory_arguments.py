@@ -23,10 +23,12 @@ def bound(z=Z, targets=ONE_HOT, other=Z, **constants):
 REFUSED = {
     "rademacher_complexity": lambda: bound(rademacher_complexity=-1.0),
     "confidence": lambda: bound(confidence=float("nan")),
-    "two views of the same samples": lambda: bound(other=Z[:1]),
+    "unlabelled_z and unlabelled_z_other must have the same shape": lambda: bound(other=Z[:1]),
     "one target for each sample": lambda: theory.least_squares_head(Z, ONE_HOT[:5]),
-    r"targets must have shape \(rows, columns\), got \(12,\)": lambda: theory.least_squares_head(Z, ONE_HOT[:, 0]),
-    r"targets must have shape \(rows, columns\), got \(12,\).?": lambda: theory.generalization_gap(
+    r"targets must have shape \(rows, columns\) and not be empty, got \(12,\)": lambda: theory.least_squares_head(
+        Z, ONE_HOT[:, 0]
+    ),
+    r"targets must have shape \(rows, columns\) and not be empty, got \(12,\).?": lambda: theory.generalization_gap(
         WEIGHT, Z, ONE_HOT[:, 0], Z, ONE_HOT
     ),
     "one target for each": lambda: theory.generalization_gap(WEIGHT, Z, ONE_HOT, Z, ONE_HOT[:1]),
@@ -50,10 +52,10 @@ REFUSED = {
     "count must be a whole number >= 2": lambda: MIXTURE.entropy(1),
     "ridge must be a finite number >= 0": lambda: theory.output_mixture(NETWORK, X, 0.1, ridge=-1e-3),
     "covariance": lambda: theory.output_mixture(NETWORK, X, -0.1),
-    "z_a and z_b must have one shape": lambda: theory.von_mises_fisher_log_likelihood(Z, Z[:1], concentration=1.0),
-    "z must be": lambda: MIXTURE.log_density(MIXTURE.means[:, :1]),
+    "z_a and z_b must have the same shape": lambda: theory.von_mises_fisher_log_likelihood(Z, Z[:1], concentration=1.0),
+    "z must have shape": lambda: MIXTURE.log_density(MIXTURE.means[:, :1]),
     "got a vector": lambda: theory.output_mixture(NETWORK, X, torch.ones(X[0].numel(), dtype=F64)),
-    "targets need": lambda: theory.generalization_gap(WEIGHT, Z, ONE_HOT[:, :1], Z, ONE_HOT),
+    "both targets need": lambda: theory.generalization_gap(WEIGHT, Z, ONE_HOT[:, :1], Z, ONE_HOT),
     "both conditional covariances": lambda: theory.log_det_ratio(COVARIANCES[0], COVARIANCES, COVARIANCES[:1]),
     "draws": lambda: theory.linearization_error(NETWORK, X, 0.1, draws=0),
     "noise_std must be a finite number > 0": lambda: theory.linearization_error(NETWORK, X, 0.0),

@@ -144,7 +144,7 @@ def test_general_divergences_equal_quadrature_in_one_dimension():
 
 def test_a_singular_output_covariance_is_refused_and_a_ridge_repairs_it():
     network, x = nn.Linear(2, 5).double(), torch.randn(3, 2, dtype=F64)
-    with pytest.raises(ValueError, match="Raise the ridge"):
+    with pytest.raises(ValueError, match="larger ridge"):
         theory.output_mixture(network, x, 1.0)
     mixture = theory.output_mixture(network, x, 1.0, ridge=0.1)
     assert_close(torch.linalg.eigvalsh(mixture.covariances)[:, :3], torch.full((3, 3), 0.1, dtype=F64))
@@ -226,5 +226,5 @@ def test_no_graph_stays_and_the_network_is_left_alone():
     ],
 )
 def test_batch_statistics_are_refused(evaluated):
-    with pytest.raises(ValueError, match=r"BatchNorm2d in training mode. Call .eval\(\)"):
+    with pytest.raises(ValueError, match=r"BatchNorm2d is in training mode. Call network.eval\(\)"):
         evaluated(convolution_network().train(), torch.randn(2, 1, 4, 4, dtype=F64))

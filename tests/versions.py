@@ -28,7 +28,7 @@ def main():
     rows = []
     for python in wanted:
         if python not in available:
-            print(f"Python {python} is left out: no python{python} is on the path or among pyenv's.")
+            print(f"Python {python} is skipped: python{python} was found neither on PATH nor in pyenv.")
             continue
         for torch in arguments.torch:
             rows.append(tried(torch, python, available[python], keep=arguments.keep))
@@ -38,8 +38,12 @@ def main():
 
 def parsed():
     parser = argparse.ArgumentParser(prog="python tests/versions.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", nargs="+", default=["2.8", "2.11", "newest"], help='as "2.8" or "newest"')
-    parser.add_argument("--python", nargs="*", help='as "3.10"; default: the oldest and the newest at hand')
+    parser.add_argument(
+        "--torch", nargs="+", default=["2.8", "2.11", "newest"], help='versions of torch, such as "2.8" or "newest"'
+    )
+    parser.add_argument(
+        "--python", nargs="*", help='versions of Python, such as "3.10" (default: the oldest and the newest found)'
+    )
     parser.add_argument("--keep", action="store_true", help="keep the environments, 6 GB each")
     return parser.parse_args()
 
@@ -87,7 +91,7 @@ def installed(torch, python, folder):
         print(" ".join(command), flush=True)
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            told = done.stderr.strip().splitlines() or ["no word why"]
+            told = done.stderr.strip().splitlines() or ["pip printed no error"]
             return next((line for line in told if line.startswith("ERROR")), told[-1])
     return ""
 

@@ -28,14 +28,14 @@ class ItLossesConfigs(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add the folder of our configs in programs of solo-learn."""
         if "solo.methods" in sys.modules:
-            with warned("the configs of it-losses are not found by Hydra"):
+            with warned("Hydra cannot find the configs of it-losses"):
                 from it_losses.adapters.solo_learn import CONFIGS
 
                 search_path.append("it_losses", f"file://{CONFIGS}")
 
 
 if "solo.methods" in sys.modules:
-    with warned("the methods of it-losses are not registered with solo-learn"):
+    with warned("solo-learn cannot find the methods of it-losses"):
         from it_losses.adapters.solo_learn import register
 
         register()

@@ -15,12 +15,12 @@ from it_losses.adapters.lightly import register
 def main() -> None:
     """Load the script, add our methods to its METHODS, and run its main with its own parser."""
     parser = argparse.ArgumentParser(prog="python -m it_losses.adapters.lightly", description=__doc__)
-    parser.add_argument("--backbone", default="resnet50", help="a model of timm")
+    parser.add_argument("--backbone", default="resnet50", help="name of a timm model")
     parser.add_argument("script", type=Path, help="main.py of one of lightly's benchmarks")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
     options = parser.parse_args()
     if not options.script.is_file():
-        parser.error(f"the script must be a benchmark script of lightly, got {options.script}, which is not a file.")
+        parser.error(f"script must be main.py of one of lightly's benchmarks, but {options.script} is not a file.")
     try:
         register({})
     except ImportError as error:

@@ -88,7 +88,7 @@ class SIGReg(HostNames, EntropyRegularizer):
             if found.shape != table.shape or not torch.allclose(found, table, rtol=2**-7, atol=1e-4):
                 tell_ranks_of_refusal(self.distributed)
                 raise ValueError(
-                    f"the buffer {name} was changed, but SIGReg ignores changed buffers. Build SIGReg(knots=..., t_max=...)."
+                    f"the buffer {name} was changed, but SIGReg ignores changed buffers. Create SIGReg(knots=..., t_max=...)."
                 )
         self._seen = self._written()
 
@@ -162,13 +162,13 @@ class LeJEPALoss(Checked):
     def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
         """The loss: [V_local, batch, dim] and [V_global, batch, dim] -> []."""
         local_proj, global_proj = accepted_views((local_proj, global_proj), self.sigreg.distributed)
-        for name, views in (("local_proj", local_proj), ("global_proj", global_proj)):
-            if views.ndim != 3 or len(views) == 0 or views.shape[1:] != global_proj.shape[1:]:
-                tell_ranks_of_refusal(self.sigreg.distributed)
-                raise ValueError(
-                    f"{name} must be [views, batch, dim] with the batch and dim of global_proj, got {tuple(views.shape)} "
-                    f"and {tuple(global_proj.shape)}. Stack the views of each kind: torch.stack(views)."
-                )
+        shapes = tuple(local_proj.shape), tuple(global_proj.shape)
+        if any(len(shape) != 3 or shape[0] == 0 or shape[1:] != shapes[1][1:] for shape in shapes):
+            tell_ranks_of_refusal(self.sigreg.distributed)
+            raise ValueError(
+                "local_proj and global_proj must have shape [views, batch, dim] with the same batch and dim, got "
+                f"{shapes[0]} and {shapes[1]}. Stack them with torch.stack(views)."
+            )
         all_proj = torch.cat([global_proj, local_proj])
         invariance = lejepa_invariance_loss(all_proj=all_proj, global_proj=global_proj)
         loss: Tensor = self.lambda_param * self.sigreg(all_proj) + (1 - self.lambda_param) * invariance

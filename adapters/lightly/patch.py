@@ -92,7 +92,7 @@ def register(methods: MutableMapping[str, dict[str, Any]], **options: Any) -> No
         ours = getattr(modules, model)
         taken = methods[name]["model"] if name in methods else ours
         if getattr(taken, "func", taken) is not ours:
-            raise ValueError(f"method {name!r} is already {taken!r}. Rename it before registering ours.")
+            raise ValueError(f"method name {name!r} is already used by {taken!r}. Rename that method first.")
         methods[name] = {
             "model": functools.partial(ours, **options) if options else ours,
             "transform": getattr(transforms, transform)(),

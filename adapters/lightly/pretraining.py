@@ -136,8 +136,8 @@ def total_steps(trainer: Any) -> int:
     # Lightning returns inf if neither steps nor epochs are limited, and -1 if a loader has no length
     if not 0 <= steps < math.inf:
         raise ValueError(
-            f"the schedule needs the number of steps of the run, got {steps} from Lightning, because the epochs or the "
-            "loader have no end. Pass Trainer(max_steps=...)."
+            f"the learning-rate schedule needs the number of steps. Lightning reports {steps}, because max_epochs is unlimited "
+            "or the loader has no length. Pass Trainer(max_steps=...)."
         )
     return int(steps)
 

@@ -54,7 +54,7 @@ class HypersphereLoss(HostNames, VICRegEntropy):
     @alpha.setter
     def alpha(self, value: float) -> None:
         if value != 2:
-            raise ValueError(f"alpha must be 2, got {value!r}. For another power keep lightly's own class.")
+            raise ValueError(f"alpha must be 2, got {value!r}. For another power use lightly's own class.")
 
     def forward(self, z_a: Tensor, z_b: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """The loss: 2 x [batch, dim] -> []."""
@@ -94,7 +94,7 @@ class KoLeoLoss(EntropyRegularizer):
     @p.setter
     def p(self, value: float) -> None:
         if value != 2:
-            raise ValueError(f"p must be 2, got {value!r}. For another norm keep lightly's own class.")
+            raise ValueError(f"p must be 2, got {value!r}. For another norm use lightly's own class.")
 
     @property
     def eps(self) -> float:

@@ -35,11 +35,11 @@ class Configured(BaseMethod):
         given = OmegaConf.select(cfg, "method_kwargs", default={})
         absent = [name for name in cls.needed if name not in given or OmegaConf.is_missing(given, name)]
         if absent:
-            raise ValueError(f"method {cfg.method!r} needs method_kwargs.{absent[0]}. Missing of {list(cls.needed)}: {absent}.")
+            raise ValueError(f"method {cfg.method!r} needs method_kwargs {list(cls.needed)}. Missing: {absent}.")
         unread = [name for name in VICREG_ONLY if name in given and name not in cls.defaults]
         if unread:
             warnings.warn(
-                f"method {cfg.method!r} does not read method_kwargs {unread} of VICReg. It reads {list(cls.defaults)}.",
+                f"method {cfg.method!r} ignores method_kwargs {unread}, which belong to VICReg. It uses {list(cls.defaults)}.",
                 stacklevel=2,
             )
         cfg = super().add_and_assert_specific_cfg(cfg)
@@ -71,13 +71,13 @@ class Configured(BaseMethod):
         differ = {name: (was.get(name), now.get(name)) for name in sorted({*was, *now}) if was.get(name) != now.get(name)}
         if not differ:
             return
-        message = f"the checkpoint was trained with other method_kwargs: {differ} (was, now)"
+        message = f"the checkpoint was trained with other method_kwargs: {differ} (saved, present)"
         # main_pretrain deletes this entry if the user named a checkpoint, and leaves it None if auto_resume chose one
         found_by_itself = "resume_from_checkpoint" in self.cfg and OmegaConf.select(
             self.cfg, "auto_resume.enabled", default=False
         )
         if found_by_itself:
-            raise ValueError(f"{message}. auto_resume compares `name`, not method_kwargs: give this run a `name` of its own.")
+            raise ValueError(f"{message}. auto_resume does not compare method_kwargs. Give this run another `name`.")
         warnings.warn(f"{message}.", stacklevel=2)
 
     def log_terms(self, **terms: Tensor) -> None:

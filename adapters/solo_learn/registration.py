@@ -41,7 +41,7 @@ def register() -> None:
     for name, cls in METHODS.items():
         ours = getattr(methods, cls)
         if solo.METHODS.setdefault(name, ours) is not ours:
-            raise ValueError(f"method {name!r} is already {solo.METHODS[name]!r}. Rename it before registering ours.")
+            raise ValueError(f"method name {name!r} is already used by {solo.METHODS[name]!r}. Rename that method first.")
 
 
 def check_hydra() -> None:
@@ -68,7 +68,7 @@ def checked_solo() -> ModuleType:
     base = home / "methods" / "base.py"
     if not base.is_file() or "add_and_assert_specific_cfg" not in base.read_text(encoding="utf-8"):
         raise ImportError(
-            f"the solo-learn in {home} is an old release, as on PyPI. The methods need GitHub's main branch. "
+            f"the solo-learn in {home} is an old release, like the one on PyPI. The methods need GitHub's main branch. "
             f"Run: pip uninstall solo-learn; {GITHUB}"
         )
     try:
@@ -78,6 +78,6 @@ def checked_solo() -> ModuleType:
         if missing in ("", "solo", "it_losses"):
             raise
         raise ImportError(
-            f'solo-learn needs {missing}, which is not installed. Run: pip install "hydra-core<1.4" einops lightning timm',
+            f"solo-learn needs {missing}, which is not installed. Run: {HYDRA} einops lightning timm",
             name=error.name,
         ) from error

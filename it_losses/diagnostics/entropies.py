@@ -63,7 +63,7 @@ def marginal_entropies(z: Batches, *, window: int | None = None) -> Tensor:
     """
     z = all_rows(z)
     if len(z) < 2:
-        raise ValueError(f"spacings need at least 2 rows, got {len(z)}.")
+        raise ValueError(f"marginal_entropies needs at least 2 rows, got {len(z)}.")
     m = spacings.check_window("window", window) or spacings.automatic_window(len(z))
     return spacings.marginal_entropies(z, window=min(m, len(z) - 1), epsilon=0.0)
 
@@ -151,10 +151,10 @@ def _squared_distances(z: Tensor) -> Iterator[Tensor]:
 
 def _data_driven_variance(z: Tensor) -> float:
     if len(z) < 2:
-        raise ValueError(f"the data-driven bandwidth needs at least 2 rows, got {len(z)}. Pass bandwidth=... .")
+        raise ValueError(f"the default bandwidth needs at least 2 rows, got {len(z)}. Pass a bandwidth.")
     variance = SPREAD_FRACTION * float(z.var(dim=0).sum())
     if variance == 0:
-        raise ValueError("the data-driven bandwidth needs rows that differ, got equal ones. Pass bandwidth=... .")
+        raise ValueError("the default bandwidth is 0, because all rows are equal. Pass a bandwidth.")
     return variance
 
 
@@ -188,9 +188,7 @@ def nearest_neighbour_entropy(z: Batches, *, on_sphere: bool = False) -> Tensor:
         z = normalize(z, dim=1)
     batch, dim = len(z), z.shape[1] - on_sphere
     if batch < 2 or dim < 1:
-        raise ValueError(
-            f"nearest_neighbour_entropy needs at least 2 rows of {1 + on_sphere} dimensions, got {tuple(z.shape)}."
-        )
+        raise ValueError(f"nearest_neighbour_entropy needs batch >= 2 and dim >= {1 + on_sphere}, got shape {tuple(z.shape)}.")
     log_distance = torch.cat([_nearest_distances(z, start) for start in range(0, batch, CHUNK)]).log().mean()
     log_volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     psi_batch, psi_one = torch.special.digamma(z.new_tensor([batch, 1.0]))

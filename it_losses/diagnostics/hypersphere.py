@@ -26,7 +26,7 @@ def alignment(z_a: Batches, z_b: Batches, *, power: float = 2.0) -> Tensor:
     check_positive("power", power)
     z_a, z_b = all_rows(z_a), all_rows(z_b)
     if z_a.shape != z_b.shape:
-        raise ValueError(f"alignment needs two views of one shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
+        raise ValueError(f"alignment needs two views of the same shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
     check_together(z_a, z_b)
     distance: Tensor = torch.linalg.vector_norm(normalize(z_a, dim=1) - normalize(z_b, dim=1), dim=1)
     return distance.pow(power).mean()

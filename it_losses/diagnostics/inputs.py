@@ -33,7 +33,7 @@ def batches(z: Batches) -> Iterator[Batch]:
         yield z
         return
     if isinstance(z, str | bytes | dict) or not isinstance(z, Iterable):
-        raise ValueError(f"embeddings need a tensor, a NumPy array or an iterable of them, got {type(z).__name__}.")
+        raise ValueError(f"embeddings must be a tensor, a NumPy array, or an iterable of these, got {type(z).__name__}.")
     count = 0
     for count, batch in enumerate(z, start=1):  # noqa: B007
         yield batch
@@ -57,9 +57,9 @@ def checked(z: Batch, dimensions: tuple[str, ...], *, advice: str) -> Tensor:
         raise ValueError("embeddings need a plain tensor, got a DTensor. Pass z.full_tensor().")
     if tensor.is_meta or hasattr(tensor, "fake_mode"):
         kind = "meta" if tensor.is_meta else "fake"
-        raise ValueError(f"embeddings need values, got a {kind} tensor, which has none. Pass the tensor of a real run.")
+        raise ValueError(f"embeddings must have values, got a {kind} tensor, which has none. Pass an ordinary tensor.")
     if tensor.ndim != len(dimensions) or tensor.numel() == 0:
-        raise ValueError(f"embeddings need shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
+        raise ValueError(f"embeddings need a non-empty shape ({', '.join(dimensions)}), got {tuple(tensor.shape)}. {advice}")
     tensor = tensor.detach()
     # copy first, because a device without float64 cannot convert to it
     return (tensor if tensor.device.type in COMPLETE_DEVICES else tensor.cpu()).double()
@@ -70,7 +70,7 @@ def check_together(first: Tensor, other: Tensor) -> None:
     if first.shape[1:] != other.shape[1:]:
         raise ValueError(
             f"all batches need the same dim, got shapes {tuple(first.shape)} and {tuple(other.shape)}. "
-            "Measure each kind of embedding by itself."
+            "Measure embeddings of each dim separately."
         )
     if first.device != other.device:
         raise ValueError(f"batches must be on one device, got {first.device} and {other.device}. Move the batches with .cpu().")
@@ -80,13 +80,13 @@ def _as_tensor(z: Batch) -> Tensor:
     mask: Any = getattr(z, "mask", None)
     # a pandas DataFrame has a method `mask`, which is no array
     if hasattr(z, "get_mask") or (hasattr(mask, "any") and mask.any()):
-        raise ValueError("embeddings need every row, got a masked array. Select the rows that count.")
+        raise ValueError("embeddings must not be masked. Pass only the rows to measure.")
     if isinstance(z, Tensor):
         return z
     if not hasattr(z, "__array__"):
         raise ValueError(
-            f"embeddings need tensors or NumPy arrays, got {type(z).__name__}. Convert numbers with torch.tensor(z). "
-            "If a loader gives pairs, pass (net(x) for x, _ in loader)."
+            f"embeddings must be tensors or NumPy arrays, got {type(z).__name__}. Convert numbers with torch.tensor(z). "
+            "If a loader yields pairs, pass (net(x) for x, _ in loader)."
         )
     array = z.__array__()
     try:

@@ -96,8 +96,8 @@ def alpha_req(z: Embeddings, *, first: int = FIRST_RANK, last: int | None = None
     used = min(last, int((eigenvalues > 0).sum()))
     if used <= first:
         raise ValueError(
-            f"alpha_req needs 2 eigenvalues > 0 of rank >= first={first}, but the last has rank {used}. "
-            "Raise last, or use more rows."
+            f"alpha_req needs 2 positive eigenvalues from first={first} to last={last}, but the last positive one is "
+            f"number {used}. Raise last, or use more rows."
         )
     ranks = torch.arange(first, used + 1, dtype=eigenvalues.dtype, device=eigenvalues.device)
     weights = 1 / (ranks * (1 / ranks).sum())

@@ -82,10 +82,10 @@ def alarm_of(
     if spread_of_rows != spread_of_rows:
         return "embeddings contain NaN or inf. Lower the learning rate, or look for the first bad batch."
     if spread_of_rows < least_spread:
-        return f"complete collapse: only {spread_of_rows:.1e} of the squared norm is not the mean. Raise the entropy weight."
+        return f"complete collapse: the variance is {spread_of_rows:.1e} of the mean squared norm. Raise the entropy weight."
     most = min(count - 1, dim)
     if most >= FEWEST_DIRECTIONS and rank < max(1.5, least_rank_fraction * most):
-        return f"dimensional collapse: {rank:.2f} of {dim} directions carry the variance. Raise the entropy weight."
+        return f"dimensional collapse: the participation ratio is {rank:.2f} in {dim} dimensions. Raise the entropy weight."
     return None
 
 

@@ -28,7 +28,8 @@ def estimator(entropy: str | EntropyEstimator, **options: object) -> EntropyEsti
     if isinstance(entropy, EntropyEstimator):
         if options:
             raise ValueError(
-                f"options {sorted(options)} need the name of an entropy. Pass them to {type(entropy).__name__}(...) instead."
+                f"options {sorted(options)} are allowed only with the name of an entropy. "
+                f"Pass them to {type(entropy).__name__}(...)."
             )
         return entropy
     if not isinstance(entropy, str) or entropy not in ESTIMATORS:

@@ -85,8 +85,8 @@ class LogDet(EntropyEstimator):
         self.per_dimension = per_dimension
         self.anchor = anchor
         self._saturation = SaturationWarning(
-            f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}, where float32 has no digits left "
-            "for directions of little variance. Lower beta, scale the embeddings down, or pass float64."
+            f"log-det entropy: beta times the largest variance is above {MOST_IN_FLOAT32:g}. Rounding in float32 then hides "
+            "the directions of low variance. Lower beta, scale the embeddings down, or pass float64."
         )
 
     @property

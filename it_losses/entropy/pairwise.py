@@ -138,7 +138,9 @@ class Pairwise(NormalizingEstimator):
     def __setattr__(self, name: str, value: Any) -> None:
         flags = {flag: getattr(self, flag, False) for flag in FLAGS} | {name: value}
         if name in FLAGS and flags["exclude_positives"] is True and not (flags["exclude_self"] and flags["pool_views"]):
-            raise ValueError("exclude_positives needs exclude_self=True and pool_views=True: positives are pairs across views.")
+            raise ValueError(
+                "exclude_positives needs exclude_self=True and pool_views=True, because positives are two views of one image."
+            )
         super().__setattr__(name, value)
 
     @property

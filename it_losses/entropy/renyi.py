@@ -54,7 +54,7 @@ def check_order(name: str, value: SupportsFloat) -> float:
     order = check_positive(name, value)
     if order > LARGEST_ORDER:
         raise ValueError(
-            f"{name} must be at most {LARGEST_ORDER:g}, got {value!r}. Higher orders depend on the largest eigenvalue only."
+            f"{name} must be at most {LARGEST_ORDER:g}, got {value!r}. Higher orders depend mostly on the largest eigenvalue."
         )
     return order
 

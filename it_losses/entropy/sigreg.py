@@ -18,8 +18,8 @@ from it_losses.slices import unit_directions
 #: above this projection x, the phase t x has fewer than three correct digits in float32
 MOST_IN_FLOAT32 = 1e4
 TOO_LARGE = (
-    f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, where float32 has no digits left for its phase, so "
-    "the gradient no longer reduces it. Scale the embeddings down, for example by a batch norm."
+    f"sigreg: a projection of the embeddings is above {MOST_IN_FLOAT32:g}, which is too large for its phase in float32. "
+    "The gradient no longer makes it smaller. Scale the embeddings down, for example by a batch norm."
 )
 
 
@@ -129,7 +129,7 @@ class SIGReg(EntropyEstimator):
             (least, per_dim), dim = self._counts(), z.shape[-1]
             return unit_directions(max(least, per_dim * dim), dim, seed=self.seed, draw=self._number(), like=z).mT
         if len(self.directions) != z.shape[-1]:
-            raise ValueError(f"slices needs {z.shape[-1]} rows, one per dimension, got {len(self.directions)}.")
+            raise ValueError(f"slices must have {z.shape[-1]} rows, one for each dimension, got {len(self.directions)} rows.")
         return torch.nn.functional.normalize(self.directions.to(z), dim=0)
 
     def _counts(self) -> tuple[int, int]:

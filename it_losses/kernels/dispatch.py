@@ -58,7 +58,7 @@ def is_fused(name: str, constants: Sequence[object] | None, z: torch.Tensor) -> 
         return False
     reason = why_not_fused(name, z)
     if reason and asked == "fused":
-        raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to use the reference here.")
+        raise ValueError(f"{VARIABLE}=fused, but {reason}. Set {VARIABLE}=auto to use the reference implementation.")
     return not reason
 
 
@@ -77,7 +77,7 @@ def unsupported(name: str, dtype: torch.dtype, device: torch.device) -> str:
     if device.type not in ("cpu", "cuda"):
         return f"fused implementations run on cpu and cuda, not on {device.type}"
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return "torch.func transforms and forward-mode derivatives need the reference implementation"
+        return "fused implementations do not support torch.func transforms or forward-mode derivatives"
     if dtype not in DTYPES:
         return f"fused implementations take {', '.join(map(str, DTYPES))}, not {dtype}"
     if device.type == "cuda" and dtype == torch.float64:

@@ -57,7 +57,7 @@ def failure(products: str, z: Tensor) -> str:
     if not seen:
         _passed.add(kind)
         return ""
-    _failed[use] = f"its GPU kernels failed their self-test in {z.dtype} on {z.device}: {seen}"
+    _failed[use] = f"the GPU kernels failed their self-test in {z.dtype} on {z.device}: {seen}"
     _report(_failed[use])
     return _failed[use]
 
@@ -92,7 +92,7 @@ def fault(products: str, device: torch.device, dtype: torch.dtype, *, rows: int,
         difference = (ours - right[name]).abs().max() / right[name].abs().max()
         # `not <=` instead of `>`, so that NaN is a fault
         if not difference <= tolerance:
-            return f"{name} is off by {difference:.1e} of its largest element (seed {seed}, {rows} x {dim})"
+            return f"{name} has an error of {difference:.1e}, relative to its largest element (seed {seed}, {rows} x {dim})"
     return ""
 
 
@@ -167,9 +167,9 @@ def _can_test(z: Tensor) -> bool:
 
 def _report(seen: str) -> None:
     if os.environ.get(VARIABLE) == "error":
-        raise RuntimeError(f"{seen}. Set {VARIABLE}=auto to let the reference implementation take over.")
+        raise RuntimeError(f"{seen}. Set {VARIABLE}=auto to use the reference implementation instead.")
     warnings.warn(
-        f"it_losses: {seen}. The reference implementation takes over in this process; it is right, but slower. Please report "
+        f"it_losses: {seen}. This process now uses the reference implementation, which is correct but slower. Please report "
         "this with the output of `python -m it_losses --self-test`. IT_LOSSES_BACKEND=reference avoids this warning.",
         stacklevel=2,
     )

@@ -80,7 +80,7 @@ def generalization_bound(
     m, n = len(check_matrix("unlabelled_z", unlabelled_z)), len(check_matrix("z", z))
     if unlabelled_z_other.shape != unlabelled_z.shape:
         shapes = f"{tuple(unlabelled_z.shape)} and {tuple(unlabelled_z_other.shape)}"
-        raise ValueError(f"unlabelled_z and unlabelled_z_other must be two views of the same samples, got {shapes}.")
+        raise ValueError(f"unlabelled_z and unlabelled_z_other must have the same shape, got {shapes}.")
     distances = _norms(unlabelled_z.double() - unlabelled_z_other.double())
     constants = distances.new_tensor([2 * rademacher_complexity / math.sqrt(m), confidence])
     return GeneralizationBound(
@@ -121,7 +121,7 @@ def generalization_gap(weight: Tensor, z: Tensor, targets: Tensor, test_z: Tenso
     _check_targets(test_z, test_targets)
     weight = weight.double()
     if weight.shape[1] != targets.shape[1] or weight.shape[1] != test_targets.shape[1]:
-        raise ValueError(f"targets need {weight.shape[1]} columns, got {targets.shape[1]} and {test_targets.shape[1]}.")
+        raise ValueError(f"both targets need {weight.shape[1]} columns, got {targets.shape[1]} and {test_targets.shape[1]}.")
     train = _norms(z.double() @ weight - targets.double()).mean()
     return _norms(test_z.double() @ weight - test_targets.double()).mean() - train
 
@@ -145,7 +145,7 @@ def _check_targets(z: Tensor, targets: Tensor) -> None:
     check_matrix("features", z)
     check_matrix("targets", targets, floating=False)
     if len(z) != len(targets):
-        raise ValueError(f"the head needs one target for each sample, got {len(targets)} of {len(z)}.")
+        raise ValueError(f"the head needs one target for each sample, got {len(targets)} targets and {len(z)} samples.")
 
 
 def _norms(rows: Tensor) -> Tensor:

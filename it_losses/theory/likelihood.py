@@ -32,7 +32,7 @@ def expected_log_likelihood(
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(decoder_covariance)
     if bool(failed.any()):
-        raise ValueError("decoder_covariance must be positive definite: add a variance to its diagonal.")
+        raise ValueError("decoder_covariance must be positive definite. Add a variance to its diagonal.")
     log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     difference = (mean - other_mean)[..., None]
     # one trace has both quadratic terms, since E (Z - Z')(Z - Z')^T = S + S' + (m - m')(m - m')^T
@@ -82,7 +82,7 @@ def view_covariance(views: Tensor) -> Tensor:
     It estimates the output covariance without derivatives, for any augmentation. Its rank is at most views - 1.
     """
     if views.ndim != 3 or views.shape[1] < 2:
-        raise ValueError(f"views must be (images, views >= 2, dim), got {tuple(views.shape)}. Stack the views on dimension 1.")
+        raise ValueError(f"views need shape (images, views >= 2, dim), got {tuple(views.shape)}. Stack views on dimension 1.")
     views = accumulated(views)
     centred = views - views.mean(dim=1, keepdim=True)
     return centred.mT @ centred / (views.shape[1] - 1)
@@ -113,6 +113,6 @@ def von_mises_fisher_log_likelihood(z_a: Tensor, z_b: Tensor, *, concentration: 
     It equals `-k d + k + log C(k)`, where d is the invariance of VICRegEntropy with "von_mises_fisher", one minus the cosine.
     """
     if z_a.shape != z_b.shape:
-        raise ValueError(f"z_a and z_b must have one shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
+        raise ValueError(f"z_a and z_b must have the same shape, got {tuple(z_a.shape)} and {tuple(z_b.shape)}.")
     constant = von_mises_fisher_log_constant(concentration, z_a.shape[-1])
     return concentration * cosine_similarity(accumulated(z_a), accumulated(z_b), dim=-1).mean() + constant

@@ -49,7 +49,8 @@ def check_rows_independent(network: Network) -> None:
     for module in network.modules() if isinstance(network, nn.Module) else ():
         if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             raise ValueError(
-                f"the network must treat each row by itself, got {type(module).__name__} in training mode. Call .eval()."
+                f"the network must treat each row independently, but its {type(module).__name__} is in training mode. "
+                "Call network.eval()."
             )
 
 

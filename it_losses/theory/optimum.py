@@ -17,7 +17,7 @@ def log_det_ratio(covariance: Tensor, conditional: Tensor, other_conditional: Te
     """
     if conditional.shape != other_conditional.shape:
         shapes = tuple(conditional.shape), tuple(other_conditional.shape)
-        raise ValueError(f"both conditional covariances must have one shape, got {shapes[0]} and {shapes[1]}.")
+        raise ValueError(f"both conditional covariances must have the same shape, got {shapes[0]} and {shapes[1]}.")
     return (_log_det(covariance) - _log_det(conditional) - _log_det(other_conditional)).sum()
 
 
@@ -38,8 +38,8 @@ def maximise_log_det_ratio(
 
     This is the law of total covariance: M is the covariance of the means f(x_i), which the network can choose. S(x_i) and
     S(x'_i), `[images, dim, dim]`, are given. From a random M, each step follows the gradient `d log|S_Z| / dM = S_Z^-1` and
-    then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So only S(x_i) and S(x'_i) give S_Z
-    off-diagonal entries.
+    then clamps the eigenvalues. The problem is concave, and its solution is `M = largest I`. So only S(x_i) and S(x'_i) give
+    S_Z off-diagonal entries.
 
     Source: Theorem 2 and Figure 3 of arXiv 2303.00633.
     """

@@ -29,7 +29,7 @@ class OutputMixture:
         factors, failed = torch.linalg.cholesky_ex(covariances)
         if bool(failed.any()):
             raise ValueError(
-                "covariances must be positive definite. They are not if dim exceeds the Jacobian's rank. Raise the ridge."
+                "covariances must be positive definite. If dim exceeds the rank of the Jacobian, pass a larger ridge."
             )
         self.means, self.covariances = means, covariances
         self._factors = factors
@@ -56,7 +56,7 @@ class OutputMixture:
     def log_density(self, z: Tensor) -> Tensor:
         """The log-density `log p(z)`: [batch, dim] -> [batch]."""
         if z.ndim != 2 or z.shape[1] != self.means.shape[1]:
-            raise ValueError(f"z must be (batch, {self.means.shape[1]}), got {tuple(z.shape)}.")
+            raise ValueError(f"z must have shape (batch, {self.means.shape[1]}), got {tuple(z.shape)}.")
         log_each = [self._component_log_density(n, z) for n in range(len(self.means))]
         return torch.stack(log_each).logsumexp(dim=0) - math.log(len(self.means))
 
@@ -131,7 +131,7 @@ def output_mixture(network: Network, prototypes: Tensor, covariance: float | Ten
     means, jacobian = network(prototypes).detach(), jacobians(network, prototypes)
     if isinstance(covariance, Tensor) and covariance.ndim:
         if covariance.ndim == 1:
-            raise ValueError("covariance must be a number or matrices, got a vector. Pass torch.diag(variances).")
+            raise ValueError("covariance must be a number or one or more matrices, got a vector. Pass torch.diag(variances).")
         covariances = jacobian @ covariance.to(jacobian) @ jacobian.mT
     else:
         covariances = check_positive("covariance", covariance) * jacobian @ jacobian.mT
