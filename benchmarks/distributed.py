@@ -22,7 +22,7 @@ from lightly.utils.dist import gather
 from torch import Tensor
 
 from benchmarks.machine import can_count, device_name, peak_mib, written_bytes
-from benchmarks.pages import COMMIT, filled, notes, table, write, write_csv
+from benchmarks.pages import COMMIT, filled, notes, write, write_csv
 from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
 
@@ -96,17 +96,11 @@ def sent_mb(step: Callable[[], object]) -> float:
     return (written_bytes() - before) / 1e6
 
 
-def costs(rows: pd.DataFrame) -> str:
-    """The costs per rank as a Markdown table."""
+def page_of(rows: pd.DataFrame, machine: str, notes: str) -> str:
+    """The page with the costs per rank."""
     ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
-    return table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4)
-
-
-def _line(row: Any) -> dict[str, str]:
-    case = {"ranks": str(row.ranks), "N": str(row.samples), "D": str(row.dim), "scheme": row.scheme}
-    spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
-    costs = {"CPU ms a rank": spread, "of ours": f"{row.of_ours:.2f}"}
-    return case | costs | {"MB sent": f"{row.sent_mb:.2f}", "peak MiB": f"{row.peak_mib:.0f}"}
+    lines = rows.assign(of_ours=rows.cpu_ms / ours).to_dict("records")
+    return filled(__file__, lines, machine=machine, notes=notes)
 
 
 def main() -> None:
@@ -128,7 +122,7 @@ def main() -> None:
     of_ranks = pd.DataFrame([row for world in options.ranks for row in measured(world, shapes, options.repeats)])
     rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}"
-    text = filled(__file__, table=costs(rows), machine=machine, notes=notes(options.out))
+    text = page_of(rows, machine, notes(options.out))
     print(text)
     write_csv(options.out / "rows.csv", rows.to_dict("records"))
     write(options.out / "README.md", text)

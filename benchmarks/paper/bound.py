@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
@@ -79,22 +78,16 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
     return x + NOISE * torch.randn_like(x), x + NOISE * torch.randn_like(x)
 
 
-def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
-    """A line of the table: means and standard errors over trials."""
-    columns = lines[[*TERMS, "sum", "test_loss"]]
-    mean, error = columns.mean(), columns.sem().fillna(0.0)
-    numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}
-    held = (lines["sum"] >= lines.test_loss).sum()
-    return {"network": network, "n": str(labelled), **numbers, "held": f"{held} of {len(lines)}"}
-
-
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
     """Values for the page: whether the sum of the terms is above the test loss, and below 1, the loss of a prediction of 0."""
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
+    trials = frame.assign(held=holds).groupby(["network", "labelled"], sort=False)
+    errors = trials.sem().fillna(0.0).add_suffix("_error")
+    lines = trials.mean().assign(held=trials.held.sum(), trials=trials.size()).join(errors).reset_index()
     return {
         "verdict": verdict(missed.empty),
-        "table": table(_line(*case, lines) for case, lines in frame.groupby(["network", "labelled"], sort=False)),
+        "lines": lines.to_dict("records"),
         "bounded": f"{len(bounded)} of {len(frame)}",
         "missed": ", ".join(map(str, sorted(set(missed.labelled)))) or "none",
         "lacking": (frame.test_loss - frame["sum"]).clip(lower=0).max(),
