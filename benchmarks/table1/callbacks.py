@@ -1,7 +1,6 @@
 """Lightning callbacks of a run: time, random generators, checkpoints and evaluation."""
 
 import time
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -87,24 +86,14 @@ class Checkpoint(L.Callback):
                     beside.replace(self.path)
 
 
-@dataclass
 class Evaluation(L.Callback):
     """Measures entropy and effective rank of the embeddings after each epoch, and runs the probes every few epochs.
 
     Only rank 0 measures. The other ranks wait for rank 0 when they average their next gradients.
     """
 
-    images: Images
-    every: int
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state in a checkpoint: the epochs measured so far."""
-        return {"curve": self.curve}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the epochs that were measured."""
-        self.curve = state["curve"]
+    def __init__(self, images: Images, every: int) -> None:
+        self.images, self.every = images, every
 
     def on_fit_start(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Measure the epoch of a restored checkpoint, because checkpoints are saved before the measurement."""
@@ -116,6 +105,7 @@ class Evaluation(L.Callback):
         losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if trainer.is_global_zero:
             # the trainer has not restored its own count of epochs yet when fitting starts
-            epoch = len(self.curve) + 1
+            epoch = len(module.curve) + 1
             is_probed = epoch % self.every == 0 or epoch == trainer.max_epochs
-            self.curve.append({"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed))
+            point = {"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed)
+            module.curve.append(point)

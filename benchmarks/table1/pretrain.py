@@ -49,16 +49,17 @@ class Pretraining(L.LightningModule):
         self.backbone, self.method, self.views, self.learning_rate = backbone, method, views, learning_rate
         if isinstance(method, Momentum):
             method.begin(backbone)
+        self.curve: list[dict[str, float]] = []
         self.epoch_losses: list[Tensor] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the losses of the epoch that is not measured yet, and buffers outside `state_dict`, such as lightly's queue."""
-        checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
+        """Save what `state_dict` lacks: the measured epochs, the losses after them, and buffers such as lightly's queue."""
+        checkpoint["curve"], checkpoint["epoch_losses"] = self.curve, torch.stack(self.epoch_losses)
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the saved losses and buffers."""
-        self.epoch_losses = list(checkpoint["epoch_losses"])
+        """Restore what was saved."""
+        self.curve, self.epoch_losses = checkpoint["curve"], list(checkpoint["epoch_losses"])
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)
 
