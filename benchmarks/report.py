@@ -10,9 +10,8 @@ from typing import Any
 from benchmarks.pages import NOTES, RESULTS, ROOT, table, write
 from benchmarks.paper.record import settings_of
 from benchmarks.table1 import tuning
-from benchmarks.table1.recipes import title
+from benchmarks.table1.recipes import ORDER, title
 from benchmarks.table1.records import Records
-from benchmarks.table1.tables import ORDER
 
 PAGE = ROOT / "docs" / "report.md"
 #: the head of the page, which is written by hand

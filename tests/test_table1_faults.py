@@ -15,13 +15,13 @@ import torch
 from benchmarks_extra import TINY, told
 
 from benchmarks.table1 import launch
+from benchmarks.table1.__main__ import main
 from benchmarks.table1.records import OutputError, Records, reserved
-from benchmarks.table1.tables import main
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"dataset": "digits", "rows": {}}
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
-PROGRAM = "from benchmarks.table1.tables import main; raise SystemExit(main({arguments}))"
+PROGRAM = "from benchmarks.table1.__main__ import main; raise SystemExit(main({arguments}))"
 
 
 @pytest.fixture

@@ -22,8 +22,18 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, l
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: the options that a number in the table depends on
-DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
-DECISIVE += ("limit_images",)
+DECISIVE = [
+    "dataset",
+    "backbone",
+    "width",
+    "stem",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "precision",
+    "devices",
+    "limit_images",
+]
 ABOUT = (
     "Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It compares methods; "
     "to train a backbone for use, take your framework and a criterion of it_losses."
@@ -39,10 +49,10 @@ class Options(argparse.Namespace):
 
     def settings(self) -> dict[str, Any]:
         """The options on which a number in the table depends, without those that may differ when a table is resumed."""
-        table = {name: getattr(self, name) for name in DECISIVE}
-        table |= {"long": True} if self.long else {}
-        table |= {"rates_only": True} if self.is_sweep and self.rates_only else {}
-        table |= {"scored_on": f"validation images, {HELD_OUT:g} of the training half"} if self.is_sweep else {}
+        table = {name: getattr(self, name) for name in DECISIVE} | ({"long": True} if self.long else {})
+        if self.is_sweep:
+            table |= {"rates_only": True} if self.rates_only else {}
+            table |= {"scored_on": f"validation images, {HELD_OUT:g} of the training half"}
         return table | fingerprint(self.methods, self.recipes)
 
     def replaced(self, **changed: Any) -> Options:
@@ -56,19 +66,13 @@ class Options(argparse.Namespace):
     def describe(self) -> str:
         """The settings in one sentence, for the head of the table."""
         width = "" if self.width == 1 else f" at {self.width:g} of its width"
-        return (
-            f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {self.epochs} epoch{'s' * (self.epochs > 1)}, "
-            f"batch {self.batch_size}, {self.precision}"
-        )
+        trained = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, batch {self.batch_size}, {self.precision}"
+        return f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {trained}"
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Checked options from the command line, completed by defaults for the data set.
-
-    Raises:
-        OptionError: an option has a value that makes no sense; the message says what to do.
-    """
-    command = parser(sweep, about, seeds)
+    """Checked options from the command line, completed by defaults for the data set; an OptionError says what to do."""
+    command = _parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
     dataset = command.parse_known_args(arguments, Options(**preset))[0].dataset
     options = command.parse_args(arguments, Options(**DATASET_OPTIONS[dataset] | preset, is_sweep=bool(sweep), to_train=[]))
@@ -87,8 +91,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     return options
 
 
-def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
-    """The options and their help."""
+def _parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.table1{sweep and '.' + sweep}",
         description=f"{about} Run it again after a kill: it goes on where it was.",
@@ -113,11 +116,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
-    add(
-        "--jobs",
-        type=int,
-        help="runs at a time, each a process of one thread (default: 1; on a CPU all cores, at most 8)",
-    )
+    add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1; on a CPU all cores, up to 8)")
     add("--limit-images", type=int, help="use only the first N training and N test images, for trials")
     add("--save-backbone", action="store_true", help="keep each run's weights in OUTPUT/backbones")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
@@ -125,17 +124,16 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
 
 
 def _recipes(options: Options) -> Mapping[str, Recipe]:
+    from benchmarks.table1.tuning import chosen
+
     rows = long_runs(options.backbone) if options.long else RECIPES
     if options.grid is None:
         return rows
-    from benchmarks.table1.tuning import chosen
-
     try:
         return rows | chosen({name: rows[name] for name in options.methods if name in rows}, options.grid)
     except ValueError as problem:
-        raise OptionError(
-            f"--grid {options.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to."
-        ) from problem
+        remedy = "Name a folder that benchmarks.table1.tuning wrote to."
+        raise OptionError(f"--grid {options.grid} {problem}. {remedy}") from problem
 
 
 def _check(options: Options) -> None:
@@ -149,9 +147,9 @@ def _check(options: Options) -> None:
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes: run this program without torchrun."),
         (precision == "16-mixed", "--precision 16-mixed needs a GPU. On a CPU, use --precision bf16-mixed."),
+        # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
         (
             precision == "bf16-mixed" and options.image_size <= 16,
-            # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
             f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),

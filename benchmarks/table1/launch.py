@@ -31,10 +31,9 @@ Variants = Callable[[Options], Mapping[str, Recipe]]
 
 
 def launch(read: Callable[[], Options], page: Page | None) -> int:
-    """Make the missing runs that the options from `read` ask for, then write the page that `page` makes of all rows.
+    """Make the missing runs that the options from `read` ask for, then write the page of all rows.
 
-    Returns:
-        Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C.
+    The exit status is 0 if that is done, 1 if the request cannot be met, and 130 if Ctrl-C stopped the program.
     """
     try:
         options = read()
@@ -45,7 +44,12 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
             records.open(options.settings() | {"images": images.digest})
             _make(options, images, records)
             if page and is_first_process():
-                _show(page(records, options, images), options)
+                text = page(records, options, images)
+                with writing(options.output):
+                    write(options.output / "README.md", text)
+                # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
+                Console(width=None if sys.stdout.isatty() else 120).print(Markdown(text))
+                print(f"written: {options.output}/README.md, rows.jsonl")
     except (OptionError, DataError, OutputError, BackboneError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
@@ -71,14 +75,6 @@ def head(records: Records, options: Options) -> dict[str, object]:
     return run | {"commits": records.names("commit"), "share": HELD_OUT, "over": records.over()}
 
 
-def _show(page: str, options: Options) -> None:
-    with writing(options.output):
-        write(options.output / "README.md", page)
-    # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
-    Console(width=None if sys.stdout.isatty() else 120).print(Markdown(page))
-    print(f"written: {options.output}/README.md, rows.jsonl")
-
-
 def _make(options: Options, images: Images, records: Records) -> None:
     # seed by seed, so that the table of one seed is complete early
     all_runs = [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
@@ -86,19 +82,18 @@ def _make(options: Options, images: Images, records: Records) -> None:
         # the first process sets the list for all, because it may have added rows before another process starts
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
-    if options.jobs > 1 or options.is_sweep:
-        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
-        torch.set_num_threads(1)
     if is_first_process():
         print(f"{options.describe()}: {len(pending)} of {len(all_runs)} runs to make in {options.output}")
         if len(pending) < len(all_runs):
             print(f"going on: {len(all_runs) - len(pending)} of {len(all_runs)} runs are on disk already", flush=True)
+    if options.jobs > 1 or options.is_sweep:
+        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
+        torch.set_num_threads(1)
     options = options.replaced(to_train=[run for run in pending if run.method != UNTRAINED])
     # only the first process has rows
     for row in filter(None, _results(pending, options, images)):
         records.add(row)
         run, left = Run(row["method"], row["seed"]), len(all_runs) - len(records.rows)
-        # the row is on disk, so that the checkpoint is no longer needed
         with writing(options.output):
             run.checkpoint(options).unlink(missing_ok=True)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
@@ -117,12 +112,12 @@ def _in_worker(run: Run, options: Options, images: Images, parent: int) -> Row:
     torch.set_num_threads(1)
     # Ctrl-C ends a worker at once; if it were caught, the worker would begin the next run
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+    def end_with_parent() -> None:
+        # the run of a worker whose parent is killed would go on beside the same run of a new command
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     return made(run, options, images)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker if its parent is killed, because its run would go on beside the same run of a new command."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -107,6 +107,7 @@ RECIPES: dict[str, Recipe] = {
     "byol_logdet": _row("BYOL+LogDet", "byol", LOG_DET_BESIDE, tuned(1.6e-2, entropy_weight=0.8)),
     SUPERVISED: _row("supervised", "supervised", LABELS),
 }
+ORDER = [UNTRAINED, *RECIPES]
 
 #: long runs use constants of the papers and of solo-learn, which we did not tune, instead of those tuned on the digits.
 #: `python -m benchmarks.table1.tuning --preset NAME` searches constants for each method, and `--grid` uses the best

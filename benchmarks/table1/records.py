@@ -35,11 +35,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Keep other programs out of the folder until the block ends, and remove half-written files of killed programs.
-
-    Raises:
-        OutputError: another program has reserved the folder, or the folder cannot be written.
-    """
+    """Keep other programs out of the folder until the block ends, and remove half-written files of killed programs."""
     lock = FileLock(folder / "unfinished" / "lock", blocking=False)
     with writing(folder):
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
@@ -56,11 +52,7 @@ def reserved(folder: Path) -> Iterator[None]:
 
 
 class Records:
-    """A folder of finished runs.
-
-    Raises:
-        OutputError: `rows.jsonl` cannot be read, is damaged, or comes from an older version.
-    """
+    """A folder of finished runs; OutputError if `rows.jsonl` cannot be read, is damaged, or is of an older version."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, path = folder, folder / "rows.jsonl"
@@ -82,11 +74,7 @@ class Records:
         return row
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Check that the rows in the folder have these settings, and write the settings.
-
-        Raises:
-            OutputError: the folder cannot be written, or its rows were made with other settings.
-        """
+        """Write the settings; OutputError if the rows in the folder were made with other settings."""
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
         if changed:
