@@ -22,18 +22,8 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, l
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 #: the options that a number in the table depends on
-DECISIVE = [
-    "dataset",
-    "backbone",
-    "width",
-    "stem",
-    "image_size",
-    "epochs",
-    "batch_size",
-    "precision",
-    "devices",
-    "limit_images",
-]
+DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
+DECISIVE += ("limit_images",)
 ABOUT = (
     "Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It compares methods; "
     "to train a backbone for use, take your framework and a criterion of it_losses."
