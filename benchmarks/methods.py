@@ -79,14 +79,9 @@ class SwAV(Method):
 class Momentum(Method):
     """MoCo and BYOL: the loss compares each view with the other view's embedding by a slow copy of backbone and projector.
 
-    Args:
-        projector: maps features to embeddings.
-        predictor: maps embeddings to those of the slow copy; the identity for MoCo.
-        criterion: compares the prediction for one view with the slow copy's embedding of the other view.
-        momentum: momentum of the slow copy at the first step; it rises to 1 along a cosine, as in BYOL.
-        regularizer: adds a weighted entropy to the loss; None for MoCo and BYOL themselves.
-        regularized: the tensor whose entropy is added: "features" of the backbone, "projection" or "prediction".
-        normalized: whether this tensor is l2-normalised first, as in BYOL's loss.
+    The predictor maps embeddings to those of the slow copy; for MoCo it is the identity. The momentum of the slow copy starts
+    at `momentum` and rises to 1 along a cosine, as in BYOL. `regularized` names the tensor whose entropy is added: "features"
+    of the backbone, "projection" or "prediction". It is l2-normalised first if `normalized` is true, as in BYOL's loss.
     """
 
     def __init__(

@@ -47,7 +47,6 @@ def _conditional_covariances(backbone: nn.Module, x: Tensor, scale: float, copie
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Plot both distances from diagonal against the scale of the noise."""
     columns = frame.rename(columns={"distance": "optimal", "conditional_distance": "mean conditional"})
     values = columns.melt(["trial", "scale"], var_name="covariance", value_name="distance")
     axes = figure.subplots()
@@ -56,7 +55,6 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether the optimum is diagonal for the smallest noise."""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     ends = {"first": means.iloc[0], "last": means.iloc[-1], "first_alone": alone.iloc[0], "last_alone": alone.iloc[-1]}
     beyond = means.index[means["mean"] > DIAGONAL]

@@ -45,7 +45,7 @@ def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
         torch.manual_seed(seed + trial)
         network = nn.Sequential(*(Residual() for _ in range(BLOCKS))).double().requires_grad_(False)
         prototypes = torch.randn(PROTOTYPES, DIM, dtype=torch.float64)
-        result += [{"network": trial, **measured(network, prototypes, std, samples)} for std in NOISE]
+        result += [{"network": trial} | measured(network, prototypes, std, samples) for std in NOISE]
     return result
 
 
@@ -65,13 +65,12 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
     lower, upper = (bound.item() for bound in mixture.entropy_bounds())
     outside = (at_samples - at_prototypes[which]).abs().amax(dim=(1, 2)) > ROUNDING
     within = int(lower - ERRORS * error <= entropy <= upper + ERRORS * error)
-    bounds = {"noise": std, "lower": lower, "entropy": entropy, "entropy_error": error, "upper": upper, "within": within}
-    density = {"gap": gaps.mean().item(), "gap_error": gaps.std().item() / math.sqrt(samples)}
-    return bounds | {"outside": outside.double().mean().item()} | density
+    row = {"noise": std, "lower": lower, "entropy": entropy, "entropy_error": error, "upper": upper, "within": within}
+    row |= {"outside": outside.double().mean().item(), "gap": gaps.mean().item()}
+    return row | {"gap_error": gaps.std().item() / math.sqrt(samples)}
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether density and bounds hold if no sample leaves its linear region, and the errors otherwise."""
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
     networks = frame.groupby("noise")

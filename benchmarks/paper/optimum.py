@@ -33,14 +33,13 @@ def conditionals() -> dict[str, Tensor]:
     # all images share one direction, because a mean over different directions would be nearer to diagonal
     shared = torch.ones(DIM, DIM, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, DIM)).double().requires_grad_(False)
-    through = {f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE}
     return {
         "vanishing, 1e-6 I": 1e-6 * identity,
         "isotropic, I / 2": identity / 2,
         "diagonal, random": torch.diag_embed(0.1 + torch.rand(2, IMAGES, DIM, dtype=torch.float64)),
         "full, random": roots @ roots.mT / DIM + 1e-3 * identity,
         "one direction, shared": shared + 1e-3 * identity,
-        **through,
+        **{f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE},
     }
 
 
@@ -62,19 +61,17 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
         return theory.maximise_log_det_ratio(conditional, other, largest=LARGEST, generator=generator, **steps)
 
     values = {"start": ascent(steps=0), "ascent": ascent(), "closed_form": closed}
-    norm = torch.linalg.matrix_norm
+    ratios = {key: theory.log_det_ratio(value, conditional, other).item() for key, value in values.items()}
+    off_diagonal = {"off_diagonal": closed, "conditional_off_diagonal": noise}
     return {
-        "conditional": name,
-        "seed": seed,
-        **{key: theory.log_det_ratio(value, conditional, other).item() / len(conditional) for key, value in values.items()},
-        "distance": (norm(values["ascent"] - closed) / norm(closed)).item(),
-        "off_diagonal": theory.distance_from_diagonal(closed).item(),
-        "conditional_off_diagonal": theory.distance_from_diagonal(noise).item(),
+        **{"conditional": name, "seed": seed},
+        **{key: ratio / len(conditional) for key, ratio in ratios.items()},
+        "distance": (torch.linalg.matrix_norm(values["ascent"] - closed) / torch.linalg.matrix_norm(closed)).item(),
+        **{key: theory.distance_from_diagonal(matrix).item() for key, matrix in off_diagonal.items()},
     }
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether every ascent ends at the closed form, and whether the closed form is diagonal."""
     excess, ascents = frame.ascent - frame.closed_form, frame.groupby("conditional", sort=False)
     kinds = ascents.mean().assign(distance=ascents.distance.max())
     full = kinds.index[kinds.off_diagonal >= DIAGONAL]
