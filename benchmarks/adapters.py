@@ -26,15 +26,14 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 LIBRARIES = ("pytorch", *ARGUMENTS)
 
 
-def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
+def _implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
     """The library's criterion, and ours with equal values; ImportError if the library cannot be imported."""
     return {"its": library_vicreg(library), "ours": VICReg() if library == "pytorch" else vicreg(library)}
 
 
-def row(library: str, options: argparse.Namespace) -> dict[str, str]:
-    """Measure a library's criterion and ours, for one row of the table; ImportError if the library cannot be imported."""
+def _row(library: str, options: argparse.Namespace) -> dict[str, str]:
     warnings.simplefilter("ignore")
-    of_library = partial(implementations, library)
+    of_library = partial(_implementations, library)
     case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
     views, criteria = case.views(), of_library(options.batch, options.dim)
     steps = {name: partial(criterion, *views) for name, criterion in criteria.items()}
@@ -47,7 +46,7 @@ def row(library: str, options: argparse.Namespace) -> dict[str, str]:
     return cells | {f"{name}, value": f"{step().item():.6g}" for name, step in steps.items()}
 
 
-def monitor_line(options: argparse.Namespace) -> str:
+def _monitor_line(options: argparse.Namespace) -> str:
     """A sentence with the milliseconds of EmbeddingMonitor in steps that it measures and in other steps.
 
     Lightning's profiler times only the hooks of the monitor, not the few embeddings that criteria copy for the monitor.
@@ -95,9 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
     for library in [*LIBRARIES, "lightning"] if options.library == "all" else [options.library]:
         try:
             if library == "lightning":
-                lines.append(monitor_line(options))
+                lines.append(_monitor_line(options))
             else:
-                rows.append(row(library, options))
+                rows.append(_row(library, options))
         except ImportError as error:
             if options.library != "all":
                 raise SystemExit(str(error)) from error

@@ -63,12 +63,9 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
     values = {"start": ascent(steps=0), "ascent": ascent(), "closed_form": closed}
     ratios = {key: theory.log_det_ratio(value, conditional, other).item() for key, value in values.items()}
     off_diagonal = {"off_diagonal": closed, "conditional_off_diagonal": noise}
-    return {
-        **{"conditional": name, "seed": seed},
-        **{key: ratio / len(conditional) for key, ratio in ratios.items()},
-        "distance": (torch.linalg.matrix_norm(values["ascent"] - closed) / torch.linalg.matrix_norm(closed)).item(),
-        **{key: theory.distance_from_diagonal(matrix).item() for key, matrix in off_diagonal.items()},
-    }
+    row = {"conditional": name, "seed": seed} | {key: ratio / len(conditional) for key, ratio in ratios.items()}
+    row |= {"distance": (torch.linalg.matrix_norm(values["ascent"] - closed) / torch.linalg.matrix_norm(closed)).item()}
+    return row | {key: theory.distance_from_diagonal(matrix).item() for key, matrix in off_diagonal.items()}
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:

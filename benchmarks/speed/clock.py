@@ -22,24 +22,22 @@ def measured(
     gradients of the inputs are freed before each timed call, because freeing the memory of one implementation can take longer
     than the next call. For the same reason each short call runs once untimed before it is timed.
     """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "backward": [], "both": []} for name in steps}
     for step in steps.values():
         # the first calls load libraries and allocate memory, so they are not timed
         step().backward()
-    least, most = repetitions
-    start, rounds = time.monotonic(), 0
+    (least, most), start, rounds = repetitions, time.monotonic(), 0
     while rounds < least or (rounds < most and time.monotonic() - start < seconds):
         for name, step in steps.items():
             _free(inputs)
-            if not times[name] or sum(times[name][-1]) < SHORT:
+            if not rounds or times[name]["both"][-1] < SHORT:
                 step().backward()
                 _free(inputs)
-            times[name].append((_cuda if device.type == "cuda" else _cpu)(step))
+            forward, backward = _cuda(step) if device.type == "cuda" else _cpu(step)
+            for mode, milliseconds in (("forward", forward), ("backward", backward), ("both", forward + backward)):
+                times[name][mode].append(milliseconds)
         rounds += 1
-    return {
-        name: {"forward": [f for f, _ in found], "backward": [b for _, b in found], "both": [f + b for f, b in found]}
-        for name, found in times.items()
-    }
+    return times
 
 
 def _free(inputs: Sequence[Tensor]) -> None:
@@ -69,10 +67,7 @@ def _cuda(step: Step) -> tuple[float, float]:
 
 
 def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
-    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them.
-
-    For small inputs, the host takes the rest of the time, because it prepares and launches the kernels.
-    """
+    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them."""
     step().backward()
     _free(inputs)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:

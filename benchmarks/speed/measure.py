@@ -39,10 +39,10 @@ class Case(NamedTuple):
     def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
         """A row with the median of the values, their 20th and 80th percentile, and the setting."""
         p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
-        case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
-        number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
-        measured = {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type], "device": device_name(self.device)}
-        return {name: str(text) for name, text in (case | number | measured | versions()).items()}
+        row = {name: getattr(self, name) for name in ("level", "objective", "batch", "dim", "dtype")}
+        row |= {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
+        row |= {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type], "device": device_name(self.device)}
+        return {name: str(text) for name, text in (row | _versions()).items()}
 
     def views(self) -> list[Tensor]:
         """Two views of normal random embeddings."""
@@ -51,8 +51,7 @@ class Case(NamedTuple):
         return [z.to(self.device, dtype).requires_grad_() for z in drawn]
 
 
-def versions() -> dict[str, object]:
-    """The number of threads, the versions of packages, and the commit."""
+def _versions() -> dict[str, object]:
     lightly = importlib.metadata.version("lightly") if is_installed("lightly") else "not installed"
     commit, python = COMMIT or "", platform.python_version()
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
@@ -70,10 +69,9 @@ def op_rows(case: Case) -> list[Row]:
     rows = time_rows(case, calls, views)
     if (case.batch, case.dim) in PEAKS:
         rows += [peak_row(case, name, OBJECTIVES[case.objective]) for name in eager]
-    if case.device.type == "cuda":
-        for name, call in calls.items():
-            count, milliseconds = clock.kernels(call, views)
-            rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
+    for name, call in calls.items() if case.device.type == "cuda" else ():
+        count, milliseconds = clock.kernels(call, views)
+        rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
     return rows
 
 

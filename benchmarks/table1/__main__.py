@@ -27,22 +27,14 @@ def page_of(records: Records, options: Options, images: Images) -> str:
     """The page of Table 1; writes its `table1.png`."""
     _plot(records, options.describe())
     gaps = records.compared(BASES, "linear")
-    return filled(
-        __file__,
-        **head(records, options),
-        dataset=options.dataset,
-        backbone=options.backbone,
-        devices=records.names("device"),
-        table=table([*_pixels(images), *(_line(records, method, gaps) for method in _methods(records))]),
-        probe=PROBE,
-        bandwidth=ENTROPY_BANDWIDTH,
-        findings=records.findings(BASES, RECIPES),
-    )
+    lines = [*_pixels(images), *(_line(records, method, gaps) for method in _methods(records))]
+    said = {"table": table(lines), "devices": records.names("device"), "findings": records.findings(BASES, RECIPES)}
+    return filled(__file__, **head(records, options), **said, probe=PROBE, bandwidth=ENTROPY_BANDWIDTH)
 
 
 def _methods(records: Records) -> list[str]:
     """The methods that have runs, in the order of the paper's table."""
-    return [method for method in ORDER if records.of(method)]
+    return list(filter(records.of, ORDER))
 
 
 def _pixels(images: Images) -> list[dict[str, str]]:

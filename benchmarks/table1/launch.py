@@ -71,8 +71,13 @@ def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, varian
 
 def head(records: Records, options: Options) -> dict[str, object]:
     """The values for the head of every page."""
-    run = {"command": options.command, "description": options.describe(), "notes": notes(records.folder)}
-    return run | {"commits": records.names("commit"), "share": HELD_OUT, "over": records.over()}
+    said = {name: getattr(options, name) for name in ("command", "dataset", "backbone")} | {"description": options.describe()}
+    return said | {
+        "notes": notes(records.folder),
+        "commits": records.names("commit"),
+        "share": HELD_OUT,
+        "over": records.over(),
+    }
 
 
 def _make(options: Options, images: Images, records: Records) -> None:
