@@ -81,7 +81,6 @@ def _monitor_line(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__.splitlines()[0])
     parser.add_argument("library", choices=[*LIBRARIES, "lightning", "all"])
     parser.add_argument("--batch", type=int, default=256)

@@ -68,5 +68,4 @@ RECIPES = {
 
 
 def recipe_for(dataset: str, channels: int) -> str:
-    """The name of the recipe for a data set."""
     return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

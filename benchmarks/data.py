@@ -58,7 +58,6 @@ class Images:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for colour."""
         return self.train.shape[1]
 
     def subset(self, images: int) -> Images:
@@ -74,7 +73,6 @@ class Images:
             raise DataError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
 
     def resized(self, side: int) -> Images:
-        """The same images, resized to `side` by `side` pixels by bilinear interpolation."""
         return replace(self, train=_resized(self.train, side), test=_resized(self.test, side))
 
 

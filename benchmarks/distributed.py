@@ -93,14 +93,12 @@ def sent_mb(step: Callable[[], object]) -> float:
 
 
 def page_of(rows: pd.DataFrame, machine: str, notes: str) -> str:
-    """The page with the costs per rank."""
     ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
     lines = rows.assign(of_ours=rows.cpu_ms / ours).to_dict("records")
     return filled(__file__, lines, machine=machine, notes=notes)
 
 
 def main() -> None:
-    """Measure the schemes, print the page, and write the page and the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--shapes", type=batch_and_dim, nargs="+", default=SHAPES, help="global samples x dim")

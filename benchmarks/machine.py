@@ -21,13 +21,11 @@ def is_installed(package: str) -> bool:
 
 
 def batch_and_dim(text: str) -> tuple[int, int]:
-    """Two numbers in an option, such as 256x2048."""
     batch, dim = text.split("x")
     return int(batch), int(dim)
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

@@ -57,7 +57,6 @@ class Supervised(Method):
         self.classifier = nn.Linear(width, classes)
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """The mean cross-entropy of both views."""
         h_a, h_b = self.embeddings(backbone, view_a, view_b)
         return (self.criterion(self.classifier(h_a), step.labels) + self.criterion(self.classifier(h_b), step.labels)) / 2
 

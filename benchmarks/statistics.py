@@ -18,7 +18,6 @@ class Statistic(NamedTuple):
     error: float
 
     def text(self, scale: float = 1.0, digits: int = 1, sign: str = "") -> str:
-        """The mean and its error as text."""
         error = "" if math.isnan(self.error) else f" ± {scale * self.error:.{digits}f}"
         return f"{scale * self.mean:{sign}.{digits}f}{error}"
 
@@ -31,11 +30,9 @@ class Difference(NamedTuple):
     p_value: float
 
     def text(self) -> str:
-        """The difference and its error as text, in percentage points."""
         return Statistic(self.mean, self.error).text(100, sign="+")
 
     def cells(self) -> dict[str, str]:
-        """The difference and its p-value, for a table."""
         return {"difference": self.text(), "p": "" if math.isnan(self.p_value) else f"{self.p_value:.2g}"}
 
 
@@ -95,5 +92,4 @@ def draw(axes: Any, means: pd.DataFrame, **style: Any) -> None:
 
 
 def verdict(shows: bool) -> str:
-    """The sentence that says whether the data show a claim."""
     return "The claim shows in our data." if shows else "The claim does NOT show in our data."

@@ -57,7 +57,6 @@ def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The options of figures and theorems: the settings on which a number depends."""
     command = argparse.ArgumentParser("python -m benchmarks.paper", description=__doc__)
     kinds = command.add_subparsers(required=True, metavar="figures | theorems")
     for kind in ("figure", "theorem"):

@@ -34,7 +34,6 @@ class Residual(nn.Module):
                 layer.bias *= scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the block: [batch, dim] -> [batch, dim]."""
         return x + self.second(torch.relu(self.first(x)))
 
 

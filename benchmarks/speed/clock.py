@@ -78,7 +78,6 @@ def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
 
 
 def percentiles(series: list[float]) -> tuple[float, float, float]:
-    """20th percentile, median, 80th percentile."""
     at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
     p20, median, p80 = torch.tensor(series, dtype=torch.float64).quantile(at).tolist()
     return p20, median, p80

@@ -45,7 +45,6 @@ class Case(NamedTuple):
         return {name: str(text) for name, text in (row | _versions()).items()}
 
     def views(self) -> list[Tensor]:
-        """Two views of normal random embeddings."""
         generator, dtype = torch.Generator().manual_seed(0), getattr(torch, self.dtype)
         drawn = (torch.randn(self.batch, self.dim, generator=generator) for _ in range(2))
         return [z.to(self.device, dtype).requires_grad_() for z in drawn]

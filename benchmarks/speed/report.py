@@ -42,12 +42,10 @@ class Key(NamedTuple):
 
     @property
     def size(self) -> str:
-        """Batch and dimension, as tables show them."""
         return f"{self.batch} x {self.dim}"
 
 
 def case_of(row: Row) -> Key:
-    """The case of a row."""
     return Key(row["level"], row["objective"], row["dtype"], int(row["batch"]), int(row["dim"]))
 
 

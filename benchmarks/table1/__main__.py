@@ -97,7 +97,6 @@ def _draw_curves(axes: Any, records: Records, column: str, label: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     return launch(lambda: parse(arguments), page_of)
 
 

@@ -12,8 +12,8 @@ from benchmarks.data import Images
 from benchmarks.methods import METHODS
 from benchmarks.pages import filled, table
 from benchmarks.statistics import Difference, difference, finding
-from benchmarks.table1.cli import Options
-from benchmarks.table1.launch import head, sweep
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe, Setting
 from benchmarks.table1.records import Records
 
@@ -129,9 +129,8 @@ def _line(records: Records, name: str, recipe: Recipe, gaps: dict[str, Differenc
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     about = "Change one thing at a time in the rows of VICReg and BYOL; --methods names the rows to start from."
-    return sweep(arguments, "ablations", about, seeds=3, variants=variants, page=page_of)
+    return launch(lambda: parse(arguments, sweep="ablations", about=about).varied(variants), page_of)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,9 @@ class Stopwatch(L.Callback):
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Print the estimated time of all runs, once."""
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
             print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
@@ -55,7 +53,6 @@ class Generator(L.Callback):
         torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the generator states of all ranks."""
         states, device = [torch.get_rng_state()], loop.strategy.root_device
         states += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         checkpoint["generators"] = [states] * loop.world_size
@@ -101,7 +98,6 @@ class Evaluation(L.Callback):
             self.on_train_epoch_end(trainer, module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Add the epoch that ended to the curve, on rank 0."""
         losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if trainer.is_global_zero:
             # the trainer has not restored its own count of epochs yet when fitting starts

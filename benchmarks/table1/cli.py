@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,14 @@ class Options(argparse.Namespace):
         return table | fingerprint(self.methods, self.recipes)
 
     def replaced(self, **changed: Any) -> Options:
-        """The same options, except for these."""
         return Options(**vars(self) | changed)
 
-    def varied(self, variants: Mapping[str, Recipe]) -> Options:
-        """The same options, with these variants as the methods to train."""
-        return self.replaced(methods=list(variants), recipes=self.recipes | variants)
+    def varied(self, variants: Callable[[Options], Mapping[str, Recipe]]) -> Options:
+        """The same options, with the variants that the function returns for them as the methods to train."""
+        recipes = variants(self)
+        return self.replaced(methods=list(recipes), recipes=self.recipes | recipes)
 
     def describe(self) -> str:
-        """The settings in one sentence, for the head of the table."""
         width = "" if self.width == 1 else f" at {self.width:g} of its width"
         trained = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, batch {self.batch_size}, {self.precision}"
         return f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {trained}"

@@ -78,7 +78,6 @@ def costs(path: Path) -> pd.DataFrame:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The page: the table, a sentence on the differences, and the scores at all learning rates."""
     bases = {name: BASE for name in ROWS if name != BASE}
     gaps, cost = records.compared(bases, "linear"), costs(records.folder / "speed.csv")
     lines, grid = (_line(records, name, gaps, cost) for name in ROWS), cells(Records(records.folder / "grid"))
@@ -94,16 +93,14 @@ def _line(records: Records, name: str, gaps: dict[str, Difference], cost: pd.Dat
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     asked = partial(parse, arguments, sweep="entropies", about="Compare every entropy at its default weights.", seeds=5)
 
     def tried() -> Options:
-        options = asked()
-        return options.varied(grid(options)).replaced(seeds=1, output=options.output / "grid")
+        options = asked().varied(grid)
+        return options.replaced(seeds=1, output=options.output / "grid")
 
     def compared() -> Options:
-        options = asked()
-        return options.varied(chosen(ROWS, options.output / "grid")).replaced(is_sweep=False)
+        return asked().varied(lambda options: chosen(ROWS, options.output / "grid")).replaced(is_sweep=False)
 
     return launch(tried, None) or launch(compared, page_of)
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -17,8 +17,8 @@ from rich.markdown import Markdown
 from benchmarks.backbones import BackboneError
 from benchmarks.data import HELD_OUT, DataError, Images
 from benchmarks.pages import notes, write
-from benchmarks.table1.cli import OptionError, Options, parse
-from benchmarks.table1.recipes import UNTRAINED, Recipe
+from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.recipes import UNTRAINED
 from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
 from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
@@ -26,8 +26,6 @@ from benchmarks.table1.runs import Run, is_first_process, loaded, made
 PENDING = "IT_LOSSES_TABLE1_PENDING"
 #: a function that makes the page of a table from its rows
 Page = Callable[[Records, Options, Images], str]
-#: a function that returns the recipes of a sweep by their names
-Variants = Callable[[Options], Mapping[str, Recipe]]
 
 
 def launch(read: Callable[[], Options], page: Page | None) -> int:
@@ -59,25 +57,10 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
     return 0
 
 
-def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, variants: Variants, page: Page) -> int:
-    """Train variants of methods and score them on validation images; the exit status is that of `launch`."""
-
-    def read() -> Options:
-        options = parse(arguments, sweep=name, about=about, seeds=seeds)
-        return options.varied(variants(options))
-
-    return launch(read, page)
-
-
 def head(records: Records, options: Options) -> dict[str, object]:
-    """The values for the head of every page."""
-    said = {name: getattr(options, name) for name in ("command", "dataset", "backbone")} | {"description": options.describe()}
-    return said | {
-        "notes": notes(records.folder),
-        "commits": records.names("commit"),
-        "share": HELD_OUT,
-        "over": records.over(),
-    }
+    asked = {"command": options.command, "dataset": options.dataset, "backbone": options.backbone}
+    made = {"commits": records.names("commit"), "over": records.over(), "share": HELD_OUT, "notes": notes(records.folder)}
+    return asked | {"description": options.describe()} | made
 
 
 def _make(options: Options, images: Images, records: Records) -> None:

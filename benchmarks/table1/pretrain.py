@@ -58,7 +58,6 @@ class Pretraining(L.LightningModule):
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was saved."""
         self.curve, self.epoch_losses = checkpoint["curve"], list(checkpoint["epoch_losses"])
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)

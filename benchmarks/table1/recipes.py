@@ -28,7 +28,6 @@ class Recipe:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The values without their sources."""
         return {name: setting.value for name, setting in self.settings.items()}
 
     def varied(self, title: str, source: str, learning_rate: float | None = None, **arguments: Any) -> Recipe:
@@ -146,7 +145,6 @@ BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": 
 
 
 def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
-    """The printed name of the row."""
     return "untrained backbone" if name == UNTRAINED else recipes[name].title
 
 

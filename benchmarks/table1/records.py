@@ -86,7 +86,6 @@ class Records:
         self._write()
 
     def add(self, row: Row) -> None:
-        """Add the row of a finished run to the file."""
         self.rows.append(row)
         self._write()
 
@@ -95,7 +94,6 @@ class Records:
             write(self.folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in (self.settings, *self.rows)))
 
     def has(self, method: str, seed: int) -> bool:
-        """Whether this run has a row."""
         return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
 
     def of(self, method: str) -> list[Row]:
@@ -103,11 +101,9 @@ class Records:
         return sorted((row for row in self.rows if row["method"] == method), key=lambda row: int(row["seed"]))
 
     def scores(self, method: str, column: str) -> list[float]:
-        """A column of the rows of one method, seed by seed."""
         return [row[column] for row in self.of(method)]
 
     def mean(self, method: str, column: str) -> Statistic:
-        """The mean of a column of the rows of one method."""
         return statistic(self.scores(method, column))
 
     def cells(self, method: str, gaps: Mapping[str, Difference]) -> dict[str, str]:
@@ -130,7 +126,6 @@ class Records:
         return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
 
     def findings(self, bases: Mapping[str, str], recipes: Mapping[str, Recipe]) -> str:
-        """For each probe, a sentence that says which methods differ significantly from their bases."""
         lines = []
         for probe in ("Linear", "kNN"):
             gaps = self.compared(bases, probe.lower())
@@ -138,7 +133,6 @@ class Records:
         return "\n".join(lines)
 
     def names(self, column: str) -> str:
-        """The different values of a column, such as commits or devices, separated by commas."""
         return ", ".join(sorted({str(row[column]) for row in self.rows}))
 
     def over(self) -> str:

@@ -39,7 +39,6 @@ class Run(NamedTuple):
     seed: int
 
     def label(self, options: Options) -> str:
-        """The name of the run in messages."""
         return f"{title(self.method, options.recipes)}, seed {self.seed}"
 
     def checkpoint(self, options: Options) -> Path:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from benchmarks.data import Images
 from benchmarks.pages import filled, table
-from benchmarks.table1.cli import Options
-from benchmarks.table1.launch import head, sweep
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
@@ -95,7 +95,6 @@ def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The page: the scores of the grid, and the chosen settings."""
     found = cells(records)
     rows = {name: RECIPES[name] for name in CONSTANTS if name in set(found.method)}
     best = {cell.method: cell for cell in found.query("best").itertuples()}
@@ -113,10 +112,9 @@ def _choice(cell: Any, found: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
     about = f"Give every method the same search: {rates}, scored on images held out of the training half."
-    return sweep(arguments, "tuning", about, seeds=2, variants=grid, page=page_of)
+    return launch(lambda: parse(arguments, sweep="tuning", about=about, seeds=2).varied(grid), page_of)
 
 
 if __name__ == "__main__":
