@@ -14,10 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import in_fresh_process
+from benchmarks.machine import in_fresh_process, percentiles, timed
 from benchmarks.pages import table
 from benchmarks.peers import Objective, library_vicreg
-from benchmarks.speed import clock
 from benchmarks.speed.measure import Case, peak_of
 from it_losses import VICReg
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
@@ -37,10 +36,10 @@ def _row(library: str, options: argparse.Namespace) -> dict[str, str]:
     case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
     views, criteria = case.views(), of_library(options.batch, options.dim)
     steps = {name: partial(criterion, *views) for name, criterion in criteria.items()}
-    times = clock.measured(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
+    times = timed(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
     cells = {"library": library, "batch x dim": f"{options.batch} x {options.dim}"}
     for name, series in times.items():
-        low, median, high = clock.percentiles(series["both"])
+        low, median, high = percentiles(series["both"])
         cells[f"{name}, ms"] = f"{median:.2f} ({low:.2f} to {high:.2f})"
     cells |= {f"{name}, MiB": f"{in_fresh_process(peak_of, case, name, of_library):.0f}" for name in criteria}
     return cells | {f"{name}, value": f"{step().item():.6g}" for name, step in steps.items()}

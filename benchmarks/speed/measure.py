@@ -12,10 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import device_name, in_fresh_process, is_installed, peak_mib
+from benchmarks.machine import CLOCKS, device_name, in_fresh_process, is_installed, kernels, peak_mib, percentiles, timed
 from benchmarks.pages import COMMIT
 from benchmarks.peers import Objective
-from benchmarks.speed import clock
 from benchmarks.speed.objectives import OBJECTIVES, PEAKS, compiled
 
 Row = dict[str, str]
@@ -38,10 +37,10 @@ class Case(NamedTuple):
 
     def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
         """A row with the median of the values, their 20th and 80th percentile, and the setting."""
-        p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
+        p20, value, p80 = (f"{number:.6g}" for number in percentiles(values))
         row = {name: getattr(self, name) for name in ("level", "objective", "batch", "dim", "dtype")}
         row |= {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
-        row |= {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type], "device": device_name(self.device)}
+        row |= {"repetitions": len(values), "clock": CLOCKS[self.device.type], "device": device_name(self.device)}
         return {name: str(text) for name, text in (row | _versions()).items()}
 
     def views(self) -> list[Tensor]:
@@ -69,15 +68,15 @@ def op_rows(case: Case) -> list[Row]:
     if (case.batch, case.dim) in PEAKS:
         rows += [peak_row(case, name, OBJECTIVES[case.objective]) for name in eager]
     for name, call in calls.items() if case.device.type == "cuda" else ():
-        count, milliseconds = clock.kernels(call, views)
+        count, milliseconds = kernels(call, views)
         rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
     return rows
 
 
 def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
     """Time forward, backward and both of each implementation, and print the medians of both."""
-    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
-    medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
+    times = timed(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
+    medians = {name: percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
     print(f"{case.level} {case.objective} {case.batch} x {case.dim}, {case.dtype}: {said}", flush=True)

@@ -60,18 +60,18 @@ class Records:
             lines = path.read_text().splitlines() if path.exists() else []
         except OSError as problem:
             raise OutputError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
-        settings, *self.rows = [self._parsed(line, number) for number, line in enumerate(lines or ["{}"], 1)]
-        if "method" in settings:
+        self.settings: dict[str, Any] = {}
+        self.rows: list[Row] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                self.rows.append(json.loads(line))
+            except json.JSONDecodeError as problem:
+                again = "Remove that line to repeat its run." if self.rows else "Restore the file, or choose another --output."
+                raise OutputError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
+        if self.rows:
+            self.settings = self.rows.pop(0)
+        if "method" in self.settings:
             raise OutputError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
-        self.settings: dict[str, Any] = settings
-
-    def _parsed(self, line: str, number: int) -> Row:
-        try:
-            row: Row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            again = "Restore the file, or choose another --output." if number == 1 else "Remove that line to repeat its run."
-            raise OutputError(f"{self.folder}/rows.jsonl, line {number} is damaged: {problem}. {again}") from problem
-        return row
 
     def open(self, settings: dict[str, Any]) -> None:
         """Write the settings; OutputError if the rows in the folder were made with other settings."""
