@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import NOTES, RESULTS, ROOT, table, write
-from benchmarks.paper.record import settings_of
 from benchmarks.table1 import tuning
 from benchmarks.table1.recipes import ORDER, title
 from benchmarks.table1.records import Records
@@ -26,8 +25,6 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: the kinds of results that `benchmarks.paper` writes
-PAPER = ("figures", "theorems")
 
 
 def page(results: Path, beside: Path) -> str:
@@ -98,18 +95,14 @@ def _tuned(table: Records, grid: Records) -> str:
 
 def _age(folder: Path) -> tuple[str, str, str]:
     """Sort key of a folder: its day, the time of its last run if it is recorded, and its name."""
-    rows = [] if _content(folder) in PAPER else Records(folder).rows
+    rows = Records(folder).rows
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _settings(folder: Path, *names: str) -> list[Any]:
     """The named settings of a folder. Each figure or theorem has its own settings, and the first ones are returned."""
-    settings = next(iter(settings_of(folder).values())) if _content(folder) in PAPER else Records(folder).settings
-    return [settings.get(name) for name in names]
-
-
-def _content(folder: Path) -> str:
-    return folder.name.split("-")[4]
+    settings = Records(folder).settings
+    return [settings.get("settings", settings).get(name) for name in names]
 
 
 def _relative(path: Path, beside: Path) -> str:

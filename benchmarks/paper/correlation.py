@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from benchmarks.paper.networks import Networks, evaluated_features
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import verdict
 from benchmarks.table1.cli import OptionError
+from benchmarks.table1.pretrain import features
 from it_losses import theory
 
 METHODS = ("vicreg",)
@@ -53,7 +54,7 @@ def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[s
     module = networks.untrained("vicreg", trial, **changed)
     module = networks.fit(module, epochs) if epochs else module
     n = min(LABELLED, len(images.train) // 2)
-    train, test = (F.normalize(evaluated_features(module, half)) for half in (images.train, images.test))
+    train, test = (F.normalize(features(module, half)) for half in (images.train, images.test))
     targets, test_targets = (F.one_hot(own, images.classes).to(train) for own in (images.train_labels, images.test_labels))
     with torch.no_grad():
         views = [module.views(part.to(setup.device)) for part in images.train[n:].split(512)]

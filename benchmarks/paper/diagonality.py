@@ -7,8 +7,9 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.paper.networks import Networks, evaluated_features
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
+from benchmarks.table1.pretrain import features
 from it_losses import theory
 
 METHODS = ("vicreg",)
@@ -24,7 +25,7 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 def _trial(networks: Networks, trial: int) -> list[dict[str, Any]]:
     setup, (module, _) = networks.setup, networks.get("vicreg", trial)
-    unit = evaluated_features(module, networks.images.test).var(dim=0).mean().sqrt()
+    unit = features(module, networks.images.test).var(dim=0).mean().sqrt()
     generator = torch.Generator(setup.device).manual_seed(setup.seed + trial)
     torch.manual_seed(setup.seed + trial)
     with torch.no_grad():

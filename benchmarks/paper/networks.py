@@ -4,10 +4,8 @@ import argparse
 import warnings
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import LambdaCallback
-from torch import Tensor
 
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH, Pretraining, features, loader
@@ -60,14 +58,5 @@ class Networks:
 
     def entropy(self, module: Pretraining) -> diagnostics.EntropyBounds:
         """Bounds in nats on the entropy of held-out features on the unit sphere, with the bandwidth ENTROPY_BANDWIDTH."""
-        held_out = F.normalize(evaluated_features(module, self.images.test))
+        held_out = F.normalize(features(module, self.images.test))
         return diagnostics.pairwise_entropy_bounds(held_out, bandwidth=ENTROPY_BANDWIDTH)
-
-
-@torch.no_grad()
-def evaluated_features(module: Pretraining, images: Tensor) -> Tensor:
-    """Penultimate features in evaluation mode; the mode of the network is restored: uint8 [images, ...] -> [images, dim]."""
-    training = module.training
-    result = features(module.eval(), images)
-    module.train(training)
-    return result

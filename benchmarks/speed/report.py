@@ -36,7 +36,6 @@ class Key(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The name of the case in tables, with its dtype if that is not float32."""
         step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
         return f"{self.objective}{step}{dtype}"
 

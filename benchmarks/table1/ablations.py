@@ -5,6 +5,7 @@ Every question starts from methods of Table 1 with their tuned values. `ablation
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.pages import filled, table
 from benchmarks.statistics import Difference, difference, finding
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.launch import head, launch
-from benchmarks.table1.recipes import RECIPES, Recipe, Setting
+from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
 SOURCE = "an ablation"
@@ -95,10 +96,9 @@ def _replaced_or_added(rows: Mapping[str, Recipe], name: str, entropy: str, weig
     vicreg = rows["vicreg"]
     recipes = {"vicreg": vicreg, name: rows[name]}
     for weight in weights:
-        settings = {"entropy": Setting(entropy, SOURCE), "entropy_weight": Setting(weight, SOURCE)}
         title = f"{rows[name].title}, added to all of VICReg, entropy weight {weight:g}"
-        recipe = Recipe(title, "vicreg_and_entropy", vicreg.settings | settings, vicreg.learning_rate)
-        recipes[f"{name}-added-entropy_weight{weight:g}"] = recipe
+        recipe = vicreg.varied(title, SOURCE, entropy=entropy, entropy_weight=weight)
+        recipes[f"{name}-added-entropy_weight{weight:g}"] = replace(recipe, method="vicreg_and_entropy")
     return recipes
 
 

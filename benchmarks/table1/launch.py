@@ -24,12 +24,10 @@ from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
-#: a function that makes the page of a table from its rows
-Page = Callable[[Records, Options, Images], str]
 
 
-def launch(read: Callable[[], Options], page: Page | None) -> int:
-    """Make the missing runs that the options from `read` ask for, then write the page of all rows.
+def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images], str] | None) -> int:
+    """Make the missing runs that the options from `read` ask for, then write the page that `page` makes of all rows.
 
     The exit status is 0 if that is done, 1 if the request cannot be met, and 130 if Ctrl-C stopped the program.
     """
