@@ -33,13 +33,14 @@ def conditionals() -> dict[str, Tensor]:
     # all images share one direction, because a mean over different directions would be nearer to diagonal
     shared = torch.ones(DIM, DIM, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, DIM)).double().requires_grad_(False)
+    through = {f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE}
     return {
         "vanishing, 1e-6 I": 1e-6 * identity,
         "isotropic, I / 2": identity / 2,
         "diagonal, random": torch.diag_embed(0.1 + torch.rand(2, IMAGES, DIM, dtype=torch.float64)),
         "full, random": roots @ roots.mT / DIM + 1e-3 * identity,
         "one direction, shared": shared + 1e-3 * identity,
-        **{f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE},
+        **through,
     }
 
 
