@@ -33,7 +33,7 @@ def _implementations(library: str, batch: int, dim: int) -> dict[str, Objective]
 def _row(library: str, options: argparse.Namespace) -> dict[str, str]:
     warnings.simplefilter("ignore")
     of_library = partial(_implementations, library)
-    case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
+    case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype)
     views, criteria = case.views(), of_library(options.batch, options.dim)
     steps = {name: partial(criterion, *views) for name, criterion in criteria.items()}
     times = timed(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))

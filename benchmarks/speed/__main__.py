@@ -16,7 +16,7 @@ from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
 from benchmarks.speed.objectives import LARGE, LARGE_ON_A_GPU, OBJECTIVES, SIZES, SQUARE
-from benchmarks.speed.report import Key, case_of
+from benchmarks.speed.report import case_of
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     command = " ".join(["python -m benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
     # rows of an earlier call are kept, except for cases that are measured again
-    cases: dict[Key, list[Row]] = {}
+    cases: dict[Case, list[Row]] = {}
     for row in read(folder / "rows.csv"):
         if row["threads"] != str(options.threads):
             print(f"{folder} has rows of {row['threads']} threads, not {options.threads}: use another --out", file=sys.stderr)

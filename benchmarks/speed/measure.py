@@ -24,16 +24,25 @@ STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 
 class Case(NamedTuple):
-    """The setting of a measurement, which takes `seconds` and at least five rounds."""
+    """A loss ("op") or a training step ("step") at one size; a measurement takes `seconds` and at least five rounds."""
 
     level: str
     objective: str
     batch: int
     dim: int
-    device: torch.device
-    dtype: str
-    seconds: float
+    device: torch.device = torch.device("cpu")
+    dtype: str = "float32"
+    seconds: float = 0.0
     is_compiled: bool = False
+
+    @property
+    def label(self) -> str:
+        step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
+        return f"{self.objective}{step}{dtype}"
+
+    @property
+    def size(self) -> str:
+        return f"{self.batch} x {self.dim}"
 
     def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
         """A row with the median of the values, their 20th and 80th percentile, and the setting."""
@@ -79,7 +88,7 @@ def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequenc
     medians = {name: percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
-    print(f"{case.level} {case.objective} {case.batch} x {case.dim}, {case.dtype}: {said}", flush=True)
+    print(f"{case.level} {case.objective} {case.size}, {case.dtype}: {said}", flush=True)
     modes = ((name, mode, values) for name, series in times.items() for mode, values in series.items())
     return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]
 
