@@ -108,8 +108,7 @@ def main() -> None:
     if not can_count():
         parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
     shapes, ranks = options.shapes, options.ranks
-    uneven = [f"{n} samples on {world} ranks" for n, _ in shapes for world in ranks if world < 2 or n % world]
-    if uneven:
+    if uneven := [f"{n} samples on {world} ranks" for n, _ in shapes for world in ranks if world < 2 or n % world]:
         parser.error(f"samples must be divisible by two or more ranks, got {', '.join(uneven)}")
     if options.repeats < 2:
         parser.error(f"--repeats must be at least 2, got {options.repeats}")

@@ -135,7 +135,10 @@ def _cuda(step: Step) -> tuple[float, float]:
 
 
 def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
-    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them."""
+    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them.
+
+    For small inputs, the host takes the rest of the time, because it prepares and launches the kernels.
+    """
     step().backward()
     _free(inputs)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:

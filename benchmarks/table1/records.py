@@ -60,16 +60,14 @@ class Records:
             lines = path.read_text().splitlines() if path.exists() else []
         except OSError as problem:
             raise OutputError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
-        self.settings: dict[str, Any] = {}
-        self.rows: list[Row] = []
-        for number, line in enumerate(lines, 1):
+        read: list[Row] = []
+        for number, line in enumerate(lines or ["{}"], 1):
             try:
-                self.rows.append(json.loads(line))
+                read.append(json.loads(line))
             except json.JSONDecodeError as problem:
-                again = "Remove that line to repeat its run." if self.rows else "Restore the file, or choose another --output."
+                again = "Remove that line to repeat its run." if read else "Restore the file, or choose another --output."
                 raise OutputError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
-        if self.rows:
-            self.settings = self.rows.pop(0)
+        self.settings, *self.rows = read
         if "method" in self.settings:
             raise OutputError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
 
