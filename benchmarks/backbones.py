@@ -6,11 +6,9 @@ import timm
 import torch
 from torch import nn
 
+from benchmarks import RequestError
+
 STEMS = ("auto", "small", "half", "original")
-
-
-class BackboneError(Exception):
-    """timm has no model of this name, or the model cannot take these images."""
 
 
 def create(name: str, *, channels: int, side: int, stem: str = "auto", width: float = 1.0) -> nn.Module:
@@ -25,7 +23,7 @@ def create(name: str, *, channels: int, side: int, stem: str = "auto", width: fl
     """
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=5)
-        raise BackboneError(f"timm has no model {name!r}. Similar: {', '.join(near) or 'none'}. timm.list_models() lists all.")
+        raise RequestError(f"timm has no model {name!r}. Similar: {', '.join(near) or 'none'}. timm.list_models() lists all.")
     small = side <= 64 if stem == "auto" else stem == "small"
     family = timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[-1]
     options: dict[str, object] = {"num_classes": 0, "in_chans": channels}
@@ -33,7 +31,7 @@ def create(name: str, *, channels: int, side: int, stem: str = "auto", width: fl
         # timm's default starts residual branches at 0, so that an untrained network consists of its shortcuts only
         options |= {"zero_init_last": False, "channels": tuple(round(full * width) for full in (64, 128, 256, 512))}
     elif width != 1 or stem == "half":
-        raise BackboneError(f"--width and --stem half are for ResNets only, and {name} is none. Leave them out.")
+        raise RequestError(f"--width and --stem half are for ResNets only, and {name} is none. Leave them out.")
     if family in {"vision_transformer", "deit"}:
         options |= {"img_size": side} | ({"patch_size": 4} if small else {})
     if family == "convnext" and small:
@@ -55,7 +53,7 @@ def create(name: str, *, channels: int, side: int, stem: str = "auto", width: fl
             raise ValueError(f"its features have shape {tuple(features.shape)}, not (2, {width_of(model)})")
         return model.train().to(memory_format=torch.channels_last)
     except (AssertionError, RuntimeError, TypeError, ValueError) as problem:
-        raise BackboneError(f"{name} cannot take {channels} x {side} x {side} images: {problem}") from problem
+        raise RequestError(f"{name} cannot take {channels} x {side} x {side} images: {problem}") from problem
 
 
 def width_of(backbone: nn.Module) -> int:

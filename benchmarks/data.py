@@ -26,6 +26,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
+from benchmarks import RequestError
+
 #: fraction of each class that is held out for tests if a data set has no test images, or for the choice of settings
 HELD_OUT = 0.2
 LARGEST_GIB = 16
@@ -34,10 +36,6 @@ LEAST_OF_A_CLASS = 100
 Image.MAX_IMAGE_PIXELS = None
 #: path and class number of each image
 Files = list[tuple[str, int]]
-
-
-class DataError(Exception):
-    """The data are missing, or are not those of the named data set."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Images:
         try:
             return _split(self.train, self.train_labels, self.classes)
         except ValueError as problem:
-            raise DataError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
+            raise RequestError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
 
     def resized(self, side: int) -> Images:
         return replace(self, train=_resized(self.train, side), test=_resized(self.test, side))
@@ -135,14 +133,14 @@ DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for
 
 
 def load(name: str, root: Path | None, side: int) -> Images:
-    """The named data set with images of `side` by `side` pixels; a DataError says what is expected."""
+    """The named data set with images of `side` by `side` pixels; a RequestError says what is expected."""
     if root is None and name != "digits":
-        raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
+        raise RequestError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
     try:
         return DATASETS[name](root, side).resized(side)
     except (OSError, ValueError, RuntimeError) as problem:
         expected = " ".join(str(DATASETS[name].__doc__).split())
-        raise DataError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
+        raise RequestError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
 
 
 def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.backbones import STEMS, BackboneError
-from benchmarks.data import DataError
+from benchmarks import RequestError
+from benchmarks.backbones import STEMS
 from benchmarks.machine import device_name
 from benchmarks.pages import COMMIT
 from benchmarks.paper import correlation
 from benchmarks.paper.networks import Networks
 from benchmarks.paper.record import MODULES, save
-from benchmarks.table1.cli import PRECISIONS, OptionError
+from benchmarks.table1.cli import PRECISIONS
 from benchmarks.table1.recipes import RECIPES
 
 LEAST = {"trials": 1, "noisy_images": 1, "copies": 20, "samples": 2}
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = {"command": " ".join(["python -m benchmarks.paper", *words])} | settings
             said = save(folder, name, rows, asked | _facts(name, settings) | {"seconds": round(time.perf_counter() - start)})
             print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
-    except (BackboneError, DataError, OptionError, OSError) as problem:
+    except (RequestError, OSError) as problem:
         command.error(str(problem))
     return 0
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
+from benchmarks import RequestError
 from benchmarks.paper.networks import Networks
 from benchmarks.statistics import verdict
-from benchmarks.table1.cli import OptionError
 from benchmarks.table1.pretrain import features
 from it_losses import theory
 
@@ -36,7 +36,7 @@ BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound":
 def rows(networks: Networks) -> list[dict[str, Any]]:
     """One row per model: settings, losses and their gap, and the bounds with their terms."""
     if networks.options.width * min(SWEEP["width"]) < 0.125:
-        raise OptionError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
+        raise RequestError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
     return [_model(networks, i, settings) for i, settings in enumerate(track(sweep(networks.setup.models), "figure 5: models"))]
 
 

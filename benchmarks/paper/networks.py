@@ -15,7 +15,7 @@ from it_losses import diagnostics
 
 
 def _options_of(setup: argparse.Namespace) -> Options:
-    """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
+    """The options of Table 1 for the settings of the figures; RequestError if a value makes no sense."""
     same = ("dataset", "data_root", "backbone", "stem", "precision", "epochs", "batch_size")
     values = {name: getattr(setup, name) for name in same} | {"image_size": setup.side, "limit_images": setup.images}
     values |= {"width": setup.width or (0.25 if setup.backbone == "resnet18" else 1.0), "jobs": 2}

@@ -12,6 +12,7 @@ import joblib
 import torch
 import torch.distributed as dist
 
+from benchmarks import RequestError
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS, HELD_OUT
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
@@ -28,10 +29,6 @@ ABOUT = (
     "Pre-train, evaluate and compare self-supervised methods on real images, at equal and small budgets. It compares methods; "
     "to train a backbone for use, take your framework and a criterion of it_losses."
 )
-
-
-class OptionError(Exception):
-    """An option has a value that makes no sense."""
 
 
 class Options(argparse.Namespace):
@@ -60,7 +57,7 @@ class Options(argparse.Namespace):
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Checked options from the command line, completed by defaults for the data set; an OptionError says what to do."""
+    """Checked options from the command line, completed by defaults for the data set; a RequestError says what to do."""
     command = _parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
     dataset = command.parse_known_args(arguments, Options(**preset))[0].dataset
@@ -122,7 +119,7 @@ def _recipes(options: Options) -> Mapping[str, Recipe]:
         return rows | chosen({name: rows[name] for name in options.methods if name in rows}, options.grid)
     except ValueError as problem:
         remedy = "Name a folder that benchmarks.table1.tuning wrote to."
-        raise OptionError(f"--grid {options.grid} {problem}. {remedy}") from problem
+        raise RequestError(f"--grid {options.grid} {problem}. {remedy}") from problem
 
 
 def _check(options: Options) -> None:
@@ -131,7 +128,7 @@ def _check(options: Options) -> None:
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+            raise RequestError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
     refusals = [
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes: run this program without torchrun."),
@@ -147,4 +144,4 @@ def _check(options: Options) -> None:
     ]
     for is_refused, message in refusals:
         if is_refused:
-            raise OptionError(message)
+            raise RequestError(message)

@@ -14,12 +14,12 @@ from joblib import Parallel, delayed
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.backbones import BackboneError
-from benchmarks.data import HELD_OUT, DataError, Images
+from benchmarks import RequestError
+from benchmarks.data import HELD_OUT, Images
 from benchmarks.pages import notes, write
-from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.cli import Options
 from benchmarks.table1.recipes import UNTRAINED
-from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
+from benchmarks.table1.records import Records, Row, reserved, writing
 from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
@@ -46,7 +46,7 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
                 # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
                 Console(width=None if sys.stdout.isatty() else 120).print(Markdown(text))
                 print(f"written: {options.output}/README.md, rows.jsonl")
-    except (OptionError, DataError, OutputError, BackboneError) as problem:
+    except RequestError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from benchmarks import RequestError
 from benchmarks.pages import write
 from benchmarks.statistics import Difference, Statistic, finding, holm, paired_difference, statistic
 from benchmarks.table1.recipes import Recipe
@@ -19,18 +20,14 @@ from benchmarks.table1.recipes import Recipe
 Row = dict[str, Any]
 
 
-class OutputError(Exception):
-    """The output folder cannot be used: it cannot be written, is in use, is damaged, or holds a table of other settings."""
-
-
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do if the block cannot write to the folder."""
+    """Raise a RequestError that says what to do if the block cannot write to the folder."""
     try:
         yield
     except OSError as problem:
         remedy = "make room or give access, and run the same command again; or choose another --output"
-        raise OutputError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
+        raise RequestError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def reserved(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise OutputError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
+            raise RequestError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
     with lock:
         with writing(folder):
             # a file that is being written is hidden and ends with the number of its process
@@ -52,32 +49,32 @@ def reserved(folder: Path) -> Iterator[None]:
 
 
 class Records:
-    """A folder of finished runs; OutputError if `rows.jsonl` cannot be read, is damaged, or is of an older version."""
+    """A folder of finished runs; RequestError if `rows.jsonl` cannot be read, is damaged, or is of an older version."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, path = folder, folder / "rows.jsonl"
         try:
             lines = path.read_text().splitlines() if path.exists() else []
         except OSError as problem:
-            raise OutputError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
+            raise RequestError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
         read: list[Row] = []
         for number, line in enumerate(lines or ["{}"], 1):
             try:
                 read.append(json.loads(line))
             except json.JSONDecodeError as problem:
                 again = "Remove that line to repeat its run." if read else "Restore the file, or choose another --output."
-                raise OutputError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
+                raise RequestError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
         self.settings, *self.rows = read
         if "method" in self.settings:
-            raise OutputError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
+            raise RequestError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Write the settings; OutputError if the rows in the folder were made with other settings."""
+        """Write the settings; RequestError if the rows in the folder were made with other settings."""
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
         if changed:
             remedy = "Use the earlier settings again, or choose another --output."
-            raise OutputError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
+            raise RequestError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
         # methods may be added to a table later
         rows = self.settings.get("rows", {}) | settings["rows"]
         self.settings = self.settings | settings | {"rows": rows}

@@ -17,13 +17,13 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import it_losses
-from benchmarks import backbones
+from benchmarks import RequestError, backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, Method
 from benchmarks.pages import COMMIT, write
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
-from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.cli import Options
 from benchmarks.table1.pretrain import MEASURES, Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Row, writing
@@ -52,12 +52,12 @@ def loaded(options: Options) -> Images:
     images = images if options.limit_images is None else images.subset(options.limit_images)
     images = images.validation() if options.is_sweep else images
     if len(images.train) < options.batch_size:
-        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
+        raise RequestError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
     _backbone(options, images)
     try:
         trainer(options, [])
     except Exception as problem:
-        raise OptionError(f"Lightning refuses --accelerator, --devices or --precision: {problem}") from problem
+        raise RequestError(f"Lightning refuses --accelerator, --devices or --precision: {problem}") from problem
     return images
 
 
