@@ -14,10 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import in_fresh_process
+from benchmarks.machine import in_fresh_process, percentiles, timed
 from benchmarks.pages import table
 from benchmarks.peers import Objective, library_vicreg
-from benchmarks.speed import clock
 from benchmarks.speed.measure import Case, peak_of
 from it_losses import VICReg
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
@@ -26,28 +25,27 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 LIBRARIES = ("pytorch", *ARGUMENTS)
 
 
-def implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
+def _implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
     """The library's criterion, and ours with equal values; ImportError if the library cannot be imported."""
     return {"its": library_vicreg(library), "ours": VICReg() if library == "pytorch" else vicreg(library)}
 
 
-def row(library: str, options: argparse.Namespace) -> dict[str, str]:
-    """Measure a library's criterion and ours, for one row of the table; ImportError if the library cannot be imported."""
+def _row(library: str, options: argparse.Namespace) -> dict[str, str]:
     warnings.simplefilter("ignore")
-    of_library = partial(implementations, library)
-    case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype, 0.0)
+    of_library = partial(_implementations, library)
+    case = Case("op", library, options.batch, options.dim, torch.device(options.device), options.dtype)
     views, criteria = case.views(), of_library(options.batch, options.dim)
     steps = {name: partial(criterion, *views) for name, criterion in criteria.items()}
-    times = clock.measured(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
+    times = timed(steps, case.device, seconds=0.0, repetitions=(options.steps, options.steps))
     cells = {"library": library, "batch x dim": f"{options.batch} x {options.dim}"}
     for name, series in times.items():
-        low, median, high = clock.percentiles(series["both"])
+        low, median, high = percentiles(series["both"])
         cells[f"{name}, ms"] = f"{median:.2f} ({low:.2f} to {high:.2f})"
     cells |= {f"{name}, MiB": f"{in_fresh_process(peak_of, case, name, of_library):.0f}" for name in criteria}
     return cells | {f"{name}, value": f"{step().item():.6g}" for name, step in steps.items()}
 
 
-def monitor_line(options: argparse.Namespace) -> str:
+def _monitor_line(options: argparse.Namespace) -> str:
     """A sentence with the milliseconds of EmbeddingMonitor in steps that it measures and in other steps.
 
     Lightning's profiler times only the hooks of the monitor, not the few embeddings that criteria copy for the monitor.
@@ -82,7 +80,6 @@ def monitor_line(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__.splitlines()[0])
     parser.add_argument("library", choices=[*LIBRARIES, "lightning", "all"])
     parser.add_argument("--batch", type=int, default=256)
@@ -95,9 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
     for library in [*LIBRARIES, "lightning"] if options.library == "all" else [options.library]:
         try:
             if library == "lightning":
-                lines.append(monitor_line(options))
+                lines.append(_monitor_line(options))
             else:
-                rows.append(row(library, options))
+                rows.append(_row(library, options))
         except ImportError as error:
             if options.library != "all":
                 raise SystemExit(str(error)) from error

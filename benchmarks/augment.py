@@ -31,11 +31,11 @@ class Views(nn.Module):
 def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel for pixels in [0, 1]: uint8 [images, channels, ...] -> 2 x [channels]."""
     pixels = images.transpose(0, 1).flatten(1)
-    counts = torch.stack([torch.bincount(channel.int(), minlength=256) for channel in pixels]).double()
+    shares = torch.stack([torch.bincount(channel.int(), minlength=256) for channel in pixels]).double() / pixels.shape[1]
     levels = torch.arange(256, dtype=torch.double) / 255
-    mean = (counts * levels).sum(1) / counts.sum(1)
-    variance = (counts * (levels - mean[:, None]).square()).sum(1) / counts.sum(1)
-    return mean.float(), variance.sqrt().clamp_min(1e-3).float()
+    mean = shares @ levels
+    std = (shares * (levels - mean[:, None]).square()).sum(1).sqrt()
+    return mean.float(), std.clamp_min(1e-3).float()
 
 
 #: name -> function of the side of the images in pixels, which returns their augmentations in order
@@ -68,5 +68,4 @@ RECIPES = {
 
 
 def recipe_for(dataset: str, channels: int) -> str:
-    """The name of the recipe: "digits" for the digits, else "grey" for one channel and "colour" for more."""
     return "digits" if dataset == "digits" else "grey" if channels == 1 else "colour"

@@ -26,6 +26,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
+from benchmarks import RequestError
+
 #: fraction of each class that is held out for tests if a data set has no test images, or for the choice of settings
 HELD_OUT = 0.2
 LARGEST_GIB = 16
@@ -34,10 +36,6 @@ LEAST_OF_A_CLASS = 100
 Image.MAX_IMAGE_PIXELS = None
 #: path and class number of each image
 Files = list[tuple[str, int]]
-
-
-class DataError(Exception):
-    """The data are missing, or are not those of the named data set."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class Images:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for colour."""
         return self.train.shape[1]
 
     def subset(self, images: int) -> Images:
@@ -71,11 +68,10 @@ class Images:
         try:
             return _split(self.train, self.train_labels, self.classes)
         except ValueError as problem:
-            raise DataError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
+            raise RequestError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
 
     def resized(self, side: int) -> Images:
-        """The same images, resized to `side` by `side` pixels by bilinear interpolation."""
-        return replace(self, train=_resize(self.train, side), test=_resize(self.test, side))
+        return replace(self, train=_resized(self.train, side), test=_resized(self.test, side))
 
 
 def digits(root: Path | None, side: int) -> Images:
@@ -124,8 +120,7 @@ def image_folder(root: Path, side: int) -> Images:
         return _one_folder(root, side)
     held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
     train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
-    unknown = set(test.classes) - set(train.classes)
-    if unknown:
+    if unknown := set(test.classes) - set(train.classes):
         raise ValueError(f"{test.root} has classes that {train.root} does not have: {', '.join(sorted(unknown)[:5])}")
     # number the classes as in the training images, which may have more classes
     files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
@@ -138,18 +133,14 @@ DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for
 
 
 def load(name: str, root: Path | None, side: int) -> Images:
-    """The named data set with images of `side` by `side` pixels.
-
-    Raises:
-        DataError: the data are missing, unreadable or of another data set; the message says what is expected.
-    """
+    """The named data set with images of `side` by `side` pixels; a RequestError says what is expected."""
     if root is None and name != "digits":
-        raise DataError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
+        raise RequestError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
     try:
         return DATASETS[name](root, side).resized(side)
     except (OSError, ValueError, RuntimeError) as problem:
         expected = " ".join(str(DATASETS[name].__doc__).split())
-        raise DataError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
+        raise RequestError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
 
 
 def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:
@@ -185,20 +176,17 @@ def _cifar(half: datasets.CIFAR10) -> tuple[Tensor, Tensor]:
 
 
 def _one_folder(root: Path, side: int) -> Images:
-    """The images in folders `<class>/`, with a fifth of each class held out."""
-    found = datasets.ImageFolder(root, is_valid_file=_is_picture, allow_empty=True)
-    counts = Counter(found.targets)
-    kept = [label for label, count in sorted(counts.items()) if count >= LEAST_OF_A_CLASS]
+    # a picture that is linked into a second class would have two labels
+    endings = datasets.folder.IMG_EXTENSIONS
+    found = datasets.ImageFolder(
+        root, is_valid_file=lambda path: path.lower().endswith(endings) and not Path(path).is_symlink(), allow_empty=True
+    )
+    kept = [label for label, count in sorted(Counter(found.targets).items()) if count >= LEAST_OF_A_CLASS]
     if not kept:
         raise ValueError(f"no folder in {root} has {LEAST_OF_A_CLASS} images, and there is no folder train")
     files = [(path, kept.index(label)) for path, label in found.samples if label in kept]
     train, test = ([files[number] for number in part] for part in _parts([label for _, label in files]))
     return _from_files(train, test, side)
-
-
-def _is_picture(path: str) -> bool:
-    # a picture that is linked into a second class would have two labels
-    return path.lower().endswith(datasets.folder.IMG_EXTENSIONS) and not Path(path).is_symlink()
 
 
 def _from_files(train: Files, test: Files, side: int) -> Images:
@@ -226,7 +214,7 @@ def _square(side: int, path: str) -> np.ndarray:
     return np.asarray(fitted)
 
 
-def _resize(images: Tensor, side: int) -> Tensor:
+def _resized(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] == (side, side):
         return images
     # one slice at a time, because floats take four times the memory of bytes

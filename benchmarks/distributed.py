@@ -21,9 +21,9 @@ from lightly.loss import VICRegLoss
 from lightly.utils.dist import gather
 from torch import Tensor
 
-from benchmarks.machine import can_count, device_name, peak_mib, written_bytes
-from benchmarks.pages import COMMIT, filled, notes, table, write, write_csv
-from benchmarks.peers import Objective, official_vicreg, solo_learn_vicreg
+from benchmarks.machine import batch_and_dim, can_count, device_name, peak_mib, written_bytes
+from benchmarks.pages import COMMIT, filled, notes, write, write_csv
+from benchmarks.peers import official_vicreg, solo_learn_vicreg
 from it_losses import VICReg
 
 
@@ -39,6 +39,7 @@ SCHEMES = {
     "solo-learn": partial(solo_learn_vicreg, gather=gathered, variance_weight=12.5),
     "lightly": VICRegLoss(gather_distributed=True),
 }
+SHAPES = [(512, 2048), (512, 512), (1024, 256)]
 
 
 def measured(world: int, shapes: list[tuple[int, int]], repeats: int) -> list[dict[str, Any]]:
@@ -60,7 +61,7 @@ def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
-    steps = {name: partial(_gradient, loss, own) for name, loss in SCHEMES.items()}
+    steps = {name: lambda loss=loss: torch.cat(torch.autograd.grad(loss(*own), own)) for name, loss in SCHEMES.items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
         # a scheme with a wrong gradient is not timed
@@ -69,16 +70,11 @@ def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
     rows = []
     for (name, step), times in zip(steps.items(), zip(*rounds, strict=True), strict=True):
         low, median, high = statistics.quantiles(times, n=4)
-        case = {"scheme": name, "ranks": world, "samples": samples, "dim": dim}
-        milliseconds = {"cpu_ms": median, "cpu_ms_quartile_low": low, "cpu_ms_quartile_high": high}
-        sent = sent_mb(step)
+        row = {"scheme": name, "ranks": world, "samples": samples, "dim": dim}
+        row |= {"cpu_ms": median, "cpu_ms_quartile_low": low, "cpu_ms_quartile_high": high, "sent_mb": sent_mb(step)}
         dist.barrier()
-        rows.append(case | milliseconds | {"sent_mb": sent, "peak_mib": peak_mib(step, views.device)})
+        rows.append(row | {"peak_mib": peak_mib(step, views.device)})
     return rows
-
-
-def _gradient(loss: Objective, own: list[Tensor]) -> Tensor:
-    return torch.cat(torch.autograd.grad(loss(*own), own))
 
 
 def _cpu_seconds(call: Callable[[], object]) -> float:
@@ -96,39 +92,30 @@ def sent_mb(step: Callable[[], object]) -> float:
     return (written_bytes() - before) / 1e6
 
 
-def costs(rows: pd.DataFrame) -> str:
-    """The costs per rank as a Markdown table."""
+def page_of(rows: pd.DataFrame, machine: str, notes: str) -> str:
     ours = rows.groupby(["ranks", "samples", "dim"]).cpu_ms.transform("first")
-    return table(map(_line, rows.assign(of_ours=rows.cpu_ms / ours).itertuples()), left=4)
-
-
-def _line(row: Any) -> dict[str, str]:
-    case = {"ranks": str(row.ranks), "N": str(row.samples), "D": str(row.dim), "scheme": row.scheme}
-    spread = f"{row.cpu_ms:.1f} ({row.cpu_ms_quartile_low:.1f} to {row.cpu_ms_quartile_high:.1f})"
-    costs = {"CPU ms a rank": spread, "of ours": f"{row.of_ours:.2f}"}
-    return case | costs | {"MB sent": f"{row.sent_mb:.2f}", "peak MiB": f"{row.peak_mib:.0f}"}
+    lines = rows.assign(of_ours=rows.cpu_ms / ours).to_dict("records")
+    return filled(__file__, lines, machine=machine, notes=notes)
 
 
 def main() -> None:
-    """Measure the schemes, print the page, and write the page and the rows."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--shapes", nargs="+", default=["512x2048", "512x512", "1024x256"], help="global samples x dim")
+    parser.add_argument("--shapes", type=batch_and_dim, nargs="+", default=SHAPES, help="global samples x dim")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("runs") / "distributed", help="folder for rows.csv and README.md")
     options = parser.parse_args()
     if not can_count():
         parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
-    shapes = [(int(samples), int(dim)) for samples, dim in (shape.split("x") for shape in options.shapes)]
-    uneven = [f"{n} samples on {world} ranks" for n, _ in shapes for world in options.ranks if world < 2 or n % world]
-    if uneven:
+    shapes, ranks = options.shapes, options.ranks
+    if uneven := [f"{n} samples on {world} ranks" for n, _ in shapes for world in ranks if world < 2 or n % world]:
         parser.error(f"samples must be divisible by two or more ranks, got {', '.join(uneven)}")
     if options.repeats < 2:
         parser.error(f"--repeats must be at least 2, got {options.repeats}")
-    of_ranks = pd.DataFrame([row for world in options.ranks for row in measured(world, shapes, options.repeats)])
+    of_ranks = pd.DataFrame([row for world in ranks for row in measured(world, shapes, options.repeats)])
     rows = of_ranks.groupby(["scheme", "ranks", "samples", "dim"], sort=False, as_index=False).mean()
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, torch {torch.__version__}, commit {COMMIT}"
-    text = filled(__file__, table=costs(rows), machine=machine, notes=notes(options.out))
+    text = page_of(rows, machine, notes(options.out))
     print(text)
     write_csv(options.out / "rows.csv", rows.to_dict("records"))
     write(options.out / "README.md", text)

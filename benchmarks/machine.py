@@ -1,17 +1,27 @@
-"""Tools of the programs that measure: names of devices, peak memory, written bytes, and calls in a fresh process."""
+"""Tools of the programs that measure: times, peak memory, written bytes, names of devices, and calls in a fresh process.
+
+To measure times, all implementations run in turn in one process, in every round.
+"""
 
 import ctypes
 import importlib.util
 import multiprocessing
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
+Step = Callable[[], Tensor]
+#: the clock that times a call. Other processes lengthen wall-clock time, but not the CPU time of this thread
+CLOCKS = {"cpu": "CPU time of the thread", "cuda": "CUDA events"}
+#: a call shorter than this, in milliseconds, is preceded by an untimed call
+SHORT = 2000.0
 STATUS, CLEAR, COUNTERS = (Path("/proc/self") / name for name in ("status", "clear_refs", "io"))
 
 
@@ -20,8 +30,12 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def batch_and_dim(text: str) -> tuple[int, int]:
+    batch, dim = text.split("x")
+    return int(batch), int(dim)
+
+
 def device_name(device: torch.device) -> str:
-    """The name of the GPU or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -65,3 +79,76 @@ def written_bytes() -> int:
 
 def _counter(path: Path, name: str) -> int:
     return int(dict(line.split(":", 1) for line in path.read_text().splitlines())[name].split()[0])
+
+
+def timed(
+    steps: dict[str, Step], device: torch.device, *, seconds: float, repetitions: tuple[int, int], inputs: Sequence[Tensor] = ()
+) -> dict[str, dict[str, list[float]]]:
+    """Time functions that return a loss: name -> milliseconds of every "forward", "backward" and "both".
+
+    `repetitions` are the least and the largest number of rounds; between them, rounds start until `seconds` have passed. The
+    gradients of the inputs are freed before each timed call, because freeing the memory of one implementation can take longer
+    than the next call. For the same reason each short call runs once untimed before it is timed.
+    """
+    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "backward": [], "both": []} for name in steps}
+    for step in steps.values():
+        # the first calls load libraries and allocate memory, so they are not timed
+        step().backward()
+    (least, most), start, rounds = repetitions, time.monotonic(), 0
+    while rounds < least or (rounds < most and time.monotonic() - start < seconds):
+        for name, step in steps.items():
+            _free(inputs)
+            if not rounds or times[name]["both"][-1] < SHORT:
+                step().backward()
+                _free(inputs)
+            forward, backward = _cuda(step) if device.type == "cuda" else _cpu(step)
+            for mode, milliseconds in (("forward", forward), ("backward", backward), ("both", forward + backward)):
+                times[name][mode].append(milliseconds)
+        rounds += 1
+    return times
+
+
+def _free(inputs: Sequence[Tensor]) -> None:
+    """Free the gradients; otherwise the next backward pass would add to them."""
+    for z in inputs:
+        z.grad = None
+
+
+def _cpu(step: Step) -> tuple[float, float]:
+    start = time.thread_time()
+    loss = step()
+    middle = time.thread_time()
+    loss.backward()
+    return (middle - start) * 1e3, (time.thread_time() - middle) * 1e3
+
+
+def _cuda(step: Step) -> tuple[float, float]:
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(3)]
+    torch.cuda.synchronize()
+    marks[0].record()
+    loss = step()
+    marks[1].record()
+    loss.backward()
+    marks[2].record()
+    torch.cuda.synchronize()
+    return marks[0].elapsed_time(marks[1]), marks[1].elapsed_time(marks[2])
+
+
+def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
+    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them.
+
+    For small inputs, the host takes the rest of the time, because it prepares and launches the kernels.
+    """
+    step().backward()
+    _free(inputs)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as trace:
+        step().backward()
+        torch.cuda.synchronize()
+    times = [e.time_range.elapsed_us() for e in trace.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return len(times), sum(times) / 1e3
+
+
+def percentiles(series: list[float]) -> tuple[float, float, float]:
+    at = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    p20, median, p80 = torch.tensor(series, dtype=torch.float64).quantile(at).tolist()
+    return p20, median, p80

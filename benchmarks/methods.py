@@ -57,7 +57,6 @@ class Supervised(Method):
         self.classifier = nn.Linear(width, classes)
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """The mean cross-entropy of both views."""
         h_a, h_b = self.embeddings(backbone, view_a, view_b)
         return (self.criterion(self.classifier(h_a), step.labels) + self.criterion(self.classifier(h_b), step.labels)) / 2
 
@@ -79,14 +78,9 @@ class SwAV(Method):
 class Momentum(Method):
     """MoCo and BYOL: the loss compares each view with the other view's embedding by a slow copy of backbone and projector.
 
-    Args:
-        projector: maps features to embeddings.
-        predictor: maps embeddings to those of the slow copy; the identity for MoCo.
-        criterion: compares the prediction for one view with the slow copy's embedding of the other view.
-        momentum: momentum of the slow copy at the first step; it rises to 1 along a cosine, as in BYOL.
-        regularizer: adds a weighted entropy to the loss; None for MoCo and BYOL themselves.
-        regularized: the tensor whose entropy is added: "features" of the backbone, "projection" or "prediction".
-        normalized: whether this tensor is l2-normalised first, as in BYOL's loss.
+    The predictor maps embeddings to those of the slow copy; for MoCo it is the identity. The momentum of the slow copy starts
+    at `momentum` and rises to 1 along a cosine, as in BYOL. `regularized` names the tensor whose entropy is added: "features"
+    of the backbone, "projection" or "prediction". It is l2-normalised first if `normalized` is true, as in BYOL's loss.
     """
 
     def __init__(

@@ -60,9 +60,15 @@ def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
     return "\n".join(lines + ["| " + " | ".join(row.get(name, "") for name in heads) + " |" for row in rows])
 
 
-def filled(program: str, **values: object) -> str:
-    """The Markdown page beside a program, given its `__file__`; each `{name}` is replaced by the value of that name."""
-    return re.sub(r"\n{3,}", "\n\n", Path(program).with_suffix(".md").read_text().format(**values)).strip("\n") + "\n"
+def filled(program: str, lines: Iterable[Mapping[str, Any]] = (), **values: object) -> str:
+    """The Markdown page beside a program, given its `__file__`, with a value for each `{name}`.
+
+    A line of a table that begins with a `{name}` is repeated for each of `lines`, with the values of that line.
+    """
+    parts: list[str] = []
+    for line in Path(program).with_suffix(".md").read_text().splitlines():
+        parts += [line.format(**own) for own in lines] if line.startswith("| {") else [line.format(**values)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts)).strip("\n") + "\n"
 
 
 def page(title: str, *parts: str) -> str:

@@ -44,7 +44,8 @@ def linear_accuracy(features: Features) -> float:
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return _accuracy((test @ weight + bias).argmax(dim=1), features.test_labels)
+    predicted = (test @ weight + bias).argmax(dim=1)
+    return (predicted == features.test_labels).double().mean().item()
 
 
 @torch.no_grad()
@@ -52,12 +53,6 @@ def knn_accuracy(features: Features) -> float:
     """Held-out accuracy of a vote of the training images of largest cosine, with weights exp(cosine / KNN_TEMPERATURE)."""
     bank = F.normalize(features.train).T.contiguous()  # [dim, images]
     neighbours = min(KNN_NEIGHBOURS, len(features.train))
-    predicted = [
-        knn_predict(queries, bank, features.train_labels, features.classes, neighbours, KNN_TEMPERATURE)[:, 0]
-        for queries in F.normalize(features.test).split(512)
-    ]
-    return _accuracy(torch.cat(predicted), features.test_labels)
-
-
-def _accuracy(predicted: Tensor, labels: Tensor) -> float:
-    return (predicted == labels).double().mean().item()
+    vote = (bank, features.train_labels, features.classes, neighbours, KNN_TEMPERATURE)
+    predicted = torch.cat([knn_predict(queries, *vote)[:, 0] for queries in F.normalize(features.test).split(512)])
+    return (predicted == features.test_labels).double().mean().item()

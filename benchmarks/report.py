@@ -2,17 +2,14 @@
 
 import os
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pages import NOTES, RESULTS, ROOT, table, write
-from benchmarks.paper.record import settings_of
 from benchmarks.table1 import tuning
-from benchmarks.table1.recipes import title
+from benchmarks.table1.recipes import ORDER, title
 from benchmarks.table1.records import Records
-from benchmarks.table1.tables import ORDER
 
 PAGE = ROOT / "docs" / "report.md"
 #: the head of the page, which is written by hand
@@ -28,8 +25,6 @@ CONTENTS = {
     "speed": "make bench",
     "distributed": "python -m benchmarks.distributed",
 }
-#: the kinds of results that `benchmarks.paper` writes
-PAPER = ("figures", "theorems")
 
 
 def page(results: Path, beside: Path) -> str:
@@ -57,26 +52,23 @@ def _section(folder: Path, results: Path, beside: Path) -> list[str]:
         same = ("dataset", "backbone", "width")
         grids = [grid for grid in newest(results, "tuning") if _settings(grid, *same) == _settings(folder, *same)]
         untuned = "No search of the settings is recorded for this data set and network."
-        parts.append(tuned(Records(folder), Records(grids[-1])) if grids else untuned)
+        parts.append(_tuned(Records(folder), Records(grids[-1])) if grids else untuned)
     return parts
 
 
 def _by_network(folders: list[Path]) -> list[str]:
     """A table for each data set with several networks: the linear probe of every method, with a column for each network."""
-    tables: dict[str, dict[str, Records]] = defaultdict(dict)
+    tables: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for folder in folders:
-        dataset, network = _settings(folder, "dataset", "backbone")
-        tables[dataset][network] = Records(folder)
+        (dataset, network), records = _settings(folder, "dataset", "backbone"), Records(folder)
+        for name in filter(records.of, ORDER):
+            tables[dataset][title(name)][network] = records.mean(name, "linear").text(100)
     parts = []
-    for dataset, columns in tables.items():
-        lines = ({"linear %": title(row)} | {name: _linear(at, row) for name, at in columns.items()} for row in ORDER)
-        made = [line for line in lines if any(list(line.values())[1:])]
-        parts += [f"## Table 1: {dataset}, by network", table(made)] if len(columns) > 1 else []
+    for dataset, lines in tables.items():
+        if len({network for line in lines.values() for network in line}) > 1:
+            made = table({"linear %": name} | line for name, line in lines.items())
+            parts += [f"## Table 1: {dataset}, by network", made]
     return parts
-
-
-def _linear(records: Records, method: str) -> str:
-    return records.mean(method, "linear").text(100) if records.of(method) else ""
 
 
 def embedded(path: Path, beside: Path) -> tuple[str, str]:
@@ -87,12 +79,13 @@ def embedded(path: Path, beside: Path) -> tuple[str, str]:
     return heading.removeprefix("# "), linked.sub(lambda found: f"]({_relative(path.parent / found[1], beside)})", text)
 
 
-def tuned(table: Records, grid: Records) -> str:
+def _tuned(table: Records, grid: Records) -> str:
     """A sentence that says whether the methods of a table have the settings that the search chose."""
-    chosen = [cell for cell in tuning.cells(grid).query("best").itertuples() if cell.method in table.settings["rows"]]
+    rows, common = table.settings["rows"], {"learning_rate": table.settings["budget"].get("learning_rate")}
+    chosen = [cell for cell in tuning.cells(grid).query("best").itertuples() if cell.method in rows]
     others = []
     for cell in chosen:
-        used = {"learning_rate": table.settings["budget"].get("learning_rate")} | table.settings["rows"][cell.method]
+        used = common | rows[cell.method]
         if (used["learning_rate"], used.get(cell.constant)) != (cell.rate, cell.value):
             others.append(title(cell.method))
     same = "All" if not others else f"{len(chosen) - len(others)} of"
@@ -102,30 +95,20 @@ def tuned(table: Records, grid: Records) -> str:
 
 def _age(folder: Path) -> tuple[str, str, str]:
     """Sort key of a folder: its day, the time of its last run if it is recorded, and its name."""
-    rows = [] if _content(folder) in PAPER else Records(folder).rows
+    rows = Records(folder).rows
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _settings(folder: Path, *names: str) -> list[Any]:
     """The named settings of a folder. Each figure or theorem has its own settings, and the first ones are returned."""
-    settings = next(iter(settings_of(folder).values())) if _content(folder) in PAPER else Records(folder).settings
-    return [settings.get(name) for name in names]
-
-
-def _content(folder: Path) -> str:
-    return folder.name.split("-")[4]
+    settings = Records(folder).settings
+    return [settings.get("settings", settings).get(name) for name in names]
 
 
 def _relative(path: Path, beside: Path) -> str:
     return Path(os.path.relpath(path, beside)).as_posix()
 
 
-def main() -> int:
-    """Write the page."""
+if __name__ == "__main__":
     write(PAGE, page(RESULTS, PAGE.parent))
     print(f"written: {PAGE}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

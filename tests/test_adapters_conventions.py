@@ -308,7 +308,7 @@ def test_the_comparison_prints_both_numbers_and_leaves_out_missing_libraries(mon
 
     monkeypatch.setattr(compare, "library_vicreg", installed)
     monkeypatch.setattr(compare, "in_fresh_process", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(compare, "monitor_line", lambda options: "the monitor")
+    monkeypatch.setattr(compare, "_monitor_line", lambda options: "the monitor")
     compare.main(["all", *SMALL])
     printed = capsys.readouterr()
     table = [line.split(" | ") for line in printed.out.splitlines() if line.startswith("| ")]

@@ -9,10 +9,10 @@ import torch
 from programs import finished
 
 from benchmarks import peers
-from benchmarks.machine import in_fresh_process, is_installed
+from benchmarks.machine import in_fresh_process, is_installed, percentiles, timed
 from benchmarks.pages import ROOT, write_csv
 from benchmarks.speed import __main__ as program
-from benchmarks.speed import clock, report
+from benchmarks.speed import report
 from benchmarks.speed.measure import Case, peak_of
 from benchmarks.speed.objectives import BOUNDED, OBJECTIVES, OURS
 from it_losses import VICReg
@@ -66,12 +66,12 @@ def test_the_clock_counts_rounds_and_frees_memory_between_implementations_outsid
         order.append((name, z.grad is None))
         return z.square().sum()
 
-    times = clock.measured({name: partial(evaluate, name) for name in "ab"}, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
+    times = timed({name: partial(evaluate, name) for name in "ab"}, CPU, seconds=0.0, repetitions=(2, 9), inputs=[z])
     # each implementation runs once untimed first. Otherwise its time could include freeing the memory of the previous one
     assert order[-8:] == [("a", True), ("a", True), ("b", True), ("b", True)] * 2
     series = times["a"].values()
     assert list(map(len, series)) == [2, 2, 2] and min(map(min, series)) >= 0
-    assert clock.percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
+    assert percentiles([5.0, 1.0, 2.0, 3.0, 4.0]) == pytest.approx((1.8, 3.0, 4.2))
 
 
 def test_peaks_are_measured_in_processes_of_their_own():

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from benchmarks import data
+from benchmarks import RequestError, data
 from benchmarks.augment import RECIPES, Views, channel_moments, recipe_for
 
 RANDOM = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def test_digits_are_split_by_class_and_again_for_validation_with_no_image_on_two
         fraction = half.test_labels.bincount() / (half.train_labels.bincount() + half.test_labels.bincount())
         assert ((fraction - 0.2).abs() < 0.01).all()
     assert torch.equal(split.test, images.validation().test)
-    with pytest.raises(data.DataError, match="cannot be split by class"):
+    with pytest.raises(RequestError, match="cannot be split by class"):
         images.subset(8).validation()
 
 
@@ -55,7 +55,7 @@ def test_fashion_mnist_reads_plain_and_gzipped_idx_files_and_names_a_broken_one(
     path = next(tmp_path.glob("train-images*"))
     for broken in (path.read_bytes()[:-1], b"<html>", b""):
         path.write_bytes(broken)
-        with pytest.raises(data.DataError, match=r"train-images-idx3-ubyte.* is not a whole IDX file"):
+        with pytest.raises(RequestError, match=r"train-images-idx3-ubyte.* is not a whole IDX file"):
             data.load("fashion_mnist", tmp_path, 28)
 
 
@@ -103,15 +103,15 @@ def test_a_folder_of_classes_is_split_by_class_on_white_without_links_and_small_
 
 def test_missing_files_and_unknown_classes_are_errors_that_name_the_expected_ones(tmp_path):
     write_pictures(tmp_path, {"train/cat/0": 1, "val/cow/0": 1})
-    with pytest.raises(data.DataError, match=r"classes that .* does not have: cow"):
+    with pytest.raises(RequestError, match=r"classes that .* does not have: cow"):
         data.load("image_folder", tmp_path, 16)
     (tmp_path / "train" / "cat" / "0.JPEG").write_bytes(b"no picture")
     (tmp_path / "val" / "cow").rename(tmp_path / "val" / "cat")
-    with pytest.raises(data.DataError, match=r"cannot identify image file .*0\.JPEG"):
+    with pytest.raises(RequestError, match=r"cannot identify image file .*0\.JPEG"):
         data.load("image_folder", tmp_path, 16)
-    with pytest.raises(data.DataError, match=r"No such file.*train.* Expected: .*`"):
+    with pytest.raises(RequestError, match=r"No such file.*train.* Expected: .*`"):
         data.load("tiny_imagenet", tmp_path / "val", 16)
-    with pytest.raises(data.DataError, match=r"no folder in .* has 100 images, and there is no folder train. Expected: .*`"):
+    with pytest.raises(RequestError, match=r"no folder in .* has 100 images, and there is no folder train. Expected: .*`"):
         data.load("image_folder", tmp_path / "val", 16)
 
 

@@ -14,14 +14,15 @@ import pytest
 import torch
 from benchmarks_extra import TINY, told
 
+from benchmarks import RequestError
 from benchmarks.table1 import launch
-from benchmarks.table1.records import OutputError, Records, reserved
-from benchmarks.table1.tables import main
+from benchmarks.table1.__main__ import main
+from benchmarks.table1.records import Records, reserved
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"dataset": "digits", "rows": {}}
 FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
-PROGRAM = "from benchmarks.table1.tables import main; raise SystemExit(main({arguments}))"
+PROGRAM = "from benchmarks.table1.__main__ import main; raise SystemExit(main({arguments}))"
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def test_two_programs_do_not_write_to_one_folder(folder):
     )
     assert other.stdout.readline() == "reserved\n"
     with (
-        pytest.raises(OutputError, match=r"Another program is writing to .*/table\. Wait for it, or choose another --output\."),
+        pytest.raises(
+            RequestError, match=r"Another program is writing to .*/table\. Wait for it, or choose another --output\."
+        ),
         reserved(folder),
     ):
         raise AssertionError("two programs in one folder")
@@ -71,17 +74,17 @@ def test_a_truncated_file_is_refused_with_its_line_and_a_remedy_that_works(folde
     path = folder / "rows.jsonl"
     settings, first, second = path.read_text().splitlines(keepends=True)
     path.write_text(settings + first + second[:-5])
-    with pytest.raises(OutputError, match=r"rows.jsonl, line 3 is damaged: .* Remove that line to repeat its run."):
+    with pytest.raises(RequestError, match=r"rows.jsonl, line 3 is damaged: .* Remove that line to repeat its run."):
         Records(folder)
     path.write_text(settings + first)
     kept = Records(folder)
     kept.open(SETTINGS)
     assert kept.has("vicreg", 0) and not kept.has("vicreg", 1)
     path.write_text(settings[:-5])
-    with pytest.raises(OutputError, match=r"rows.jsonl, line 1 is damaged: .* Restore the file, or choose another --output."):
+    with pytest.raises(RequestError, match=r"rows.jsonl, line 1 is damaged: .* Restore the file, or choose another --output."):
         Records(folder)
     path.write_text(first)
-    with pytest.raises(OutputError, match=r"does not begin with settings: an older version wrote it"):
+    with pytest.raises(RequestError, match=r"does not begin with settings: an older version wrote it"):
         Records(folder)
 
 
@@ -101,7 +104,7 @@ def test_a_disk_that_cannot_be_written_keeps_the_finished_runs(folder, monkeypat
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     kept = Records(folder)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(error))
-    with pytest.raises(OutputError, match=rf"cannot be written: .*{error.strerror}.*run the same command again"):
+    with pytest.raises(RequestError, match=rf"cannot be written: .*{error.strerror}.*run the same command again"):
         kept.add({"method": "vicreg", "seed": 2, "linear": 0.1})
     monkeypatch.undo()
     assert {name: (folder / name).read_bytes() for name in before} == before
@@ -131,7 +134,7 @@ def no_removal(monkeypatch):
 def test_a_half_written_file_that_cannot_be_removed_is_told_with_the_remedy(folder, no_removal):
     (folder / ".rows.jsonl.123").write_text("half")
     message = r"cannot be written: .*Read-only file system.*run the same command again"
-    with pytest.raises(OutputError, match=message), reserved(folder):
+    with pytest.raises(RequestError, match=message), reserved(folder):
         raise AssertionError("the folder cannot be written")
 
 

@@ -17,10 +17,10 @@ from programs import assert_gone, finished
 
 from benchmarks import backbones
 from benchmarks.table1 import cli, launch, pretrain
+from benchmarks.table1.__main__ import main
 from benchmarks.table1.callbacks import Generator, Stopwatch
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
 from benchmarks.table1.records import Records
-from benchmarks.table1.tables import main
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = {(own.get("backbone", "resnet18"), DATASET_OPTIONS[own["dataset"]]["image_size"]) for own in PRESETS.values()}

@@ -3,20 +3,19 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.backbones import STEMS, BackboneError
-from benchmarks.data import DataError
+from benchmarks import RequestError
+from benchmarks.backbones import STEMS
 from benchmarks.machine import device_name
 from benchmarks.pages import COMMIT
 from benchmarks.paper import correlation
 from benchmarks.paper.networks import Networks
 from benchmarks.paper.record import MODULES, save
-from benchmarks.table1.cli import PRECISIONS, OptionError
+from benchmarks.table1.cli import PRECISIONS
 from benchmarks.table1.recipes import RECIPES
 
 LEAST = {"trials": 1, "noisy_images": 1, "copies": 20, "samples": 2}
@@ -25,7 +24,7 @@ MODELS = len(correlation.sweep(1000))
 
 def main(arguments: list[str] | None = None) -> int:
     """Recompute the named figures or theorems; the exit status is 0, or 2 if an option or the data are wrong."""
-    command, words = parser(), sys.argv[1:] if arguments is None else arguments
+    command, words = _parser(), sys.argv[1:] if arguments is None else arguments
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
     names = [f"{kind}{number}" for number in numbers] or [name for name in MODULES if name.startswith(kind)]
@@ -44,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
             asked = {"command": " ".join(["python -m benchmarks.paper", *words])} | settings
             said = save(folder, name, rows, asked | _facts(name, settings) | {"seconds": round(time.perf_counter() - start)})
             print(f"{kind.capitalize()} {name[-1]}: {folder / 'README.md'}\n\n{said}\n")
-    except (BackboneError, DataError, OptionError, OSError) as problem:
+    except (RequestError, OSError) as problem:
         command.error(str(problem))
     return 0
 
@@ -57,8 +56,7 @@ def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"recipes": recipes, "machine": machine, "torch": torch.__version__, "commit": COMMIT}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The options of figures and theorems: the settings on which a number depends."""
+def _parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser("python -m benchmarks.paper", description=__doc__)
     kinds = command.add_subparsers(required=True, metavar="figures | theorems")
     for kind in ("figure", "theorem"):
@@ -68,12 +66,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--seed", type=int, default=0, help="of the first trial")
         sub.add_argument("--trials", type=int, default=5, help="networks, splits or random starts; not of figure 5")
         sub.add_argument("--out", type=Path, default=Path("runs") / f"{kind}s", help="folder for the files")
-    _add_figures(kinds.choices["figures"].add_argument)
     kinds.choices["theorems"].add_argument("--samples", type=int, default=8192, help="Monte Carlo samples, theorem 1")
-    return command
-
-
-def _add_figures(add: Callable[..., object]) -> None:
+    add = kinds.choices["figures"].add_argument
     add("--dataset", default="digits", help="images to train on")
     add("--data-root", help="folder that holds the data set; digits need none")
     add("--images", type=int, help="use only the first N training and N test images, for trials")
@@ -88,6 +82,7 @@ def _add_figures(add: Callable[..., object]) -> None:
     add("--noisy-images", type=int, default=16, help="test images that get noise, figures 1, 3")
     add("--copies", type=int, default=512, help="noisy copies of each, figures 1, 3")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of training and measurement")
+    return command
 
 
 if __name__ == "__main__":

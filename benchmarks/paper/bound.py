@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import VICReg, theory
 
@@ -38,14 +37,13 @@ def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
             z, test_z, *views_z = features(network, x, test_x, *views)
             for n in LABELLED:
                 known = labelled[:n]
-                bound = theory.generalization_bound(
-                    z[known], y[known], *views_z, y[unlabelled], rademacher_complexity=complexity
-                )
+                samples = z[known], y[known], *views_z, y[unlabelled]
+                bound = theory.generalization_bound(*samples, rademacher_complexity=complexity)
                 head = theory.least_squares_head(z[known], y[known])
                 losses = (test_z.double() @ head.weight - test_y).norm(dim=1)
                 facts = {"trial": number, "network": name, "labelled": n, "sum": bound.total.item()}
                 terms = {term: getattr(bound, term).item() for term in TERMS}
-                result.append({**facts, **terms, "test_loss": losses.mean().item()})
+                result.append(facts | terms | {"test_loss": losses.mean().item()})
     return result
 
 
@@ -68,9 +66,8 @@ def _trial(x: Tensor, seed: int) -> tuple[dict[str, nn.Module], Tensor, Tensor, 
 def _trained(network: nn.Module, x: Tensor) -> nn.Module:
     criterion, optimizer = VICReg(), torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)
     for _ in range(STEPS):
-        view, other = _views(x[torch.randperm(len(x))[:BATCH]])
         optimizer.zero_grad()
-        criterion(network(view), network(other)).backward()
+        criterion(*map(network, _views(x[torch.randperm(len(x))[:BATCH]]))).backward()
         optimizer.step()
     return network
 
@@ -79,22 +76,15 @@ def _views(x: Tensor) -> tuple[Tensor, Tensor]:
     return x + NOISE * torch.randn_like(x), x + NOISE * torch.randn_like(x)
 
 
-def _line(network: str, labelled: int, lines: pd.DataFrame) -> dict[str, str]:
-    """A line of the table: means and standard errors over trials."""
-    columns = lines[[*TERMS, "sum", "test_loss"]]
-    mean, error = columns.mean(), columns.sem().fillna(0.0)
-    numbers = {column.replace("_", " "): f"{mean[column]:.3f} ± {error[column]:.3f}" for column in columns}
-    held = (lines["sum"] >= lines.test_loss).sum()
-    return {"network": network, "n": str(labelled), **numbers, "held": f"{held} of {len(lines)}"}
-
-
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether the sum of the terms is above the test loss, and below 1, the loss of a prediction of 0."""
     holds = frame["sum"] >= frame.test_loss
     bounded, missed = frame[holds], frame[~holds]
+    trials = frame.assign(held=holds).groupby(["network", "labelled"], sort=False)
+    errors = trials.sem().fillna(0.0).add_suffix("_error")
+    lines = trials.mean().assign(held=trials.held.sum(), trials=trials.size()).join(errors).reset_index()
     return {
         "verdict": verdict(missed.empty),
-        "table": table(_line(*case, lines) for case, lines in frame.groupby(["network", "labelled"], sort=False)),
+        "lines": lines.to_dict("records"),
         "bounded": f"{len(bounded)} of {len(frame)}",
         "missed": ", ".join(map(str, sorted(set(missed.labelled)))) or "none",
         "lacking": (frame.test_loss - frame["sum"]).clip(lower=0).max(),

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from rich.progress import track
 from sklearn.datasets import make_moons
-from torch import Tensor
 
 from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
@@ -46,21 +45,16 @@ def _fit(std: float, inputs: str, trial: int, seed: int) -> list[dict[str, Any]]
             entropy = diagnostics.pairwise_entropy_bounds(centres.detach(), bandwidth=BANDWIDTH).upper.item()
             spread = centres.detach().var(dim=0).sum().sqrt().item()
             facts = {"inputs": inputs, "component_std": std, "trial": trial, "step": step}
-            result.append({**facts, "entropy_nats": entropy, "spread": spread})
+            result.append(facts | {"entropy_nats": entropy, "spread": spread})
         optimizer.zero_grad()
-        (-_log_likelihood(points, centres, std)).backward()
+        squared_distances = (points[:, None] - centres).square().sum(dim=2)
+        # up to a constant, `-mean_i log mean_k N(x_i; centre_k, std^2 I)`
+        (-torch.logsumexp(-squared_distances / (2 * std**2), dim=1).mean()).backward()
         optimizer.step()
     return result
 
 
-def _log_likelihood(points: Tensor, centres: Tensor, std: float) -> Tensor:
-    """`mean_i log mean_k N(x_i; centre_k, std^2 I)` up to a constant: points and centres [., 2] -> []."""
-    squared_distances = (points[:, None] - centres).square().sum(dim=2)
-    return torch.logsumexp(-squared_distances / (2 * std**2), dim=1).mean()
-
-
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Plot the entropy of the centres against the step, a line for each kind of input and size of a component."""
     axes = figure.subplots()
     means = over_trials(frame, "entropy_nats", "step", "inputs", "component_std")
     draw(axes, means, errorevery=5, ylabel="entropy of the centres, nats (KL bound)")
@@ -69,7 +63,6 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether the centres collapse to one point with trainable inputs, but not with fixed inputs."""
     means = over_trials(frame, "entropy_nats", "component_std", "inputs", "step")["mean"].unstack()
     above_point = means - math.log(2 * math.pi * math.e * BANDWIDTH**2)
     kept = (above_point.iloc[:, -1] / above_point.iloc[:, 0]).unstack()

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 
-from benchmarks.paper.networks import Networks, evaluated_features
+from benchmarks import RequestError
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import verdict
-from benchmarks.table1.cli import OptionError
+from benchmarks.table1.pretrain import features
 from it_losses import theory
 
 METHODS = ("vicreg",)
@@ -35,7 +36,7 @@ BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound":
 def rows(networks: Networks) -> list[dict[str, Any]]:
     """One row per model: settings, losses and their gap, and the bounds with their terms."""
     if networks.options.width * min(SWEEP["width"]) < 0.125:
-        raise OptionError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
+        raise RequestError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
     return [_model(networks, i, settings) for i, settings in enumerate(track(sweep(networks.setup.models), "figure 5: models"))]
 
 
@@ -51,12 +52,10 @@ def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[s
     changed = {name: value for name, value in settings.items() if name != "share_of_epochs"}
     epochs = math.ceil(settings["share_of_epochs"] * setup.epochs)
     module = networks.untrained("vicreg", trial, **changed)
-    if epochs:
-        module = networks.fit(module, epochs)
+    module = networks.fit(module, epochs) if epochs else module
     n = min(LABELLED, len(images.train) // 2)
-    train, test = (F.normalize(evaluated_features(module, half)) for half in (images.train, images.test))
-    labels = images.train_labels, images.test_labels
-    targets, test_targets = (F.one_hot(half, images.classes).to(train) for half in labels)
+    train, test = (F.normalize(features(module, half)) for half in (images.train, images.test))
+    targets, test_targets = (F.one_hot(own, images.classes).to(train) for own in (images.train_labels, images.test_labels))
     with torch.no_grad():
         views = [module.views(part.to(setup.device)) for part in images.train[n:].split(512)]
         z_a, z_b = (F.normalize(torch.cat([module.backbone(pair[side]) for pair in views])) for side in (0, 1))
@@ -66,11 +65,10 @@ def _model(networks: Networks, trial: int, settings: dict[str, float]) -> dict[s
     test_loss = torch.linalg.vector_norm(test.double() @ head.weight - test_targets, dim=1).mean().item()
     train_loss = test_loss - gap
     norms = (torch.linalg.matrix_norm(head.weight) * torch.linalg.matrix_norm(train[:n])).item()
-    losses = {"gap": gap, "train_loss": train_loss, "test_loss": test_loss}
-    ours = {term: getattr(bound, term).item() for term in (*TERMS, "core")}
-    counts = math.sqrt(head.weight.numel() / n)
-    supervised = {"norm_bound": train_loss + 2 * norms / n, "count_bound": train_loss + counts}
-    return settings | {"epochs": epochs, "labelled": n, "features": train.shape[1]} | losses | ours | supervised
+    row = settings | {"epochs": epochs, "labelled": n, "features": train.shape[1]}
+    row |= {"gap": gap, "train_loss": train_loss, "test_loss": test_loss}
+    row |= {term: getattr(bound, term).item() for term in (*TERMS, "core")}
+    return row | {"norm_bound": train_loss + 2 * norms / n, "count_bound": train_loss + math.sqrt(head.weight.numel() / n)}
 
 
 def _pearson(frame: pd.DataFrame) -> pd.Series:
@@ -79,7 +77,6 @@ def _pearson(frame: pd.DataFrame) -> pd.Series:
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Plot the gap against each bound, a point per model."""
     for axes, (column, label) in zip(figure.subplots(1, len(BOUNDS)), BOUNDS.items(), strict=True):
         points = axes.scatter(frame[column], frame.gap, c=frame.epochs, s=12)
         axes.set(xlabel=f"bound: {label}", ylabel="gap in the loss", title=f"Pearson {_pearson(frame)[column]:.2f}")
@@ -87,12 +84,10 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether Theorem 3's bound correlates with the gap, above 0.5 and above the supervised bounds."""
     pearson = _pearson(frame)
-    supervised = pearson[["norm_bound", "count_bound"]]
     return {
         # a bound that is equal for all models has the correlation NaN, with which every comparison is false
-        "verdict": verdict(pearson.core > 0.5 and not (supervised >= pearson.core).any()),
+        "verdict": verdict(pearson.core > 0.5 and not (pearson[["norm_bound", "count_bound"]] >= pearson.core).any()),
         "fit": (frame.train_loss < FITS).sum(),
         "models": len(frame),
         "labelled": frame.labelled[0],

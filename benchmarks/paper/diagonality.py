@@ -7,8 +7,9 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from benchmarks.paper.networks import Networks, evaluated_features
+from benchmarks.paper.networks import Networks
 from benchmarks.statistics import draw, over_trials, verdict
+from benchmarks.table1.pretrain import features
 from it_losses import theory
 
 METHODS = ("vicreg",)
@@ -24,7 +25,7 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 def _trial(networks: Networks, trial: int) -> list[dict[str, Any]]:
     setup, (module, _) = networks.setup, networks.get("vicreg", trial)
-    unit = evaluated_features(module, networks.images.test).var(dim=0).mean().sqrt()
+    unit = features(module, networks.images.test).var(dim=0).mean().sqrt()
     generator = torch.Generator(setup.device).manual_seed(setup.seed + trial)
     torch.manual_seed(setup.seed + trial)
     with torch.no_grad():
@@ -47,7 +48,6 @@ def _conditional_covariances(backbone: nn.Module, x: Tensor, scale: float, copie
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Plot both distances from diagonal against the scale of the noise."""
     columns = frame.rename(columns={"distance": "optimal", "conditional_distance": "mean conditional"})
     values = columns.melt(["trial", "scale"], var_name="covariance", value_name="distance")
     axes = figure.subplots()
@@ -56,7 +56,6 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether the optimum is diagonal for the smallest noise."""
     means, alone = (over_trials(frame, column, "scale") for column in ("distance", "conditional_distance"))
     ends = {"first": means.iloc[0], "last": means.iloc[-1], "first_alone": alone.iloc[0], "last_alone": alone.iloc[-1]}
     beyond = means.index[means["mean"] > DIAGONAL]

@@ -30,12 +30,10 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Plot the upper bound on the entropy against the epoch, a line per method."""
     draw(figure.subplots(), over_trials(frame, BOUND, "epoch", "method"), ylabel="entropy of the features, nats (KL bound)")
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether VICReg's entropy is the highest at the end, and by how many standard errors."""
     last = frame[frame.epoch == frame.epoch.max()]
     final = over_trials(last, BOUND, "method").sort_values("mean", ascending=False, kind="stable")
     vicreg, others = final.loc[title("vicreg")], final.drop(title("vicreg"))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -35,7 +34,6 @@ class Residual(nn.Module):
                 layer.bias *= scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output of the block: [batch, dim] -> [batch, dim]."""
         return x + self.second(torch.relu(self.first(x)))
 
 
@@ -46,7 +44,7 @@ def rows(trials: int, samples: int, seed: int) -> list[dict[str, Any]]:
         torch.manual_seed(seed + trial)
         network = nn.Sequential(*(Residual() for _ in range(BLOCKS))).double().requires_grad_(False)
         prototypes = torch.randn(PROTOTYPES, DIM, dtype=torch.float64)
-        result += [{"network": trial, **measured(network, prototypes, std, samples)} for std in NOISE]
+        result += [{"network": trial} | measured(network, prototypes, std, samples) for std in NOISE]
     return result
 
 
@@ -66,36 +64,23 @@ def measured(network: nn.Module, prototypes: Tensor, std: float, samples: int) -
     lower, upper = (bound.item() for bound in mixture.entropy_bounds())
     outside = (at_samples - at_prototypes[which]).abs().amax(dim=(1, 2)) > ROUNDING
     within = int(lower - ERRORS * error <= entropy <= upper + ERRORS * error)
-    bounds = {"noise": std, "lower": lower, "entropy": entropy, "entropy_error": error, "upper": upper, "within": within}
-    density = {"gap": gaps.mean().item(), "gap_error": gaps.std().item() / math.sqrt(samples)}
-    return bounds | {"outside": outside.double().mean().item()} | density
-
-
-def _line(noise: float, lines: pd.DataFrame) -> dict[str, str]:
-    """A line of the table: averages over networks."""
-    mean, networks = lines.mean(), len(lines)
-    entropy_error, gap_error = (math.hypot(*lines[f"{name}_error"]) / networks for name in ("entropy", "gap"))
-    return {
-        "noise": f"{noise:g}",
-        "lower bound": f"{mean.lower:.3f}",
-        "entropy": f"{mean.entropy:.3f} ± {entropy_error:.3f}",
-        "upper bound": f"{mean.upper:.3f}",
-        "within": f"{lines.within.sum()} of {networks}",
-        "outside": f"{mean.outside:.1%}",
-        "density gap": f"{mean.gap:.1e} ± {gap_error:.0e}",
-    }
+    row = {"noise": std, "lower": lower, "entropy": entropy, "entropy_error": error, "upper": upper, "within": within}
+    row |= {"outside": outside.double().mean().item(), "gap": gaps.mean().item()}
+    return row | {"gap_error": gaps.std().item() / math.sqrt(samples)}
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether density and bounds hold if no sample leaves its linear region, and the errors otherwise."""
     affine, beyond = frame[frame.outside == 0], frame[frame.outside > 0]
     held, gap = affine.within.sum(), affine.gap.abs().max(skipna=False)
+    networks = frame.groupby("noise")
+    errors = networks[["entropy_error", "gap_error"]].agg(lambda own: math.hypot(*own) / len(own))
+    lines = networks.mean().assign(held=networks.within.sum(), networks=networks.size(), **errors).reset_index()
     return {
         "verdict": verdict(len(affine) > 0 and held == len(affine) and gap <= ROUNDING),
         "affine": f"{held} of {len(affine)}",
         "noise": affine.noise.max(),
         "gap": gap,
         "beyond": f"{beyond.within.sum()} of {len(beyond)}",
-        "table": table(_line(noise, lines) for noise, lines in frame.groupby("noise")),
+        "lines": lines.to_dict("records"),
         "worst": beyond.sort_values("gap").iloc[-1] if len(beyond) else dict.fromkeys(beyond, math.nan),
     }

@@ -4,10 +4,8 @@ import argparse
 import warnings
 
 import lightning as L
-import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import LambdaCallback
-from torch import Tensor
 
 from benchmarks.table1.cli import Options, parse
 from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH, Pretraining, features, loader
@@ -16,12 +14,12 @@ from benchmarks.table1.runs import Run, loaded, module_for, trainer
 from it_losses import diagnostics
 
 
-def options_of(setup: argparse.Namespace) -> Options:
-    """The options of Table 1 for the settings of the figures; OptionError if a value makes no sense."""
-    width = setup.width or (0.25 if setup.backbone == "resnet18" else 1.0)
-    values = {name: getattr(setup, name) for name in ("dataset", "data_root", "backbone", "stem", "precision")}
-    values |= {"width": width, "image_size": setup.side, "epochs": setup.epochs, "batch_size": setup.batch_size}
-    values |= {"limit_images": setup.images, "accelerator": "cpu" if setup.device == "cpu" else "gpu", "jobs": 2}
+def _options_of(setup: argparse.Namespace) -> Options:
+    """The options of Table 1 for the settings of the figures; RequestError if a value makes no sense."""
+    same = ("dataset", "data_root", "backbone", "stem", "precision", "epochs", "batch_size")
+    values = {name: getattr(setup, name) for name in same} | {"image_size": setup.side, "limit_images": setup.images}
+    values |= {"width": setup.width or (0.25 if setup.backbone == "resnet18" else 1.0), "jobs": 2}
+    values |= {"accelerator": "cpu" if setup.device == "cpu" else "gpu"}
     given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None)
     return parse([word for words in given for word in words])
 
@@ -30,7 +28,7 @@ class Networks:
     """Trains each method of Table 1 once for each trial, and keeps the networks."""
 
     def __init__(self, setup: argparse.Namespace) -> None:
-        self.setup, self.options = setup, options_of(setup)
+        self.setup, self.options = setup, _options_of(setup)
         self.images = loaded(self.options)
         self._trained: dict[tuple[str, int], tuple[Pretraining, list[diagnostics.EntropyBounds]]] = {}
 
@@ -60,14 +58,5 @@ class Networks:
 
     def entropy(self, module: Pretraining) -> diagnostics.EntropyBounds:
         """Bounds in nats on the entropy of held-out features on the unit sphere, with the bandwidth ENTROPY_BANDWIDTH."""
-        held_out = F.normalize(evaluated_features(module, self.images.test))
+        held_out = F.normalize(features(module, self.images.test))
         return diagnostics.pairwise_entropy_bounds(held_out, bandwidth=ENTROPY_BANDWIDTH)
-
-
-@torch.no_grad()
-def evaluated_features(module: Pretraining, images: Tensor) -> Tensor:
-    """Penultimate features in evaluation mode; the mode of the network is restored: uint8 [images, ...] -> [images, dim]."""
-    training = module.training
-    result = features(module.eval(), images)
-    module.train(training)
-    return result

@@ -43,15 +43,14 @@ def _p_values(networks: Networks, method: str | None, trial: int) -> list[dict[s
 
 def _histogram(name: str, images: Tensor) -> list[dict[str, Any]]:
     distances = torch.pdist(images.flatten(1).double() / 255)
-    width = distances.max().item() / BINS
-    shares = torch.histc(distances, BINS, 0, distances.max().item()) / len(distances)
-    facts = {"smallest": distances.min().item(), "median": distances.median().item(), "width": width}
-    bars = ({"distance": i * width, "share": share} for i, share in enumerate(shares.tolist()))
+    largest = distances.max().item()
+    shares = (torch.histc(distances, BINS, 0, largest) / len(distances)).tolist()
+    facts = {"smallest": distances.min().item(), "median": distances.median().item(), "width": largest / BINS}
+    bars = ({"distance": i * facts["width"], "share": share} for i, share in enumerate(shares))
     return [{"panel": "distance", "network": name} | bar | facts for bar in bars]
 
 
 def plot(frame: pd.DataFrame, figure: Any) -> None:
-    """Draw p-values on the left and histograms of distances on the right."""
     left, right = figure.subplots(1, 2)
     draw(left, over_trials(frame[frame.panel == "p-value"], "p_value", "noise", "network"), marker="o", loglog=True)
     left.axhline(LINE, color="black", linestyle="--", linewidth=0.8)
@@ -63,7 +62,6 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether p-values fall from above LINE as noise grows, and whether no two images nearly coincide."""
     p_values, pairs = frame[frame.panel == "p-value"], frame[frame.panel == "distance"].drop_duplicates("network")
     means = over_trials(p_values, "p_value", "network", "noise")["mean"].unstack(sort=False)
     ends = means.iloc[:, [0, -1]].set_axis(["first", "last"], axis=1)
@@ -73,7 +71,5 @@ def finding(frame: pd.DataFrame) -> dict[str, Any]:
         "smallest": means.columns[0],
         "largest": means.columns[-1],
         "p_values": "; ".join(f"{network} {first:.3f} and {last:.3f}" for network, first, last in ends.itertuples()),
-        "distances": "; ".join(
-            f"{of.network}: smallest {of.smallest:.3f}, median {of.median:.3f}" for of in pairs.itertuples()
-        ),
+        "distances": "; ".join(f"{p.network}: smallest {p.smallest:.3f}, median {p.median:.3f}" for p in pairs.itertuples()),
     }

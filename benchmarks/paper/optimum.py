@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import data
-from benchmarks.pages import table
 from benchmarks.statistics import verdict
 from it_losses import theory
 
@@ -63,41 +62,23 @@ def measured(name: str, conditional: Tensor, other: Tensor, seed: int) -> dict[s
         return theory.maximise_log_det_ratio(conditional, other, largest=LARGEST, generator=generator, **steps)
 
     values = {"start": ascent(steps=0), "ascent": ascent(), "closed_form": closed}
-    norm = torch.linalg.matrix_norm
-    return {
-        "conditional": name,
-        "seed": seed,
-        **{key: theory.log_det_ratio(value, conditional, other).item() / len(conditional) for key, value in values.items()},
-        "distance": (norm(values["ascent"] - closed) / norm(closed)).item(),
-        "off_diagonal": theory.distance_from_diagonal(closed).item(),
-        "conditional_off_diagonal": theory.distance_from_diagonal(noise).item(),
-    }
-
-
-def _line(name: str, lines: pd.DataFrame) -> dict[str, str]:
-    """A line of the table: averages over the random starts, and the largest distance."""
-    mean = lines.mean(numeric_only=True)
-    return {
-        "conditional covariances": name,
-        "at the starts": f"{mean.start:.4f}",
-        "by ascent": f"{mean.ascent:.4f}",
-        "closed form": f"{mean.closed_form:.4f}",
-        "distance": f"{lines.distance.max():.1e}",
-        "off diagonal": f"{mean.off_diagonal:.2g}",
-        "off diagonal, N alone": f"{mean.conditional_off_diagonal:.2g}",
-    }
+    ratios = {key: theory.log_det_ratio(value, conditional, other).item() for key, value in values.items()}
+    off_diagonal = {"off_diagonal": closed, "conditional_off_diagonal": noise}
+    row = {"conditional": name, "seed": seed} | {key: ratio / len(conditional) for key, ratio in ratios.items()}
+    row |= {"distance": (torch.linalg.matrix_norm(values["ascent"] - closed) / torch.linalg.matrix_norm(closed)).item()}
+    return row | {key: theory.distance_from_diagonal(matrix).item() for key, matrix in off_diagonal.items()}
 
 
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
-    """Values for the page: whether every ascent ends at the closed form, and whether the closed form is diagonal."""
-    excess, kinds = frame.ascent - frame.closed_form, frame.drop_duplicates("conditional")
-    full = kinds.conditional[kinds.off_diagonal >= DIAGONAL]
+    excess, ascents = frame.ascent - frame.closed_form, frame.groupby("conditional", sort=False)
+    kinds = ascents.mean().assign(distance=ascents.distance.max())
+    full = kinds.index[kinds.off_diagonal >= DIAGONAL]
     return {
         "verdict": verdict(bool(((frame.distance <= AGREES) & (excess <= AGREES)).all())),
         "ascents": len(frame),
         "furthest": frame.distance.max(),
         "excess": max(excess.max(), 0),
         "diagonal": f"{len(kinds) - len(full)} of {len(kinds)}",
-        "table": table(_line(name, lines) for name, lines in frame.groupby("conditional", sort=False)),
+        "lines": kinds.reset_index().to_dict("records"),
         "full": "; ".join(full) or "none",
     }

@@ -49,13 +49,11 @@ def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def rows_of(folder: Path, name: str) -> pd.DataFrame:
-    """The rows of a figure or theorem."""
     rows = (line for line in _lines(folder) if line["name"] == name and "settings" not in line)
     return pd.DataFrame(rows).drop(columns="name")
 
 
 def page_of(folder: Path) -> str:
-    """The page of a folder, with the hand-written remarks about it."""
     recorded = settings_of(folder)
     kinds = dict.fromkeys(f"{name[:-1].capitalize()}s" for name in recorded)
     # the heading names a data set only if it is not the digits, which most figures use

@@ -10,8 +10,8 @@ from benchmarks.pages import RESULTS, table
 from benchmarks.report import newest
 from benchmarks.site.rows import changed, folder, gpu_folder, read, records, score, speed, speed_rows
 from benchmarks.site.sources import ROOT
-from benchmarks.speed.measure import Row
-from benchmarks.speed.report import Key, by_case
+from benchmarks.speed.measure import Case, Row
+from benchmarks.speed.report import by_case
 from benchmarks.statistics import LEVEL, difference
 from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator, VICReg, VICRegEntropy
@@ -130,7 +130,7 @@ def gains() -> str:
 
 def _gain(device: str, rows: list[Row], level: str, batch: int, dim: int) -> dict[str, str]:
     times, peaks = (by_case(rows, metric=metric) for metric in ("time_ms", "peak_mib"))
-    case = Key(level, "vicreg", "float32", batch, dim)
+    case = Case(level, "vicreg", batch, dim)
     cells = {"": f"{device}, {'training step, ' * (level == 'step')}{batch} x {dim}"}
     for name, column in IMPLEMENTATIONS.items():
         memory = f", {peaks[case][name]:,.0f} MiB" if case in peaks else ""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.machine import is_installed
+from benchmarks.machine import batch_and_dim, is_installed
 from benchmarks.pages import RESULTS, ROOT, notes, write, write_csv
 from benchmarks.speed import measure, report
 from benchmarks.speed.measure import Case, Row
 from benchmarks.speed.objectives import LARGE, LARGE_ON_A_GPU, OBJECTIVES, SIZES, SQUARE
-from benchmarks.speed.report import Key, case_of
+from benchmarks.speed.report import case_of
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = options.out or RESULTS / f"{datetime.date.today()}-{kind}-speed"
     command = " ".join(["python -m benchmarks.speed", *(sys.argv[1:] if arguments is None else arguments)])
     # rows of an earlier call are kept, except for cases that are measured again
-    cases: dict[Key, list[Row]] = {}
+    cases: dict[Case, list[Row]] = {}
     for row in read(folder / "rows.csv"):
         if row["threads"] != str(options.threads):
             print(f"{folder} has rows of {row['threads']} threads, not {options.threads}: use another --out", file=sys.stderr)
@@ -88,17 +88,12 @@ def _tests_pass(device: torch.device) -> bool:
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
-def _size(text: str) -> tuple[int, int]:
-    batch, dim = text.split("x")
-    return int(batch), int(dim)
-
-
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     add, names, dtypes = parser.add_argument, list(OBJECTIVES), ("float32", "bfloat16", "float16")
     add("--full", action="store_true", help="large sizes too, and VICReg at every size of a grid")
     add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
-    add("--sizes", nargs="+", type=_size, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
+    add("--sizes", nargs="+", type=batch_and_dim, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
     add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
     add("--seconds", type=float, default=2.0, help="seconds for each size; at least five rounds run (default 2)")
     add("--threads", type=int, default=1, help="of the CPU (default 1)")

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import device_name, in_fresh_process, is_installed, peak_mib
+from benchmarks.machine import CLOCKS, device_name, in_fresh_process, is_installed, kernels, peak_mib, percentiles, timed
 from benchmarks.pages import COMMIT
 from benchmarks.peers import Objective
-from benchmarks.speed import clock
 from benchmarks.speed.objectives import OBJECTIVES, PEAKS, compiled
 
 Row = dict[str, str]
@@ -25,34 +24,41 @@ STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 
 class Case(NamedTuple):
-    """The setting of a measurement, which takes `seconds` and at least five rounds."""
+    """A loss ("op") or a training step ("step") at one size; a measurement takes `seconds` and at least five rounds."""
 
     level: str
     objective: str
     batch: int
     dim: int
-    device: torch.device
-    dtype: str
-    seconds: float
+    device: torch.device = torch.device("cpu")
+    dtype: str = "float32"
+    seconds: float = 0.0
     is_compiled: bool = False
+
+    @property
+    def label(self) -> str:
+        step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
+        return f"{self.objective}{step}{dtype}"
+
+    @property
+    def size(self) -> str:
+        return f"{self.batch} x {self.dim}"
 
     def row(self, provider: str, mode: str, metric: str, values: list[float]) -> Row:
         """A row with the median of the values, their 20th and 80th percentile, and the setting."""
-        p20, value, p80 = (f"{number:.6g}" for number in clock.percentiles(values))
-        case = {"level": self.level, "objective": self.objective, "batch": self.batch, "dim": self.dim, "dtype": self.dtype}
-        number = {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
-        measured = {"repetitions": len(values), "clock": clock.CLOCKS[self.device.type], "device": device_name(self.device)}
-        return {name: str(text) for name, text in (case | number | measured | versions()).items()}
+        p20, value, p80 = (f"{number:.6g}" for number in percentiles(values))
+        row = {name: getattr(self, name) for name in ("level", "objective", "batch", "dim", "dtype")}
+        row |= {"provider": provider, "mode": mode, "metric": metric, "value": value, "p20": p20, "p80": p80}
+        row |= {"repetitions": len(values), "clock": CLOCKS[self.device.type], "device": device_name(self.device)}
+        return {name: str(text) for name, text in (row | _versions()).items()}
 
     def views(self) -> list[Tensor]:
-        """Two views of normal random embeddings."""
         generator, dtype = torch.Generator().manual_seed(0), getattr(torch, self.dtype)
         drawn = (torch.randn(self.batch, self.dim, generator=generator) for _ in range(2))
         return [z.to(self.device, dtype).requires_grad_() for z in drawn]
 
 
-def versions() -> dict[str, object]:
-    """The number of threads, the versions of packages, and the commit."""
+def _versions() -> dict[str, object]:
     lightly = importlib.metadata.version("lightly") if is_installed("lightly") else "not installed"
     commit, python = COMMIT or "", platform.python_version()
     facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "lightly": lightly, "python": python}
@@ -70,20 +76,19 @@ def op_rows(case: Case) -> list[Row]:
     rows = time_rows(case, calls, views)
     if (case.batch, case.dim) in PEAKS:
         rows += [peak_row(case, name, OBJECTIVES[case.objective]) for name in eager]
-    if case.device.type == "cuda":
-        for name, call in calls.items():
-            count, milliseconds = clock.kernels(call, views)
-            rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
+    for name, call in calls.items() if case.device.type == "cuda" else ():
+        count, milliseconds = kernels(call, views)
+        rows += [case.row(name, "both", "launches", [count]), case.row(name, "both", "device_ms", [milliseconds])]
     return rows
 
 
 def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
     """Time forward, backward and both of each implementation, and print the medians of both."""
-    times = clock.measured(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
-    medians = {name: clock.percentiles(series["both"])[1] for name, series in times.items()}
+    times = timed(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
+    medians = {name: percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
     said = ", ".join(f"{name} {value:.3g} ms ({value / ours:.2f}x)" for name, value in medians.items())
-    print(f"{case.level} {case.objective} {case.batch} x {case.dim}, {case.dtype}: {said}", flush=True)
+    print(f"{case.level} {case.objective} {case.size}, {case.dtype}: {said}", flush=True)
     modes = ((name, mode, values) for name, series in times.items() for mode, values in series.items())
     return [case.row(name, mode, "time_ms", values) for name, mode, values in modes]
 

@@ -78,14 +78,8 @@ def _sigreg(batch: int, dim: int) -> dict[str, Objective]:
 
 #: name -> function of (batch, dim) that returns the implementations, ours first
 OBJECTIVES: dict[str, Callable[[int, int], dict[str, Objective]]] = {
-    "vicreg": _vicreg,
-    "log_det": _log_det,
-    "pairwise": _pairwise,
-    "koleo": _koleo,
-    "nt_xent": _nt_xent,
-    "quadratic": _quadratic,
-    "renyi": _renyi,
-    "sigreg": _sigreg,
+    function.__name__.removeprefix("_"): function
+    for function in (_vicreg, _log_det, _pairwise, _koleo, _nt_xent, _quadratic, _renyi, _sigreg)
 }
 
 

@@ -3,10 +3,9 @@
 import itertools
 from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks.pages import figure, filled, table
-from benchmarks.speed.measure import Row
+from benchmarks.speed.measure import Case, Row
 from benchmarks.speed.objectives import OURS
 
 METRICS = {
@@ -25,35 +24,13 @@ COMPARED = {
 }
 
 
-class Key(NamedTuple):
-    """A measured case: an objective or its training step, with dtype and size."""
-
-    level: str
-    objective: str
-    dtype: str
-    batch: int
-    dim: int
-
-    @property
-    def label(self) -> str:
-        """The name of the case in tables, with its dtype if that is not float32."""
-        step, dtype = ", training step" * (self.level == "step"), f", {self.dtype}" * (self.dtype != "float32")
-        return f"{self.objective}{step}{dtype}"
-
-    @property
-    def size(self) -> str:
-        """Batch and dimension, as tables show them."""
-        return f"{self.batch} x {self.dim}"
+def case_of(row: Row) -> Case:
+    return Case(row["level"], row["objective"], int(row["batch"]), int(row["dim"]), dtype=row["dtype"])
 
 
-def case_of(row: Row) -> Key:
-    """The case of a row."""
-    return Key(row["level"], row["objective"], row["dtype"], int(row["batch"]), int(row["dim"]))
-
-
-def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, dict[str, float]]:
+def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Case, dict[str, float]]:
     """The values of a metric: case -> implementation -> value."""
-    cases: dict[Key, dict[str, float]] = defaultdict(dict)
+    cases: dict[Case, dict[str, float]] = defaultdict(dict)
     for row in rows:
         if (row["metric"], row["mode"]) == (metric, mode):
             cases[case_of(row)][row["provider"]] = float(row["value"])
@@ -63,10 +40,10 @@ def by_case(rows: list[Row], *, metric: str, mode: str = "both") -> dict[Key, di
 def slower(rows: list[Row]) -> list[str]:
     """A line for every comparison in which our implementation is slower or takes more memory."""
     return [
-        f"{what}, {key.label} {key.size}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
+        f"{what}, {case.label} {case.size}: `{name}` takes {value:.3g} {unit}, ours {numbers[OURS]:.3g} {unit}"
         for (metric, mode), what in COMPARED.items()
         for unit in [METRICS[metric][1]]
-        for key, numbers in by_case(rows, metric=metric, mode=mode).items()
+        for case, numbers in by_case(rows, metric=metric, mode=mode).items()
         for name, value in numbers.items()
         if value < numbers[OURS] and not name.startswith(OURS)
     ]
@@ -78,7 +55,7 @@ def readme(rows: list[Row], command: str, notes: str = "") -> str:
     commits = ", ".join(dict.fromkeys(row["commit"] + " with uncommitted changes" * (row["dirty"] == "True") for row in rows))
     parts = []
     for metric, (title, unit) in METRICS.items():
-        lines = [_line(key, found, unit) for key, found in by_case(rows, metric=metric).items()]
+        lines = [_line(case, found, unit) for case, found in by_case(rows, metric=metric).items()]
         parts += [f"## {title}", table(lines, left=2)] if lines else []
     return filled(
         __file__,
@@ -92,9 +69,9 @@ def readme(rows: list[Row], command: str, notes: str = "") -> str:
     )
 
 
-def _line(key: Key, found: dict[str, float], unit: str) -> dict[str, str]:
+def _line(case: Case, found: dict[str, float], unit: str) -> dict[str, str]:
     ratios = {name: f"{value / found[OURS]:.2f}x" for name, value in found.items() if name != OURS}
-    return {"": key.label, "N x D": key.size, f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
+    return {"": case.label, "N x D": case.size, f"ours, {unit}".rstrip(", "): f"{found[OURS]:.3g}", **ratios}
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -107,7 +84,7 @@ def draw(rows: list[Row], path: Path) -> None:
             ratios = {i: found[name] / found[OURS] for i, (_, found) in enumerate(timed) if name in found}
             axes.plot(list(ratios.values()), list(ratios), marker, markersize=5, fillstyle="none", label=name)
         axes.axvline(1, color="black", linewidth=1.2)
-        axes.set_yticks(range(len(timed)), [f"{key.label} {key.size}" for key, _ in timed], fontsize=7)
+        axes.set_yticks(range(len(timed)), [f"{case.label} {case.size}" for case, _ in timed], fontsize=7)
         axes.set(ylim=(len(timed) - 0.4, -0.6), xlabel="the other's time divided by ours, forward and backward")
         axes.set_xscale("log", subs=[2, 5])
         axes.xaxis.set_major_formatter("{x:g}")

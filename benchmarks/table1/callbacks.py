@@ -1,7 +1,6 @@
 """Lightning callbacks of a run: time, random generators, checkpoints and evaluation."""
 
 import time
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,9 @@ class Stopwatch(L.Callback):
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Add the seconds before the run was interrupted."""
         self.wall, self.cores = self.wall - state["seconds"], self.cores - state["core_seconds"]
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Print the estimated time of all runs, once."""
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
             print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
@@ -56,7 +53,6 @@ class Generator(L.Callback):
         torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the generator states of all ranks."""
         states, device = [torch.get_rng_state()], loop.strategy.root_device
         states += [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         checkpoint["generators"] = [states] * loop.world_size
@@ -87,24 +83,14 @@ class Checkpoint(L.Callback):
                     beside.replace(self.path)
 
 
-@dataclass
 class Evaluation(L.Callback):
     """Measures entropy and effective rank of the embeddings after each epoch, and runs the probes every few epochs.
 
     Only rank 0 measures. The other ranks wait for rank 0 when they average their next gradients.
     """
 
-    images: Images
-    every: int
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state in a checkpoint: the epochs measured so far."""
-        return {"curve": self.curve}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the epochs that were measured."""
-        self.curve = state["curve"]
+    def __init__(self, images: Images, every: int) -> None:
+        self.images, self.every = images, every
 
     def on_fit_start(self, trainer: L.Trainer, module: Pretraining) -> None:
         """Measure the epoch of a restored checkpoint, because checkpoints are saved before the measurement."""
@@ -112,10 +98,10 @@ class Evaluation(L.Callback):
             self.on_train_epoch_end(trainer, module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Pretraining) -> None:
-        """Add the epoch that ended to the curve, on rank 0."""
         losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if trainer.is_global_zero:
             # the trainer has not restored its own count of epochs yet when fitting starts
-            epoch = len(self.curve) + 1
+            epoch = len(module.curve) + 1
             is_probed = epoch % self.every == 0 or epoch == trainer.max_epochs
-            self.curve.append({"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed))
+            point = {"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed)
+            module.curve.append(point)

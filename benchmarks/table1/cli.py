@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import joblib
 import torch
 import torch.distributed as dist
 
+from benchmarks import RequestError
 from benchmarks.backbones import STEMS
 from benchmarks.data import DATASETS, HELD_OUT
 from benchmarks.table1.presets import DATASET_OPTIONS, PRESETS
@@ -30,45 +31,34 @@ ABOUT = (
 )
 
 
-class OptionError(Exception):
-    """An option has a value that makes no sense."""
-
-
 class Options(argparse.Namespace):
     """All settings of a table: the options of `parser`, completed by `parse`."""
 
     def settings(self) -> dict[str, Any]:
         """The options on which a number in the table depends, without those that may differ when a table is resumed."""
-        table = {name: getattr(self, name) for name in DECISIVE}
-        table |= {"long": True} if self.long else {}
-        table |= {"rates_only": True} if self.is_sweep and self.rates_only else {}
-        table |= {"scored_on": f"validation images, {HELD_OUT:g} of the training half"} if self.is_sweep else {}
+        table = {name: getattr(self, name) for name in DECISIVE} | ({"long": True} if self.long else {})
+        if self.is_sweep:
+            table |= {"rates_only": True} if self.rates_only else {}
+            table |= {"scored_on": f"validation images, {HELD_OUT:g} of the training half"}
         return table | fingerprint(self.methods, self.recipes)
 
     def replaced(self, **changed: Any) -> Options:
-        """The same options, except for these."""
         return Options(**vars(self) | changed)
 
-    def varied(self, variants: Mapping[str, Recipe]) -> Options:
-        """The same options, with these variants as the methods to train."""
-        return self.replaced(methods=list(variants), recipes=self.recipes | variants)
+    def varied(self, variants: Callable[[Options], Mapping[str, Recipe]]) -> Options:
+        """The same options, with the variants that the function returns for them as the methods to train."""
+        recipes = variants(self)
+        return self.replaced(methods=list(recipes), recipes=self.recipes | recipes)
 
     def describe(self) -> str:
-        """The settings in one sentence, for the head of the table."""
         width = "" if self.width == 1 else f" at {self.width:g} of its width"
-        return (
-            f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {self.epochs} epoch{'s' * (self.epochs > 1)}, "
-            f"batch {self.batch_size}, {self.precision}"
-        )
+        trained = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, batch {self.batch_size}, {self.precision}"
+        return f"{self.dataset}, {self.backbone}{width}, {self.image_size} pixels, {trained}"
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Checked options from the command line, completed by defaults for the data set.
-
-    Raises:
-        OptionError: an option has a value that makes no sense; the message says what to do.
-    """
-    command = parser(sweep, about, seeds)
+    """Checked options from the command line, completed by defaults for the data set; a RequestError says what to do."""
+    command = _parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
     dataset = command.parse_known_args(arguments, Options(**preset))[0].dataset
     options = command.parse_args(arguments, Options(**DATASET_OPTIONS[dataset] | preset, is_sweep=bool(sweep), to_train=[]))
@@ -87,8 +77,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     return options
 
 
-def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
-    """The options and their help."""
+def _parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.table1{sweep and '.' + sweep}",
         description=f"{about} Run it again after a kill: it goes on where it was.",
@@ -113,11 +102,7 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     add("--precision", choices=PRECISIONS, default="32-true")
     add("--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="default: a GPU where there is one")
     add("--devices", type=int, default=1, help="GPUs, or processes on the CPU (default: 1)")
-    add(
-        "--jobs",
-        type=int,
-        help="runs at a time, each a process of one thread (default: 1; on a CPU all cores, at most 8)",
-    )
+    add("--jobs", type=int, help="runs at a time, each a process of one thread (default: 1; on a CPU all cores, up to 8)")
     add("--limit-images", type=int, help="use only the first N training and N test images, for trials")
     add("--save-backbone", action="store_true", help="keep each run's weights in OUTPUT/backbones")
     add("--output", type=Path, help="folder for all that is written (default: in runs/, by data set or preset)")
@@ -125,17 +110,16 @@ def parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
 
 
 def _recipes(options: Options) -> Mapping[str, Recipe]:
+    from benchmarks.table1.tuning import chosen
+
     rows = long_runs(options.backbone) if options.long else RECIPES
     if options.grid is None:
         return rows
-    from benchmarks.table1.tuning import chosen
-
     try:
         return rows | chosen({name: rows[name] for name in options.methods if name in rows}, options.grid)
     except ValueError as problem:
-        raise OptionError(
-            f"--grid {options.grid} {problem}. Name a folder that benchmarks.table1.tuning wrote to."
-        ) from problem
+        remedy = "Name a folder that benchmarks.table1.tuning wrote to."
+        raise RequestError(f"--grid {options.grid} {problem}. {remedy}") from problem
 
 
 def _check(options: Options) -> None:
@@ -144,14 +128,14 @@ def _check(options: Options) -> None:
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise OptionError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
+            raise RequestError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
     refusals = [
         (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes: run this program without torchrun."),
         (precision == "16-mixed", "--precision 16-mixed needs a GPU. On a CPU, use --precision bf16-mixed."),
+        # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
         (
             precision == "bf16-mixed" and options.image_size <= 16,
-            # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
             f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
         ),
         (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),
@@ -160,4 +144,4 @@ def _check(options: Options) -> None:
     ]
     for is_refused, message in refusals:
         if is_refused:
-            raise OptionError(message)
+            raise RequestError(message)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -14,27 +14,22 @@ from joblib import Parallel, delayed
 from rich.console import Console
 from rich.markdown import Markdown
 
-from benchmarks.backbones import BackboneError
-from benchmarks.data import HELD_OUT, DataError, Images
+from benchmarks import RequestError
+from benchmarks.data import HELD_OUT, Images
 from benchmarks.pages import notes, write
-from benchmarks.table1.cli import OptionError, Options, parse
-from benchmarks.table1.recipes import UNTRAINED, Recipe
-from benchmarks.table1.records import OutputError, Records, Row, reserved, writing
+from benchmarks.table1.cli import Options
+from benchmarks.table1.recipes import UNTRAINED
+from benchmarks.table1.records import Records, Row, reserved, writing
 from benchmarks.table1.runs import Run, is_first_process, loaded, made
 
 #: environment variable with the runs that are left, which rank 0 sets for the processes that Lightning starts
 PENDING = "IT_LOSSES_TABLE1_PENDING"
-#: a function that makes the page of a table from its rows
-Page = Callable[[Records, Options, Images], str]
-#: a function that returns the recipes of a sweep by their names
-Variants = Callable[[Options], Mapping[str, Recipe]]
 
 
-def launch(read: Callable[[], Options], page: Page | None) -> int:
+def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images], str] | None) -> int:
     """Make the missing runs that the options from `read` ask for, then write the page that `page` makes of all rows.
 
-    Returns:
-        Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C.
+    The exit status is 0 if that is done, 1 if the request cannot be met, and 130 if Ctrl-C stopped the program.
     """
     try:
         options = read()
@@ -45,8 +40,13 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
             records.open(options.settings() | {"images": images.digest})
             _make(options, images, records)
             if page and is_first_process():
-                _show(page(records, options, images), options)
-    except (OptionError, DataError, OutputError, BackboneError) as problem:
+                text = page(records, options, images)
+                with writing(options.output):
+                    write(options.output / "README.md", text)
+                # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
+                Console(width=None if sys.stdout.isatty() else 120).print(Markdown(text))
+                print(f"written: {options.output}/README.md, rows.jsonl")
+    except RequestError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -55,28 +55,10 @@ def launch(read: Callable[[], Options], page: Page | None) -> int:
     return 0
 
 
-def sweep(arguments: list[str] | None, name: str, about: str, seeds: int, variants: Variants, page: Page) -> int:
-    """Train variants of methods and score them on validation images; the exit status is that of `launch`."""
-
-    def read() -> Options:
-        options = parse(arguments, sweep=name, about=about, seeds=seeds)
-        return options.varied(variants(options))
-
-    return launch(read, page)
-
-
 def head(records: Records, options: Options) -> dict[str, object]:
-    """The values for the head of every page."""
-    run = {"command": options.command, "description": options.describe(), "notes": notes(records.folder)}
-    return run | {"commits": records.names("commit"), "share": HELD_OUT, "over": records.over()}
-
-
-def _show(page: str, options: Options) -> None:
-    with writing(options.output):
-        write(options.output / "README.md", page)
-    # if the output goes to a file, use 120 columns, because rich would wrap the table at 80
-    Console(width=None if sys.stdout.isatty() else 120).print(Markdown(page))
-    print(f"written: {options.output}/README.md, rows.jsonl")
+    asked = {"command": options.command, "dataset": options.dataset, "backbone": options.backbone}
+    made = {"commits": records.names("commit"), "over": records.over(), "share": HELD_OUT, "notes": notes(records.folder)}
+    return asked | {"description": options.describe()} | made
 
 
 def _make(options: Options, images: Images, records: Records) -> None:
@@ -86,19 +68,18 @@ def _make(options: Options, images: Images, records: Records) -> None:
         # the first process sets the list for all, because it may have added rows before another process starts
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
-    if options.jobs > 1 or options.is_sweep:
-        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
-        torch.set_num_threads(1)
     if is_first_process():
         print(f"{options.describe()}: {len(pending)} of {len(all_runs)} runs to make in {options.output}")
         if len(pending) < len(all_runs):
             print(f"going on: {len(all_runs) - len(pending)} of {len(all_runs)} runs are on disk already", flush=True)
+    if options.jobs > 1 or options.is_sweep:
+        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
+        torch.set_num_threads(1)
     options = options.replaced(to_train=[run for run in pending if run.method != UNTRAINED])
     # only the first process has rows
     for row in filter(None, _results(pending, options, images)):
         records.add(row)
         run, left = Run(row["method"], row["seed"]), len(all_runs) - len(records.rows)
-        # the row is on disk, so that the checkpoint is no longer needed
         with writing(options.output):
             run.checkpoint(options).unlink(missing_ok=True)
         scores = f"linear {100 * row['linear']:.1f} %, kNN {100 * row['knn']:.1f} %"
@@ -117,12 +98,12 @@ def _in_worker(run: Run, options: Options, images: Images, parent: int) -> Row:
     torch.set_num_threads(1)
     # Ctrl-C ends a worker at once; if it were caught, the worker would begin the next run
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+    def end_with_parent() -> None:
+        # the run of a worker whose parent is killed would go on beside the same run of a new command
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     return made(run, options, images)
-
-
-def _end_with(parent: int) -> None:
-    """End this worker if its parent is killed, because its run would go on beside the same run of a new command."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

@@ -28,14 +28,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 FASHION_ROWS = ["untrained", "simclr", "vicreg", "byol"]
 FASHION_ROWS += ["vicreg_pairdist", "vicreg_logdet", "byol_pairdist", "byol_logdet", "supervised"]
 # these options take minutes on one core; VICReg's linear probe is then two points above a probe of the raw pixels
-PRESETS["fashion-mnist-cpu"] = {
-    "dataset": "fashion_mnist",
-    "backbone": "resnet10t",
-    "width": 0.5,
-    "stem": "half",
-    "precision": "bf16-mixed",
-    "epochs": 4,
-    "batch_size": 128,
-    "methods": FASHION_ROWS,
-}
+PRESETS["fashion-mnist-cpu"] = {"dataset": "fashion_mnist", "methods": FASHION_ROWS, "epochs": 4, "batch_size": 128}
+PRESETS["fashion-mnist-cpu"] |= {"backbone": "resnet10t", "width": 0.5, "stem": "half", "precision": "bf16-mixed"}
 PRESETS["fashion-mnist-gpu"] = {"dataset": "fashion_mnist"} | GPU | {"epochs": 100}

@@ -49,16 +49,16 @@ class Pretraining(L.LightningModule):
         self.backbone, self.method, self.views, self.learning_rate = backbone, method, views, learning_rate
         if isinstance(method, Momentum):
             method.begin(backbone)
+        self.curve: list[dict[str, float]] = []
         self.epoch_losses: list[Tensor] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the losses of the epoch that is not measured yet, and buffers outside `state_dict`, such as lightly's queue."""
-        checkpoint["epoch_losses"] = torch.stack(self.epoch_losses)
+        """Save what `state_dict` lacks: the measured epochs, the losses after them, and buffers such as lightly's queue."""
+        checkpoint["curve"], checkpoint["epoch_losses"] = self.curve, torch.stack(self.epoch_losses)
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the saved losses and buffers."""
-        self.epoch_losses = list(checkpoint["epoch_losses"])
+        self.curve, self.epoch_losses = checkpoint["curve"], list(checkpoint["epoch_losses"])
         for name, held in checkpoint["buffers"].items():
             self.get_buffer(name).copy_(held)
 
@@ -86,12 +86,10 @@ class Pretraining(L.LightningModule):
 @torch.no_grad()
 def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, float]:
     """Entropy (nats) and effective rank of held-out embeddings; with `probes`, the accuracies of frozen features."""
-    training = module.training
-    module.eval()
-    test = features(module, images.test)
-    embeddings = module.method.projector(test[:MEASURED_IMAGES]).float()
+    test, training = features(module, images.test), module.training
+    embeddings = module.eval().method.projector(test[:MEASURED_IMAGES]).float()
+    module.train(training)
     if not (test.isfinite().all() and embeddings.isfinite().all()):
-        module.train(training)
         return dict.fromkeys(MEASURES, math.nan) | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
     # subtract the entropy of one Gaussian, so that the result is 0 at collapse and at most log(images)
@@ -103,11 +101,15 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
         known, held_out = (half.to(test.device) for half in labels)
         frozen = Features(train, known, test, held_out, images.classes)
         row |= {"linear": linear_accuracy(frozen), "knn": knn_accuracy(frozen)}
-    module.train(training)
     return row
 
 
+@torch.no_grad()
 def features(module: Pretraining, images: Tensor) -> Tensor:
-    """Frozen features of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
+    """Features in evaluation mode of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
+    training = module.training
+    module.eval()
     batches = (module.views.standardised(part.to(module.device)) for part in images.split(512))
-    return torch.cat([module.backbone(batch).float() for batch in batches])
+    found = torch.cat([module.backbone(batch).float() for batch in batches])
+    module.train(training)
+    return found

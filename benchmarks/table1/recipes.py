@@ -28,7 +28,6 @@ class Recipe:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The values without their sources."""
         return {name: setting.value for name, setting in self.settings.items()}
 
     def varied(self, title: str, source: str, learning_rate: float | None = None, **arguments: Any) -> Recipe:
@@ -107,6 +106,7 @@ RECIPES: dict[str, Recipe] = {
     "byol_logdet": _row("BYOL+LogDet", "byol", LOG_DET_BESIDE, tuned(1.6e-2, entropy_weight=0.8)),
     SUPERVISED: _row("supervised", "supervised", LABELS),
 }
+ORDER = [UNTRAINED, *RECIPES]
 
 #: long runs use constants of the papers and of solo-learn, which we did not tune, instead of those tuned on the digits.
 #: `python -m benchmarks.table1.tuning --preset NAME` searches constants for each method, and `--grid` uses the best
@@ -145,7 +145,6 @@ BASES = {"vicreg_logdet": "vicreg", "vicreg_pairdist": "vicreg", "byol_logdet": 
 
 
 def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
-    """The printed name of the row."""
     return "untrained backbone" if name == UNTRAINED else recipes[name].title
 
 

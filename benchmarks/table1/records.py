@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from benchmarks import RequestError
 from benchmarks.pages import write
 from benchmarks.statistics import Difference, Statistic, finding, holm, paired_difference, statistic
 from benchmarks.table1.recipes import Recipe
@@ -19,34 +20,26 @@ from benchmarks.table1.recipes import Recipe
 Row = dict[str, Any]
 
 
-class OutputError(Exception):
-    """The output folder cannot be used: it cannot be written, is in use, is damaged, or holds a table of other settings."""
-
-
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise an OutputError that says what to do if the block cannot write to the folder."""
+    """Raise a RequestError that says what to do if the block cannot write to the folder."""
     try:
         yield
     except OSError as problem:
         remedy = "make room or give access, and run the same command again; or choose another --output"
-        raise OutputError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
+        raise RequestError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
 
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Keep other programs out of the folder until the block ends, and remove half-written files of killed programs.
-
-    Raises:
-        OutputError: another program has reserved the folder, or the folder cannot be written.
-    """
+    """Keep other programs out of the folder until the block ends, and remove half-written files of killed programs."""
     lock = FileLock(folder / "unfinished" / "lock", blocking=False)
     with writing(folder):
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout:
-            raise OutputError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
+            raise RequestError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
     with lock:
         with writing(folder):
             # a file that is being written is hidden and ends with the number of its process
@@ -56,49 +49,38 @@ def reserved(folder: Path) -> Iterator[None]:
 
 
 class Records:
-    """A folder of finished runs.
-
-    Raises:
-        OutputError: `rows.jsonl` cannot be read, is damaged, or comes from an older version.
-    """
+    """A folder of finished runs; RequestError if `rows.jsonl` cannot be read, is damaged, or is of an older version."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, path = folder, folder / "rows.jsonl"
         try:
             lines = path.read_text().splitlines() if path.exists() else []
         except OSError as problem:
-            raise OutputError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
-        settings, *self.rows = [self._parsed(line, number) for number, line in enumerate(lines or ["{}"], 1)]
-        if "method" in settings:
-            raise OutputError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
-        self.settings: dict[str, Any] = settings
-
-    def _parsed(self, line: str, number: int) -> Row:
-        try:
-            row: Row = json.loads(line)
-        except json.JSONDecodeError as problem:
-            again = "Restore the file, or choose another --output." if number == 1 else "Remove that line to repeat its run."
-            raise OutputError(f"{self.folder}/rows.jsonl, line {number} is damaged: {problem}. {again}") from problem
-        return row
+            raise RequestError(f"{folder} cannot be read: {problem}. Choose another --output.") from problem
+        read: list[Row] = []
+        for number, line in enumerate(lines or ["{}"], 1):
+            try:
+                read.append(json.loads(line))
+            except json.JSONDecodeError as problem:
+                again = "Remove that line to repeat its run." if read else "Restore the file, or choose another --output."
+                raise RequestError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
+        self.settings, *self.rows = read
+        if "method" in self.settings:
+            raise RequestError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
 
     def open(self, settings: dict[str, Any]) -> None:
-        """Check that the rows in the folder have these settings, and write the settings.
-
-        Raises:
-            OutputError: the folder cannot be written, or its rows were made with other settings.
-        """
+        """Write the settings; RequestError if the rows in the folder were made with other settings."""
         before, now = (pd.json_normalize(flat).to_dict("records") for flat in (self.settings, json.loads(json.dumps(settings))))
         changed = [f"{k} was {v}, is {now[0][k]}" for k, v in before[0].items() if k in now[0] and now[0][k] != v]
         if changed:
             remedy = "Use the earlier settings again, or choose another --output."
-            raise OutputError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
+            raise RequestError(f"{self.folder} holds a table made with other settings: {'; '.join(changed)}. {remedy}")
         # methods may be added to a table later
         rows = self.settings.get("rows", {}) | settings["rows"]
         self.settings = self.settings | settings | {"rows": rows}
         self._write()
 
     def add(self, row: Row) -> None:
-        """Add the row of a finished run to the file."""
         self.rows.append(row)
         self._write()
 
@@ -107,7 +89,6 @@ class Records:
             write(self.folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in (self.settings, *self.rows)))
 
     def has(self, method: str, seed: int) -> bool:
-        """Whether this run has a row."""
         return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
 
     def of(self, method: str) -> list[Row]:
@@ -115,11 +96,9 @@ class Records:
         return sorted((row for row in self.rows if row["method"] == method), key=lambda row: int(row["seed"]))
 
     def scores(self, method: str, column: str) -> list[float]:
-        """A column of the rows of one method, seed by seed."""
         return [row[column] for row in self.of(method)]
 
     def mean(self, method: str, column: str) -> Statistic:
-        """The mean of a column of the rows of one method."""
         return statistic(self.scores(method, column))
 
     def cells(self, method: str, gaps: Mapping[str, Difference]) -> dict[str, str]:
@@ -142,7 +121,6 @@ class Records:
         return {name: gap._replace(p_value=p) for (name, gap), p in zip(gaps.items(), corrected, strict=True)}
 
     def findings(self, bases: Mapping[str, str], recipes: Mapping[str, Recipe]) -> str:
-        """For each probe, a sentence that says which methods differ significantly from their bases."""
         lines = []
         for probe in ("Linear", "kNN"):
             gaps = self.compared(bases, probe.lower())
@@ -150,7 +128,6 @@ class Records:
         return "\n".join(lines)
 
     def names(self, column: str) -> str:
-        """The different values of a column, such as commits or devices, separated by commas."""
         return ", ".join(sorted({str(row[column]) for row in self.rows}))
 
     def over(self) -> str:

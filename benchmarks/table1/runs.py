@@ -17,13 +17,13 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 import it_losses
-from benchmarks import backbones
+from benchmarks import RequestError, backbones
 from benchmarks.augment import Views, channel_moments, recipe_for
 from benchmarks.data import Images, load
 from benchmarks.methods import METHODS, Method
 from benchmarks.pages import COMMIT, write
 from benchmarks.table1.callbacks import Checkpoint, Evaluation, Generator, Stopwatch
-from benchmarks.table1.cli import OptionError, Options
+from benchmarks.table1.cli import Options
 from benchmarks.table1.pretrain import MEASURES, Pretraining, loader, measure
 from benchmarks.table1.recipes import SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Row, writing
@@ -39,7 +39,6 @@ class Run(NamedTuple):
     seed: int
 
     def label(self, options: Options) -> str:
-        """The name of the run in messages."""
         return f"{title(self.method, options.recipes)}, seed {self.seed}"
 
     def checkpoint(self, options: Options) -> Path:
@@ -48,21 +47,17 @@ class Run(NamedTuple):
 
 
 def loaded(options: Options) -> Images:
-    """The images that the options name; for a sweep only the training half, split for validation.
-
-    Raises:
-        DataError, OptionError, BackboneError: images are missing or too few for a batch, or network or trainer refuse them.
-    """
+    """The images that the options name, for a sweep the training half split for validation; errors name what is refused."""
     images = load(options.dataset, options.data_root, options.image_size)
     images = images if options.limit_images is None else images.subset(options.limit_images)
     images = images.validation() if options.is_sweep else images
     if len(images.train) < options.batch_size:
-        raise OptionError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
+        raise RequestError(f"--batch-size {options.batch_size} is more than the {len(images.train)} training images.")
     _backbone(options, images)
     try:
         trainer(options, [])
     except Exception as problem:
-        raise OptionError(f"Lightning refuses --accelerator, --devices or --precision: {problem}") from problem
+        raise RequestError(f"Lightning refuses --accelerator, --devices or --precision: {problem}") from problem
     return images
 
 
@@ -119,14 +114,13 @@ def untrained(run: Run, options: Options, images: Images) -> Row:
 def trained(run: Run, options: Options, images: Images) -> Row:
     """The row of one run, after pre-training and probes; a run that was killed goes on from its last checkpoint."""
     stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
-    module, every = module_for(run, options, images), math.ceil(options.epochs / PROBES_PER_RUN)
-    evaluation = Evaluation(images, every)
-    checkpoint = Checkpoint(run.checkpoint(options), every)
-    loop = trainer(options, [Generator(run.seed), checkpoint, evaluation, stopwatch])
-    resumed = checkpoint.path if _is_whole(checkpoint.path) else None
-    if is_first_process() and checkpoint.path.exists():
+    module, path = module_for(run, options, images), run.checkpoint(options)
+    every = math.ceil(options.epochs / PROBES_PER_RUN)
+    loop = trainer(options, [Generator(run.seed), Checkpoint(path, every), Evaluation(images, every), stopwatch])
+    resumed = path if _is_whole(path) else None
+    if is_first_process() and path.exists():
         start = "goes on from" if resumed else "starts again, because it cannot read"
-        print(f"{run.label(options)}: {start} {checkpoint.path}", flush=True)
+        print(f"{run.label(options)}: {start} {path}", flush=True)
     with warnings.catch_warnings():
         # hide the advice to use workers, which would only copy images that are in memory already
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -140,16 +134,12 @@ def trained(run: Run, options: Options, images: Images) -> Row:
     if not loop.is_global_zero:
         return {}
     if options.save_backbone:
-        _save(module.backbone, options.output / "backbones" / f"{run.method}-seed{run.seed}.pt")
-    return _row(run, options, evaluation.curve, stopwatch, loop.strategy.root_device)
-
-
-def _save(backbone: nn.Module, path: Path) -> None:
-    """Save the weights as CPU tensors, for `load_state_dict` of a backbone from `benchmarks.backbones.create`."""
-    weights = io.BytesIO()
-    torch.save({name: weight.cpu() for name, weight in backbone.state_dict().items()}, weights)
-    with writing(path.parent.parent):
-        write(path, weights.getvalue())
+        weights = io.BytesIO()
+        # tensors on the CPU, for `load_state_dict` of a backbone from `benchmarks.backbones.create`
+        torch.save({name: weight.cpu() for name, weight in module.backbone.state_dict().items()}, weights)
+        with writing(options.output):
+            write(options.output / "backbones" / f"{run.method}-seed{run.seed}.pt", weights.getvalue())
+    return _row(run, options, module.curve, stopwatch, loop.strategy.root_device)
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -165,22 +155,10 @@ def _row(run: Run, options: Options, curve: list[Row], stopwatch: Stopwatch, dev
     """The row of a run: scores of the last and the best epoch, time, machine and versions; in Table 1 also the curve."""
     probed = [point for point in curve if "linear" in point]
     last, best = probed[-1], max(probed, key=lambda point: point["linear"])
-    row = {
-        "method": run.method,
-        "seed": run.seed,
-        "linear": last["linear"],
-        "linear_best": best["linear"],
-        "best_epoch": best["epoch"],
-        "knn": last["knn"],
-        "knn_best": max(point["knn"] for point in probed),
-        **{name: last[name] for name in MEASURES},
-        "loss": last.get("loss"),
-        **stopwatch.state_dict(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "it_losses": it_losses.__version__,
-        "commit": COMMIT,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+    row = run._asdict() | {"linear": last["linear"], "linear_best": best["linear"], "best_epoch": best["epoch"]}
+    row |= {"knn": last["knn"], "knn_best": max(point["knn"] for point in probed)}
+    row |= {name: last[name] for name in MEASURES} | {"loss": last.get("loss")} | stopwatch.state_dict()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    row |= {"device": name, "machine": platform.machine(), "torch": torch.__version__, "it_losses": it_losses.__version__}
+    row |= {"commit": COMMIT, "finished": datetime.now(timezone.utc).isoformat(timespec="seconds")}
     return row if options.is_sweep else row | {"curve": curve}

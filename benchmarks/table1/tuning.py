@@ -11,8 +11,8 @@ import pandas as pd
 
 from benchmarks.data import Images
 from benchmarks.pages import filled, table
-from benchmarks.table1.cli import Options
-from benchmarks.table1.launch import head, sweep
+from benchmarks.table1.cli import Options, parse
+from benchmarks.table1.launch import head, launch
 from benchmarks.table1.recipes import RECIPES, Recipe
 from benchmarks.table1.records import Records
 
@@ -60,11 +60,7 @@ def grid(options: Options) -> dict[str, Recipe]:
 
 
 def cells(records: Records) -> pd.DataFrame:
-    """A row for each setting with runs: its score, and whether it is the best setting of its method.
-
-    Raises:
-        ValueError: no setting has runs.
-    """
+    """A row for each setting with runs: its score, and whether it is the best of its method; ValueError if there are none."""
     names = sorted({row["method"] for row in records.rows})
     tried = pd.Series(names, names, dtype=str).str.extract(f"^{NAME}$").dropna(subset="method")
     tried = tried.astype({"rate": float, "value": float}).sort_values(["rate", "value"])
@@ -75,21 +71,15 @@ def cells(records: Records) -> pd.DataFrame:
 
 
 def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
-    """The recipes with the best settings of the grid that is recorded in the folder.
-
-    Raises:
-        ValueError: the folder has no grid, or the grid lacks a method.
-    """
+    """The recipes with the best settings of the grid that is recorded in the folder; ValueError if a method has none there."""
     best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
-    missing = [name for name in rows if name not in best]
-    if missing:
+    if missing := [name for name in rows if name not in best]:
         raise ValueError(f"has no results for {', '.join(missing)}")
-
-    def at_best(row: Recipe, cell: Any) -> Recipe:
-        constant = {cell.constant: cell.value} if isinstance(cell.constant, str) else {}
-        return row.varied(row.title, f"best of the grid in {folder}", cell.rate, **constant)
-
-    return {name: at_best(row, best[name]) for name, row in rows.items()}
+    constants = {name: {cell.constant: cell.value} for name, cell in best.items() if isinstance(cell.constant, str)}
+    return {
+        name: row.varied(row.title, f"best of the grid in {folder}", best[name].rate, **constants.get(name, {}))
+        for name, row in rows.items()
+    }
 
 
 def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
@@ -105,19 +95,11 @@ def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The page: the scores of the grid, and the chosen settings."""
     found = cells(records)
     rows = {name: RECIPES[name] for name in CONSTANTS if name in set(found.method)}
-    return filled(
-        __file__,
-        **head(records, options),
-        dataset=options.dataset,
-        backbone=options.backbone,
-        grid=grid_table(found, rows),
-        chosen="\n".join(
-            _choice(cell, found) for name in rows for cell in found.query("best and method == @name").itertuples()
-        ),
-    )
+    best = {cell.method: cell for cell in found.query("best").itertuples()}
+    said = {"grid": grid_table(found, rows), "chosen": "\n".join(_choice(best[name], found) for name in rows)}
+    return filled(__file__, **head(records, options), **said)
 
 
 def _choice(cell: Any, found: pd.DataFrame) -> str:
@@ -125,16 +107,14 @@ def _choice(cell: Any, found: pd.DataFrame) -> str:
     edges = [name for name, (own, values) in tried.items() if own in (values.min(), values.max()) and values.nunique() > 1]
     verb = "is" if len(edges) == 1 else "are"
     at_edge = f"; the chosen {' and '.join(edges)} {verb} at the edge of the grid" if edges else ""
-    return (
-        f"- {RECIPES[cell.method].title}: learning rate {cell.rate:g}, {cell.constant} {cell.value:g}, {cell.text} %{at_edge}"
-    )
+    setting = f"learning rate {cell.rate:g}, {cell.constant} {cell.value:g}"
+    return f"- {RECIPES[cell.method].title}: {setting}, {cell.text} %{at_edge}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program. Exit status: 0 if done, 1 if the request cannot be met, 130 if stopped by Ctrl-C."""
     rates = f"{len(LEARNING_RATES)} learning rates by three values of its main constant"
     about = f"Give every method the same search: {rates}, scored on images held out of the training half."
-    return sweep(arguments, "tuning", about, seeds=2, variants=grid, page=page_of)
+    return launch(lambda: parse(arguments, sweep="tuning", about=about, seeds=2).varied(grid), page_of)
 
 
 if __name__ == "__main__":
