@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         except ImportError as error:
             if options.library != "all":
                 raise SystemExit(str(error)) from error
-            print(f"left out {library}: {error}", file=sys.stderr)
+            print(f"{library} is skipped: {error}", file=sys.stderr)
     if rows:
         threads = f", {torch.get_num_threads()} CPU thread(s)" if options.device == "cpu" else ""
         print(f"VICReg, {options.dtype}, {options.device}{threads}, {options.steps} steps, torch {torch.__version__}:\n")

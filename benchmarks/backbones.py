@@ -31,7 +31,7 @@ def create(name: str, *, channels: int, side: int, stem: str = "auto", width: fl
         # timm's default starts residual branches at 0, so that an untrained network consists of its shortcuts only
         options |= {"zero_init_last": False, "channels": tuple(round(full * width) for full in (64, 128, 256, 512))}
     elif width != 1 or stem == "half":
-        raise RequestError(f"--width and --stem half are for ResNets only, and {name} is none. Leave them out.")
+        raise RequestError(f"--width and --stem half are for ResNets only. Leave them out for {name}.")
     if family in {"vision_transformer", "deit"}:
         options |= {"img_size": side} | ({"patch_size": 4} if small else {})
     if family == "convnext" and small:
@@ -50,7 +50,7 @@ def create(name: str, *, channels: int, side: int, stem: str = "auto", width: fl
         with torch.no_grad():
             features = model.eval()(torch.zeros(2, channels, side, side))
         if features.shape != (2, width_of(model)):
-            raise ValueError(f"its features have shape {tuple(features.shape)}, not (2, {width_of(model)})")
+            raise ValueError(f"two images give features of shape {tuple(features.shape)}, not (2, {width_of(model)})")
         return model.train().to(memory_format=torch.channels_last)
     except (AssertionError, RuntimeError, TypeError, ValueError) as problem:
         raise RequestError(f"{name} cannot take {channels} x {side} x {side} images: {problem}") from problem

@@ -121,7 +121,7 @@ def image_folder(root: Path, side: int) -> Images:
     held_out = "test" if (root / "test").is_dir() and not (root / "val").is_dir() else "val"
     train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
     if unknown := set(test.classes) - set(train.classes):
-        raise ValueError(f"{test.root} has classes that {train.root} does not have: {', '.join(sorted(unknown)[:5])}")
+        raise ValueError(f"{test.root} has classes that {train.root} lacks ({', '.join(sorted(unknown)[:5])}): remove them")
     # number the classes as in the training images, which may have more classes
     files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
     return _from_files(train.samples, files, side)
@@ -140,7 +140,7 @@ def load(name: str, root: Path | None, side: int) -> Images:
         return DATASETS[name](root, side).resized(side)
     except (OSError, ValueError, RuntimeError) as problem:
         expected = " ".join(str(DATASETS[name].__doc__).split())
-        raise RequestError(f"{name} cannot be read in {root}: {problem}. Expected: {expected}") from problem
+        raise RequestError(f"{name} cannot be read in {root}: {problem}. What is expected there: {expected}") from problem
 
 
 def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:
@@ -183,7 +183,7 @@ def _one_folder(root: Path, side: int) -> Images:
     )
     kept = [label for label, count in sorted(Counter(found.targets).items()) if count >= LEAST_OF_A_CLASS]
     if not kept:
-        raise ValueError(f"no folder in {root} has {LEAST_OF_A_CLASS} images, and there is no folder train")
+        raise ValueError(f"{root} needs a folder train, or folders of at least {LEAST_OF_A_CLASS} images")
     files = [(path, kept.index(label)) for path, label in found.samples if label in kept]
     train, test = ([files[number] for number in part] for part in _parts([label for _, label in files]))
     return _from_files(train, test, side)
@@ -192,7 +192,7 @@ def _one_folder(root: Path, side: int) -> Images:
 def _from_files(train: Files, test: Files, side: int) -> Images:
     gib = (len(train) + len(test)) * 3 * side**2 / 2**30
     if gib > LARGEST_GIB:
-        raise ValueError(f"its images of {side} pixels take {gib:.0f} GiB of memory: use a smaller --image-size")
+        raise ValueError(f"images of {side} pixels would take {gib:.0f} GiB of memory: use a smaller --image-size")
     return _images(_read_images(train, side), _read_images(test, side))
 
 

@@ -101,7 +101,9 @@ def page_of(rows: pd.DataFrame, machine: str, notes: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed", description=__doc__)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--shapes", type=batch_and_dim, nargs="+", default=SHAPES, help="global samples x dim")
+    parser.add_argument(
+        "--shapes", type=batch_and_dim, nargs="+", default=SHAPES, help="samples of all ranks x dim, such as 512x2048"
+    )
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("runs") / "distributed", help="folder for rows.csv and README.md")
     options = parser.parse_args()

@@ -314,7 +314,7 @@ def test_the_comparison_prints_both_numbers_and_leaves_out_missing_libraries(mon
     table = [line.split(" | ") for line in printed.out.splitlines() if line.startswith("| ")]
     assert [row[0] for row in table] == ["| library", *(f"| {name}" for name in compare.LIBRARIES if name != absent)]
     assert float(table[1][-2]) == pytest.approx(float(table[1][-1].strip(" |")), rel=1e-6)
-    assert f"left out {absent}: pip install {absent}" in printed.err and "the monitor" in printed.out
+    assert f"{absent} is skipped: pip install {absent}" in printed.err and "the monitor" in printed.out
     with pytest.raises(SystemExit, match="pip install"):
         compare.main([absent, *SMALL])
 

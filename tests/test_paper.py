@@ -123,7 +123,7 @@ def test_the_numbers_follow_from_the_seed_and_a_short_sweep_is_the_beginning_of_
         ("figures 1 --copies 5", "at least 20"),
         ("figures 5 --models 100", "invalid choice: 100"),
         ("figures 5 --width 0.06", "--width must be at least 0.125"),
-        ("figures 5 --width 0.2", "--width, which must be at least 0.25"),
+        ("figures 5 --width 0.2", "--width. It must be at least 0.25"),
         ("figures 1 --dataset fashion_mnist", "needs --data-root"),
         ("figures 1 --backbone resnet0", "timm has no model"),
         ("theorems 4", "no theorem 4"),

@@ -84,7 +84,7 @@ def test_a_truncated_file_is_refused_with_its_line_and_a_remedy_that_works(folde
     with pytest.raises(RequestError, match=r"rows.jsonl, line 1 is damaged: .* Restore the file, or choose another --output."):
         Records(folder)
     path.write_text(first)
-    with pytest.raises(RequestError, match=r"does not begin with settings: an older version wrote it"):
+    with pytest.raises(RequestError, match="was written by an older version, without settings"):
         Records(folder)
 
 

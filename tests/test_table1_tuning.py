@@ -100,7 +100,7 @@ def test_a_tiny_grid_resumes_after_a_kill_in_workers_and_has_the_rows_of_one_pro
         assert tuning.main([*arguments, "--output", str(killed)]) == 130
     assert len(Records(killed).rows) == 1
     assert tuning.main([*arguments, "--jobs", "2", "--output", str(killed)]) == 0
-    assert "1 of 2 runs to make" in told(capsys.readouterr().out)
+    assert "lacks 1 of 2 runs" in told(capsys.readouterr().out)
     rows = [[(row["method"], row["linear"], row["loss"], row["device"]) for row in Records(at).rows] for at in (whole, killed)]
     assert rows[0] == rows[1] and tuning.cells(Records(killed)).best.sum() == 1
     settings = Records(killed).settings

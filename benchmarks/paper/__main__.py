@@ -62,26 +62,33 @@ def _parser() -> argparse.ArgumentParser:
     for kind in ("figure", "theorem"):
         sub = kinds.add_parser(f"{kind}s", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         sub.set_defaults(kind=kind)
-        sub.add_argument("numbers", nargs="*", metavar=kind, help="which; all if none is named")
-        sub.add_argument("--seed", type=int, default=0, help="of the first trial")
-        sub.add_argument("--trials", type=int, default=5, help="networks, splits or random starts; not of figure 5")
+        sub.add_argument("numbers", nargs="*", metavar=kind, help="their numbers; all if none is named")
+        sub.add_argument("--seed", type=int, default=0, help="seed of the first trial")
+        sub.add_argument("--trials", type=int, default=5, help="number of networks, splits or random starts; figure 5 has none")
         sub.add_argument("--out", type=Path, default=Path("runs") / f"{kind}s", help="folder for the files")
-    kinds.choices["theorems"].add_argument("--samples", type=int, default=8192, help="Monte Carlo samples, theorem 1")
+    kinds.choices["theorems"].add_argument("--samples", type=int, default=8192, help="Monte Carlo samples of theorem 1")
     add = kinds.choices["figures"].add_argument
     add("--dataset", default="digits", help="images to train on")
     add("--data-root", help="folder that holds the data set; digits need none")
     add("--images", type=int, help="use only the first N training and N test images, for trials")
-    add("--side", type=int, default=8, help="pixels")
+    add("--side", type=int, default=8, help="side of the images in pixels")
     add("--backbone", default="resnet18", help="a timm model")
     add("--width", type=float, help="factor on the channels of a ResNet; 0.25 for resnet18")
-    add("--stem", choices=STEMS, default="auto", help="of the network, as in benchmarks.table1")
-    add("--precision", choices=PRECISIONS, default="32-true", help="of training")
-    add("--epochs", type=int, default=15, help="of pre-training, figures 1, 2, 3; the largest number in figure 5")
-    add("--batch-size", type=int, default=128, help="images a step")
-    add("--models", type=int, default=MODELS, choices=range(1, MODELS + 1), metavar="MODELS", help="models of figure 5")
-    add("--noisy-images", type=int, default=16, help="test images that get noise, figures 1, 3")
-    add("--copies", type=int, default=512, help="noisy copies of each, figures 1, 3")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of training and measurement")
+    add("--stem", choices=STEMS, default="auto", help="stem of the network, as in benchmarks.table1")
+    add("--precision", choices=PRECISIONS, default="32-true", help="precision of training")
+    add("--epochs", type=int, default=15, help="epochs of pre-training in figures 1, 2, 3; the largest number in figure 5")
+    add("--batch-size", type=int, default=128, help="images in a step")
+    add(
+        "--models",
+        type=int,
+        default=MODELS,
+        choices=range(1, MODELS + 1),
+        metavar="MODELS",
+        help="number of models of figure 5",
+    )
+    add("--noisy-images", type=int, default=16, help="number of test images that get noise in figures 1, 3")
+    add("--copies", type=int, default=512, help="noisy copies of each image in figures 1, 3")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="device of training and measurement")
     return command
 
 

@@ -36,7 +36,8 @@ BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound":
 def rows(networks: Networks) -> list[dict[str, Any]]:
     """One row per model: settings, losses and their gap, and the bounds with their terms."""
     if networks.options.width * min(SWEEP["width"]) < 0.125:
-        raise RequestError(f"figure 5 also takes half of --width, which must be at least 0.25, got {networks.options.width:g}.")
+        width = f"{networks.options.width:g}"
+        raise RequestError(f"figure 5 also trains networks of half the --width. It must be at least 0.25, got {width}.")
     return [_model(networks, i, settings) for i, settings in enumerate(track(sweep(networks.setup.models), "figure 5: models"))]
 
 

@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("torch sees no GPU here: python -m it_losses says which devices torch sees", file=sys.stderr)
+        print("torch finds no GPU. python -m it_losses lists the devices that it finds", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     for package, part in OPTIONAL.items():
         if not is_installed(package):
-            print(f"{package} is not installed: {part} is left out")
+            print(f"{package} is not installed, so {part} is skipped")
     if not (options.tested or _tests_pass(device)):
         print("a test failed, so nothing was measured", file=sys.stderr)
         return 1
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     cases: dict[Case, list[Row]] = {}
     for row in read(folder / "rows.csv"):
         if row["threads"] != str(options.threads):
-            print(f"{folder} has rows of {row['threads']} threads, not {options.threads}: use another --out", file=sys.stderr)
+            print(f"{folder} has rows of {row['threads']} threads, not {options.threads}. Use another --out", file=sys.stderr)
             return 1
         cases.setdefault(case_of(row), []).append(row)
     for measured in _measured(options, device):
@@ -80,9 +80,9 @@ def _measured(options: argparse.Namespace, device: torch.device) -> Iterator[lis
 
 def _tests_pass(device: torch.device) -> bool:
     if not is_installed("pytest"):
-        print("pytest is not installed; --tested times without testing first", file=sys.stderr)
+        print("pytest is not installed. Install it, or pass --tested to skip the tests", file=sys.stderr)
         return False
-    print("testing what is to be timed ...", flush=True)
+    print("running the tests of what will be timed ...", flush=True)
     files = [str(path) for pattern in TESTS[device.type] for path in sorted(ROOT.glob(pattern))]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *files]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
@@ -92,12 +92,18 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     add, names, dtypes = parser.add_argument, list(OBJECTIVES), ("float32", "bfloat16", "float16")
     add("--full", action="store_true", help="large sizes too, and VICReg at every size of a grid")
-    add("--objectives", nargs="+", choices=names, default=names, help="only these; a folder keeps its other rows")
-    add("--sizes", nargs="+", type=batch_and_dim, metavar="NxD", help="only these, as 256x2048; a folder keeps its other rows")
-    add("--tested", action="store_true", help="the tests of what is timed have just passed: do not repeat them")
+    add("--objectives", nargs="+", choices=names, default=names, help="time only these; a folder keeps its other rows")
+    add(
+        "--sizes",
+        nargs="+",
+        type=batch_and_dim,
+        metavar="NxD",
+        help="time only these sizes, such as 256x2048; a folder keeps its other rows",
+    )
+    add("--tested", action="store_true", help="skip the tests of what is timed")
     add("--seconds", type=float, default=2.0, help="seconds for each size; at least five rounds run (default 2)")
-    add("--threads", type=int, default=1, help="of the CPU (default 1)")
-    add("--dtype", nargs="+", default=["float32"], choices=dtypes, help="of the samples; the training step is float32")
+    add("--threads", type=int, default=1, help="threads of the CPU (default 1)")
+    add("--dtype", nargs="+", default=["float32"], choices=dtypes, help="dtypes of the samples; the training step is float32")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--out", type=Path, help="folder of the results (default benchmarks/results/<date>-<device>-speed)")
     return parser.parse_args(arguments)

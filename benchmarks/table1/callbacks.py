@@ -35,7 +35,7 @@ class Stopwatch(L.Callback):
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
-            print(f"about {whole} to go, an estimate from the first epoch of the first run", flush=True)
+            print(f"all runs will take about {whole}, by the first epoch of the first run", flush=True)
 
 
 class Generator(L.Callback):

@@ -94,7 +94,7 @@ def _parser(sweep: str, about: str, seeds: int) -> argparse.ArgumentParser:
     rows = ["all", UNTRAINED, *RECIPES]
     add("--methods", nargs="+", choices=rows, default=["all"], metavar="NAME", help="rows to make (default: all)")
     add("--epochs", type=int, default=200, help="default: 8 on digits, 20 on Fashion-MNIST, 100 on a folder, else 200")
-    add("--batch-size", type=int, default=256, help="images a step, over all devices (default: 64 on digits, else 256)")
+    add("--batch-size", type=int, default=256, help="images in a step, over all devices (default: 64 on digits, else 256)")
     add("--long", action="store_true", help="the constants of a long run, not those of the digits")
     add("--grid", type=Path, metavar="FOLDER", help="folder of a tuning run; each method gets its best setting from it")
     add("--rates-only", action="store_true", help="tuning: three learning rates and nothing else")

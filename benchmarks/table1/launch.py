@@ -50,7 +50,7 @@ def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped. Finished runs are kept; run the same command to continue", file=sys.stderr)
+        print("stopped. Finished runs are kept. Run the same command to continue", file=sys.stderr)
         return 130
     return 0
 
@@ -69,9 +69,9 @@ def _make(options: Options, images: Images, records: Records) -> None:
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
     if is_first_process():
-        print(f"{options.describe()}: {len(pending)} of {len(all_runs)} runs to make in {options.output}")
+        print(f"{options.describe()}: {options.output} lacks {len(pending)} of {len(all_runs)} runs")
         if len(pending) < len(all_runs):
-            print(f"going on: {len(all_runs) - len(pending)} of {len(all_runs)} runs are on disk already", flush=True)
+            print(f"{len(all_runs) - len(pending)} of {len(all_runs)} runs are on disk already and are kept", flush=True)
     if options.jobs > 1 or options.is_sweep:
         # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
         torch.set_num_threads(1)

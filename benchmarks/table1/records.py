@@ -27,7 +27,7 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         remedy = "make room or give access, and run the same command again; or choose another --output"
-        raise RequestError(f"{folder} cannot be written: {problem}. What was finished is kept: {remedy}.") from problem
+        raise RequestError(f"{folder} cannot be written: {problem}. Finished runs are kept: {remedy}.") from problem
 
 
 @contextmanager
@@ -66,7 +66,7 @@ class Records:
                 raise RequestError(f"{path}, line {number} is damaged: {problem}. {again}") from problem
         self.settings, *self.rows = read
         if "method" in self.settings:
-            raise RequestError(f"{path} does not begin with settings: an older version wrote it. Choose another --output.")
+            raise RequestError(f"{path} was written by an older version, without settings. Choose another --output.")
 
     def open(self, settings: dict[str, Any]) -> None:
         """Write the settings; RequestError if the rows in the folder were made with other settings."""
