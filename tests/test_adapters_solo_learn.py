@@ -363,6 +363,23 @@ def test_an_entropy_that_is_missing_or_unknown_says_which_there_are(images, tmp_
     assert "koleo" in said and "sigreg" in said and "'entropie'" in said
 
 
+@with_checkout
+@pytest.mark.parametrize("name", ["entropy_wieght", "cov_loss_weight"])
+def test_an_entry_that_the_method_does_not_use_is_named_in_a_warning(name):
+    code = f"""if True:
+        import sys, omegaconf
+        sys.path.insert(0, {HOME!r})
+        import it_losses.adapters.solo_learn as adapter
+        adapter.register()
+        from it_losses.adapters.solo_learn import methods
+        needed = {{"proj_hidden_dim": 32, "proj_output_dim": 16}}
+        cfg = omegaconf.OmegaConf.create({{"method": "vicreg_logdet", "method_kwargs": needed | {{"{name}": 1.0}}}})
+        methods.VICRegLogDet.add_and_assert_specific_cfg(cfg)
+    """
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"ignores method_kwargs ['{name}']. It uses ['proj_hidden_dim'" in answer.stderr
+
+
 @pytest.mark.slow
 @with_checkout
 @pytest.mark.parametrize("way", ["plugin", "callback", "runner"])

@@ -103,7 +103,7 @@ def errors(build, rows, shape, views=2, upstream=1.0):
 def errors_everywhere(build, world):
     found = []
     for rows in (EVEN[world], UNEVEN[world]):
-        # the shapes have more samples than twice the dimensions, more dimensions than samples, and 3 groups of 5 dimensions
+        # in turn: more than twice as many samples as dimensions, fewer samples than dimensions, 3 groups of 5 dimensions
         for shape in ((3,), (37,), (3, 5)):
             for by_gram in (True, False):
                 # KEPT = 0 selects the code for large batches: it centres samples again at each use and keeps no centred copy

@@ -130,7 +130,7 @@ def test_inductor_gives_the_numbers_of_eager_mode(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
 
     def step(z_a, z_b):
-        # inductor could fuse operators before and after the losses with them
+        # inductor could fuse the losses with the operators around them
         z_a, z_b = z_a.tanh(), z_b.tanh()
         return sum(2 * OBJECTIVES[name].criterion(z_a, z_b) for name in ("VICReg", "log_det", "pairwise", "sigreg"))
 

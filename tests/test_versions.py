@@ -16,7 +16,7 @@ def row(**found):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Return a function that runs tests/versions.py, where every pair of torch and Python has the row `answer`."""
+    """Return a function that runs tests/versions.py as if each pair of torch and Python had the row `answer`."""
 
     def ask(answer, *arguments):
         monkeypatch.setattr(versions, "tried", lambda torch, python, path, keep: answer | {"torch": torch})

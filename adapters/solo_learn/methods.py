@@ -17,7 +17,7 @@ from it_losses.adapters.conventions import ARGUMENTS, vicreg
 from it_losses.adapters.lightning import EmbeddingMonitor
 from it_losses.checks import check_weight
 
-#: arguments of solo-learn's VICReg that the entropy methods do not use
+#: the weights of solo-learn's VICReg
 VICREG_ONLY = ("sim_loss_weight", "var_loss_weight", "cov_loss_weight")
 
 
@@ -36,12 +36,10 @@ class Configured(BaseMethod):
         absent = [name for name in cls.needed if name not in given or OmegaConf.is_missing(given, name)]
         if absent:
             raise ValueError(f"method {cfg.method!r} needs method_kwargs {list(cls.needed)}. Missing: {absent}.")
-        unread = [name for name in VICREG_ONLY if name in given and name not in cls.defaults]
+        used = [*cls.needed, *cls.defaults]
+        unread = [name for name in given if name not in used]
         if unread:
-            warnings.warn(
-                f"method {cfg.method!r} ignores method_kwargs {unread}, which belong to VICReg. It uses {list(cls.defaults)}.",
-                stacklevel=2,
-            )
+            warnings.warn(f"method {cfg.method!r} ignores method_kwargs {unread}. It uses {used}.", stacklevel=2)
         cfg = super().add_and_assert_specific_cfg(cfg)
         for name, value in cls.defaults.items():
             cfg.method_kwargs[name] = OmegaConf.select(cfg, f"method_kwargs.{name}", default=value)
