@@ -135,6 +135,14 @@ def errors_of_every_objective(rows):
     return torch.tensor(found).amax(dim=0).tolist()
 
 
+@pytest.mark.parametrize("objective", ["VICReg, official", "VICRegEntropy, log_det"])
+def test_ranks_whose_samples_fill_several_strips_of_a_product_are_one_process(objective):
+    rows = (cpu.STRIP_SIDE + 5, cpu.STRIP_SIDE + 40)
+    for terms, gradient in ranks.run(2, errors, OBJECTIVES[objective], rows, (2 * sum(rows),)):
+        assert terms < 1e-10
+        assert gradient < 1e-10
+
+
 @pytest.mark.slow
 def test_eight_ranks_are_one_process():
     for terms, gradient in ranks.run(8, errors_of_every_objective, (5, 1, 7, 4, 3, 9, 2, 6)):
