@@ -33,7 +33,7 @@ PLOTS = {
     "width": Plot(plots.width, "Linear probe against the dimension of the projection, for three objectives"),
     "byol-weight": Plot(plots.byol_weight, "Linear probe against the weight of an entropy beside BYOL"),
     "rate": Plot(plots.rate, "Linear probe against the learning rate, for three objectives"),
-    "training": Plot(training.healthy_and_collapsing, "Four numbers along a healthy and a collapsing run", (5.6, 4.2)),
+    "training": Plot(training.three_runs, "Six numbers along a healthy run and two that go wrong", (8.8, 4.4)),
 }
 #: name -> function that writes that part as Markdown, into the page itself
 MADE: dict[str, Callable[[], str]] = {

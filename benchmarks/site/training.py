@@ -1,4 +1,4 @@
-"""Two short runs on the digits, one healthy and one that collapses, with their diagnostics."""
+"""Three short runs on the digits with their diagnostics: one healthy, one that collapses, one with too strong an entropy."""
 
 from functools import cache
 
@@ -12,13 +12,13 @@ from it_losses import VICRegEntropy
 from it_losses.diagnostics import measure, sphere_entropy_bounds
 
 #: name of a run -> weight of its entropy; None for the default
-RUNS = {"healthy": None, "collapsing: entropy_weight=0": 0.0}
+RUNS = {"healthy": None, "collapsing: entropy_weight=0": 0.0, "entropy too strong: entropy_weight=400000": 4e5}
 STEPS, EVERY, BATCH = 200, 5, 256
 
 
 @cache
 def runs() -> dict[str, pd.DataFrame]:
-    """The diagnostics of both runs: {name of a run: numbers every few steps}."""
+    """The diagnostics of all runs: {name of a run: numbers every few steps}."""
     return {name: run(weight) for name, weight in RUNS.items()}
 
 
@@ -37,17 +37,19 @@ def run(entropy_weight: float | None) -> pd.DataFrame:
         views = [model(batch + 0.3 * torch.randn(batch.shape, generator=generator)) for _ in range(2)]
         terms = criterion.terms(*views)
         if step % EVERY == 0:
-            numbers[step] = numbers_of(views[0].detach(), float(terms.invariance))
+            numbers[step] = numbers_of(views[0].detach(), float(terms.invariance), float(terms.entropy))
         optimizer.zero_grad()
         terms.loss.backward()
         optimizer.step()
     return pd.DataFrame.from_dict(numbers, orient="index")
 
 
-def numbers_of(z: Tensor, invariance: float) -> dict[str, float]:
+def numbers_of(z: Tensor, invariance: float, entropy: float) -> dict[str, float]:
     """The numbers that the plot shows, each with the text of its axis: [batch, dim] -> {text: float}."""
     measured = measure(z)
     return {
+        "std": measured["std"],
+        "entropy of the criterion, nats": entropy,
         "rank_me": measured["rank_me"],
         "spread": measured["spread"],
         "entropy on the sphere, nats": float(sphere_entropy_bounds(z).upper),
@@ -55,14 +57,14 @@ def numbers_of(z: Tensor, invariance: float) -> dict[str, float]:
     }
 
 
-def healthy_and_collapsing(figure: Figure) -> None:
-    """Plot each number of both runs against the step."""
-    figure.subplots(2, 2, sharex=True)
+def three_runs(figure: Figure) -> None:
+    """Plot each number of all runs against the step."""
+    figure.subplots(2, 3, sharex=True)
     for name, numbers in runs().items():
         for axes, text in zip(figure.axes, numbers, strict=True):
             axes.plot(numbers[text], label=name)
             axes.set_title(text, fontsize=9)
             axes.grid(axis="y", alpha=0.25)
-    for axes in figure.axes[2:]:
+    for axes in figure.axes[3:]:
         axes.set_xlabel("step")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
