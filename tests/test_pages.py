@@ -142,7 +142,7 @@ def composed(hydra, config):
         known = hydra.compose("cifar10", [f"it_losses={config.method}"])
     given = config.get("method_kwargs", {})
     assert known.method == config.method and given.keys() <= known.method_kwargs.keys()
-    return [VICRegEntropy(given.entropy, **given.entropy_options)] if given else []
+    return [VICRegEntropy(given.entropy, **given.entropy_options)] if "entropy" in given else []
 
 
 def instances(hydra, config):
