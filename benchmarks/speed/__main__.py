@@ -20,12 +20,12 @@ from benchmarks.speed.report import case_of
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
-#: optional packages, and what is left out without them
+#: optional package -> the part that is left out without it
 OPTIONAL = {"lightly": "its losses", "timm": "the training step", "matplotlib": "the figure"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and report. Return 1 and write no file if the device is missing or a test of the timed code fails."""
+    """Measure and report. Return 1 without measuring if the device is missing, a test fails, or old rows have other threads."""
     options = _options(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     for measured in _measured(options, device):
         cases[case_of(measured[0])] = measured
         rows = list(chain.from_iterable(cases.values()))
-        # written after every size, so that an interrupted run keeps its measurements
+        # write after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
         write(folder / "README.md", report.readme(rows, command, notes(folder)))
     if is_installed("matplotlib"):
