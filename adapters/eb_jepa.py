@@ -26,7 +26,7 @@ class VICRegLoss(HostNames, VICReg):
     Args:
         std_coeff: weight of the variance hinges, which are summed over the views.
         cov_coeff: weight of the squared covariances, which are averaged over pairs of dimensions and summed over the views.
-        gather_distributed: whether the statistics use the samples of all ranks. eb_jepa uses those of one rank.
+        gather_distributed: whether statistics use the samples of all ranks. In eb_jepa each rank uses its own.
     """
 
     host_names: ClassVar[Mapping[str, str]] = ARGUMENTS["eb_jepa"]

@@ -13,7 +13,7 @@ from it_losses.observe import add_observer, can_be_seen
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
 #: names of the projector in solo-learn and stable-pretraining, and in lightly
 PROJECTORS = ("projector", "projection_head")
-#: most calls of a criterion or outputs of a module that are recorded; an optimizer with a closure may make more
+#: at most this many calls of a criterion or outputs of a module are recorded; optimizer closures may make more
 MOST_CALLS = 8
 
 

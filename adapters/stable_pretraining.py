@@ -56,8 +56,8 @@ class SlicedEppsPulley(EntropyRegularizer):
         model = LeJEPA("vit_small_patch16_224")
         model.sigreg = SlicedEppsPulley()
 
-    The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining it uses the samples of
-    one rank (see docs/which_sigreg.md). The slices differ too: ours depend on the number of calls in training.
+    The statistic uses the samples of all ranks, and is multiplied by their number. In stable-pretraining each rank uses its own
+    samples (see docs/which_sigreg.md). The slices differ too: ours depend on the number of calls in training.
 
     Args:
         num_slices: number of random directions.

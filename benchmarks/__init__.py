@@ -1,5 +1,5 @@
-"""Programs that reproduce the paper and measure speed; run from a checkout."""
+"""Programs that reproduce the paper and measure speed. Run them in a checkout."""
 
 
 class RequestError(Exception):
-    """An option, the data, the network or the output folder cannot be used; the message says why and what to do."""
+    """An option, the data, the backbone or the output folder cannot be used. The message says what to do."""

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.adapters lightly --batch 256 --dim 2048` compares a library's VICReg with ours on your shape.
+"""`python -m benchmarks.adapters lightly --batch 256 --dim 2048` compares a library's VICReg with ours.
 
-The printed table has the time of forward and backward (median, 20th and 80th percentile), the peak memory beyond the inputs,
-and the value of the loss. The timed losses run in turn. "pytorch" stands for the authors' formula in plain PyTorch, "all" for
-every library that can be imported. "lightning" measures `EmbeddingMonitor`.
+It prints the time of forward and backward (median, 20th and 80th percentile), the peak memory above the inputs, and the value
+of the loss. The two losses are timed in turn. The library "pytorch" is the authors' formula in plain PyTorch. "all" compares
+every library that can be imported. "lightning" measures `EmbeddingMonitor` instead.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from benchmarks.speed.measure import Case, peak_of
 from it_losses import VICReg
 from it_losses.adapters.conventions import ARGUMENTS, vicreg
 
-#: names on the command line; "pytorch" is the authors' formula in plain PyTorch
+#: the libraries that can be compared, by their names on the command line
 LIBRARIES = ("pytorch", *ARGUMENTS)
 
 
 def _implementations(library: str, batch: int, dim: int) -> dict[str, Objective]:
-    """The library's criterion, and ours with equal values; ImportError if the library cannot be imported."""
+    """The library's VICReg, and ours with the same values; ImportError if the library cannot be imported."""
     return {"its": library_vicreg(library), "ours": VICReg() if library == "pytorch" else vicreg(library)}
 
 
@@ -46,9 +46,9 @@ def _row(library: str, options: argparse.Namespace) -> dict[str, str]:
 
 
 def _monitor_line(options: argparse.Namespace) -> str:
-    """A sentence with the milliseconds of EmbeddingMonitor in steps that it measures and in other steps.
+    """A sentence with the time of EmbeddingMonitor's hooks, in steps that it measures and in other steps.
 
-    Lightning's profiler times only the hooks of the monitor, not the few embeddings that criteria copy for the monitor.
+    Criteria also copy a few embeddings for the monitor. Lightning's profiler does not count that time.
     """
     from it_losses.adapters.lightning import EmbeddingMonitor, lightning
 
@@ -73,7 +73,7 @@ def _monitor_line(options: argparse.Namespace) -> str:
         trainer.fit(Embeddings(), torch.utils.data.DataLoader(range(steps)))
     hooks = [spent for name, spent in profiler.recorded_durations.items() if "Monitor" in name and "train_batch" in name]
     milliseconds = [1e3 * sum(of_step) for of_step in zip(*hooks, strict=True)]
-    # the monitor measures every second step; the first two steps are left out, because they import and allocate
+    # the monitor measures every second step; the first two steps also import modules, so they are left out
     during, between = (statistics.median(milliseconds[first::2]) for first in (2, 3))
     setting = f"EmbeddingMonitor, {options.batch} x {options.dim}"
     return f"{setting}: {during:.2f} ms in a step that it measures, {between:.2f} ms in any other"

@@ -20,8 +20,8 @@ class Views(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """One call makes both views, because every image in a batch gets its own random augmentation."""
-        # kornia changes colours by matrix products, which autocast would round to half precision
+        """Augment the batch twice in one call, because kornia draws a random augmentation for every image."""
+        # kornia changes colours by matrix products, which autocast would compute in half precision
         with torch.autocast(images.device.type, enabled=False):
             pixels = (images.float() / 255).repeat(2, 1, 1, 1)
             view_a, view_b = ((self.draw(pixels).clamp(0, 1) - self.mean) / self.std).chunk(2)
@@ -38,7 +38,7 @@ def channel_moments(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), std.clamp_min(1e-3).float()
 
 
-#: name -> function of the side of the images in pixels, which returns their augmentations in order
+#: name -> function that returns the augmentations in order, given the side of the images in pixels
 RECIPES = {
     # flips are left out, because a mirrored 2 is no digit; rotations are small, because a turned 6 is a 9
     "digits": lambda side: (

@@ -1,7 +1,7 @@
-"""Load image data sets as tensors in memory: training and held-out images. DATASETS has a loader for each data set.
+"""Load the training and test images of a data set as tensors. DATASETS has a loader for each data set.
 
-Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. Training needs no worker processes: batches are
-slices of memory, and augmentation runs on the device.
+Images are uint8 `[images, channels, height, width]`, labels int64 `[images]`. Training needs no worker processes, because
+all images are in memory and augmentation runs on the device.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torchvision import datasets
 
 from benchmarks import RequestError
 
-#: fraction of each class that is held out for tests if a data set has no test images, or for the choice of settings
+#: fraction of each class that is held out: as validation images, or as test images if a data set has none
 HELD_OUT = 0.2
 LARGEST_GIB = 16
 LEAST_OF_A_CLASS = 100
@@ -50,7 +50,7 @@ class Images:
 
     @property
     def digest(self) -> str:
-        """A number that changes with any pixel or label."""
+        """A short hash of all pixels and labels."""
         parts = self.train, self.train_labels, self.test, self.test_labels
         return hashlib.sha256(b"".join(hashlib.sha256(part.contiguous().numpy()).digest() for part in parts)).hexdigest()[:12]
 
@@ -59,16 +59,16 @@ class Images:
         return self.train.shape[1]
 
     def subset(self, images: int) -> Images:
-        """The first `images` training images and as many test images, for short trials."""
+        """The first `images` training images and the first `images` test images, for short trials."""
         halves = (half[:images] for half in (self.train, self.train_labels, self.test, self.test_labels))
         return Images(*halves, self.classes)
 
     def validation(self) -> Images:
-        """The training half split by class into training and validation images, to choose settings without the test half."""
+        """The training images, split into training and validation images to choose settings without the test images."""
         try:
             return _split(self.train, self.train_labels, self.classes)
         except ValueError as problem:
-            raise RequestError(f"{len(self.train)} training images cannot be split by class: {problem} Take more.") from problem
+            raise RequestError(f"{len(self.train)} training images cannot be split by class: {problem} Use more.") from problem
 
     def resized(self, side: int) -> Images:
         return replace(self, train=_resized(self.train, side), test=_resized(self.test, side))
@@ -82,24 +82,24 @@ def digits(root: Path | None, side: int) -> Images:
 
 
 def fashion_mnist(root: Path, side: int) -> Images:
-    """70,000 photographs of clothes, 28 x 28, in four IDX files, plain or gzipped. torchvision downloads them if missing."""
+    """70,000 photographs of clothes, 28 x 28 pixels, in four IDX files, plain or gzipped. Missing files are downloaded."""
     if not any(root.rglob("train-images?idx3-ubyte*")):
         datasets.FashionMNIST(root, download=True)
     return _images(*((_idx(root, f"{half}-images")[:, None], _idx(root, f"{half}-labels")) for half in ("train", "t10k")))
 
 
 def cifar10(root: Path, side: int) -> Images:
-    """60,000 colour images of 10 classes, 32 x 32, in torchvision's folder. torchvision downloads them if missing."""
+    """60,000 colour images of 10 classes, 32 x 32 pixels, in torchvision's layout. torchvision downloads them if missing."""
     return _images(*(_cifar(datasets.CIFAR10(root, train=half, download=True)) for half in (True, False)))
 
 
 def cifar100(root: Path, side: int) -> Images:
-    """60,000 colour images of 100 classes, 32 x 32, in torchvision's folder. torchvision downloads them if missing."""
+    """60,000 colour images of 100 classes, 32 x 32 pixels, in torchvision's layout. torchvision downloads them if missing."""
     return _images(*(_cifar(datasets.CIFAR100(root, train=half, download=True)) for half in (True, False)))
 
 
 def tiny_imagenet(root: Path, side: int) -> Images:
-    """110,000 colour images of 200 classes, 64 x 64, in the unpacked folder `tiny-imagenet-200`. Its `val` is held out.
+    """110,000 colour images of 200 classes, 64 x 64, in the unpacked folder `tiny-imagenet-200`. The test images are in `val`.
 
     The archive is http://cs231n.stanford.edu/tiny-imagenet-200.zip
     """
@@ -114,7 +114,7 @@ def tiny_imagenet(root: Path, side: int) -> Images:
 def image_folder(root: Path, side: int) -> Images:
     """Any images in `train/<class>/` and `val/<class>/` (or `test/<class>/`), or in `<class>/`, cut to a square and resized.
 
-    Without `train`, a fifth of each class is held out. Links and classes of fewer than 100 images are then left out.
+    Without `train`, a fifth of each class is held out; symbolic links and classes of fewer than 100 images are left out.
     """
     if not (root / "train").is_dir():
         return _one_folder(root, side)
@@ -122,20 +122,20 @@ def image_folder(root: Path, side: int) -> Images:
     train, test = (datasets.ImageFolder(root / half) for half in ("train", held_out))
     if unknown := set(test.classes) - set(train.classes):
         raise ValueError(f"{test.root} has classes that {train.root} lacks ({', '.join(sorted(unknown)[:5])}): remove them")
-    # number the classes as in the training images, which may have more classes
+    # the test images may lack a class, so classes are numbered as in the training images
     files = [(path, train.class_to_idx[test.classes[number]]) for path, number in test.samples]
     return _from_files(train.samples, files, side)
 
 
-#: each loader gets `--data-root` and the side in pixels to which image files are scaled; its name is the value of `--dataset`
+#: a loader gets `--data-root` and the side in pixels to which it scales image files; `--dataset` takes the loader's name
 LOADERS = (digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, image_folder)
 DATASETS: dict[str, Callable[[Any, int], Images]] = {loader.__name__: loader for loader in LOADERS}
 
 
 def load(name: str, root: Path | None, side: int) -> Images:
-    """The named data set with images of `side` by `side` pixels; a RequestError says what is expected."""
+    """The named data set with images of `side` by `side` pixels; a RequestError says which files are expected."""
     if root is None and name != "digits":
-        raise RequestError(f"{name} needs --data-root, the folder that holds it (or that it may be downloaded to).")
+        raise RequestError(f"{name} needs --data-root: the folder of the data set, or a folder for its download.")
     try:
         return DATASETS[name](root, side).resized(side)
     except (OSError, ValueError, RuntimeError) as problem:
@@ -144,7 +144,7 @@ def load(name: str, root: Path | None, side: int) -> Images:
 
 
 def _parts(labels: Sequence[int] | Tensor) -> tuple[list[int], list[int]]:
-    """Indices of training and of held-out images. The split is by class and always the same."""
+    """Indices of training and of held-out images: a split by class with a fixed seed."""
     train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels)
     return train, held_out
 
@@ -159,7 +159,7 @@ def _images(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Images
 
 
 def _idx(root: Path, name: str) -> Tensor:
-    """The unsigned bytes of an IDX file: a magic number whose last byte counts the sizes, big-endian sizes, data."""
+    """The bytes of an IDX file: a magic number whose fourth byte is the number of dimensions, big-endian sizes, data."""
     # some copies have a dot before `idx` in file names, and torchvision puts the files into sub-folders
     path = min(root.rglob(f"{name}?idx?-ubyte*"), default=root / name)
     try:
@@ -167,7 +167,7 @@ def _idx(root: Path, name: str) -> Tensor:
         sizes = np.frombuffer(content, ">i4", content[3], offset=4)
         pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
     except (EOFError, OSError, IndexError, ValueError) as problem:
-        raise ValueError(f"{path} is not a whole IDX file ({problem}): copy or download it again") from problem
+        raise ValueError(f"{path} is not a whole IDX file ({problem}). Copy or download it again") from problem
     return torch.from_numpy(pixels.copy())
 
 
@@ -176,7 +176,7 @@ def _cifar(half: datasets.CIFAR10) -> tuple[Tensor, Tensor]:
 
 
 def _one_folder(root: Path, side: int) -> Images:
-    # a picture that is linked into a second class would have two labels
+    # leave out links, because a picture that is linked into a second class would have two labels
     endings = datasets.folder.IMG_EXTENSIONS
     found = datasets.ImageFolder(
         root, is_valid_file=lambda path: path.lower().endswith(endings) and not Path(path).is_symlink(), allow_empty=True
@@ -197,9 +197,9 @@ def _from_files(train: Files, test: Files, side: int) -> Images:
 
 
 def _read_images(files: Files, side: int) -> tuple[Tensor, Tensor]:
-    """The middle square of each image as RGB on white, scaled to `side`: [images, 3, side, side], and the labels."""
+    """The central square of each image, scaled: RGB on white [images, 3, side, side], and the labels [images]."""
     paths, labels = zip(*files, strict=True)
-    # a thread per CPU limits the memory, because decoding a large picture may take gigabytes
+    # no more than a thread per CPU, because decoding a large picture may take gigabytes of memory
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pixels = np.fromiter(pool.map(partial(_square, side), paths), np.dtype((np.uint8, (side, side, 3))), len(paths))
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

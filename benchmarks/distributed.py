@@ -1,6 +1,6 @@
 """`python -m benchmarks.distributed` measures CPU time, sent bytes and memory of VICReg over several gloo ranks.
 
-Our loss is compared with losses that gather the samples of all ranks on each rank. Linux counts the bytes and the memory.
+Our loss is compared with losses that gather the samples of all ranks on each rank. The program runs on Linux only.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from it_losses import VICReg
 
 
 def gathered(own: Tensor) -> Tensor:
-    """The samples of all ranks. Backward all-reduces the gradients of all samples, as in solo-learn and the authors' code."""
+    """The samples of all ranks. Backward all-reduces their gradients, as in solo-learn and the authors' code."""
     return torch.cat(gather(own))
 
 
-#: VICReg (25, 25, 1) over the samples of all ranks, ours first; solo-learn's variance weight of 12.5 is the authors' 25
+#: VICReg (25, 25, 1) over the samples of all ranks, ours first. solo-learn sums over views, so its variance weight is 12.5
 SCHEMES = {
     "it-losses": VICReg(),
     "official": partial(official_vicreg, gather=gathered),
@@ -57,14 +57,14 @@ def _rank(rank: int, world: int, shapes: list[tuple[int, int]], repeats: int, fo
 
 
 def _case(samples: int, dim: int, repeats: int) -> list[dict[str, Any]]:
-    """A row per scheme, measured on this rank: median and quartiles over repeats in which the schemes take turns."""
+    """A row per scheme, measured on this rank: median and quartiles over repeats. In each repeat, all schemes run in turn."""
     world = dist.get_world_size()
     views = torch.randn(2, samples // world, dim, generator=torch.Generator().manual_seed(dist.get_rank()))
     own = [z.requires_grad_() for z in views]
     steps = {name: lambda loss=loss: torch.cat(torch.autograd.grad(loss(*own), own)) for name, loss in SCHEMES.items()}
     first = {name: step() for name, step in steps.items()}
     for name, gradient in first.items():
-        # a scheme with a wrong gradient is not timed
+        # stop before timing if a scheme has a wrong gradient
         torch.testing.assert_close(gradient, first["it-losses"], rtol=1e-3, atol=1e-3 * gradient.abs().max().item(), msg=name)
     rounds = [[1e3 * _cpu_seconds(step) for step in steps.values()] for _ in range(repeats)]
     rows = []
@@ -108,10 +108,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs") / "distributed", help="folder for rows.csv and README.md")
     options = parser.parse_args()
     if not can_count():
-        parser.error("the program counts bytes and memory by /proc, which this system lacks. Run it on Linux.")
+        parser.error("the program reads bytes and memory from /proc, which this system lacks. Run it on Linux.")
     shapes, ranks = options.shapes, options.ranks
     if uneven := [f"{n} samples on {world} ranks" for n, _ in shapes for world in ranks if world < 2 or n % world]:
-        parser.error(f"samples must be divisible by two or more ranks, got {', '.join(uneven)}")
+        parser.error(f"--ranks must be at least 2 and divide the samples of every shape, got {', '.join(uneven)}")
     if options.repeats < 2:
         parser.error(f"--repeats must be at least 2, got {options.repeats}")
     of_ranks = pd.DataFrame([row for world in ranks for row in measured(world, shapes, options.repeats)])

@@ -1,6 +1,6 @@
-"""Tools of the programs that measure: times, peak memory, written bytes, names of devices, and calls in a fresh process.
+"""Measure times, peak memory and written bytes; name devices; call a function in a fresh process.
 
-To measure times, all implementations run in turn in one process, in every round.
+To compare times, all implementations run in turn in one process, in every round.
 """
 
 import ctypes
@@ -18,15 +18,15 @@ from torch import Tensor
 
 T = TypeVar("T")
 Step = Callable[[], Tensor]
-#: the clock that times a call. Other processes lengthen wall-clock time, but not the CPU time of this thread
+#: the clock on each type of device. Other processes lengthen wall-clock time, but not the CPU time of this thread
 CLOCKS = {"cpu": "CPU time of the thread", "cuda": "CUDA events"}
-#: a call shorter than this, in milliseconds, is preceded by an untimed call
+#: milliseconds; an untimed call precedes each timed call that is shorter than this
 SHORT = 2000.0
 STATUS, CLEAR, COUNTERS = (Path("/proc/self") / name for name in ("status", "clear_refs", "io"))
 
 
 def is_installed(package: str) -> bool:
-    """Whether the package can be imported, so that programs can leave out a missing one."""
+    """Whether the package can be imported."""
     return importlib.util.find_spec(package) is not None
 
 
@@ -50,7 +50,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 def can_count() -> bool:
-    """Whether this system counts the bytes that a process writes and its peak of memory, as Linux does."""
+    """Whether /proc has the written bytes and the peak memory of this process, as on Linux."""
     return COUNTERS.exists() and CLEAR.exists()
 
 
@@ -62,10 +62,10 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         call()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not can_count():
-        raise RuntimeError("peak memory on a CPU is counted by /proc, which this system lacks. Run it on Linux.")
-    # give cached memory back to the system: the call could otherwise use it without being counted
+        raise RuntimeError("peak memory on a CPU is read from /proc, which this system lacks. Run it on Linux.")
+    # return freed memory to the system, because memory that the call reuses would not be counted
     ctypes.CDLL(None).malloc_trim(0)
-    # writing 5 sets the peak (VmHWM) to the current memory
+    # writing 5 resets the peak (VmHWM) to the current memory
     CLEAR.write_text("5")
     before = _counter(STATUS, "VmRSS")
     call()
@@ -84,11 +84,11 @@ def _counter(path: Path, name: str) -> int:
 def timed(
     steps: dict[str, Step], device: torch.device, *, seconds: float, repetitions: tuple[int, int], inputs: Sequence[Tensor] = ()
 ) -> dict[str, dict[str, list[float]]]:
-    """Time functions that return a loss: name -> milliseconds of every "forward", "backward" and "both".
+    """Time functions that return a loss: name -> "forward", "backward" and "both" -> milliseconds of every call.
 
-    `repetitions` are the least and the largest number of rounds; between them, rounds start until `seconds` have passed. The
-    gradients of the inputs are freed before each timed call, because freeing the memory of one implementation can take longer
-    than the next call. For the same reason each short call runs once untimed before it is timed.
+    `repetitions` are the least and the largest number of rounds; between them, rounds start until `seconds` have passed.
+    Freeing the memory of one implementation can take longer than the next call. The gradients of `inputs` are therefore freed
+    before each timed call, and a short call first runs once untimed.
     """
     times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "backward": [], "both": []} for name in steps}
     for step in steps.values():
@@ -109,7 +109,7 @@ def timed(
 
 
 def _free(inputs: Sequence[Tensor]) -> None:
-    """Free the gradients; otherwise the next backward pass would add to them."""
+    """Free the gradients, so that the next backward pass does not add to them."""
     for z in inputs:
         z.grad = None
 
@@ -135,9 +135,9 @@ def _cuda(step: Step) -> tuple[float, float]:
 
 
 def kernels(step: Step, inputs: Sequence[Tensor]) -> tuple[int, float]:
-    """The number of GPU kernels in one forward and backward pass, and the milliseconds that the GPU runs them.
+    """The number of GPU kernels in one forward and backward pass, and their total time in milliseconds.
 
-    For small inputs, the host takes the rest of the time, because it prepares and launches the kernels.
+    For small inputs, a step takes longer than its kernels, because the host must launch them.
     """
     step().backward()
     _free(inputs)

@@ -1,7 +1,7 @@
-"""Self-supervised methods for any backbone. Losses, heads and momentum come from lightly, entropies from it_losses.
+"""Self-supervised methods for any backbone. Heads and other losses are lightly's, VICReg and entropies are ours.
 
-METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`. A
-program brings its own backbone and training loop.
+METHODS maps a name to a function of the backbone's width and the hyper-parameters. The function returns a `Method`. The
+caller provides the backbone and the training loop.
 """
 
 import copy
@@ -20,7 +20,7 @@ from it_losses import EntropyRegularizer, VICReg, VICRegEntropy
 
 
 class Step(NamedTuple):
-    """Further inputs of a loss: the index of the training step, the number of all steps, and labels, only for `Supervised`."""
+    """Inputs of a loss besides the views: index of the training step, number of all steps, and labels for `Supervised`."""
 
     number: int
     steps: int
@@ -28,9 +28,9 @@ class Step(NamedTuple):
 
 
 class Method(nn.Module):
-    """A projector and a loss of two views: a criterion of their embeddings, plus a weighted entropy if there is a regularizer.
+    """A projector and a loss of two views: a criterion of their embeddings, plus a regularizer if there is one.
 
-    SimCLR, Barlow Twins, VICReg and VICReg with another entropy need no more than this.
+    SimCLR, Barlow Twins, VICReg, and VICReg with another entropy need only this class.
     """
 
     def __init__(self, projector: nn.Module, criterion: nn.Module, regularizer: EntropyRegularizer | None = None) -> None:
@@ -50,7 +50,7 @@ class Method(nn.Module):
 
 
 class Supervised(Method):
-    """Cross-entropy with the labels. It shows what the same network reaches with labels at the same budget."""
+    """Cross-entropy with the labels, to show the accuracy of the same network with labels at the same budget."""
 
     def __init__(self, width: int, classes: int, label_smoothing: float) -> None:
         super().__init__(nn.Identity(), nn.CrossEntropyLoss(label_smoothing=label_smoothing))
@@ -76,11 +76,11 @@ class SwAV(Method):
 
 
 class Momentum(Method):
-    """MoCo and BYOL: the loss compares each view with the other view's embedding by a slow copy of backbone and projector.
+    """MoCo and BYOL: the loss compares each view with the momentum encoder's embedding of the other view.
 
-    The predictor maps embeddings to those of the slow copy; for MoCo it is the identity. The momentum of the slow copy starts
-    at `momentum` and rises to 1 along a cosine, as in BYOL. `regularized` names the tensor whose entropy is added: "features"
-    of the backbone, "projection" or "prediction". It is l2-normalised first if `normalized` is true, as in BYOL's loss.
+    The predictor maps embeddings to those of the momentum encoder; for MoCo it is the identity. The momentum starts at
+    `momentum` and rises to 1 along a cosine, as in BYOL. `regularized` names the tensor that the regularizer gets: "features"
+    of the backbone, "projection" or "prediction". If `normalized` is true, this tensor is l2-normalised, as in BYOL's loss.
     """
 
     def __init__(
@@ -92,20 +92,20 @@ class Momentum(Method):
         self.target: nn.Module | None = None
 
     def begin(self, backbone: nn.Module) -> None:
-        """Make the slow copy. Call this method before you build the optimiser."""
+        """Make the momentum encoder. Call this method before you build the optimiser."""
         self.target = copy.deepcopy(nn.Sequential(backbone, self.projector))
         deactivate_requires_grad(self.target)
 
     @torch.no_grad()
     def targets(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """Update the slow copy, and return its embeddings of both views."""
+        """Update the momentum encoder, and return its embeddings of both views."""
         momentum = cosine_schedule(step.number, step.steps, self.momentum, 1.0)
         update_momentum(nn.Sequential(backbone, self.projector), self.target, m=momentum)
         z_a, z_b = self.target(torch.cat([view_a, view_b])).chunk(2)
         return z_a, z_b
 
     def loss(self, backbone: nn.Module, view_a: Tensor, view_b: Tensor, step: Step) -> Tensor:
-        """The mean criterion of both directions, minus the weighted entropy of the regularized tensor."""
+        """The mean criterion of both directions, plus the regularizer if there is one."""
         target_a, target_b = self.targets(backbone, view_a, view_b, step)
         features = backbone(torch.cat([view_a, view_b]))
         projection = self.projector(features)
@@ -146,7 +146,7 @@ METHODS: dict[str, Callable[..., Method]] = {
         SwaVLoss(temperature, sinkhorn_epsilon=epsilon, sinkhorn_gather_distributed=True),
         heads.SwaVPrototypes(output, prototypes),
     ),
-    # MoCo v2 (arXiv 2003.04297), but symmetric and with batch norm in the head as in v3 (arXiv 2104.02057)
+    # MoCo v2 (arXiv 2003.04297), with a symmetric loss and batch norm in the head as in v3 (arXiv 2104.02057)
     "moco": lambda width, hidden, output, temperature, queue, momentum: Momentum(
         heads.MoCoProjectionHead(width, hidden, output, batch_norm=True),
         nn.Identity(),
@@ -163,7 +163,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "vicreg_and_entropy": lambda width, hidden, output, entropy, entropy_weight, **weights: _vicreg(
         width, hidden, output, VICReg(**weights), EntropyRegularizer(entropy, entropy_weight)
     ),
-    # arXiv 2006.07733; the option `entropy` adds the entropy of one of its tensors (arXiv 2303.00633)
+    # arXiv 2006.07733; the option `entropy` adds an entropy to the loss (arXiv 2303.00633)
     "byol": _byol,
     # the same network trained with labels, for comparison
     "supervised": lambda width, label_smoothing, classes=10: Supervised(width, classes, label_smoothing),

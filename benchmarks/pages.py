@@ -1,4 +1,4 @@
-"""Write the files of the programs: CSV files, Markdown pages and figures. COMMIT names the commit of this checkout."""
+"""Write the output files of the programs: CSV files, Markdown pages and figures."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-#: the remarks in a page, which people write
+#: the hand-written remarks in a page
 NOTES = re.compile("<!-- notes -->\n+(.*?)\n+<!-- /notes -->", re.DOTALL)
 
 
@@ -27,12 +27,12 @@ def _commit() -> str | None:
     return commit + "-dirty" * bool(changed)
 
 
-#: short hash, with "-dirty" if files differ from it; None outside a checkout. Read once, because files may change in a run
+#: the checked-out commit at the start of the program, with "-dirty" if tracked files differ from it; None outside a checkout
 COMMIT = _commit()
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a temporary file and rename it, so that a killed program leaves the old file or the complete new one."""
+    """Replace a file as a whole: a killed program leaves the old file or the complete new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:
@@ -61,9 +61,9 @@ def table(rows: Iterable[Mapping[str, str]], *, left: int = 1) -> str:
 
 
 def filled(program: str, lines: Iterable[Mapping[str, Any]] = (), **values: object) -> str:
-    """The Markdown page beside a program, given its `__file__`, with a value for each `{name}`.
+    """The Markdown template beside the file `program`, with each `{name}` replaced by its value.
 
-    A line of a table that begins with a `{name}` is repeated for each of `lines`, with the values of that line.
+    A table row that begins with a `{name}` appears once for each mapping in `lines`, with the values of that mapping.
     """
     parts: list[str] = []
     for line in Path(program).with_suffix(".md").read_text().splitlines():
@@ -77,7 +77,7 @@ def page(title: str, *parts: str) -> str:
 
 
 def notes(folder: Path) -> str:
-    """The hand-written remarks in a folder's README.md and their HTML comments, to copy into its next README.md; "" if none."""
+    """The hand-written remarks in a folder's README.md, with the HTML comments around them; "" if there are none."""
     path = folder / "README.md"
     found = NOTES.search(path.read_text()) if path.exists() else None
     return found[0] if found else ""

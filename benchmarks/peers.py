@@ -1,6 +1,6 @@
-"""Objectives to compare ours with: two views [batch, dim] -> [], differentiated by autograd.
+"""Losses to compare ours with: two views [batch, dim] -> [], differentiated by autograd.
 
-An objective follows the published code of its project, is the class of an installed library, or is a baseline that we wrote.
+A loss follows the published code of its project, is the class of an installed library, or is a baseline that we wrote.
 """
 
 import importlib
@@ -25,7 +25,7 @@ def alone(z: Tensor) -> Tensor:
 
 
 def official_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone) -> Tensor:
-    """The authors' VICReg: `25 mse + sum_views (12.5 mean_j relu(1 - std_j) + sum_{i != j} Cov_ij^2 / dim)`."""
+    """VICReg as in its authors' code: `25 mse + sum_views (12.5 mean_j relu(1 - std_j) + sum_{i != j} Cov_ij^2 / dim)`."""
     loss = 25.0 * F.mse_loss(z_a, z_b)
     for z in (gather(z_a), gather(z_b)):
         covariance, dim = _covariance(z), z.shape[1]
@@ -44,7 +44,7 @@ def solo_learn_vicreg(z_a: Tensor, z_b: Tensor, gather: Gather = alone, variance
 
 
 def gram_vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
-    """VICReg from the N x N Gram matrix, which has the Frobenius norm of the covariance matrix. A baseline that we wrote."""
+    """VICReg from the N x N Gram matrix, whose Frobenius norm is that of the covariance matrix. A baseline that we wrote."""
     loss = 25.0 * F.mse_loss(z_a, z_b)
     for z in (z_a, z_b):
         centred = z - z.mean(dim=0)
@@ -64,12 +64,12 @@ def _std_hinge(z: Tensor) -> Tensor:
 
 
 def over_views(entropy: Callable[[Tensor], Tensor]) -> Objective:
-    """The loss `-(H(z_a) + H(z_b))` for an entropy H, which increases the entropy of both views."""
+    """The loss `-(H(z_a) + H(z_b))` for an entropy H. Minimising it increases the entropy of both views."""
     return lambda z_a, z_b: -(entropy(z_a) + entropy(z_b))
 
 
 def covariance_log_det(z: Tensor) -> Tensor:
-    """`1/2 log det(I + Cov)` from the D x D covariance matrix, in float32 or more, because torch.logdet needs it."""
+    """`1/2 log det(I + Cov)` from the D x D covariance matrix, in float32 or wider: torch.logdet has no half precision."""
     centred = wide(z) - wide(z).mean(dim=0)
     return torch.logdet(torch.eye(z.shape[1], dtype=centred.dtype, device=z.device) + centred.T @ centred / len(z)) / 2
 
@@ -81,24 +81,24 @@ def gram_log_det(z: Tensor) -> Tensor:
 
 
 def cdist_pairwise(z: Tensor) -> Tensor:
-    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` in float32 or more, because torch.cdist needs it."""
+    """`-mean_i log mean_j exp(-|z_i - z_j|^2 / (2 dim))` in float32 or wider: torch.cdist has no half precision."""
     distance = torch.cdist(wide(z), wide(z)).square()
     return math.log(len(z)) - torch.logsumexp(-distance / (2 * z.shape[1]), dim=1).mean()
 
 
 def wide(z: Tensor) -> Tensor:
-    """The samples in float32 or more, for operations without half precision."""
+    """The samples in float32 or wider, for operations without half precision."""
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def from_lightly(name: str, call: Callable[..., Tensor], module: str = "lightly.loss") -> dict[str, Objective]:
-    """{"lightly": a named loss of lightly}, or {} if lightly is not installed; `call(loss, z_a, z_b)` evaluates the loss."""
+    """{"lightly": lightly's loss of this name}, or {} if lightly is not installed; `call(loss, z_a, z_b)` evaluates it."""
     if not is_installed("lightly"):
         return {}
     return {"lightly": partial(call, getattr(importlib.import_module(module), name)())}
 
 
-#: library -> module with its VICReg, and the command that installs it
+#: library -> module with its VICReg, and the command that installs the library
 LIBRARIES = {
     "lightly": ("lightly.loss", 'pip install "it-losses[lightly]"'),
     "stable-pretraining": ("stable_pretraining.losses", "pip install stable-pretraining"),
@@ -109,7 +109,7 @@ LIBRARIES = {
 
 
 def library_vicreg(library: str) -> Objective:
-    """A library's own VICReg with its defaults. If the library is missing, the ImportError has the command that installs it."""
+    """A library's own VICReg with the library's defaults. If the library is missing, the ImportError says how to install it."""
     from it_losses.adapters import framework
 
     if library == "pytorch":

@@ -26,9 +26,9 @@ class Features(NamedTuple):
 
 
 def linear_accuracy(features: Features) -> float:
-    """Held-out accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS to its optimum.
+    """Held-out accuracy of multinomial logistic regression on standardised features, fitted by L-BFGS.
 
-    The problem is convex and the start is 0, so there is no learning rate, no seed and no augmentation to choose.
+    The problem is convex and starts at 0, so the probe needs no learning rate and no seed.
     """
     mean, std = features.train.mean(dim=0), features.train.std(dim=0).clamp_min(1e-6)
     train, test = ((half - mean).div_(std) for half in (features.train, features.test))
@@ -50,7 +50,7 @@ def linear_accuracy(features: Features) -> float:
 
 @torch.no_grad()
 def knn_accuracy(features: Features) -> float:
-    """Held-out accuracy of a vote of the training images of largest cosine, with weights exp(cosine / KNN_TEMPERATURE)."""
+    """Held-out accuracy of a vote of the nearest training images by cosine, with weights exp(cosine / KNN_TEMPERATURE)."""
     bank = F.normalize(features.train).T.contiguous()  # [dim, images]
     neighbours = min(KNN_NEIGHBOURS, len(features.train))
     vote = (bank, features.train_labels, features.classes, neighbours, KNN_TEMPERATURE)

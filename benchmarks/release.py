@@ -1,4 +1,4 @@
-"""`python -m benchmarks.release ADDRESS` writes the sources of a release to build/release, with links to that repository."""
+"""`python -m benchmarks.release ADDRESS` writes the sources of a release to build/release, with links to ADDRESS."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from benchmarks.site.sources import LINK
 
 
 def lay_out(tree: Path, address: str) -> None:
-    """Empty the folder, and copy the sources into it with the address of the repository in links and metadata."""
+    """Replace the folder `tree` by the sources of a release, with the repository's address in links and metadata."""
     if not address.startswith("https://"):
         sys.exit(f"the address must start with https://, got {address!r}. Call it with make dist REPOSITORY=https://...")
     shutil.rmtree(tree, ignore_errors=True)
@@ -24,7 +24,7 @@ def lay_out(tree: Path, address: str) -> None:
 
 
 def absolute(text: str, address: str) -> str:
-    """The text with absolute links, because a package index shows the README outside of the repository."""
+    """The text with absolute links: a package index shows the README outside the repository."""
     parts = []
     for line in text.splitlines(keepends=True):
         kind = "raw" if line.startswith("![") else "blob"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report` writes docs/report.md: a hand-written head, and the newest pages in benchmarks/results."""
+"""`python -m benchmarks.report` writes docs/report.md from a hand-written introduction and the newest results."""
 
 import os
 import re
@@ -12,9 +12,9 @@ from benchmarks.table1.recipes import ORDER, title
 from benchmarks.table1.records import Records
 
 PAGE = ROOT / "docs" / "report.md"
-#: the head of the page, which is written by hand
+#: the hand-written introduction of the page
 HEAD = Path(__file__).with_suffix(".md")
-#: kind of results -> the command that makes them; the names of folders contain the kind
+#: kind of results, as in the names of their folders -> the command that makes them
 CONTENTS = {
     "table1": "make table",
     "entropies": "make entropies",
@@ -40,7 +40,7 @@ def page(results: Path, beside: Path) -> str:
 
 
 def newest(results: Path, content: str) -> list[Path]:
-    """The newest complete folder of this kind for each device, data set and network. Complete folders have a README.md."""
+    """The newest complete folder of this kind for each device, data set and network. A complete folder has a README.md."""
     found = sorted((page.parent for page in results.glob(f"????-??-??-*-{content}*/README.md")), key=_age)
     return list({(folder.name.split("-")[3], *_settings(folder, "dataset", "backbone")): folder for folder in found}.values())
 
@@ -57,7 +57,7 @@ def _section(folder: Path, results: Path, beside: Path) -> list[str]:
 
 
 def _by_network(folders: list[Path]) -> list[str]:
-    """A table for each data set with several networks: the linear probe of every method, with a column for each network."""
+    """For each data set with several networks: the linear probe in a table, with a row per method and a column per network."""
     tables: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for folder in folders:
         (dataset, network), records = _settings(folder, "dataset", "backbone"), Records(folder)
@@ -72,7 +72,7 @@ def _by_network(folders: list[Path]) -> list[str]:
 
 
 def embedded(path: Path, beside: Path) -> tuple[str, str]:
-    """Title and text of a page. Its headings are one level lower, and its links are relative to the folder `beside`."""
+    """Title and text of a page, with headings one level lower and links relative to the folder `beside`."""
     heading, _, text = NOTES.sub(r"\1", path.read_text()).strip().partition("\n")
     text = re.sub(r"^(#+) ", r"#\1 ", text.strip("\n"), flags=re.MULTILINE)
     linked = re.compile(r"\]\((?!\w+:|#)([^)]+)\)")
@@ -80,7 +80,7 @@ def embedded(path: Path, beside: Path) -> tuple[str, str]:
 
 
 def _tuned(table: Records, grid: Records) -> str:
-    """A sentence that says whether the methods of a table have the settings that the search chose."""
+    """A sentence that says how many methods of a table have the settings that the search chose."""
     rows, common = table.settings["rows"], {"learning_rate": table.settings["budget"].get("learning_rate")}
     chosen = [cell for cell in tuning.cells(grid).query("best").itertuples() if cell.method in rows]
     others = []
@@ -94,13 +94,13 @@ def _tuned(table: Records, grid: Records) -> str:
 
 
 def _age(folder: Path) -> tuple[str, str, str]:
-    """Sort key of a folder: its day, the time of its last run if it is recorded, and its name."""
+    """Sort key of a folder: the date in its name, the time of its last run if recorded, and its name."""
     rows = Records(folder).rows
     return folder.name[:10], str(rows[-1].get("finished", "")) if rows else "", folder.name
 
 
 def _settings(folder: Path, *names: str) -> list[Any]:
-    """The named settings of a folder. Each figure or theorem has its own settings, and the first ones are returned."""
+    """The named settings of a folder; in a folder of figures or theorems, those of the first one."""
     settings = Records(folder).settings
     return [settings.get("settings", settings).get(name) for name in names]
 

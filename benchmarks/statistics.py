@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-#: a difference with a smaller p-value is significant: from 4.3 standard errors on for three pairs, from 2.8 on for five
+#: a difference with a smaller p-value is significant; in a paired test it exceeds 4.3 standard errors for 3 seeds, 2.8 for 5
 LEVEL = 0.05
 
 
 class Statistic(NamedTuple):
-    """Mean over seeds and its standard error, which is NaN for one seed; both are NaN where a run diverged."""
+    """Mean over seeds and its standard error. The error is NaN for one seed; both are NaN if a run diverged."""
 
     mean: float
     error: float
@@ -23,7 +23,7 @@ class Statistic(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """`mean(a) - mean(b)`, its standard error and p-value, which are NaN if a or b has a single seed."""
+    """`mean(a) - mean(b)` with its standard error and p-value. Both are NaN if a or b has a single seed."""
 
     mean: float
     error: float
@@ -52,23 +52,23 @@ def difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """The difference of two methods with the same seeds: mean and standard error over seeds, and the p-value of a t-test."""
+    """The difference of two methods with the same seeds: mean and standard error over seeds, p-value of a paired t-test."""
     from scipy.stats import ttest_rel
 
     return _tested(statistic(x - y for x, y in zip(a, b, strict=True)), lambda: ttest_rel(a, b).pvalue)
 
 
 def _tested(gap: Statistic, p_value: Callable[[], float]) -> Difference:
-    """Add the p-value. If the difference does not vary over seeds, the p-value is 0, or 1 for a difference of 0."""
+    """Add the p-value. If the standard error is 0, the p-value is 1 for equal means and 0 for others."""
     certain = float(gap.mean == 0) if gap.error == 0 else math.nan
     return Difference(*gap, float(p_value()) if gap.error > 0 else certain)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for their number (S. Holm, Scandinavian Journal of Statistics 6, 1979), in the given order."""
+    """The p-values with Holm's correction for several tests (Scandinavian Journal of Statistics 6, 1979), in their order."""
     ascending = pd.Series(p_values, dtype=float).sort_values()
     scaled = ascending * list(range(len(ascending), 0, -1))
-    # with a single seed there are no p-values to correct
+    # with a single seed, every p-value is NaN
     return list(p_values) if ascending.isna().any() else list(scaled.clip(upper=1.0).cummax().sort_index())
 
 
@@ -81,12 +81,12 @@ def finding(gaps: Mapping[str, Difference]) -> str:
 
 
 def over_trials(frame: pd.DataFrame, column: str, *keys: str) -> pd.DataFrame:
-    """The `mean` of a column and its standard `error` for each value of the keys, in order; the error of one trial is 0."""
+    """For each value of the keys: the `mean` of the column over trials and its standard `error`, which is 0 for one trial."""
     return frame.groupby(list(keys), sort=False)[column].agg(mean="mean", error="sem").fillna({"error": 0.0})
 
 
 def draw(axes: Any, means: pd.DataFrame, **style: Any) -> None:
-    """Plot means against their first key, a line for each value of the other keys, with bars of one standard error."""
+    """Plot the result of `over_trials` against its first key: a line for each value of the other keys, with standard errors."""
     lines = means.unstack(list(means.index.names[1:]), sort=False)
     lines["mean"].plot(ax=axes, yerr=lines["error"], **style)
 

@@ -165,7 +165,7 @@ def vicreg_bound(
     epsilon: float,
     distributed: DistributedOptions = LOCAL,
 ) -> VICRegTerms:
-    """The loss of VICReg and its terms; weights are (invariance, variance, covariance): V x [batch, ..., dim] -> 5 x []."""
+    """The loss of VICReg and its terms: V x [batch, ..., dim] -> 5 x []. Weights are (invariance, variance, covariance)."""
     evaluated = partial(_vicreg_bound, views, convention=convention, margin=margin, epsilon=epsilon, distributed=distributed)
     invariance, variance, covariance = weights
     if isinstance(invariance, Tensor) or isinstance(variance, Tensor) or isinstance(covariance, Tensor):
@@ -203,7 +203,7 @@ def _vicreg_bound(
 def regularizer(
     views: Sequence[Tensor], estimator: EntropyEstimator, *, weight: Weight, distributed: DistributedOptions = LOCAL
 ) -> tuple[Tensor, Tensor]:
-    """The loss `-weight * H`, and H without a gradient. H is the mean entropy of the views: V x [batch, ..., dim] -> [], []."""
+    """The loss `-weight * H`, and H without a gradient: V x [batch, ..., dim] -> [], []. H is the mean entropy of the views."""
     if isinstance(weight, Tensor):
         minus_entropy, entropy = regularizer(views, estimator, weight=1.0, distributed=distributed)
         return weighted(minus_entropy, weight, distributed), entropy

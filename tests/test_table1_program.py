@@ -49,7 +49,7 @@ def clean(monkeypatch):
         (["--dataset", "fashion_mnist"], "needs --data-root"),
         (["--data-root", "/nowhere"], "is not a folder"),
         (["--precision", "16-mixed", "--accelerator", "cpu"], "needs a GPU"),
-        (["--precision", "bf16-mixed", "--accelerator", "cpu", "--image-size", "16"], "must be above 16"),
+        (["--precision", "bf16-mixed", "--accelerator", "cpu", "--image-size", "16"], "needs --image-size above 16"),
         (["--dataset", "image_folder", "--data-root", "."], "What is expected there: Any images in"),
         (["--output", __file__], "cannot be written"),
     ],
@@ -74,7 +74,7 @@ def test_a_tiny_table_is_trained_printed_and_written(tmp_path, capsys):
     assert [row["method"] for row in rows] == ["untrained", "vicreg", "byol_logdet"]
     assert all(0 <= row["linear"] <= 1 and row["entropy_upper_nats"] >= 0 and "commit" in row for row in rows)
     assert "| VICReg | " in page and "| BYOL+LogDet | " in page and f"{100 * rows[1]['linear']:.1f}" in page
-    assert re.search(r"about 0:\d\d:\d\d, by the first epoch", printed.partition("VICReg, seed 0: linear")[0])
+    assert re.search(r"about 0:\d\d:\d\d, estimated from the first epoch", printed.partition("VICReg, seed 0: linear")[0])
     assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
     assert [len(row["curve"]) for row in rows] == [1, 1, 1] and "nothing to compare yet" in page
     assert sorted(path.name for path in (tmp_path / "backbones").iterdir()) == ["byol_logdet-seed0.pt", "vicreg-seed0.pt"]

@@ -123,10 +123,10 @@ class PairwiseLoss(HostNames, VICRegEntropy):
 
 
 class EntropyRegularized(nn.Module):
-    """A criterion of lightly with an entropy added: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
+    """A criterion of lightly with an entropy term: `criterion(z_a, z_b) - weight * H(z)`, z l2-normalised.
 
     Use it for criteria that compare two projections (`NTXentLoss`, `DCLLoss`). BYOL and SimSiam compare a prediction with a
-    target. Add an `EntropyRegularizer` to their loss instead: `modules` takes the projections.
+    target. Add an `EntropyRegularizer` of the projections to their loss, as in `modules`.
 
     Args:
         criterion: any module called as `criterion(z_a, z_b)`.

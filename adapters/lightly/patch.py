@@ -20,7 +20,7 @@ REPLACEMENTS: dict[ModuleType, tuple[str, ...]] = {
     lejepa: ("LeJEPALoss", "SIGReg", "lejepa_invariance_loss"),
 }
 
-#: modules of lightly with these names; older versions of lightly lack some of the modules
+#: modules of lightly that hold the replaced names; older versions lack some of them
 MODULES = (
     "lightly.loss",
     "lightly.loss.vicreg_loss",

@@ -23,7 +23,7 @@ class Pretraining(LightningModule):
     """Trains a backbone with the objective of a subclass, and an online linear classifier.
 
     Args:
-        batch_size_per_device: the learning rate depends on it times the number of devices.
+        batch_size_per_device: the learning rate depends on its total over all devices.
         num_classes: the number of classes of the online classifier.
         backbone: a timm model.
         backbone_options: arguments of `timm_backbone`, such as `{"small_images": True}`.
@@ -153,7 +153,7 @@ def warmup_steps(trainer: Any, epochs: float) -> int:
 def _steps_per_epoch(trainer: Any) -> float:
     """Optimizer steps in one epoch; inf if the loader has no length."""
     if trainer.train_dataloader is None:
-        # let Lightning count the batches, because max_epochs is -1 if max_steps ends the run
+        # let Lightning count: total steps / max_epochs is wrong if max_epochs is -1
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     return batches if math.isinf(batches) else math.ceil(batches / trainer.accumulate_grad_batches)

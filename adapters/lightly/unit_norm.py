@@ -148,7 +148,7 @@ class FroSSLLoss(VICRegEntropy):
         super().__init__(estimator, invariance_weight=invariance_weight, entropy_weight=1.0, gather_distributed=False)
 
     def weights_for(self, views: Sequence[Tensor]) -> tuple[Weight, Weight]:
-        """The weights of lightly's loss for our terms: distances of columns of norm `sqrt(batch)`, and the mean entropy."""
+        """Weights with which our terms give lightly's loss. Our columns have norm `sqrt(batch)`; our entropy is a mean."""
         count, batch, dim = len(views), len(views[0]), views[0].shape[-1]
         pairs = count * (count - 1) / 2
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight

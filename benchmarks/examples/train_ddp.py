@@ -3,10 +3,10 @@
     python -m benchmarks.examples.train_ddp
     torchrun --nproc-per-node 2 -m benchmarks.examples.train_ddp
 
-Both commands print the same losses. The default backbone has layer normalisation, so that its output for a sample does not
-depend on the rank of the sample. A backbone with batch normalisation gives other losses on many devices;
-`torch.nn.SyncBatchNorm`, which runs on GPUs only, prevents that. With a learning rate that is too large for stable training,
-such as 1e-3, the rounding of float32 grows until the losses differ.
+Both commands print the same losses. The default backbone has layer normalisation, so its output for a sample does not depend
+on the other samples of the rank. A backbone with batch normalisation gives other losses on many devices, unless you use
+`torch.nn.SyncBatchNorm` (on GPUs only). If the learning rate is too large for stable training, such as 1e-3, rounding errors
+grow until the losses differ.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def images() -> Tensor:
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image rotated, scaled and moved a little, with noise added."""
+    """Random views: each image is rotated, scaled and moved a little, and gets noise."""
     angle, size = (torch.rand(2, len(x), generator=generator) - 0.5) * torch.tensor([[0.6], [0.4]])
     turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos()), dim=1).view(-1, 2, 2) * (1 + size)[:, None, None]
     move = (torch.rand(len(x), 2, 1, generator=generator) - 0.5) * 0.4
@@ -66,7 +66,7 @@ def main() -> None:
     x = images()
     generator = torch.Generator().manual_seed(0)
     for step in range(args.steps):
-        # every rank draws the whole batch and takes its part, so that the samples do not depend on the number of ranks
+        # every rank draws the whole batch and takes its part, so the number of ranks does not change the samples
         batch = x[torch.randperm(len(x), generator=generator)[: args.batch]]
         views = [augmented(batch, generator).chunk(world)[rank].to(device) for _ in range(2)]
         # both views go through one forward pass, because DDP expects one forward pass for each backward pass

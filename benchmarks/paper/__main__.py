@@ -1,4 +1,4 @@
-"""`python -m benchmarks.paper figures [1 2 3 4 5]` or `theorems [1 2 3]`: recompute them and check their claims."""
+"""`python -m benchmarks.paper figures [1 2 3 4 5]` or `theorems [1 2 3]` recomputes them and checks the paper's claims."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ MODELS = len(correlation.sweep(1000))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Recompute the named figures or theorems; the exit status is 0, or 2 if an option or the data are wrong."""
+    """Recompute the named figures or theorems. The exit status is 0, or 2 if an option or the data are wrong."""
     command, words = _parser(), sys.argv[1:] if arguments is None else arguments
     settings = vars(command.parse_args(words))
     kind, numbers, folder = (settings.pop(name) for name in ("kind", "numbers", "out"))
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _facts(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the numbers depend on besides the options: constants of the trained methods, machine and versions."""
+    """The facts that the rows depend on besides the options: hyper-parameters of the methods, machine and versions."""
     used = {row: RECIPES[row] for row in getattr(MODULES[name], "METHODS", ())}
     recipes = {row: {"learning_rate": recipe.learning_rate.value} | recipe.arguments for row, recipe in used.items()}
     machine = device_name(torch.device(settings.get("device", "cpu")))

@@ -54,7 +54,7 @@ def features(network: nn.Module, *batches: Tensor) -> list[Tensor]:
 
 
 def _trial(x: Tensor, seed: int) -> tuple[dict[str, nn.Module], Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled ones."""
+    """Networks by name, indices of unlabelled and labelled training images, and two views of the unlabelled images."""
     torch.manual_seed(seed)
     order = torch.randperm(len(x))
     unlabelled, labelled = order[:UNLABELLED], order[UNLABELLED:]

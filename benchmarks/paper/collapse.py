@@ -16,14 +16,14 @@ from it_losses import diagnostics
 POINTS = 100
 #: standard deviation of the noise on the moons' coordinates
 MOON_NOISE = 0.05
-#: fixed standard deviations of a component: far below the size of the moons (1), a third of it, and half of it
+#: standard deviations of a component, which are not trained; the moons have radius 1
 COMPONENT_STDS = (0.1, 0.3, 0.5)
 LEARNING_RATE = 0.02
 STEPS = 400
 LOOK_EVERY = 10
-#: standard deviation of the Gaussian at each centre, for the entropy of the centres
+#: standard deviation of the Gaussian at each centre, in the estimate of the centres' entropy
 BANDWIDTH = 0.1
-#: (last entropy - H) / (first entropy - H), H for one point: at most COLLAPSED is a collapse, more than KEPT is none
+#: fraction of the initial entropy that is left (0 for one point): at most COLLAPSED is a collapse, more than KEPT is none
 COLLAPSED, KEPT = 0.01, 0.5
 
 
@@ -48,7 +48,7 @@ def _fit(std: float, inputs: str, trial: int, seed: int) -> list[dict[str, Any]]
             result.append(facts | {"entropy_nats": entropy, "spread": spread})
         optimizer.zero_grad()
         squared_distances = (points[:, None] - centres).square().sum(dim=2)
-        # up to a constant, `-mean_i log mean_k N(x_i; centre_k, std^2 I)`
+        # up to a constant, the negative log-likelihood `-mean_i log mean_k N(x_i; centre_k, std^2 I)`
         (-torch.logsumexp(-squared_distances / (2 * std**2), dim=1).mean()).backward()
         optimizer.step()
     return result

@@ -34,7 +34,7 @@ BOUNDS = {"core": "Theorem 3", "norm_bound": "supervised, norms", "count_bound":
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """One row per model: settings, losses and their gap, and the bounds with their terms."""
+    """One row per model: settings, training and test loss, their gap, and the bounds with their terms."""
     if networks.options.width * min(SWEEP["width"]) < 0.125:
         width = f"{networks.options.width:g}"
         raise RequestError(f"figure 5 also trains networks of half the --width. It must be at least 0.25, got {width}.")
@@ -42,7 +42,7 @@ def rows(networks: Networks) -> list[dict[str, Any]]:
 
 
 def sweep(models: int) -> list[dict[str, float]]:
-    """The first `models` settings of the shuffled grid, whose order is always the same."""
+    """The first `models` settings of the grid, shuffled with a fixed seed."""
     grid = [dict(zip(SWEEP, values, strict=True)) for values in itertools.product(*SWEEP.values())]
     random.Random(0).shuffle(grid)
     return grid[:models]
@@ -87,7 +87,7 @@ def plot(frame: pd.DataFrame, figure: Any) -> None:
 def finding(frame: pd.DataFrame) -> dict[str, Any]:
     pearson = _pearson(frame)
     return {
-        # a bound that is equal for all models has the correlation NaN, with which every comparison is false
+        # a bound that is equal for all models has the correlation NaN, and a comparison with NaN is false
         "verdict": verdict(pearson.core > 0.5 and not (pearson[["norm_bound", "count_bound"]] >= pearson.core).any()),
         "fit": (frame.train_loss < FITS).sum(),
         "models": len(frame),

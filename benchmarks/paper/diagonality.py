@@ -1,4 +1,4 @@
-"""Figure 3: the distance of the optimal covariance matrix from diagonal, against the scale of the input noise."""
+"""Figure 3: the distance of the optimal covariance from a diagonal matrix, against the scale of the input noise."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ DIAGONAL = 0.05
 
 
 def rows(networks: Networks) -> list[dict[str, Any]]:
-    """One row per trial and scale: distance from diagonal of the optimum and of the mean conditional covariance."""
+    """One row per trial and noise scale: distance of the optimum and of the mean conditional covariance from diagonal."""
     return [row for trial in track(range(networks.setup.trials), "figure 3: optima") for row in _trial(networks, trial)]
 
 
@@ -41,7 +41,7 @@ def _trial(networks: Networks, trial: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _conditional_covariances(backbone: nn.Module, x: Tensor, scale: float, copies: int, generator: torch.Generator) -> Tensor:
-    """Covariance S(x) of the features of noisy copies, for each image x: [images, ...] -> [images, dim, dim], float64."""
+    """Covariance S(x) of the features of noisy copies of x, for each image x: [images, ...] -> [images, dim, dim], float64."""
     noise = torch.randn((len(x), copies, *x.shape[1:]), device=x.device, generator=generator)
     views = torch.stack([backbone(image + scale * each) for image, each in zip(x, noise, strict=True)])
     return theory.view_covariance(views.double())

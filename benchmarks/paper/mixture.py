@@ -1,4 +1,4 @@
-"""Theorem 1: outputs for noisy prototypes are a mixture of Gaussians if the noise stays in linear regions of the network."""
+"""Theorem 1: a network maps noisy prototypes to a mixture of Gaussians if the noise stays in its linear regions."""
 
 import math
 from typing import Any
@@ -13,16 +13,16 @@ from it_losses import theory
 
 DIM, WIDTH, BLOCKS, PROTOTYPES = 4, 16, 2, 8
 NOISE = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0)
-#: product of the spectral norms of the two layers in a residual branch; below 1 the block is one-to-one
+#: product of the spectral norms of the two layers in a residual branch; below 1, it makes the block one-to-one
 CONTRACTION = 0.9
 #: the Monte Carlo entropy may violate a bound by this many of its standard errors
 ERRORS = 4
-#: tolerated rounding in float64: of a log density in nats, and of Jacobians that count as equal
+#: largest rounding error in float64: of a log density in nats, and between elements of equal Jacobians
 ROUNDING = 1e-9
 
 
 class Residual(nn.Module):
-    """A block `x + V relu(W x + b) + c` with `|V||W| = CONTRACTION`, which makes it one-to-one; it is piecewise affine."""
+    """The piecewise affine block `x + V relu(W x + b) + c`, which is one-to-one because `|V||W| = CONTRACTION < 1`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from it_losses import diagnostics
 
 
 def _options_of(setup: argparse.Namespace) -> Options:
-    """The options of Table 1 for the settings of the figures; RequestError if a value makes no sense."""
+    """Convert the settings of the figures to options of Table 1; RequestError if a value makes no sense."""
     same = ("dataset", "data_root", "backbone", "stem", "precision", "epochs", "batch_size")
     values = {name: getattr(setup, name) for name in same} | {"image_size": setup.side, "limit_images": setup.images}
     values |= {"width": setup.width or (0.25 if setup.backbone == "resnet18" else 1.0), "jobs": 2}
@@ -33,7 +33,7 @@ class Networks:
         self._trained: dict[tuple[str, int], tuple[Pretraining, list[diagnostics.EntropyBounds]]] = {}
 
     def get(self, method: str, trial: int) -> tuple[Pretraining, list[diagnostics.EntropyBounds]]:
-        """The trained network of a method, and the entropy of its features before the first epoch and after each."""
+        """The trained network of a method, and the entropy of its features before the first epoch and after each epoch."""
         if (method, trial) not in self._trained:
             module = self.untrained(method, trial)
             entropies = [self.entropy(module)]
@@ -49,7 +49,7 @@ class Networks:
         return module.to(self.setup.device).eval()
 
     def fit(self, module: Pretraining, epochs: int, *callbacks: L.Callback) -> Pretraining:
-        """Train in place; the module comes back in evaluation mode, on the device."""
+        """Train the module in place, and return it in evaluation mode on the device."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             loop = trainer(self.options.replaced(epochs=epochs), list(callbacks))
@@ -57,6 +57,6 @@ class Networks:
         return module.to(self.setup.device).eval()
 
     def entropy(self, module: Pretraining) -> diagnostics.EntropyBounds:
-        """Bounds in nats on the entropy of held-out features on the unit sphere, with the bandwidth ENTROPY_BANDWIDTH."""
+        """Bounds in nats on the entropy of l2-normalised held-out features, with the bandwidth ENTROPY_BANDWIDTH."""
         held_out = F.normalize(features(module, self.images.test))
         return diagnostics.pairwise_entropy_bounds(held_out, bandwidth=ENTROPY_BANDWIDTH)

@@ -17,7 +17,7 @@ from it_losses import theory
 METHODS = ("vicreg", "simclr", "byol")
 #: standard deviations of the noise, in units of the standard deviation of all pixels
 NOISE = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
-#: how many raw images are compared in pairs
+#: number of raw images whose pairwise distances are taken
 RAW_IMAGES = 1000
 BINS = 40
 LINE = 0.01

@@ -13,7 +13,7 @@ from it_losses import theory
 IMAGES, DIM, LARGEST = 16, 8, 1.0
 #: standard deviations of the noise on images whose grey levels run from 0 to 1
 NOISE = (0.01, 0.1, 1.0)
-#: ascent and closed form agree if their relative distance, and the excess of the ascent in nats, are at most this
+#: tolerance for the relative distance of ascent and closed form, and for the excess of the ascent's objective in nats
 AGREES = 1e-6
 #: the optimum counts as diagonal if its distance from diagonal is below this fraction of its norm
 DIAGONAL = 0.05
@@ -30,7 +30,7 @@ def conditionals() -> dict[str, Tensor]:
     """Conditional covariances `S(x_i)` and `S(x'_i)` of several kinds by name: [2, images, dim, dim] each."""
     identity = torch.eye(DIM, dtype=torch.float64).expand(2, IMAGES, DIM, DIM)
     roots = torch.randn(2, IMAGES, DIM, DIM, dtype=torch.float64)
-    # all images share one direction, because a mean over different directions would be nearer to diagonal
+    # all images vary in the same direction, because a mean over different directions would be nearer to diagonal
     shared = torch.ones(DIM, DIM, dtype=torch.float64)
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, DIM)).double().requires_grad_(False)
     through = {f"a ReLU network, digits with noise {std:g}": _through(network, std) for std in NOISE}
@@ -45,7 +45,7 @@ def conditionals() -> dict[str, Tensor]:
 
 
 def _through(network: nn.Module, std: float) -> Tensor:
-    """`std^2 J J^T` for Jacobians J at two noisy copies of digits, divided by the features' variance: [2, images, dim, dim]."""
+    """`std^2 J J^T / variance of the features`, for Jacobians J at two noisy copies of the digits: [2, images, dim, dim]."""
     images = data.load("digits", None, 8).test.flatten(1).double() / 255
     copies = (images[:IMAGES] + std * torch.randn_like(images[:IMAGES]) for _ in range(2))
     unit = network(images).var(dim=0).mean()

@@ -27,7 +27,7 @@ MODULES: dict[str, ModuleType] = {
 
 
 def save(folder: Path, name: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    """Write rows, plot and page of one figure or theorem, keep the others in the folder, and return the filled-in page."""
+    """Write rows, plot and page of one figure or theorem, keep the others in the folder, and return its filled template."""
     mine = [{"name": name, "settings": settings}, *({"name": name} | row for row in rows)]
     lines = sorted([line for line in _lines(folder) if line["name"] != name] + mine, key=lambda line: line["name"])
     write(folder / "rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
@@ -44,7 +44,7 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def settings_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """The settings in a folder: {figure or theorem: its command, and everything that its rows depend on}."""
+    """The settings in a folder: {name of a figure or theorem: its command and all else that its rows depend on}."""
     return {line["name"]: line["settings"] for line in _lines(folder) if "settings" in line}
 
 
@@ -71,6 +71,6 @@ def _section(folder: Path, name: str, settings: dict[str, Any]) -> list[str]:
 
 
 def said(name: str, frame: pd.DataFrame) -> str:
-    """The page beside the module, filled with the module's constants and with its finding from the rows."""
+    """The template of a figure or theorem, filled with the constants of its module and with its finding from the rows."""
     module = MODULES[name]
     return filled(str(module.__file__), **vars(module) | module.finding(frame))

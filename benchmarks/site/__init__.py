@@ -1,1 +1,1 @@
-"""The documentation site: hooks of MkDocs that collect its pages, write its tables from rows, and draw its plots."""
+"""The documentation site: hooks of MkDocs collect its pages, write its tables and draw its plots."""

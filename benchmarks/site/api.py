@@ -10,7 +10,7 @@ from benchmarks.pages import page
 from benchmarks.site.sources import ROOT
 from it_losses import ESTIMATORS
 
-#: folder of a copy of the package with `adapters` inside, as users import it; mkdocs.yml reads it from there
+#: a copy of the package with `adapters` inside, as users import it; mkdocs.yml names this folder
 PACKAGE = ROOT / "build" / "reference" / "it_losses"
 #: page -> title, first sentence, modules whose public names it shows
 PAGES = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from it_losses.adapters.conventions import ARGUMENTS, DEFAULTS
 from it_losses.vicreg_conventions import CONVENTIONS, VICRegWeights, official_weights
 
-#: the powers of dim and of dim - 1 by which a weight may be multiplied
+#: possible powers (p, q) in the factor dim^p (dim - 1)^q of a weight
 POWERS = [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
 #: conventions without an adapter: name on the page -> its convention and the names of its weights
 OTHERS = {
@@ -18,7 +18,7 @@ OTHERS = {
 
 
 class Factor(NamedTuple):
-    """The factor `times * dim^dim_power * (dim - 1)^less_power` that turns a weight into that of the authors' code."""
+    """The factor `times * dim^dim_power * (dim - 1)^less_power` that converts a weight to the authors' code."""
 
     times: float
     dim_power: int
@@ -32,7 +32,7 @@ class Factor(NamedTuple):
 
 
 def factor(convention: str, term: str) -> Factor:
-    """The factor of a term in a convention, derived from the function that the criteria use."""
+    """The factor of a term in a convention, derived from `official_weights`, which the criteria use."""
 
     def times(dim: int, powers: tuple[int, int]) -> float:
         value: float = getattr(official_weights(VICRegWeights(1.0, 1.0, 1.0), dim=dim, convention=convention), term)
@@ -45,7 +45,7 @@ def factor(convention: str, term: str) -> Factor:
 
 
 def factors(convention: str) -> list[Factor]:
-    """The factors of invariance, variance and covariance."""
+    """The factors of the three terms in a convention."""
     return [factor(convention, term) for term in VICRegWeights._fields]
 
 
@@ -63,7 +63,7 @@ def libraries() -> dict[str, dict[str, object]]:
 
 
 def calculator() -> str:
-    """HTML with the factors, in which `assets/calculator.js` shows the calculator."""
+    """HTML of the calculator: the factors as JSON, and the script `assets/calculator.js`, which shows it."""
     table = json.dumps(libraries())
     return (
         '<div id="calculator">The calculator needs JavaScript. The table below has the same factors.</div>\n'
@@ -73,7 +73,7 @@ def calculator() -> str:
 
 
 def conventions() -> str:
-    """The factors as a table."""
+    """The factors of every convention as a Markdown table."""
     lines = ["| convention | invariance | variance | covariance |", "|---|---|---|---|"]
     lines += [f'| `"{name}"` | {" | ".join(f"x {value}" for value in factors(name))} |' for name in CONVENTIONS]
     return "\n".join(lines)

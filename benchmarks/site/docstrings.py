@@ -1,4 +1,4 @@
-"""An extension of Griffe that shows the examples of docstrings, which start with >>>, as code."""
+"""An extension of Griffe that shows the examples in docstrings, which start with >>>, as code."""
 
 import re
 from typing import Any

@@ -9,7 +9,7 @@ from benchmarks.site.sources import ROOT, collected, relinked
 
 
 def on_startup(command: str, dirty: bool) -> None:
-    """Copy the package before the plugins are configured, because mkdocstrings looks for the copy at that time."""
+    """Copy the package before MkDocs configures mkdocstrings, which looks for the copy."""
     api.package()
 
 
@@ -29,5 +29,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Fill in the parts that are made from rows and code, and change the links to those of the site."""
+    """Fill in the generated parts, and change the links to those of the site."""
     return relinked(made.filled(markdown), page.file.src_uri)

@@ -1,6 +1,6 @@
-"""The parts of a page between `<!-- made: name -->` and `<!-- /made -->`, which follow from the code or from recorded rows.
+"""Generate the parts of pages between `<!-- made: name -->` and `<!-- /made -->` from the code or from recorded results.
 
-`python -m benchmarks.site.made` writes the tables into the pages. The plots and the calculator are in the built site alone.
+`python -m benchmarks.site.made` writes the tables into the pages. Plots and calculator are only in the built site.
 """
 
 import re
@@ -20,7 +20,7 @@ WIDTH = 128
 
 
 class Plot(NamedTuple):
-    """A plot, its text for readers who cannot see it, and its size in inches."""
+    """The function that draws a plot, its alternative text, and its size in inches."""
 
     draw: Callable[[Figure], None]
     text: str
@@ -35,7 +35,7 @@ PLOTS = {
     "rate": Plot(plots.rate, "Linear probe against the learning rate, for three objectives"),
     "training": Plot(training.three_runs, "Six numbers along a healthy run and two that go wrong", (8.8, 4.4)),
 }
-#: name -> function that writes that part as Markdown, into the page itself
+#: name of a part -> function that returns it as Markdown, for pages in the repository
 MADE: dict[str, Callable[[], str]] = {
     "accuracies": tables.accuracies,
     "choice": tables.choice,
@@ -50,12 +50,12 @@ MADE: dict[str, Callable[[], str]] = {
     "step": tables.step,
     "weights": tables.weights,
 }
-#: name -> function that writes a part which works only in the built site
+#: name of a part -> function that returns it as HTML, for the built site only
 IN_THE_SITE: dict[str, Callable[[], str]] = {"calculator": calculator.calculator}
 
 
 def written(markdown: str) -> str:
-    """The text of a page in the repository, with its made parts up to date."""
+    """The text of a page in the repository, with its generated parts up to date."""
 
     def part(block: re.Match[str]) -> str:
         name = block[1]
@@ -75,7 +75,7 @@ def filled(markdown: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """The text with its long lines broken, apart from tables, headings and equations."""
+    """The text with long lines broken, except in tables, headings and equations."""
     return "\n".join(line if line.startswith(("|", "#", " ")) else _broken(line) for line in text.split("\n"))
 
 
@@ -96,7 +96,7 @@ def plot_files() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write the made parts of the README and of every page of docs/."""
+    """Write the generated parts of the README and of the pages in docs/."""
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         before = path.read_text()
         if written(before) != before:

@@ -1,4 +1,4 @@
-"""The plots of the page on tuning, from the recorded ablations and the recorded search, for light and dark pages."""
+"""The plots of the page on tuning, from the recorded ablations and the recorded search for settings."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from benchmarks.table1 import tuning
 
 #: colours of text and lines on a light and on a dark page
 COLOURS = {"light": "#333333", "dark": "#d0d0d0"}
-#: colours of lines that can be told apart on both backgrounds, also by colour-blind readers
+#: colours of lines, which colour-blind readers can distinguish on both backgrounds
 CYCLE = ["#2a78d6", "#e07b00", "#2f9e5f", "#b84fb0", "#c23b3b", "#7f7f7f"]
 STYLE = {
     "svg.fonttype": "none",
@@ -31,7 +31,7 @@ ROWS = {"vicreg": "VICReg", "vicreg_logdet": "log_det", "vicreg_pairdist": "pair
 
 
 def drawn(draw: Callable[[Figure], None], *, size: tuple[float, float]) -> dict[str, str]:
-    """The drawing for both kinds of pages: {"light" or "dark": SVG}."""
+    """The plot for light and for dark pages: {"light" or "dark": SVG}."""
     found = {}
     for scheme, colour in COLOURS.items():
         with matplotlib.rc_context(STYLE | dict.fromkeys(COLOURED, colour)):
@@ -60,7 +60,7 @@ def probed(figure: Figure, label: str, curves: dict[str, dict[float, Statistic]]
 
 
 def ablated(base: str, option: str, usual: float) -> dict[float, Statistic]:
-    """{value of the option: score} of the ablations in which only this option differs from the base."""
+    """{value of the option: score} of the base, whose value is `usual`, and of the ablations that change only this option."""
     path = folder("ablations")
     return {run.get(option, usual): score(path, name) for name, run in changed(path, base, {option}).items()}
 
@@ -100,7 +100,7 @@ def byol_weight(figure: Figure) -> None:
 
 
 def rate(figure: Figure) -> None:
-    """Plot the linear probe against the learning rate, where each method has the constant that the search chose."""
+    """Plot the linear probe against the learning rate. Each method has the main constant that the search chose."""
     probed(figure, "learning rate of AdamW", {name: _searched(row) for row, name in ROWS.items()})
 
 

@@ -15,7 +15,7 @@ from benchmarks.table1.records import Records
 
 
 def folder(content: str, dataset: str | None = None) -> Path:
-    """The newest folder of this kind of results on a CPU; if a data set is named, the newest with a ResNet on it."""
+    """The newest folder of this kind of results on a CPU. With `dataset`, it has a ResNet on that data set."""
     found = [path for path in newest(RESULTS, content) if "-cpu-" in path.name]
     return next(path for path in found if dataset is None or _is_resnet(records(path).settings, dataset))
 
@@ -31,7 +31,7 @@ def _is_resnet(settings: dict[str, Any], dataset: str) -> bool:
 
 @cache
 def records(path: Path) -> Records:
-    """The runs of a folder."""
+    """The rows and settings in a folder."""
     return Records(path)
 
 
@@ -41,7 +41,7 @@ def score(path: Path, method: str, probe: str = "linear") -> Statistic:
 
 
 def changed(path: Path, base: str, options: set[str]) -> dict[str, dict[str, Any]]:
-    """{method: its settings} of the runs of an ablation in which only these options differ from the base."""
+    """{name: settings} of the base and of the ablations that change only these options of the base."""
     rows = records(path).settings["rows"]
     others = {name: {key: row[key] for key in row if key not in {*options, "criterion"}} for name, row in rows.items()}
     return {name: rows[name] for name, rest in others.items() if rest == others[base]}

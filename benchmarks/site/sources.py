@@ -6,10 +6,10 @@ import re
 
 from benchmarks.pages import ROOT
 
-#: pages of the site that lie outside docs/
+#: file outside docs/ -> its page in the site
 OUTSIDE = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "LICENSE": "LICENSE"}
 RESULTS = "benchmarks/results"
-#: files of a folder of results that the site shows or offers
+#: files of a folder of results that the site includes
 SHOWN = ("*.md", "*.csv", "*.jsonl", "*.png")
 #: a Markdown link or image: the part before its target, the target without its anchor, and the anchor
 LINK = re.compile(r"(\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
@@ -34,7 +34,7 @@ def site_path(path: str) -> str:
 
 
 def relinked(text: str, page: str) -> str:
-    """The text of a page, with relative links of the repository changed to those of the site."""
+    """The text of a page, with its relative links changed from paths in the repository to paths in the site."""
     outside = {site: path for path, site in collected().items()}
     folder = posixpath.dirname(outside.get(page, f"docs/{page}"))
 

@@ -1,4 +1,4 @@
-"""Tables of the site that follow from the code or from recorded rows."""
+"""Tables and sentences of the pages, made from the code or from recorded results."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ from benchmarks.table1.recipes import BASES, title
 from it_losses import ESTIMATORS, EntropyEstimator, VICReg, VICRegEntropy
 from it_losses.__main__ import estimator_table
 
-#: method of Table 1 -> its code, and the timed objective; None if the loss is another library's
+#: method of Table 1 -> its code, and the timed objective; None for another library's loss
 OBJECTIVES = {
     "vicreg": ("`VICReg(25, 25, 4)`", "vicreg"),
     "vicreg_logdet": ('`VICRegEntropy("log_det")`', "log_det"),
@@ -28,7 +28,7 @@ OBJECTIVES = {
 }
 #: estimator -> objective that docs/limits.md may name instead of the estimator
 OBJECTIVE_OF = {"VarianceCovariance": "VICReg"}
-#: the (batch, dim) at which every objective was timed
+#: the (batch, dim) of the times in `choice`
 SHAPE = 1024, 512
 WIDE = 2048
 #: the first table of the README has these rows (level, batch, dim) and these columns (implementations of VICReg)
@@ -70,7 +70,7 @@ def choice() -> str:
 
 
 def _wider(row: str) -> str:
-    """The change of the linear probe from the usual dimension of the projection to a wide one."""
+    """The change of the linear probe if the projection has WIDE dimensions instead of the default number."""
     path = folder("ablations")
     wide = [name for name, run in changed(path, row, {"output"}).items() if run["output"] == WIDE]
     if not wide:
@@ -79,7 +79,7 @@ def _wider(row: str) -> str:
 
 
 def choice_setting() -> str:
-    """The settings of the columns of `choice`, with the folders that they come from."""
+    """The settings behind each column of `choice`, with links to the results."""
     digits, fashion, ablations = folder("table1", "digits"), folder("table1", "fashion_mnist"), folder("ablations")
     batch, dim = SHAPE
     return "\n".join(
@@ -145,7 +145,7 @@ def losses() -> str:
     others = [name for name in ESTIMATORS if name != "variance_covariance"]
     criteria = {"`VICReg()`": VICReg()} | {f'`"{name}"`': VICRegEntropy(name) for name in others}
     values = {kind: {name: criterion(*z).item() for name, criterion in criteria.items()} for kind, z in views.items()}
-    # few digits, which do not depend on the machine
+    # few digits, so that rounding errors of different machines do not show
     shown = {kind: {name: f"{x:.{int(abs(x) < 10)}f}" for name, x in found.items()} for kind, found in values.items()}
     return table({"": kind} | found for kind, found in shown.items())
 
@@ -167,18 +167,18 @@ def _accuracies(path: Path) -> dict[str, str]:
 
 
 def step() -> str:
-    """One sentence that compares the time of a whole training step with that of its loss."""
+    """Two sentences with the time of a training step with our loss and with lightly's, and of our loss alone."""
     timed = by_case(speed_rows(), metric="time_ms")
     step, times = next((key, found) for key, found in timed.items() if key.level == "step")
     return (
-        f"A step of VICReg with a timm `resnet10t` at 32 pixels, a batch of {step.batch} and {step.dim} dimensions takes "
+        f"Forward and backward of a timm `resnet10t` at 32 pixels with VICReg, {step.batch} x {step.dim}, take "
         f"{times['it-losses']:.0f} ms with our loss and {times['lightly']:.0f} ms with lightly's. Our loss alone takes "
         f"{speed()[('vicreg', step.batch, step.dim)]:.1f} ms of it (float32, one CPU thread, {_linked(folder('speed'))})."
     )
 
 
 def ranks() -> str:
-    """The cost per rank of VICReg over all ranks, beside losses that gather all samples, for wide embeddings."""
+    """The cost per rank of our distributed VICReg and of losses that gather all samples, for WIDE dimensions."""
     path = folder("distributed")
     units = {"CPU time of a rank, ms": "cpu_ms", "sent by a rank, MB": "sent_mb", "peak memory, MiB": "peak_mib"}
     lines = [

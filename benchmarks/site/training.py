@@ -45,7 +45,7 @@ def run(entropy_weight: float | None) -> pd.DataFrame:
 
 
 def numbers_of(z: Tensor, invariance: float, entropy: float) -> dict[str, float]:
-    """The numbers that the plot shows, each with the text of its axis: [batch, dim] -> {text: float}."""
+    """The numbers that the plot shows, by the title of their axes: [batch, dim] -> {title: number}."""
     measured = measure(z)
     return {
         "std": measured["std"],

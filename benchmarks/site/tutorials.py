@@ -1,8 +1,8 @@
-"""Tutorials: pages whose Python blocks are run when the site is built, and shown with what they print and plot.
+"""Run the Python blocks of the tutorials when the site is built, and show their printed text and their plots.
 
-Each page is offered as a notebook too, with the same outputs. If a page needs packages that the site does not install, run
-`python -m benchmarks.site.tutorials docs/tutorials/NAME.md`, which writes a notebook beside it. The site shows the outputs of
-that notebook.
+The site offers each tutorial as a notebook too. If a tutorial needs packages that the site does not install, run
+`python -m benchmarks.site.tutorials docs/tutorials/NAME.md`. It writes a notebook beside the page, and the site shows the
+outputs of that notebook.
 """
 
 import base64
@@ -33,13 +33,13 @@ Cell = dict[str, Any]
 
 
 def cells(page: Path) -> list[Cell]:
-    """The cells of a page: with the outputs of the notebook beside it, or run now if there is none."""
+    """The cells of a page with outputs from the notebook beside it. Without a notebook, they are run now."""
     record = page.with_suffix(".ipynb")
     return recorded(page.read_text(), record.read_text()) if record.exists() else run(page.read_text())
 
 
 def recorded(text: str, record: str) -> list[Cell]:
-    """The cells of a page with the outputs that a notebook holds. ValueError if the programs differ from the notebook's."""
+    """The cells of a page with the outputs of a notebook; ValueError if the code differs from the notebook's."""
     found, ran = _parts(text), [cell for cell in json.loads(record)["cells"] if _is_code(cell)]
     if [cell["source"] for cell in ran] != [cell["source"] for cell in found if _is_code(cell)]:
         raise ValueError(
@@ -50,7 +50,7 @@ def recorded(text: str, record: str) -> list[Cell]:
 
 
 def run(text: str) -> list[Cell]:
-    """The cells of a page, each program with its output. The programs share a namespace and a temporary folder."""
+    """The cells of a page, after its programs have run in one namespace and in a temporary folder."""
     found, namespace = _parts(text), {"__name__": "tutorial"}
     with _quiet_folder():
         for cell in filter(_is_code, found):
@@ -62,7 +62,7 @@ def _parts(text: str) -> list[Cell]:
     """The cells of a page before its programs are run."""
     found = []
     for i, part in enumerate(BLOCK.split(text)):
-        # every other part is a program
+        # text and programs alternate
         kind, ran = ("code", {"execution_count": None, "outputs": []}) if i % 2 else ("markdown", {})
         found.append({"cell_type": kind, "id": f"cell-{i}", "metadata": {}, "source": part.strip()} | ran)
     return [cell for cell in found if cell["source"]]
@@ -91,7 +91,7 @@ def _plot(figure: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_folder() -> Iterator[None]:
-    """Work in a temporary folder, without open figures and without warnings of other packages."""
+    """Work in a temporary folder, without open figures, warnings and log messages."""
     before = Path.cwd()
     pyplot.switch_backend("agg")
     pyplot.close("all")
@@ -108,7 +108,7 @@ def _quiet_folder() -> Iterator[None]:
 
 
 def files(name: str, cells: list[Cell]) -> dict[str, str | bytes]:
-    """{path in the site: content} of the page with its outputs, of its plots and of its notebook."""
+    """{path in the site: content} of a tutorial: the page with its outputs, the plots and the notebook."""
     plots: dict[str, str | bytes] = {}
     parts = []
     for cell in cells:

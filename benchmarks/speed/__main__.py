@@ -20,16 +20,16 @@ from benchmarks.speed.report import case_of
 
 #: tests that must pass on a device before its speed is measured
 TESTS = {"cpu": ("tests/test_kernels_*.py", "tests/test_speed_peers.py"), "cuda": ("tests/test_gpu.py",)}
-#: optional packages, and what is left out without them
+#: optional package -> the part that is left out without it
 OPTIONAL = {"lightly": "its losses", "timm": "the training step", "matplotlib": "the figure"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and report. Return 1 and write no file if the device is missing or a test of the timed code fails."""
+    """Measure and report. Return 1 without measuring if the device is missing, a test fails, or old rows have other threads."""
     options = _options(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("torch finds no GPU. python -m it_losses lists the devices that it finds", file=sys.stderr)
+        print("torch finds no GPU. Run python -m it_losses to list the devices", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
     for package, part in OPTIONAL.items():
@@ -51,12 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     for measured in _measured(options, device):
         cases[case_of(measured[0])] = measured
         rows = list(chain.from_iterable(cases.values()))
-        # written after every size, so that an interrupted run keeps its measurements
+        # write after every size, so that an interrupted run keeps its measurements
         write_csv(folder / "rows.csv", rows)
         write(folder / "README.md", report.readme(rows, command, notes(folder)))
     if is_installed("matplotlib"):
         report.draw(rows, folder / "speed.png")
-    print("\n".join(["", "slower or larger than another implementation:", *report.slower(rows), f"written to {folder}"]))
+    print("\n".join(["", "cases in which ours is slower or takes more memory:", *report.slower(rows), f"written to {folder}"]))
     return 0
 
 
@@ -82,7 +82,7 @@ def _tests_pass(device: torch.device) -> bool:
     if not is_installed("pytest"):
         print("pytest is not installed. Install it, or pass --tested to skip the tests", file=sys.stderr)
         return False
-    print("running the tests of what will be timed ...", flush=True)
+    print("running the tests of the timed code ...", flush=True)
     files = [str(path) for pattern in TESTS[device.type] for path in sorted(ROOT.glob(pattern))]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *files]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
@@ -100,7 +100,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="NxD",
         help="time only these sizes, such as 256x2048; a folder keeps its other rows",
     )
-    add("--tested", action="store_true", help="skip the tests of what is timed")
+    add("--tested", action="store_true", help="skip the tests of the timed code")
     add("--seconds", type=float, default=2.0, help="seconds for each size; at least five rounds run (default 2)")
     add("--threads", type=int, default=1, help="threads of the CPU (default 1)")
     add("--dtype", nargs="+", default=["float32"], choices=dtypes, help="dtypes of the samples; the training step is float32")

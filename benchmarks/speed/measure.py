@@ -1,6 +1,6 @@
-"""Measure one objective at one size: time, peak memory and, on a GPU, kernel launches. Also time a whole training step.
+"""Measure one objective at one size: time, peak memory and, on a GPU, kernel launches. Also time a training step.
 
-A row is one number with its full setting. All values are text, so that rows are the same after they are written and read.
+A row is one number with its full setting. All values are text, so that a row does not change when it is written and read.
 """
 
 import importlib.metadata
@@ -24,7 +24,7 @@ STEP, BACKBONE, SIDE = (128, 2048), "resnet10t", 32
 
 
 class Case(NamedTuple):
-    """A loss ("op") or a training step ("step") at one size; a measurement takes `seconds` and at least five rounds."""
+    """A loss ("op") or a training step ("step") at one size, which is timed for `seconds` in 5 to 400 rounds."""
 
     level: str
     objective: str
@@ -83,7 +83,7 @@ def op_rows(case: Case) -> list[Row]:
 
 
 def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequence[Tensor] = ()) -> list[Row]:
-    """Time forward, backward and both of each implementation, and print the medians of both."""
+    """Time each implementation, and print the medians of forward plus backward."""
     times = timed(calls, case.device, seconds=case.seconds, repetitions=(5, 400), inputs=views)
     medians = {name: percentiles(series["both"])[1] for name, series in times.items()}
     ours = next(iter(medians.values()))
@@ -94,7 +94,7 @@ def time_rows(case: Case, calls: dict[str, Callable[[], Tensor]], views: Sequenc
 
 
 def peak_row(case: Case, provider: str, implementations: Implementations) -> Row:
-    """The peak memory of one implementation; on a CPU in a process of its own, because the C library keeps freed memory."""
+    """The peak memory of one implementation; on a CPU in a new process, because the C library keeps freed memory."""
     arguments = case, provider, implementations
     peak = peak_of(*arguments) if case.device.type == "cuda" else in_fresh_process(peak_of, *arguments)
     return case.row(provider, "both", "peak_mib", [peak])
@@ -118,7 +118,7 @@ def peak_of(case: Case, provider: str, implementations: Implementations) -> floa
 
 
 def step_rows(case: Case) -> list[Row]:
-    """Time a whole training step with each criterion, to compare it with the time of the loss."""
+    """Time a training step with each criterion: forward and backward of network and loss, without the optimiser."""
     import timm
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The objectives that are timed, each with our implementation and those of others. Add new objectives to OBJECTIVES.
+"""The objectives that are timed, each with our implementation and others. Add new objectives to OBJECTIVES.
 
 `tests/test_speed_peers.py` requires that all implementations of an objective have the same gradient and accept half precision.
 """
@@ -20,7 +20,7 @@ SMALLER = "torch, N x N"
 
 #: the (batch, dim) at which every objective is timed
 SIZES = (64, 32), (256, 128), (256, 2048), (1024, 512), (4096, 128)
-#: larger sizes for `--full`, and for LARGE_ON_A_GPU on a GPU, where the host limits the speed of small inputs
+#: larger sizes for `--full`; on a GPU always for LARGE_ON_A_GPU, because launches dominate the time of small inputs
 LARGE = (4096, 512), (8192, 128), (256, 8192), (1024, 8192)
 LARGE_ON_A_GPU = ("vicreg", "log_det", "pairwise")
 #: more sizes of VICReg for `--full`

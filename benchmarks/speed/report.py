@@ -75,7 +75,7 @@ def _line(case: Case, found: dict[str, float], unit: str) -> dict[str, str]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Plot the time of other implementations divided by ours, a line for each case. To the right of 1, ours is faster."""
+    """Plot the time of other implementations divided by ours, a row for each case. To the right of 1, ours is faster."""
     timed = sorted(by_case(rows, metric="time_ms").items(), key=lambda case: (case[0].label, case[0].dim, case[0].batch))
     others = dict.fromkeys(name for _, found in timed for name in found if name != OURS)
     with figure(path, size=(9, 0.16 * len(timed) + 1.5)) as drawn:

@@ -1,4 +1,4 @@
-"""Table 1: every method on real images, from one command."""
+"""Table 1: train and compare every method on real images with one command."""
 
 import importlib.util
 

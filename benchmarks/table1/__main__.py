@@ -1,6 +1,6 @@
 """`python -m benchmarks.table1`: pre-train, evaluate and compare every method of Table 1 on real images.
 
-The page and its plot are made from all rows on disk.
+It writes a page and a plot of all finished runs in the output folder.
 """
 
 import sys
@@ -17,14 +17,14 @@ from benchmarks.table1.pretrain import ENTROPY_BANDWIDTH
 from benchmarks.table1.recipes import BASES, ORDER, PROBE, RECIPES, SUPERVISED, UNTRAINED, title
 from benchmarks.table1.records import Records
 
-#: the rows without a self-supervised loss, whose features are their embeddings
+#: the rows without a self-supervised loss and without a projector
 REFERENCES = (UNTRAINED, SUPERVISED)
 #: raw pixels are not probed if the training images have more pixel values than this
 LARGEST_PIXEL_PROBE = 100_000_000
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """The page of Table 1; writes its `table1.png`."""
+    """The page of Table 1. Its plot is written to `table1.png`."""
     _plot(records, options.describe())
     gaps = records.compared(BASES, "linear")
     lines = [*_pixels(images), *(_line(records, method, gaps) for method in _methods(records))]
@@ -33,12 +33,12 @@ def page_of(records: Records, options: Options, images: Images) -> str:
 
 
 def _methods(records: Records) -> list[str]:
-    """The methods that have runs, in the order of the paper's table."""
+    """The methods that have runs, in the order of the table."""
     return list(filter(records.of, ORDER))
 
 
 def _pixels(images: Images) -> list[dict[str, str]]:
-    """The row of the probes on raw pixels; none if the probes would take long."""
+    """The row of the probes on raw pixels; no row if the probes would take long."""
     if images.train.numel() > LARGEST_PIXEL_PROBE:
         return []
     train, test = (half.float().flatten(1) / 255 for half in (images.train, images.test))
@@ -51,7 +51,7 @@ def _line(records: Records, method: str, gaps: dict[str, Difference]) -> dict[st
     line = {"method": title(method)} | records.cells(method, gaps)
     line |= {f"{probe} % (best)": records.mean(method, f"{probe.lower()}_best").text(100) for probe in ("linear", "kNN")}
     if method not in REFERENCES:
-        # features have another dimension than embeddings, so that their entropies cannot be compared
+        # the references have no projector, and entropies in another dimension cannot be compared
         line["entropy (nats)"] = records.mean(method, "entropy_upper_nats").text(digits=2)
         line["RankMe"] = records.mean(method, "rank_me").text()
     return line | {"s": f"{records.mean(method, 'seconds').mean:.0f}"}

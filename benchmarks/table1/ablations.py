@@ -22,19 +22,19 @@ SOURCE = "an ablation"
 TENSORS = ({"regularized": "prediction"}, {"regularized": "features"}, {"normalized": False})
 #: method of Table 1, its entropy, and the weights with which the entropy is added to VICReg's three terms
 ADDED = (("vicreg_logdet", "log_det", (1.0, 10.0, 100.0)), ("vicreg_pairdist", "pairwise", (0.1, 1.0, 10.0)))
-#: values of beta to compare with 1, the value in Table 1, and of the spread_fraction of PairDist
+#: values of LogDet's beta, which is 1 in Table 1, and values of PairDist's spread_fraction
 BETAS, SPREADS = (0.1, 10.0, 100.0), (0.05, 0.1, 0.2, 0.3, 0.5)
 #: question -> recipes by name; the first recipe is the baseline that the others start from
 Ablations = dict[str, dict[str, Recipe]]
 
 
 def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
-    """All questions, with these recipes of Table 1 as baselines."""
+    """All questions. The baselines come from `rows`, the recipes of Table 1."""
     vary, weight = partial(_varied, rows), rows["vicreg_logdet"].arguments["entropy_weight"]
     in_proportion = _each(beta=BETAS, entropy_weight=[weight / beta for beta in BETAS])
     pairwise = METHODS["vicreg_entropy"](8, **rows["vicreg_pairdist"].arguments).criterion
     same_weights = {name: getattr(pairwise, name) for name in ("invariance_weight", "entropy_weight")}
-    # Bhattacharyya with 4 times the spread_fraction assumes the same variance of a component as KL
+    # at 4 times the spread_fraction, Bhattacharyya assumes the same variance of a component as KL
     wider = {"divergence": "bhattacharyya", "spread_fraction": 4 * pairwise.entropy.spread_fraction}
     beside_byol = wider | {"spread_fraction": 4 * rows["byol_pairdist"].arguments.get("spread_fraction", 0.2)}
     asked = {
@@ -56,7 +56,7 @@ def ablations(rows: Mapping[str, Recipe] = RECIPES) -> Ablations:
         weighted = vary(name, _each(entropy_weight=(0.02, 0.05, 0.1, 0.2, 0.5)))
         asked[f"{rows[name].title}: entropy weight"] = weighted | _without(rows, name)
         asked[f"{rows[name].title}: which tensor is regularized, and whether it is normalised"] = vary(name, TENSORS)
-    # covariance weights up to 64 are beyond those of the search
+    # the search tries no covariance weight above 4
     covariance, wide = _each(covariance_weight=(1.0, 16.0, 64.0)), {"output": 4 * rows["vicreg"].arguments["output"]}
     return asked | {
         "beta of LogDet with BYOL, from a quarter of the dimension to four times the dimension": vary(
@@ -74,12 +74,12 @@ def variants(options: Options) -> dict[str, Recipe]:
 
 
 def _each(**columns: Sequence[float]) -> list[dict[str, float]]:
-    """A change for each value of a setting; values of several settings are changed together."""
+    """A change for each value; if several settings are given, their values change together."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _varied(rows: Mapping[str, Recipe], baseline: str, changes: Iterable[dict[str, Any]]) -> dict[str, Recipe]:
-    """The baseline and a recipe for each change, without changes to values that the baseline has already."""
+    """The baseline and a recipe for each change. Changes that the baseline has already are left out."""
     recipe = rows[baseline]
     recipes = {baseline: recipe}
     for changed in changes:
@@ -103,7 +103,7 @@ def _replaced_or_added(rows: Mapping[str, Recipe], name: str, entropy: str, weig
 
 
 def _without(rows: Mapping[str, Recipe], name: str) -> dict[str, Recipe]:
-    """BYOL as tuned, and BYOL with the momentum and learning rate that were tuned for BYOL plus an entropy (`name`)."""
+    """BYOL as tuned, and BYOL with the arguments and the learning rate of BYOL plus an entropy (`name`)."""
     row, byol = rows[name], rows["byol"]
     common = {own: row.arguments[own] for own in byol.arguments}
     without = byol.varied(f"{row.title}, without the entropy", SOURCE, learning_rate=row.learning_rate.value, **common)
@@ -111,7 +111,7 @@ def _without(rows: Mapping[str, Recipe], name: str) -> dict[str, Recipe]:
 
 
 def page_of(records: Records, options: Options, images: Images) -> str:
-    """A finding and a table for each question of which at least two recipes have runs."""
+    """The page: a finding and a table for each question with runs of at least two recipes."""
     answers = []
     for question, recipes in ablations(options.recipes).items():
         names = [name for name in recipes if records.of(name)]

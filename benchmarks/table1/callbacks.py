@@ -16,7 +16,7 @@ from benchmarks.table1.records import writing
 
 
 class Stopwatch(L.Callback):
-    """Measures wall-clock and CPU seconds, which differ on a busy machine. A resumed run adds the seconds of earlier parts.
+    """Measures wall-clock and CPU seconds, which differ on a busy machine. A resumed run adds its earlier seconds.
 
     After the first epoch, the callback prints how long `runs` such runs will take.
     """
@@ -25,7 +25,7 @@ class Stopwatch(L.Callback):
         self.wall, self.cores, self.runs = time.monotonic(), time.process_time(), runs
 
     def state_dict(self) -> dict[str, float]:
-        """The seconds so far: columns of a row, and the state in a checkpoint."""
+        """The seconds so far, for the row of the run and for checkpoints."""
         wall, cores = time.monotonic() - self.wall, time.process_time() - self.cores
         return {"seconds": round(wall, 1), "core_seconds": round(cores, 1)}
 
@@ -35,21 +35,21 @@ class Stopwatch(L.Callback):
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
         if self.runs and loop.is_global_zero and loop.current_epoch == 0:
             whole = timedelta(seconds=round(self.runs * loop.max_epochs * (time.monotonic() - self.wall)))
-            print(f"all runs will take about {whole}, by the first epoch of the first run", flush=True)
+            print(f"all runs will take about {whole}, estimated from the first epoch of the first run", flush=True)
 
 
 class Generator(L.Callback):
-    """Seeds the random generator: each rank draws its own views, and a resumed run continues the random sequence.
+    """Seeds the random generators before training, differently on each rank, and restores them in a resumed run.
 
-    All ranks have the same seed while they build the network. The seed is set again before training, because heads of
-    methods draw more or fewer random numbers. With one seed, all methods get the same order of images and the same views.
+    Methods draw different amounts of random numbers to build their heads. With a new seed after that, all methods get the same
+    order of images and the same views.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def setup(self, loop: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Seed images and views differently on each rank; rank 0 has the seed of a run on one device."""
+        """Seed each rank differently; rank 0 has the seed of a run on one device."""
         torch.manual_seed(int(np.random.SeedSequence((self.seed, loop.global_rank)).generate_state(1)[0]))
 
     def on_save_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -60,7 +60,7 @@ class Generator(L.Callback):
             dist.all_gather_object(checkpoint["generators"], states)
 
     def on_load_checkpoint(self, loop: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Restore the states now: the loader draws random numbers as soon as the optimiser asks for the number of steps."""
+        """Restore the generators before the optimiser is built, because the loader then draws random numbers."""
         cpu, *cuda = checkpoint["generators"][loop.global_rank]
         torch.set_rng_state(cpu)
         for state in cuda:
@@ -74,7 +74,7 @@ class Checkpoint(L.Callback):
         self.path, self.every = path, every
 
     def on_train_epoch_end(self, loop: L.Trainer, module: L.LightningModule) -> None:
-        """Save every few epochs and after the last, before the probes, which take the most memory."""
+        """Save every few epochs and after the last one, before the probes, which may run out of memory."""
         epoch, beside = loop.current_epoch + 1, self.path.with_suffix(".part")
         if epoch % self.every == 0 or epoch == loop.max_epochs:
             with writing(self.path.parent):
@@ -100,7 +100,7 @@ class Evaluation(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: Pretraining) -> None:
         losses, module.epoch_losses = torch.stack(module.epoch_losses).to(module.device), []
         if trainer.is_global_zero:
-            # the trainer has not restored its own count of epochs yet when fitting starts
+            # when fitting starts, Lightning has not restored its own count of epochs yet
             epoch = len(module.curve) + 1
             is_probed = epoch % self.every == 0 or epoch == trainer.max_epochs
             point = {"epoch": epoch, "loss": losses.mean().item()} | measure(module, self.images, probes=is_probed)

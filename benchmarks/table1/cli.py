@@ -1,4 +1,4 @@
-"""The options of Table 1 and its sweeps, and every check that can be made before anything is trained."""
+"""The options of Table 1 and its sweeps, and all checks that are made before training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.table1.recipes import RECIPES, UNTRAINED, Recipe, fingerprint, l
 # a ResNet of width 0.125 has 8 channels; CPU convolutions with fewer channels are known to corrupt memory
 LEAST = {"epochs": 1, "batch_size": 2, "seeds": 1, "devices": 1, "jobs": 1, "image_size": 8, "limit_images": 2, "width": 0.125}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-#: the options that a number in the table depends on
+#: the options that the numbers in a table depend on
 DECISIVE = ("dataset", "backbone", "width", "stem", "image_size", "epochs", "batch_size", "precision", "devices")
 DECISIVE += ("limit_images",)
 ABOUT = (
@@ -32,10 +32,10 @@ ABOUT = (
 
 
 class Options(argparse.Namespace):
-    """All settings of a table: the options of `parser`, completed by `parse`."""
+    """The options of Table 1 or a sweep, as `parse` returns them."""
 
     def settings(self) -> dict[str, Any]:
-        """The options on which a number in the table depends, without those that may differ when a table is resumed."""
+        """The options that the numbers in a table depend on. They must be the same when the table is resumed."""
         table = {name: getattr(self, name) for name in DECISIVE} | ({"long": True} if self.long else {})
         if self.is_sweep:
             table |= {"rates_only": True} if self.rates_only else {}
@@ -46,7 +46,7 @@ class Options(argparse.Namespace):
         return Options(**vars(self) | changed)
 
     def varied(self, variants: Callable[[Options], Mapping[str, Recipe]]) -> Options:
-        """The same options, with the variants that the function returns for them as the methods to train."""
+        """These options, with the recipes that `variants(options)` returns as the methods to train."""
         recipes = variants(self)
         return self.replaced(methods=list(recipes), recipes=self.recipes | recipes)
 
@@ -57,7 +57,7 @@ class Options(argparse.Namespace):
 
 
 def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = ABOUT, seeds: int = 3) -> Options:
-    """Checked options from the command line, completed by defaults for the data set; a RequestError says what to do."""
+    """Options from the command line, completed by defaults for the data set, and checked; a RequestError says what to do."""
     command = _parser(sweep, about, seeds)
     preset = PRESETS.get(command.parse_known_args(arguments)[0].preset, {})
     dataset = command.parse_known_args(arguments, Options(**preset))[0].dataset
@@ -71,7 +71,7 @@ def parse(arguments: list[str] | None = None, *, sweep: str = "", about: str = A
     if options.accelerator == "auto":
         options.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if options.jobs is None:
-        # at most 8 runs at a time, which fit into the memory of a common machine
+        # at most 8 runs at a time, to fit into the memory of a common machine
         options.jobs = min(joblib.cpu_count(), 8) if options.accelerator == "cpu" and options.devices == 1 else 1
     _check(options)
     return options
@@ -130,15 +130,15 @@ def _check(options: Options) -> None:
         if value is not None and value < least:
             raise RequestError(f"--{name.replace('_', '-')} must be at least {least}, got {value}.")
     refusals = [
-        (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among --devices {devices}."),
+        (batch % devices or batch // devices < 2, f"--batch-size {batch} cannot be divided among {devices} devices."),
         (dist.is_torchelastic_launched(), "--devices N starts the processes: run this program without torchrun."),
         (precision == "16-mixed", "--precision 16-mixed needs a GPU. On a CPU, use --precision bf16-mixed."),
-        # at one pixel, a convolution with stride 2 reads uninitialised memory, which gives NaN now and then
+        # feature maps of small images shrink to one pixel, where a bf16 convolution of stride 2 reads uninitialised memory
         (
             precision == "bf16-mixed" and options.image_size <= 16,
-            f"--image-size must be above 16 for bf16-mixed on a CPU, where torch has NaN gradients, got {options.image_size}.",
+            f"--precision bf16-mixed on a CPU needs --image-size above 16, got {options.image_size} (NaN gradients).",
         ),
-        (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} is for runs of one device each, got --devices {devices}."),
+        (options.jobs > 1 and devices > 1, f"--jobs {options.jobs} needs --devices 1, got {devices}."),
         (options.is_sweep and devices > 1, f"--devices must be 1 in a sweep, got {devices}. Use --jobs."),
         (root and not root.is_dir(), f"--data-root {root} is not a folder. Create it, or name the one that holds the data."),
     ]

@@ -27,7 +27,7 @@ from benchmarks.table1.tuning import cells, chosen, grid_table
 BASE = "vicreg"
 #: the learning rates that `benchmarks.table1.tuning` chose for the methods of Table 1
 RATES = (4e-3, 8e-3, 1.6e-2)
-#: shape and seconds with which the losses are timed, on the CPU in float32
+#: shape and duration of the timing of the losses, on the CPU in float32
 TIMED = Case("op", "entropies", 256, 2048, seconds=30.0)
 
 
@@ -37,7 +37,7 @@ def _entropy(title: str, entropy: str, **options: Any) -> Recipe:
     return Recipe(title, "vicreg_entropy", settings, Setting(RATES[0], "the grid of this table"))
 
 
-#: the first three have the tuned constants of Table 1; VICReg is the estimator variance_covariance
+#: the first three rows have the tuned constants of Table 1; VICReg stands for the estimator variance_covariance
 ROWS: dict[str, Recipe] = {name: RECIPES[name] for name in (BASE, "simclr", "byol")} | {
     "log_det": _entropy("LogDet", "log_det"),
     "log_det_anchor": _entropy("LogDet, anchor", "log_det", anchor=True),
@@ -62,12 +62,12 @@ def grid(options: Options) -> dict[str, Recipe]:
 
 
 def losses(batch: int, dim: int) -> dict[str, Objective]:
-    """The criterion of every objective; for BYOL the mean negative cosine, without predictor and slow copy."""
+    """The criterion of every objective; for BYOL the mean negative cosine, without predictor and momentum encoder."""
     return {name: METHODS[recipe.method](8, **recipe.arguments).criterion for name, recipe in ROWS.items()}
 
 
 def costs(path: Path) -> pd.DataFrame:
-    """Milliseconds and MiB of forward and backward of each loss, read from the file or, if it is missing, measured."""
+    """Milliseconds and peak MiB of forward and backward of each loss. They are measured if the file is missing."""
     if not path.exists():
         torch.set_num_threads(1)
         views = TIMED.views()

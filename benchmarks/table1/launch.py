@@ -1,4 +1,4 @@
-"""The program behind Table 1 and its sweeps: make the missing runs, several at a time, and write the page."""
+"""Run Table 1 or a sweep: make the missing runs, several at a time, and write the page."""
 
 import json
 import os
@@ -27,9 +27,9 @@ PENDING = "IT_LOSSES_TABLE1_PENDING"
 
 
 def launch(read: Callable[[], Options], page: Callable[[Records, Options, Images], str] | None) -> int:
-    """Make the missing runs that the options from `read` ask for, then write the page that `page` makes of all rows.
+    """Make the missing runs for the options that `read` returns, then write the page that `page` makes of all rows.
 
-    The exit status is 0 if that is done, 1 if the request cannot be met, and 130 if Ctrl-C stopped the program.
+    The exit status is 0, or 1 after a RequestError, or 130 after Ctrl-C.
     """
     try:
         options = read()
@@ -65,7 +65,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
     # seed by seed, so that the table of one seed is complete early
     all_runs = [Run(method, seed) for seed in range(options.seeds) for method in options.methods]
     if is_first_process():
-        # the first process sets the list for all, because it may have added rows before another process starts
+        # the first process sets the list for all processes, because it may add rows before another process starts
         os.environ[PENDING] = json.dumps([run for run in all_runs if not records.has(*run)])
     pending = [Run(*run) for run in json.loads(os.environ[PENDING])]
     if is_first_process():
@@ -73,7 +73,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
         if len(pending) < len(all_runs):
             print(f"{len(all_runs) - len(pending)} of {len(all_runs)} runs are on disk already and are kept", flush=True)
     if options.jobs > 1 or options.is_sweep:
-        # one thread, as in each of the worker processes, so that numbers do not depend on the number of jobs
+        # one thread, as in the worker processes, so that the numbers do not depend on the number of jobs
         torch.set_num_threads(1)
     options = options.replaced(to_train=[run for run in pending if run.method != UNTRAINED])
     # only the first process has rows
@@ -87,7 +87,7 @@ def _make(options: Options, images: Images, records: Records) -> None:
 
 
 def _results(runs: list[Run], options: Options, images: Images) -> Iterator[Row]:
-    """Yield the row of each run when it ends. Several jobs run in a process each, and only the caller writes files."""
+    """Yield the row of each run when it ends. With several jobs, runs are made in worker processes."""
     if options.jobs == 1:
         return (made(run, options, images) for run in runs)
     pool = Parallel(n_jobs=options.jobs, return_as="generator_unordered")
@@ -96,11 +96,11 @@ def _results(runs: list[Run], options: Options, images: Images) -> Iterator[Row]
 
 def _in_worker(run: Run, options: Options, images: Images, parent: int) -> Row:
     torch.set_num_threads(1)
-    # Ctrl-C ends a worker at once; if it were caught, the worker would begin the next run
+    # Ctrl-C must end a worker at once; a worker that catches it would begin the next run
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def end_with_parent() -> None:
-        # the run of a worker whose parent is killed would go on beside the same run of a new command
+        # a worker must not outlive a killed parent, because a new command makes the same run again
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)

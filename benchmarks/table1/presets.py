@@ -1,8 +1,8 @@
 """Options that suit each data set, and presets: the columns of the paper's Table 1, and Fashion-MNIST for a CPU and a GPU.
 
 The paper's data sets are CIFAR-10, CIFAR-100 and Tiny-ImageNet, and its networks are ResNet-18, a ConvNeXt and a ViT
-(`docs/sources.md` says how sure that is). Its ConvNeXt, ViT, epochs and batch size are not known. The presets have network
-sizes from tables of other libraries, and the number of epochs of lightly's table for CIFAR-10.
+(`docs/sources.md` says how sure that is). The sizes of the ConvNeXt and the ViT, the epochs and the batch size are not known.
+The presets take network sizes from tables of other libraries, and the epochs from lightly's table for CIFAR-10.
 """
 
 from typing import Any

@@ -21,28 +21,28 @@ from it_losses import diagnostics
 #: standard deviation of the Gaussian around each embedding on the unit sphere, equal for all methods to make them comparable.
 #: Well below .3 every entropy would be near log(images), and well above 1 near 0
 ENTROPY_BANDWIDTH = 0.5
-#: number of embeddings that entropy and rank are measured on; limited, because all pairs are formed
+#: entropy and rank are measured on at most this many embeddings, because the entropy needs all pairs
 MEASURED_IMAGES = 2048
-#: measurements of embeddings and features; NaN if one of these is not finite
+#: columns with measurements of embeddings and features; all are NaN if an embedding or a feature is not finite
 MEASURES = ("entropy_lower_nats", "entropy_upper_nats", "rank_me", "rank_me_features")
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Batches(TensorDataset):
-    """Images and labels in memory, fetched a batch at a time by one index operation instead of a loop."""
+    """Images and labels in memory. One index operation fetches a batch, instead of a loop over images."""
 
     __getitems__ = TensorDataset.__getitem__
 
 
 def loader(images: Images, batch_size: int) -> DataLoader[Batch]:
-    """Shuffled training batches of one size; Lightning distributes them over the ranks."""
+    """Shuffled training batches of equal size; Lightning distributes them over the ranks."""
     batches = Batches(images.train, images.train_labels)
     return DataLoader(batches, batch_size, shuffle=True, drop_last=True, collate_fn=tuple)
 
 
 class Pretraining(L.LightningModule):
-    """Trains backbone and method with AdamW, linear warm-up and a cosine schedule. Methods differ only in the learning rate."""
+    """Trains a network with AdamW, linear warm-up and a cosine schedule. Only the learning rate differs between methods."""
 
     def __init__(self, backbone: nn.Module, method: Method, views: Views, learning_rate: float) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Pretraining(L.LightningModule):
         self.epoch_losses: list[Tensor] = []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what `state_dict` lacks: the measured epochs, the losses after them, and buffers such as lightly's queue."""
+        """Save what `state_dict` lacks: measurements, the losses since then, and buffers such as lightly's memory bank."""
         checkpoint["curve"], checkpoint["epoch_losses"] = self.curve, torch.stack(self.epoch_losses)
         checkpoint["buffers"] = {name: held for name, held in self.named_buffers() if name not in checkpoint["state_dict"]}
 
@@ -85,14 +85,14 @@ class Pretraining(L.LightningModule):
 
 @torch.no_grad()
 def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, float]:
-    """Entropy (nats) and effective rank of held-out embeddings; with `probes`, the accuracies of frozen features."""
+    """Entropy (nats) and effective rank of held-out embeddings, and with `probes` the accuracies of frozen features."""
     test, training = features(module, images.test), module.training
     embeddings = module.eval().method.projector(test[:MEASURED_IMAGES]).float()
     module.train(training)
     if not (test.isfinite().all() and embeddings.isfinite().all()):
         return dict.fromkeys(MEASURES, math.nan) | ({"linear": 0.0, "knn": 0.0} if probes else {})
     bounds = diagnostics.pairwise_entropy_bounds(F.normalize(embeddings), bandwidth=ENTROPY_BANDWIDTH)
-    # subtract the entropy of one Gaussian, so that the result is 0 at collapse and at most log(images)
+    # subtract the entropy of a single Gaussian, so that the result is 0 at collapse and at most log(images)
     one_point = embeddings.shape[1] / 2 * math.log(2 * math.pi * math.e * ENTROPY_BANDWIDTH**2)
     ranks = [diagnostics.rank_me(z).item() for z in (embeddings, test[:MEASURED_IMAGES])]
     row = dict(zip(MEASURES, [bounds.lower.item() - one_point, bounds.upper.item() - one_point, *ranks], strict=True))
@@ -106,7 +106,7 @@ def measure(module: Pretraining, images: Images, *, probes: bool) -> dict[str, f
 
 @torch.no_grad()
 def features(module: Pretraining, images: Tensor) -> Tensor:
-    """Features in evaluation mode of images as they are, without augmentation: uint8 [images, ...] -> [images, dim]."""
+    """Features of images without augmentation, in evaluation mode: uint8 [images, ...] -> [images, dim]."""
     training = module.training
     module.eval()
     batches = (module.views.standardised(part.to(module.device)) for part in images.split(512))

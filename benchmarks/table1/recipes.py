@@ -37,12 +37,12 @@ class Recipe:
         return Recipe(title, self.method, self.settings | changed, rate)
 
 
-#: settings that are the same for every row; so are the epochs and the batch size, which are command line options
+#: settings of all rows; the epochs and the batch size, which are options, are the same for all rows too
 BUDGET = {
     "optimizer": "AdamW",
-    # as in solo-learn for VICReg and SimCLR on CIFAR-10, which also leaves out biases and normalisation layers
+    # solo-learn's value for VICReg and SimCLR on CIFAR-10, where biases and normalisation layers have no decay either
     "weight_decay": 1e-4,
-    # fraction of the steps that warm up linearly; the rest follow a cosine to 0
+    # fraction of the steps with linear warm-up; then the learning rate follows a cosine to 0
     "warmup": 0.1,
     # the networks see both views of a batch as one batch
     "views": 2,
@@ -57,7 +57,7 @@ def tuned(learning_rate: float, **constant: float) -> dict[str, Setting]:
 
 
 def _row(title: str, method: str, *parts: dict[str, Setting]) -> Recipe:
-    """A recipe from groups of settings; later groups override earlier groups."""
+    """A recipe from groups of settings, of which the later ones override the earlier ones."""
     settings = {name: setting for part in parts for name, setting in part.items()}
     return Recipe(title, method, learning_rate=settings.pop("learning_rate"), settings=settings)
 
@@ -82,7 +82,7 @@ LOG_DET_BESIDE = REGULARIZED | {
 }
 SWAV = NARROW | {
     "prototypes": Setting(100, "solo-learn, CIFAR-10"),
-    # at .01 SwAV learns more, until assignments are so sharp that exp(similarity / epsilon) overflows
+    # .01 gives better features at first, but then exp(similarity / epsilon) overflows
     "epsilon": Setting(0.02, "the paper's .05 gives uniform codes at 64 images a batch, and nothing is learned"),
 }
 QUEUE = Setting(512, "a third of the digits, where the papers' 65,536 is a twentieth of ImageNet")
@@ -90,7 +90,7 @@ LABELS = {
     "learning_rate": Setting(4e-3, "the middle of the rates that the rows above are tuned over"),
     "label_smoothing": Setting(0.1, "Inception v3 (1512.00567), section 7"),
 }
-#: the rows of Table 1 without embeddings to compare: the backbone before training, and the backbone trained with labels
+#: the rows of Table 1 without a projector: the backbone before training, and the backbone trained with labels
 UNTRAINED, SUPERVISED = "untrained", "supervised"
 
 RECIPES: dict[str, Recipe] = {
@@ -108,8 +108,8 @@ RECIPES: dict[str, Recipe] = {
 }
 ORDER = [UNTRAINED, *RECIPES]
 
-#: long runs use constants of the papers and of solo-learn, which we did not tune, instead of those tuned on the digits.
-#: `python -m benchmarks.table1.tuning --preset NAME` searches constants for each method, and `--grid` uses the best
+#: source of many constants of long runs, which are not tuned. To tune them, run
+#: `python -m benchmarks.table1.tuning --preset NAME`, and pass its folder with `--grid`
 SOLO = "solo-learn, CIFAR-10"
 #: values that several rows share, by the name of the argument
 COMMON = {"hidden": Setting(2048, SOLO), "momentum": Setting(0.99, SOLO)}
@@ -149,7 +149,7 @@ def title(name: str, recipes: Mapping[str, Recipe] = RECIPES) -> str:
 
 
 def fingerprint(names: list[str], recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, Any]:
-    """Everything in this file that the named methods depend on, with the defaults of their criteria, as values for JSON."""
+    """All settings that the results of the named methods depend on, with the defaults of their criteria, as JSON values."""
     rows = {name: _facts(recipes[name]) for name in names if name != UNTRAINED}
     return {"budget": BUDGET, "probe": PROBE, "rows": rows}
 

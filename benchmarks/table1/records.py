@@ -1,4 +1,4 @@
-"""Finished runs on disk: `rows.jsonl` has a line with the settings of all runs, then a line for each run with its curve.
+"""Finished runs on disk: `rows.jsonl` has a line with the settings of all runs, then a line for each run.
 
 Every file is replaced as a whole, so that a killed program leaves the old file or the complete new one.
 """
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Raise a RequestError that says what to do if the block cannot write to the folder."""
+    """Turn an OSError of the block, which writes to the folder, into a RequestError that says what to do."""
     try:
         yield
     except OSError as problem:
@@ -42,7 +42,7 @@ def reserved(folder: Path) -> Iterator[None]:
             raise RequestError(f"Another program is writing to {folder}. Wait for it, or choose another --output.") from None
     with lock:
         with writing(folder):
-            # a file that is being written is hidden and ends with the number of its process
+            # the name of a half-written file starts with a dot and ends with a process number
             for path in [*folder.glob(".*.[0-9]*"), *(folder / "unfinished").glob("*.part*")]:
                 path.unlink()
         yield
@@ -92,7 +92,7 @@ class Records:
         return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
 
     def of(self, method: str) -> list[Row]:
-        """The rows of one method, seed by seed."""
+        """The rows of one method, sorted by seed."""
         return sorted((row for row in self.rows if row["method"] == method), key=lambda row: int(row["seed"]))
 
     def scores(self, method: str, column: str) -> list[float]:
@@ -102,7 +102,7 @@ class Records:
         return statistic(self.scores(method, column))
 
     def cells(self, method: str, gaps: Mapping[str, Difference]) -> dict[str, str]:
-        """Cells of a table: both accuracies of a method, and its difference from the method it is compared with, if any."""
+        """Table cells of a method: both accuracies, and its difference and p-value from `gaps`, empty if it has none."""
         scores = {"linear %": self.mean(method, "linear").text(100), "kNN %": self.mean(method, "knn").text(100)}
         return scores | (gaps[method].cells() if method in gaps else {"difference": "", "p": ""})
 
@@ -111,7 +111,7 @@ class Records:
         return max(methods, key=lambda method: [self.mean(method, score).mean for score in ("linear", "knn")])
 
     def compared(self, bases: Mapping[str, str], score: str) -> dict[str, Difference]:
-        """The difference of each method from its base over common seeds; p-values are corrected for the number of methods."""
+        """The difference of each method from its baseline over common seeds, with p-values corrected for their number."""
         gaps = {}
         for pair in bases.items():
             row, base = ({run["seed"]: run[score] for run in self.of(method)} for method in pair)

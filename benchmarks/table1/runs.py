@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 def loaded(options: Options) -> Images:
-    """The images that the options name, for a sweep the training half split for validation; errors name what is refused."""
+    """The images for these options; a sweep gets a split of the training images. A RequestError names the refused option."""
     images = load(options.dataset, options.data_root, options.image_size)
     images = images if options.limit_images is None else images.subset(options.limit_images)
     images = images.validation() if options.is_sweep else images
@@ -91,12 +91,12 @@ def _backbone(options: Options, images: Images) -> nn.Module:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that prints and writes files."""
+    """Whether this is rank 0, which prints and writes files."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0 and int(os.environ.get("RANK", "0")) == 0
 
 
 def made(run: Run, options: Options, images: Images) -> Row:
-    """The row of one run, empty on all processes but the first."""
+    """Make a run and return its row, which is empty on all processes but the first."""
     if run.method != UNTRAINED:
         return trained(run, options, images)
     return untrained(run, options, images) if is_first_process() else {}
@@ -112,7 +112,7 @@ def untrained(run: Run, options: Options, images: Images) -> Row:
 
 
 def trained(run: Run, options: Options, images: Images) -> Row:
-    """The row of one run, after pre-training and probes; a run that was killed goes on from its last checkpoint."""
+    """Pre-train and probe, and return the row of the run. A killed run goes on from its last checkpoint."""
     stopwatch = Stopwatch(len(options.to_train) / options.jobs if run in options.to_train[:1] else 0.0)
     module, path = module_for(run, options, images), run.checkpoint(options)
     every = math.ceil(options.epochs / PROBES_PER_RUN)
@@ -135,7 +135,7 @@ def trained(run: Run, options: Options, images: Images) -> Row:
         return {}
     if options.save_backbone:
         weights = io.BytesIO()
-        # tensors on the CPU, for `load_state_dict` of a backbone from `benchmarks.backbones.create`
+        # on the CPU, so that a backbone from `benchmarks.backbones.create` can load the weights on any machine
         torch.save({name: weight.cpu() for name, weight in module.backbone.state_dict().items()}, weights)
         with writing(options.output):
             write(options.output / "backbones" / f"{run.method}-seed{run.seed}.pt", weights.getvalue())
@@ -143,7 +143,7 @@ def trained(run: Run, options: Options, images: Images) -> Row:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Whether the checkpoint can be loaded; its loading runs no code from the file."""
+    """Whether the checkpoint can be loaded. Loading it runs no code from the file."""
     try:
         torch.load(checkpoint, weights_only=True, mmap=True)
     except Exception:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.table1.tuning` searches learning rate and main constant, with a grid of equal size for each method."""
+"""`python -m benchmarks.table1.tuning` searches learning rate and main constant of each method, on grids of equal size."""
 
 import math
 import sys
@@ -19,8 +19,8 @@ from benchmarks.table1.records import Records
 #: learning rates of short and of long runs, for all methods. If you add a rate, the same command makes only the missing runs
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 LONG_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-#: three learning rates over an order of magnitude, for `--rates-only`, where each run takes minutes. Transformers and ConvNeXts
-#: need lower rates than ResNets
+#: the learning rates of `--rates-only`, which is for networks whose runs take minutes. Transformers and ConvNeXts need lower
+#: rates than ResNets
 FEW_RATES = {"resnet": (1e-3, 3e-3, 9e-3), "other": (2e-4, 6e-4, 2e-3)}
 #: method -> its main constant, and the values to try: the value before tuning, a lower and a higher one
 CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -31,15 +31,15 @@ CONSTANTS: dict[str, tuple[str, tuple[float, ...]]] = {
     "vicreg": ("covariance_weight", (0.25, 1.0, 4.0)),
     "byol": ("momentum", (0.8, 0.9, 0.97)),
     "vicreg_pairdist": ("spread_fraction", (0.1, 0.2, 0.4)),
-    # beta is not searched: it would only change the scale, because the default weights depend on it
+    # beta is not searched: with the default weights, it mainly changes the scale of the embeddings
     "vicreg_logdet": ("entropy_weight", (100.0, 400.0, 1600.0)),
     "byol_pairdist": ("entropy_weight", (0.05, 0.2, 0.8)),
     "byol_logdet": ("entropy_weight", (0.05, 0.2, 0.8)),
     "supervised": ("label_smoothing", (0.0, 0.1, 0.2)),
 }
-#: the constants that differ for a long run
+#: other values to try in long runs
 LONG_CONSTANTS = {"byol": ("momentum", (0.97, 0.99, 0.996))}
-#: a name that `grid` gives to a setting; names in `benchmarks.table1.entropies` have no constant
+#: pattern of the names that `grid` gives to settings; names in `benchmarks.table1.entropies` have no constant
 NAME = r"(?P<method>\w+)-rate(?P<rate>.+?)(?:-(?P<constant>[a-z_]+)(?P<value>.+))?"
 
 
@@ -71,7 +71,7 @@ def cells(records: Records) -> pd.DataFrame:
 
 
 def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
-    """The recipes with the best settings of the grid that is recorded in the folder; ValueError if a method has none there."""
+    """The recipes `rows` with the best settings of the search in the folder; ValueError if a method has none there."""
     best = {cell.method: cell for cell in cells(Records(folder)).query("best").itertuples()}
     if missing := [name for name in rows if name not in best]:
         raise ValueError(f"has no results for {', '.join(missing)}")
@@ -83,7 +83,7 @@ def chosen(rows: Mapping[str, Recipe], folder: Path) -> dict[str, Recipe]:
 
 
 def grid_table(found: pd.DataFrame, rows: Mapping[str, Recipe]) -> str:
-    """A line for each method and value with a column for each rate, the best of each method in bold."""
+    """A line for each method and value, with a column for each rate; the best of each method is bold."""
     shown = found.assign(text=found.text.mask(found.best, "**" + found.text + "**"))
     lines = []
     for name, row in rows.items():

@@ -51,7 +51,7 @@ def uniformity(z: Batches, *, t: float = 2.0) -> Tensor:
 
 @torch.no_grad()
 def sphere_entropy_bounds(z: Batches, *, bandwidth: float = SPHERE_BANDWIDTH) -> EntropyBounds:
-    """Bounds in nats on the entropy of the directions of z, less that of a collapsed batch: [batch, dim] -> 2 x [].
+    """Bounds in nats on the entropy of the directions of z, relative to a collapsed batch: [batch, dim] -> 2 x [].
 
         -mean_i log mean_j exp(-|u_i - u_j|^2 / (c bandwidth^2)),   u the rows divided by their norms
 

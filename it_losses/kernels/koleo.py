@@ -21,7 +21,7 @@ from it_losses.precision import accumulated
 PRODUCTS = "_pairs"
 #: number of `parts` in the Evaluation
 PARTS = 0
-#: whether standardised samples may be rounded to half precision, which would change the distances of neighbours
+#: False, because rounding standardised samples to half precision would change distances of neighbours
 ROUNDS_SAMPLES = False
 #: from MANY samples on, a faster search uses blocks of BLOCK distances (see `_two_smallest`)
 MANY, BLOCK = 1024, 64
@@ -136,7 +136,7 @@ def _two_smallest(scores: Tensor) -> Tensor:
 
 
 def _rows(z: Tensor, index: Tensor) -> Tensor:
-    """Rows of z, whose index counts the rows of all stacks: [stacks, N, dim], [k] -> [k, dim]."""
+    """Rows of z; `index` counts the rows of all stacks: [stacks, N, dim], [k] -> [k, dim]."""
     return z.flatten(0, 1).index_select(0, index)
 
 

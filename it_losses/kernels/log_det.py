@@ -97,7 +97,7 @@ def _centre_(matrix: Tensor) -> Tensor:
 
 
 def _enlarge_along_ones_(matrix: Tensor) -> Tensor:
-    """Add the mean of the diagonal to the eigenvalue of the vector of ones, the smallest. Return the mean [S]."""
+    """Add the mean of the diagonal to the smallest eigenvalue, for the vector of ones. Return the mean [S]."""
     added = matrix.diagonal(dim1=1, dim2=2).mean(dim=1)
     matrix.add_((added / matrix.shape[1])[:, None, None])
     return added

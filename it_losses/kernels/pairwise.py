@@ -3,7 +3,7 @@
     e_ij      exp(-rate |z_i - z_j|^2),   rate = 1 / (c s^2),   r_i = sum_j e_ij
     gradient  dH/dz_i = 2 rate / N sum_j W_ij (z_i - z_j),     W_ij = e_ij (1 / r_i + 1 / r_j)
 
-s is the bandwidth, and c depends on the divergence. With several s, H and rate * W are averaged. To form its rows of W, a rank
+s is the bandwidth; c depends on the divergence. With K bandwidths, H and rate * W are averaged. To form its rows of W, a rank
 needs its rows of e and all r_i. If views are pooled, N counts the rows of all views. `quadratic` replaces r_i by mean_i r_i.
 """
 
@@ -18,14 +18,14 @@ from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 
 #: suffix of the files in `products` to use: cpu_pairs and cuda_pairs
 PRODUCTS = "_pairs"
-#: number of `parts`: `-mean_i log mean_j e_ij` divided by log N, the smallest over views and s, for warnings
+#: number of `parts`: the smallest `(-mean_i log mean_j e_ij) / log N` over views and s, for warnings
 PARTS = 1
 #: value of `excluded` that leaves out all pairs of views of one image
 OF_AN_IMAGE = 2
 
 
 class Mixture(NamedTuple):
-    """Settings of a mixture with a Gaussian around each sample, and of the pairs that its entropy counts."""
+    """A mixture with a Gaussian around each sample, and the pairs that its entropy counts."""
 
     #: c in `exp(-|z_i - z_j|^2 / (c s^2))`
     factor: float
@@ -109,7 +109,7 @@ def _entropy(
 
 
 def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
-    """`1 / (c s^2)`: a number if one s is given, else [K, groups], float32 or float64; x [groups, N, dim] is centred."""
+    """`1 / (c s^2)`: a number for a single s, else [K, groups], float32 or float64; x [groups, N, dim] is centred."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if len(mixture.bandwidths) == 1:
         return 1 / (mixture.factor * mixture.bandwidths[0] ** 2)

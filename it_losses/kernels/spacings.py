@@ -1,4 +1,4 @@
-"""Entropies of the dimensions from spacings, minus the covariance penalty of `vicreg`, with the gradient in closed form.
+"""Marginal entropies from spacings, minus the covariance penalty of `vicreg`, with the gradient in closed form.
 
     value     H = mean over dimensions of mean_i 1/2 log(s_i^2 + epsilon^2),   s_i = N / (2 m) (x_(i+m) - x_(i-m))
     gradient  add N / (2 m) dH/ds_i at i + m, and subtract it at i - m; indices are clamped to the first and last sample
@@ -21,7 +21,7 @@ from it_losses.precision import accumulation_dtype
 PRODUCTS = vicreg.PRODUCTS
 #: number of `parts` in the Evaluation
 PARTS = 0
-#: whether standardised samples may be rounded to half precision, which would change the distances of neighbours
+#: False, because rounding standardised samples to half precision would change distances of neighbours
 ROUNDS_SAMPLES = False
 
 

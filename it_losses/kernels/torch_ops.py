@@ -42,7 +42,7 @@ def loss(
     of the ranks, "mean" or "sum". For a random entropy, `draw` is the number of the draw; it becomes the last constant.
     """
     needs_gradient = torch.is_grad_enabled() and any(z.requires_grad for z in views)
-    # [0.0], because torch takes an empty list for a list of tensors that need gradients
+    # not [], because torch treats an empty list as tensors that need gradients
     arguments = fused, list(constants) or [0.0], list(weights), normalize, likelihood, group, reduction
     # tensor subclasses, such as FakeTensor, must go through the registered op
     if torch.compiler.is_compiling() or type(views[0]) not in (Tensor, torch.nn.Parameter):
@@ -67,7 +67,7 @@ def evaluate(
     gradient: bool,
     draw: int | Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [], terms [2 + k], and the gradient [V groups, n, dim] in `gradient_dtype`, which is empty unless `gradient`."""
+    """Loss [], terms [2 + k], and the gradient [V groups, n, dim] in `gradient_dtype` (empty if not `gradient`)."""
     if draw is not None:
         constants = [*constants, float(draw)]
     # kernels run on the current device, which may not be that of the views
@@ -99,7 +99,7 @@ def evaluate(
 def _evaluate(
     fused: str, batch: Batch, constants: Sequence[float], weights: Sequence[float], likelihood: str, gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    # the invariance is the mean over pairs of views, groups and samples, and for a Gaussian likelihood also over dimensions
+    # the invariance is the mean over view pairs, groups and samples, and for a Gaussian likelihood also over dimensions
     distance_scale = 1 / (max(len(batch.own) - 1, 1) * batch.groups * batch.samples)
     distance_scale *= 0.5 if likelihood == "von_mises_fisher" else 1 / batch.dim
     *invariance_weight, entropy_weight = weights

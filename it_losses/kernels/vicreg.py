@@ -17,7 +17,7 @@ from torch import Tensor
 from it_losses.kernels.batch import Batch, Evaluation, Plan, Request
 from it_losses.precision import accumulation_dtype
 
-#: suffix of its files in `products`, after cpu and cuda
+#: suffix of the files in `products`: cpu and cuda
 PRODUCTS = ""
 #: number of `parts`: hinge and penalty
 PARTS = 2

@@ -19,7 +19,7 @@ def jitter(gram: Tensor, largest: Tensor) -> Tensor:
 def factorize_(
     gram: Tensor, cholesky_ex: Callable[[Tensor], Sequence[Tensor]] = torch.linalg.cholesky_ex
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lower Cholesky factor of `identity * I + G`, identity = 1 + jitter [S], and the largest diagonal element of G [].
+    """Lower Cholesky factor of `identity * I + G`; `identity = 1 + jitter` [S]; largest diagonal element of G [].
 
     G [S, side, side] is overwritten. If the factorization fails, the diagonal of the factor is NaN.
     """

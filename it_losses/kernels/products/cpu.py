@@ -19,7 +19,7 @@ from it_losses.precision import accumulated, accumulation_dtype, gradient_dtype
 STRIP_SIDE = 128
 #: from this many multiplications on, matrix products are faster one by one than with bmm
 LARGE_PRODUCT = 1 << 24
-#: below this many multiplications, bmm adds the terms of a single product one by one, which loses digits
+#: below this many multiplications, bmm for S = 1 adds the terms one by one, which loses digits
 TINY_PRODUCT = 400
 #: numbers in a block (twice as many for S > 1), and the most numbers of an input that is centred once and kept
 BLOCK, KEPT = 1 << 18, 1 << 19
@@ -141,7 +141,7 @@ def factorize_(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     side = gram.shape[1]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax()
-    # at most 0.5 means no jitter; NaN takes the other branch, where the factorization fails
+    # no jitter up to 0.5, and none for NaN, where the factorization fails anyway
     if largest.item() * side * 8 * torch.finfo(gram.dtype).eps > 0.5:
         identity = jitter(gram, diagonal.amax(dim=1)).add_(1)
         diagonal.add_(identity[:, None])

@@ -88,7 +88,7 @@ def add_pair_gradient_(out: Tensor, pairs: Pairs, weights: Tensor) -> None:
         return
     x, own, strips = pairs.x, pairs.own, pairs.strips()
     total = x.new_empty(len(x), own.stop - own.start, 1)
-    # only several strips can share memory
+    # a single strip reuses no memory
     scratch = _scratch(x, strips) if len(strips) > 1 else None
     for rows, cols, known in _known_strips(pairs):
         w = _strip_weights(pairs, weights, rows, cols, known, _block(x, known.shape, scratch))

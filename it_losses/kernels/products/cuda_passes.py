@@ -163,7 +163,7 @@ def differences(
     a, b, a_group, a_row, b_group, b_row, zc, zc_group, slope, out, distances, rows, cols, weight,
     HAS_SLOPE: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLS: tl.constexpr,
 ):  # fmt: skip
-    """Store weight (a - b) and weight (b - a), plus zc slope if there is a slope, and the sum of (a - b)^2, of a tile."""
+    """For a tile, store weight (a - b) and weight (b - a), plus zc slope if HAS_SLOPE, and the sum of (a - b)^2."""
     col = tl.program_id(0) * TILE_COLS + tl.arange(0, TILE_COLS)
     row = tl.program_id(1) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     group = tl.program_id(2).to(tl.int64)
