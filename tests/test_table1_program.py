@@ -41,7 +41,7 @@ def clean(monkeypatch):
         (["--jobs", "0"], "--jobs must be at least 1"),
         (["--width", "0.06"], "--width must be at least 0.125"),
         (["--batch-size", "7", "--devices", "2"], "cannot be divided"),
-        (["--jobs", "2", "--devices", "2"], "runs of one device each"),
+        (["--jobs", "2", "--devices", "2"], "needs --devices 1, got 2"),
         (["--batch-size", "5000"], "more than the 1437"),
         (["--backbone", "resnet_18"], "timm has no model 'resnet_18'. Similar: resnet18"),
         (["--backbone", "convnext_atto", "--width", "0.5"], "are for ResNets only"),
