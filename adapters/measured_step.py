@@ -11,7 +11,7 @@ from it_losses import EntropyRegularizer, LogDet, VICReg, VICRegEntropy
 from it_losses.observe import add_observer, can_be_seen
 
 CRITERIA = (VICReg, VICRegEntropy, EntropyRegularizer)
-#: names of the projector in solo-learn and stable-pretraining, and in lightly
+#: the projector in solo-learn and stable-pretraining; the one in lightly
 PROJECTORS = ("projector", "projection_head")
 #: at most this many calls of a criterion or outputs of a module are recorded; optimizer closures may make more
 MOST_CALLS = 8

@@ -25,7 +25,7 @@ CRITERIA = {
     "VICReg": VICReg,
     "LogDet": lambda **ranks: VICRegEntropy("log_det", **ranks),
     "Pairwise": lambda **ranks: EntropyRegularizer("pairwise", **ranks),
-    # here only the invariance normalises the views, in a collective of its own; its error must also name the entropy
+    # here the invariance alone normalises views, in a separate collective; errors there, too, must name the entropy
     "KoLeo": lambda **ranks: VICRegEntropy("koleo", normalize=None, invariance="von_mises_fisher", **ranks),
     "VarianceCovariance": lambda **ranks: VICRegEntropy("variance_covariance", **ranks),
     "Spacings": lambda **ranks: EntropyRegularizer("spacings", **ranks),

@@ -154,7 +154,7 @@ class FroSSLLoss(VICRegEntropy):
         return self.invariance_weight * (pairs * dim / batch), count * self.entropy_weight
 
     def terms(self, z_views: Sequence[Tensor]) -> Terms:  # type: ignore[override]
-        """The loss, and for logging the distance of the views and their mean entropy, unweighted and detached."""
+        """The loss; for logging, also the views' distance and mean entropy, unweighted and detached."""
         if isinstance(z_views, Tensor):
             accepted(z_views)
         elif not isinstance(z_views, Sequence):

@@ -65,7 +65,7 @@ def written(markdown: str) -> str:
 
 
 def filled(markdown: str) -> str:
-    """The text of a page in the site, with plots and calculator; KeyError if no function makes a named part."""
+    """The text of a page in the site, with plots and calculator; KeyError for a part that no function makes."""
 
     def part(block: re.Match[str]) -> str:
         name = block[1]

@@ -152,7 +152,7 @@ class NormalizingEstimator(EntropyEstimator):
 
     @property
     def scaling(self) -> Literal["grows", "invariant"]:  # type: ignore[override]
-        """The effect of the scale of Z: "grows", or "invariant" with any normalization."""
+        """The effect of the scale of Z: "invariant" if normalized, otherwise "grows"."""
         return "grows" if self.normalize is None else "invariant"
 
 

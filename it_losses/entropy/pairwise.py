@@ -205,6 +205,6 @@ class Pairwise(NormalizingEstimator):
         return [self.factor, self.spread_fraction, memory, float(self.pool_views), excluded, *bandwidths]
 
     def warn_if_saturated(self, parts: Tensor) -> None:
-        """Warn if the part that has a gradient has reached its limit, log batch."""
+        """Warn if the part with a gradient has reached its limit, `log(batch)`."""
         if self.bandwidth != "auto" and not self.exclude_self:
             self._saturation.warn_if_saturated([parts], above=SATURATED)

@@ -31,7 +31,7 @@ def prefers_gram(samples: int, dim: int, world: int) -> bool:
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; the constants are beta, 1 for nats per dimension (0 for nats), and 1 for the scale anchor."""
+    """Entropy and gradient; constants: beta, and two flags (0 or 1): nats per dimension (else nats), scale anchor."""
     beta, per_dimension, anchor = constants
     products = plan.products
     mean_scale = 1 / (batch.stacks * (batch.dim if per_dimension else 1))

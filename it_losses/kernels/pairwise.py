@@ -123,7 +123,7 @@ def _rates(x: Tensor, mixture: Mixture) -> float | Tensor:
 
 
 def _component(rates: float | Tensor, mixture: Mixture, dim: int) -> float | Tensor:
-    """The entropy of a component, `dim/2 log(component c s^2)`, averaged over s and groups."""
+    """The entropy of a Gaussian, `dim/2 log(component c s^2)`, averaged over s and groups."""
     if mixture.component is None:
         return 0.0
     logarithm = rates.log().mean() if isinstance(rates, Tensor) else math.log(rates)
