@@ -140,8 +140,8 @@ def test_tiny_batches_equal_the_authors_order_of_operations_to_the_last_bit(batc
 
 @pytest.mark.parametrize("beta", [1e3, 1e6])
 def test_the_null_direction_of_the_gram_matrix_does_not_reach_the_gradient(beta):
-    # the Gram matrix of the centred samples Zc maps the vector of ones to 0. If its inverse were not centred too, rounding
-    # errors of 1^T Zc would be multiplied by beta
+    # Zc is centred, so (I + beta/N Zc Zc^T)^-1 maps 1 to 1. If this inverse were not centred too, rounding errors of 1^T Zc
+    # would be multiplied by beta
     (z,) = correlated_views(1, (128, 300), torch.float32)
     (gradient,) = torch.autograd.grad(LogDet(beta)(z + 3), z)
     assert gradient.mean(dim=0).abs().max() < 1e-5 * gradient.abs().max()

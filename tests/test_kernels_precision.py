@@ -72,8 +72,8 @@ ENTROPIES = {
 FRESH = ("vicreg", "covariance", "log_det", "pairwise", "nt-xent", "quadratic", "uniformity")
 
 
-#: name -> smallest divisor of the error of a value, because the value may be near 0. For vicreg it allows the rounding error
-#: of the margin times the weight 25. For means of logarithms of both signs it is the size of one logarithm
+#: name -> errors of values are divided by at least this, because a value may be near 0. For vicreg this tolerates 25 (the
+#: weight) times the margin's rounding error. Where logarithms may cancel, it is the size of one logarithm
 LEAST = {
     "vicreg": 25 * torch.finfo(torch.float32).eps / 2 / TOLERANCE[torch.float32],
     "log_det, anchored": math.log(2) / 2,

@@ -104,7 +104,7 @@ class Plan(NamedTuple):
 class Request(NamedTuple):
     """The weights of the two terms of the loss, and whether the caller needs a gradient."""
 
-    #: factor of `z - z'` in the gradient (of `2 (z - mean view)` for more than two views); None if the loss has no distance
+    #: factor of `z - z'` in the gradient, or of `2 (z - mean view)` for more than two; None if the loss has no distance
     difference_weight: float | None
     #: the loss contains `-entropy_weight * H`
     entropy_weight: float

@@ -21,7 +21,7 @@ FACTOR = 4.0
 
 
 def evaluate(batch: Batch, plan: Plan, constants: Sequence[float], request: Request) -> Evaluation:
-    """Entropy and gradient; constants: spread_fraction, memory, 1 to leave out (i, i), 1 to add the component entropy, each s.
+    """Entropy and gradient; constants: spread_fraction, memory, two flags (leave out (i, i), add component entropy), each s.
 
     If no s is given, the bandwidth follows the batch.
     """

@@ -23,7 +23,7 @@ ROWS, DIM = {"": 272, "_pairs": 144, "_slices": 272}, 80
 #: tolerated relative error of exact results, of fast logarithms, and of results rounded to the dtype (TF32 for float32)
 EXACT, OF_LOGARITHMS, ROUNDED = 1e-5, 1e-4, {torch.float32: 2.0**-9, torch.float16: 2.0**-9, torch.bfloat16: 2.0**-6}
 
-#: number of a random draw whose key uses all 32 bits
+#: a draw number whose key has the highest bit set
 DRAW = 3
 
 #: tests that passed, and the faults that other tests found

@@ -145,8 +145,8 @@ def _gradients(ctx: Any, upstream: Tensor | None, of_gradient: Tensor | None, ov
     n, *groups, dim = ctx.shape
     if upstream is None:
         return [None] * (len(gradient) // math.prod(groups))
-    # multiply before rounding to float16, which could underflow without the loss scale in the upstream gradient
-    # multiply in place only if `to` needs no copy: after a failed copy, a second backward pass would multiply again
+    # multiply before rounding: without the loss scale in `upstream`, the gradient could underflow in float16
+    # in place only if `to` makes no copy: if a copy failed, a retry of backward would multiply a second time
     multiplied = gradient.detach().mul_ if overwrite and gradient.dtype == ctx.dtype else gradient.mul
     scaled = multiplied(upstream).to(ctx.dtype)
     return [g.movedim(-2, 0) for g in scaled.view(-1, *groups, n, dim)] if groups else list(scaled.unbind())
