@@ -67,7 +67,7 @@ def _check_alike(first: Tensor, other: Tensor) -> None:
     for trait in ("shape", "dtype", "device"):
         ours, theirs = getattr(first, trait), getattr(other, trait)
         if ours != theirs:
-            raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}.")
+            raise ViewError(f"views must have the same {trait}, got {ours} and {theirs}. Give all views one {trait}.")
 
 
 def _checked_kinds(views: Sequence[object]) -> tuple[Tensor, ...]:
@@ -130,7 +130,7 @@ def check_weight(name: str, value: Weight) -> Weight:
         return value
     number = _number(value)
     if number is None or number < 0:
-        hint = _if_text(value) or " The objective sets the sign of each term, so pass a positive weight."
+        hint = _if_text(value) or " The objective sets the sign of each term, so pass a weight >= 0."
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.{hint}")
     return value if _wants_gradient(value) else number
 
